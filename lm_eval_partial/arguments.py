@@ -1,0 +1,67 @@
+"""The ``--model_args`` of ``partial-hf``: checked by name before anything is opened.
+
+`HFLM` hands what it does not know to transformers, where a typo surfaces minutes later as a TypeError of a
+model class. Here it is caught first, with the nearest name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedConfig
+
+from lm_eval_partial.errors import UserError, nearest
+
+OWN = (
+    *("base", "base_revision", "base_subfolder"),
+    *("instruct", "instruct_revision", "instruct_subfolder"),
+    *("lam", "tokenizer", "model"),
+)
+# HFLM arguments that name one checkpoint, or ask for something that is not θ(λ), and what to type instead.
+INSTEAD = {
+    "pretrained": "give base=... and instruct=...; for a single model use --model hf",
+    "revision": "give base_revision=... and instruct_revision=...",
+    "subfolder": "give base_subfolder=... and instruct_subfolder=...",
+    "peft": "merge the adapter into its base and give the merged folder as instruct=...",
+    "delta": "give the two models as base=... and instruct=...; the difference is scaled by lam",
+    "autogptq": "give unquantised checkpoints; load_in_4bit=True quantises θ(λ) on loading",
+    "gptqmodel": "give unquantised checkpoints; load_in_4bit=True quantises θ(λ) on loading",
+    "gguf_file": "give safetensors or .bin checkpoints",
+    "backend": "partial-hf is for causal (decoder-only) models; leave it out",
+    "offload_folder": "θ(λ) cannot be offloaded to disk; give max_cpu_memory=... or a smaller dtype",
+}
+# What transformers' from_pretrained takes besides config fields and makes sense for θ(λ).
+LOADER = (
+    *("attn_implementation", "experts_implementation", "use_kernels"),
+    *("device_map", "quantization_config", "load_in_8bit", "load_in_4bit"),
+    *("bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
+)
+
+
+def check(given: dict[str, Any]) -> None:
+    """Raise `UserError` for an argument that is missing, or never right here."""
+    for name in given:
+        if name in INSTEAD:
+            raise UserError(f"{name}= does not go with partial-hf: {INSTEAD[name]}.")
+    for name in ("base", "instruct", "lam"):
+        if given.get(name) is None:
+            raise UserError(
+                f"{name}= is missing. Expected --model_args base=BASE,instruct=INSTRUCT,lam=0.5, where BASE and "
+                "INSTRUCT are folders or Hub ids."
+            )
+
+
+def check_unknown(given: Iterable[str], config: PreTrainedConfig) -> None:
+    """Raise `UserError` for a name that neither the harness, transformers, nor the model's config knows."""
+    harness = [name for name in inspect.signature(HFLM.__init__).parameters if name not in ("self", "kwargs")]
+    known = {*OWN, *LOADER, *harness} - INSTEAD.keys()
+    fields = set(config.to_dict())
+    for name in given:
+        if name not in known and name not in fields:
+            raise UserError(
+                f"unknown argument {name}=.{nearest(name, known | fields)} "
+                f"partial-hf knows: {', '.join(sorted(known))}; and the fields of the model's config."
+            )

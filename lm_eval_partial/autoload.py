@@ -1,0 +1,66 @@
+"""Lets a released lm-eval find ``partial-hf``: imported by a ``.pth`` line at every interpreter start.
+
+lm-eval 0.4.13 resolves ``--model`` before any user code runs, and fills its registry only while that is
+empty: a registration made too early makes every stock model disappear. So this waits until the package
+``lm_eval.models`` has been imported, and registers a string then. Later releases read the entry point
+instead (lm-evaluation-harness #4013). ``LM_EVAL_PARTIAL_AUTOLOAD=0`` turns it off.
+
+Standard library only, and little of it: this runs in programs that have nothing to do with lm-eval.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False  # typing's own, without importing it
+if TYPE_CHECKING:
+    from typing import Any
+
+NAME = "partial-hf"
+TARGET = "lm_eval_partial.lm:PartialHFLM"
+
+
+def register() -> None:
+    """Add the model type to lm-eval's registry, unless something has."""
+    from lm_eval.api.registry import model_registry
+
+    if NAME not in model_registry:
+        model_registry.register(NAME, target=TARGET)
+
+
+class _AfterModels:
+    """A finder of one module: finds nothing itself, and registers once that module has been executed."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "lm_eval.models":
+            return None
+        sys.meta_path.remove(self)
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
+                return spec
+        return None
+
+
+class _Loader:
+    """The module's own loader, and a registration after it."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        register()
+
+
+if os.environ.get("LM_EVAL_PARTIAL_AUTOLOAD") != "0":
+    if "lm_eval.models" in sys.modules:
+        register()
+    else:
+        sys.meta_path.insert(0, _AfterModels())

@@ -1,0 +1,45 @@
+"""The one exception a user is meant to read, and the words that help them find the right name."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable
+from types import TracebackType
+
+
+class UserError(ValueError):
+    """Something the user can put right: says what was given, what was expected, and what to type next."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the known name closest to `name`, or an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def listing(names: Iterable[str], limit: int = 5) -> str:
+    """Return the first `limit` names, comma separated, and how many more there are."""
+    names = sorted(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def show_without_traceback() -> None:
+    """Let an uncaught `UserError` end the process with its message alone (exit status 1).
+
+    The harness's command line catches nothing, and forty lines of its frames would bury the one line that
+    helps. Every other exception is handed to whatever hook was there before.
+    """
+    previous = sys.excepthook
+    if getattr(previous, "shows_user_errors", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            previous(kind, error, trace)
+
+    hook.shows_user_errors = True  # type: ignore[attr-defined]
+    sys.excepthook = hook

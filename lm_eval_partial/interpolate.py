@@ -1,0 +1,109 @@
+"""The formula on tensors: θ(λ) = θ_base + λ (θ_instruct − θ_base), and what a λ may be.
+
+Source: partial adaptation, arXiv 2504.11626; λ outside [0, 1] is ExPO, arXiv 2404.16792.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+
+from lm_eval_partial.errors import UserError
+
+# The names safetensors gives to what can be interpolated or copied.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def check_lam(lam: Any) -> float:
+    """Return λ as a float.
+
+    Args:
+        lam: any finite number, or a string that spells one. 0 is the base side, 1 the instruct side.
+
+    Raises:
+        UserError: `lam` is missing, not a number, or not finite.
+    """
+    hint = "Give a finite number, e.g. lam=0.5 (0 = base, 1 = instruct)."
+    if lam is None:
+        raise UserError(f"lam is missing. {hint}")
+    try:
+        value = math.nan if isinstance(lam, bool) else float(lam)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"lam={lam} is not a finite number. {hint}")
+    return value
+
+
+def format_lam(lam: float) -> str:
+    """Return λ as text that sorts and round-trips: two decimals where they are exact, else all of them."""
+    short = f"{lam:.2f}"
+    return short if float(short) == lam else repr(lam)
+
+
+class LazyTensor(Protocol):
+    """A tensor that is read when it is indexed. A `torch.Tensor` is one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its full shape."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its dtype."""
+
+    def __getitem__(self, index: Any) -> torch.Tensor: ...
+
+
+class InterpolatedTensor:
+    """One tensor of θ(λ), computed piece by piece as it is indexed.
+
+    λ stays a Python float: cast to bfloat16 it would be 0.6016 for 0.6 and scale the model by 1.002. At λ = 0
+    and λ = 1 only that side is read, and returned bit for bit. Integers and booleans are not interpolated:
+    they are the instruct side's, but for λ = 0.
+
+    Args:
+        base: any shape.
+        instruct: the shape of `base`.
+        lam: finite.
+        target: the dtype it will be stored in. Computed in the widest of the three, so that storing it is
+            the only rounding.
+    """
+
+    def __init__(self, base: LazyTensor, instruct: LazyTensor, lam: float, target: torch.dtype | None = None) -> None:
+        self.base, self.instruct, self.lam = base, instruct, lam
+        self.shape = tuple(instruct.shape)
+        self.dtype = torch.promote_types(base.dtype, instruct.dtype)
+        if not self.dtype.is_floating_point:
+            self.dtype, self.lam = instruct.dtype, 0.0 if lam == 0 else 1.0
+        elif target is not None:
+            self.dtype = torch.promote_types(self.dtype, target)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        if self.lam == 0:
+            return self.base[index].to(self.dtype)
+        if self.lam == 1:
+            return self.instruct[index].to(self.dtype)
+        return torch.lerp(self.base[index].to(self.dtype), self.instruct[index].to(self.dtype), self.lam)
+
+    def get_shape(self) -> list[int]:
+        """Return the full shape, as a safetensors slice does."""
+        return list(self.shape)
+
+    def get_dtype(self) -> str:
+        """Return the dtype's safetensors name, as a safetensors slice does."""
+        return DTYPE_NAMES[self.dtype]

@@ -1,0 +1,72 @@
+"""Fixtures: pico pairs of every family, the lm_eval command in this process, the real rows if they are there."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+TASKS = Path(__file__).parent / "tasks"
+HUB = Path(__file__).resolve().parents[2] / "shared" / "hub"
+
+Run = tuple[dict, dict[str, list[dict]]]
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """Return (base, instruct) folders of a family, made once a session."""
+    from tests import pico
+
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def get(family: str = "llama") -> tuple[Path, Path]:
+        if family not in made:
+            made[family] = pico.pair(tmp_path_factory.mktemp(family), family)
+        return made[family]
+
+    return get
+
+
+@pytest.fixture
+def lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Run the lm_eval command in this process; return its result file and its logged samples by task."""
+    count = 0
+
+    def run(model: str, tasks: str = "pico_mc,pico_gen", *flags: str, **model_args: object) -> Run:
+        nonlocal count
+        from lm_eval.__main__ import cli_evaluate
+
+        count += 1
+        out = tmp_path / f"run{count}"
+        arguments = ",".join(f"{name}={value}" for name, value in model_args.items())
+        command = ["lm_eval", "--model", model, "--model_args", arguments, "--tasks", tasks, "--device", "cpu"]
+        command += ["--include_path", str(TASKS), "--output_path", str(out), "--log_samples", *flags]
+        monkeypatch.setattr(sys, "argv", command)
+        cli_evaluate()
+        (result,) = out.glob("*/results_*.json")
+        samples = {
+            path.name.split("_20")[0].removeprefix("samples_"): [
+                json.loads(line) for line in path.read_text().splitlines()
+            ]
+            for path in out.glob("*/samples_*.jsonl")
+        }
+        assert all(samples.values())
+        return json.loads(result.read_text()) | {"folder": result.parent.name}, samples
+
+    return run
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in the folder of real benchmark rows, laid out as on the Hub."""
+    if not HUB.is_dir():
+        pytest.skip("needs real benchmark rows in ../shared/hub beside the checkout")
+    monkeypatch.chdir(HUB)
+    return HUB

@@ -1,0 +1,119 @@
+"""Pico models: real architectures of a few thousand parameters, and a real tokenizer, made in milliseconds."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from tests.tasks.rows import THINGS, WORDS
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
+    OlmoConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+SIZE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": None,
+}
+GROUPED = {**SIZE, "num_key_value_heads": 2}
+FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
+    "llama": (LlamaConfig, GROUPED),
+    "mistral": (MistralConfig, GROUPED),
+    "mixtral": (MixtralConfig, {**GROUPED, "num_local_experts": 4}),
+    "gemma2": (Gemma2Config, {**GROUPED, "head_dim": 8, "sliding_window": 512}),
+    "olmo": (OlmoConfig, GROUPED),
+    "olmo2": (Olmo2Config, GROUPED),
+    "qwen2": (Qwen2Config, {**GROUPED, "tie_word_embeddings": True}),
+    "gpt_neox": (GPTNeoXConfig, SIZE),
+}
+CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|a|>{% endif %}"
+
+
+def tokenizer(**special: str) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer trained on sentences of the test tasks; ids 0 and 1 are <s>, </s>."""
+    rng = random.Random(0)
+    corpus = [f"The {rng.choice(THINGS)} is {rng.choice(WORDS)}. Question: Answer: Name the" for _ in range(400)]
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=330,
+            special_tokens=["<s>", "</s>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", **special)
+
+
+def config(family: str, vocab: int, **changes: object) -> PreTrainedConfig:
+    """Return the family's pico config."""
+    kind, fields = FAMILIES[family]
+    return kind(**{**fields, "vocab_size": vocab, **changes})
+
+
+def model(settings: PreTrainedConfig, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Return a model of random weights, large enough for its answers to differ from question to question."""
+    torch.manual_seed(seed)
+    made = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.25)
+            else:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return made.to(dtype)
+
+
+def child(parent: PreTrainedModel, seed: int, scale: float = 0.1) -> PreTrainedModel:
+    """Return a fine-tuned copy of `parent`: every weight moved by noise."""
+    made = type(parent)(parent.config)
+    made.load_state_dict(parent.state_dict())
+    made = made.to(parent.dtype)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_((torch.randn(parameter.shape) * scale).to(parameter.dtype))
+    return made
+
+
+def save(made: PreTrainedModel, words: PreTrainedTokenizerFast | None, folder: Path, **kwargs: object) -> Path:
+    """Write model and tokenizer as an ordinary checkpoint."""
+    made.save_pretrained(folder, **kwargs)
+    if words is not None:
+        words.save_pretrained(folder)
+    return folder
+
+
+def pair(
+    folder: Path, family: str = "llama", dtype: torch.dtype = torch.float32, **changes: object
+) -> tuple[Path, Path]:
+    """Write a base and its fine-tuned child; return both folders."""
+    words = tokenizer()
+    base = model(config(family, len(words), **changes), seed=1, dtype=dtype)
+    base.generation_config.eos_token_id = 1
+    instruct = child(base, seed=2)
+    instruct.generation_config.eos_token_id = [1, 5]
+    chat = tokenizer()
+    chat.chat_template = CHAT
+    return save(base, words, folder / "base"), save(instruct, chat, folder / "instruct")

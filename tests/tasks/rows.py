@@ -1,0 +1,26 @@
+"""Rows of the two test tasks, in the harness's own ``custom_dataset`` form."""
+
+import random
+
+import datasets
+
+WORDS = "red green blue warm cold small large quick slow bright dark round soft loud calm".split()
+THINGS = "fox dog river stone cloud tree house road bird lamp".split()
+
+
+def multiple_choice(**_):
+    rng = random.Random(7)
+    rows = []
+    for _ in range(24):
+        choices = rng.sample(WORDS, 4)
+        rows.append({"question": f"The {rng.choice(THINGS)} is", "choices": choices, "answer": rng.randrange(4)})
+    return {"train": datasets.Dataset.from_list(rows[:8]), "test": datasets.Dataset.from_list(rows[8:])}
+
+
+def generation(**_):
+    rng = random.Random(8)
+    rows = [
+        {"question": f"Name the {rng.choice(WORDS)} {rng.choice(THINGS)}.", "answer": rng.choice(WORDS)}
+        for _ in range(16)
+    ]
+    return {"train": datasets.Dataset.from_list(rows[:6]), "test": datasets.Dataset.from_list(rows[6:])}
