@@ -94,11 +94,28 @@ class InterpolatedTensor:
             self.dtype = torch.promote_types(self.dtype, target)
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        if self.lam == 0:
-            return self.base[index].to(self.dtype)
-        if self.lam == 1:
-            return self.instruct[index].to(self.dtype)
+        if self.lam in (0, 1):
+            # A copy: the side itself may be a view of the checkpoint's mapped file, which later writes to the
+            # model's parameter would change for every reader.
+            return self._only_side[index].to(self.dtype, copy=True)
         return torch.lerp(self.base[index].to(self.dtype), self.instruct[index].to(self.dtype), self.lam)
+
+    def write_into(self, out: torch.Tensor) -> None:
+        """Write the whole tensor over `out` [same shape, any dtype, any device], rounding once.
+
+        An allocation less than ``out.copy_(self[...])`` where nothing is converted, and there 10 times as
+        fast: fresh memory costs a page fault for every 4 KiB.
+        """
+        if self.lam in (0, 1):
+            out.copy_(self._only_side[...])
+        elif out.dtype == self.base.dtype == self.instruct.dtype and out.device.type == "cpu":
+            torch.lerp(self.base[...], self.instruct[...], self.lam, out=out)
+        else:
+            out.copy_(self[...])
+
+    @property
+    def _only_side(self) -> LazyTensor:
+        return self.base if self.lam == 0 else self.instruct
 
     def get_shape(self) -> list[int]:
         """Return the full shape, as a safetensors slice does."""

@@ -9,9 +9,9 @@ renames, expert fusion, dtype, device maps and on-the-fly quantisation are its b
 
 from __future__ import annotations
 
-import gc
-import logging
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import torch
@@ -20,7 +20,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.pair import Pair
 
-logger = logging.getLogger(__name__)
+WORKERS = min(4, os.cpu_count() or 1)  # as transformers' loader: more only wait for memory
 
 
 def load(pair: Pair, lam: float, dtype: str | torch.dtype = "auto", **kwargs: Any) -> PreTrainedModel:
@@ -74,9 +74,9 @@ def resolve_dtype(pair: Pair, dtype: str | torch.dtype = "auto") -> torch.dtype:
 def move(model: PreTrainedModel, pair: Pair, lam: float, reload: Callable[[], PreTrainedModel]) -> PreTrainedModel:
     """Return `model` at another λ, never holding two.
 
-    Tensors that stand in memory as they do on disk are replaced one by one, in the module given. Where the
-    loader changes them on the way (fused experts, quantisation, offloading, tensor parallelism) their
-    storage is given up and `reload` makes the model anew.
+    Tensors that stand in memory as they do on disk are overwritten where they are. Where the loader changes
+    them on the way (fused experts, quantisation, offloading, tensor parallelism) the old model's storage is
+    given up and `reload` makes the model anew.
 
     Args:
         model: made by `load` from `pair`.
@@ -84,23 +84,23 @@ def move(model: PreTrainedModel, pair: Pair, lam: float, reload: Callable[[], Pr
         lam: finite.
         reload: makes the model at `lam` with the arguments it was first made with.
     """
-    targets = model.state_dict(keep_vars=True)
-    state = pair.at(lam, model.dtype)
-    plain = all(
-        each.as_is and type(targets[each.name]) in (torch.nn.Parameter, torch.Tensor) and not targets[each.name].is_meta
-        for each in pair.tensors
-    )
-    if not plain or getattr(model, "hf_quantizer", None) is not None:
-        for tensor in targets.values():
+    targets = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
+    if not _stands_as_on_disk(model, pair, targets):
+        for tensor in model.state_dict(keep_vars=True).values():
             tensor.data = tensor.data.new_empty(0)
-        del targets
-        gc.collect()
         return reload()
-    for each in pair.tensors:
-        target = targets[each.name]
-        # A new storage, not a copy into the old one: at λ = 0 or 1 that is the checkpoint's own mapped file.
-        target.data = state[each.key][...].to(device=target.device, dtype=target.dtype)
+    state = pair.at(lam, model.dtype)
+    with ThreadPoolExecutor(WORKERS) as workers:
+        for done in [workers.submit(state[each.key].write_into, targets[each.name]) for each in pair.tensors]:
+            done.result()
     return model
+
+
+def _stands_as_on_disk(model: PreTrainedModel, pair: Pair, targets: dict[str, torch.Tensor]) -> bool:
+    if getattr(model, "hf_quantizer", None) is not None:
+        return False
+    plain = (type(target) is torch.Tensor and not target.is_meta for target in targets.values())
+    return all(plain) and all(each.as_is for each in pair.tensors)
 
 
 def _generation_config(pair: Pair) -> GenerationConfig:

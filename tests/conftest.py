@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -34,8 +35,26 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
     return get
 
 
+@pytest.fixture(scope="session", autouse=True)
+def single_thread() -> None:
+    """Pico models spend their time waiting for threads to meet."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def one_task_index() -> None:
+    """Let the harness read its 14,000 task files once a session, not once a run (5 s each)."""
+    from lm_eval.tasks._index import TaskIndex
+
+    build = functools.lru_cache(lambda paths: read(list(paths)))
+    read = TaskIndex.build
+    TaskIndex.build = staticmethod(lambda paths, **_: dict(build(tuple(paths))))
+
+
 @pytest.fixture
-def lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+def lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_task_index: None) -> Callable[..., Run]:
     """Run the lm_eval command in this process; return its result file and its logged samples by task."""
     count = 0
 

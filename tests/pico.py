@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 
 import torch
-from tests.tasks.rows import THINGS, WORDS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -22,6 +21,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+
+from tests.tasks.rows import THINGS, WORDS
 
 SIZE = {
     "hidden_size": 32,
@@ -44,7 +45,9 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
     "qwen2": (Qwen2Config, {**GROUPED, "tie_word_embeddings": True}),
     "gpt_neox": (GPTNeoXConfig, SIZE),
 }
-CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|a|>{% endif %}"
+CHAT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|a|>{% endif %}"
+)
 
 
 def tokenizer(**special: str) -> PreTrainedTokenizerFast:

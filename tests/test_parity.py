@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests import pico
 from transformers import AutoModelForCausalLM
 
 from lm_eval_partial.loading import load, move
 from lm_eval_partial.pair import Pair
+from tests import pico
 
 
 @pytest.mark.parametrize("family", pico.FAMILIES)

@@ -1,0 +1,46 @@
+"""``lm-eval-partial``: one file a subcommand, each with `add_parser`; heavy imports wait for the run.
+
+Exit status: 0 done, 1 failed (one line on stderr says why), 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from lm_eval_partial import __version__
+from lm_eval_partial.cli import bench, inspect, tasks
+from lm_eval_partial.errors import UserError
+
+EXAMPLES = """\
+examples:
+  lm-eval-partial inspect --base meta-llama/Llama-3.1-8B --instruct meta-llama/Llama-3.1-8B-Instruct
+  lm_eval --model partial-hf --model_args base=BASE,instruct=INSTRUCT,lam=0.5 --tasks arc_challenge
+  lm_eval --model partial-hf --model_args base=BASE,instruct=INSTRUCT,lam=0.5 \\
+      --tasks partial_demo --include_path "$(lm-eval-partial tasks)"
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="lm-eval-partial",
+        description="Walk an instruct model back towards its base: θ(λ) = θ_base + λ (θ_instruct − θ_base).",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lm_eval_partial {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (inspect, bench, tasks):
+        command.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        status: int = args.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return status

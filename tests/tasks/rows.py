@@ -4,8 +4,11 @@ import random
 
 import datasets
 
-WORDS = "red green blue warm cold small large quick slow bright dark round soft loud calm".split()
-THINGS = "fox dog river stone cloud tree house road bird lamp".split()
+WORDS = [
+    *("red", "green", "blue", "warm", "cold", "small", "large", "quick"),
+    *("slow", "bright", "dark", "round", "soft", "loud", "calm"),
+]
+THINGS = ["fox", "dog", "river", "stone", "cloud", "tree", "house", "road", "bird", "lamp"]
 
 
 def multiple_choice(**_):

@@ -1,0 +1,46 @@
+"""``lm-eval-partial bench``: load and set_lam, side by side with stock, on models it makes itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lm_eval_partial.cli.inspect import add_pair_arguments
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="time loading and moving to another λ against stock",
+        description="Time loading at λ and set_lam against stock hf (and mergekit, if --mergekit names its command), "
+        "in turns in one run, and print medians, ratios and peak anonymous memory.",
+        epilog="examples:\n"
+        "  lm-eval-partial bench\n"
+        "  lm-eval-partial bench --hidden 1024 --layers 24 --rounds 5 --json bench.json\n"
+        "  lm-eval-partial bench --base ./base --instruct ./instruct\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_pair_arguments(parser, required=False)
+    parser.add_argument("--hidden", type=int, default=1024, help="hidden size of the models made (default 1024)")
+    parser.add_argument("--layers", type=int, default=24, help="layers of the models made (default 24)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds after one warm-up (default 5)")
+    parser.add_argument("--mergekit", metavar="COMMAND", help="path of the mergekit-yaml command, to time it too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table of `lm_eval_partial.bench`."""
+    from lm_eval_partial.bench import measure, show
+    from lm_eval_partial.errors import UserError
+
+    if (args.base is None) != (args.instruct is None):
+        raise UserError("give --base and --instruct, or neither to have models made.")
+    figures = measure(args)
+    if args.json is not None:
+        args.json.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    show(figures)
+    return 0

@@ -1,0 +1,64 @@
+"""``lm-eval-partial inspect``: can this pair be interpolated, and what would that mean?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add_pair_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add the arguments that name a pair; spelled as in ``--model_args``."""
+    parser.add_argument("--base", required=required, help="folder or Hub id of the base model")
+    parser.add_argument("--instruct", required=required, help="folder or Hub id of the model trained from it")
+    for side in ("base", "instruct"):
+        parser.add_argument(f"--{side}_revision", default="main", help=f"branch, tag or commit of {side}")
+        parser.add_argument(f"--{side}_subfolder", default="", help=f"folder inside {side} with the checkpoint")
+    parser.add_argument(
+        "--tokenizer", default="instruct", help="instruct (default), base, or a path: whose ids the result has"
+    )
+    parser.add_argument("--trust_remote_code", action="store_true", help="run model code from the checkpoint")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="check a base/instruct pair and describe it",
+        description="Check that a pair can be interpolated, and describe it. Exit status 0 if it can, 1 with the "
+        "reason if not.",
+        epilog="examples:\n"
+        "  lm-eval-partial inspect --base ./base --instruct ./instruct\n"
+        "  lm-eval-partial inspect --base ./base --instruct ./instruct --headers_only\n"
+        "  lm-eval-partial inspect --base ./base --instruct ./instruct --json > pair.json\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_pair_arguments(parser)
+    parser.add_argument(
+        "--headers_only", action="store_true", help="read no weights: leaves out the size of the update"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what `lm_eval_partial.inspection` finds."""
+    from lm_eval_partial.inspection import inspect_pair, show
+    from lm_eval_partial.pair import Pair
+
+    pair = Pair.open(
+        args.base,
+        args.instruct,
+        base_revision=args.base_revision,
+        instruct_revision=args.instruct_revision,
+        base_subfolder=args.base_subfolder,
+        instruct_subfolder=args.instruct_subfolder,
+        tokenizer=args.tokenizer,
+        trust_remote_code=args.trust_remote_code,
+    )
+    found = inspect_pair(pair, read_weights=not args.headers_only)
+    if args.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        show(found)
+    return 0

@@ -1,0 +1,191 @@
+"""A pair described: architecture, tensors, vocabularies, and how large the update is.
+
+Headers suffice for all but the update, which reads every weight of both sides once, one tensor at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from lm_eval_partial.checkpoint import Checkpoint
+from lm_eval_partial.interpolate import DTYPE_NAMES
+from lm_eval_partial.pair import Pair
+
+# Two independent random matrices of one scale lie √2 of their norm apart, fine-tuning a few percent.
+UNRELATED = 1.0
+BANDS = 8  # rows of the printed table of layers, at most
+KINDS = ("attention", "mlp", "norm", "other")
+
+
+def inspect_pair(pair: Pair, read_weights: bool = True) -> dict[str, Any]:
+    """Return what is known of `pair`, as JSON values.
+
+    Args:
+        pair: the two checkpoints.
+        read_weights: whether to read both sides in full for the size of the update.
+    """
+    numel = {each.key: math.prod(each.instruct.shape) for each in pair.tensors}
+    report: dict[str, Any] = {
+        "architecture": pair.architecture.model_class.__name__,
+        "model_type": pair.config.model_type,
+        "parameters": sum(numel.values()),
+        "tied_embeddings": bool(pair.config.tie_word_embeddings),
+        "reference": pair.reference.role,
+        "base": _side(pair, pair.base),
+        "instruct": _side(pair, pair.instruct),
+        "tensors_matched": len(pair.tensors),
+        "vocabulary": _vocabulary(pair),
+        "memory_gib": {
+            name: round(sum(numel.values()) * size / 2**30, 3) for name, size in (("float32", 4), ("bfloat16", 2))
+        },
+        "largest_tensor_gib_float32": round(max(numel.values()) * 4 / 2**30, 3),
+        "warnings": pair.notes(),
+        "update": None,
+    }
+    if read_weights:
+        report["update"] = update_size(pair)
+        if report["update"]["overall"] >= UNRELATED:
+            report["warnings"].append(
+                f"suspicious: the update is {report['update']['overall']:.2f} of the weights' own norm, as between "
+                "two unrelated models (about 1.41). Was this instruct model trained from this base?"
+            )
+    return report
+
+
+def update_size(pair: Pair) -> dict[str, Any]:
+    """Return ‖W_instruct − W_base‖ / ‖W_base‖ (Frobenius): overall, per group, and per layer and kind.
+
+    ``overall`` counts matrices only: norm weights start at one and hardly move.
+    """
+    squares: dict[tuple[int | None, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    matrices = [0.0, 0.0]
+    columns = SpinnerColumn(), TextColumn("reading weights: {task.completed}/{task.total} tensors")
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        for each in progress.track(pair.tensors):
+            base, instruct = each.base[...], each.instruct[...]
+            if not base.is_floating_point():
+                continue
+            # float32 sums of squares lose digits over a billion elements; the norm kernel does not.
+            change = torch.linalg.vector_norm(instruct.float() - base.float()).item() ** 2
+            size = torch.linalg.vector_norm(base.float()).item() ** 2
+            for total in [squares[group_of(pair, each.name)]] + ([matrices] if base.dim() > 1 else []):
+                total[0] += change
+                total[1] += size
+    layers = sorted({layer for layer, _ in squares if layer is not None})
+    return {
+        "overall": _ratio(matrices),
+        "groups": {kind: _ratio(total) for (layer, kind), total in squares.items() if layer is None},
+        "layers": [
+            {kind: _ratio(squares[layer, kind]) for kind in KINDS if (layer, kind) in squares} for layer in layers
+        ],
+    }
+
+
+def group_of(pair: Pair, name: str) -> tuple[int | None, str]:
+    """Return the layer a tensor of the model belongs to (None outside the layers) and its kind."""
+    if name in (pair.architecture.embedding, pair.architecture.head):
+        return None, "embedding" if name == pair.architecture.embedding else "head"
+    layer = re.search(r"\.(\d+)\.", name)
+    if "norm" in name or re.search(r"\bln_", name):
+        kind = "norm"
+    elif "attn" in name or "attention" in name:
+        kind = "attention"
+    elif re.search(r"mlp|expert|moe|feed_forward|\bfc\d", name):
+        kind = "mlp"
+    else:
+        kind = "other"
+    return (int(layer[1]), kind) if layer else (None, f"final {kind}" if kind == "norm" else kind)
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print a report of `inspect_pair` for people: tables on stdout."""
+    console = Console(highlight=False)
+    console.print(_summary(report))
+    if report["update"] is not None:
+        console.print(_update_table(report["update"]))
+    for warning in report["warnings"]:
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    console.print("This pair can be interpolated.")
+
+
+def _side(pair: Pair, side: Checkpoint) -> dict[str, Any]:
+    tokenizer = side.tokenizer
+    used = len(pair.architecture.place(side.tensors))
+    return {
+        "path": side.path,
+        "revision": side.revision,
+        "sha": side.sha,
+        "files": len(side.files),
+        "dtypes": dict(Counter(DTYPE_NAMES[tensor.dtype] for tensor in side.tensors.values())),
+        "tensors": len(side.tensors),
+        "tensors_unneeded": len(side.tensors) - used,
+        "tokens": None if side.vocabulary is None else len(side.vocabulary),
+        "chat_template": None if tokenizer is None else tokenizer.chat_template is not None,
+        "special_tokens": None if tokenizer is None else {k: str(v) for k, v in tokenizer.special_tokens_map.items()},
+    }
+
+
+def _vocabulary(pair: Pair) -> dict[str, Any]:
+    alignment = pair.alignment
+    if alignment is None:
+        return {"matched_by": "position"}
+    return {
+        "matched_by": "token",
+        "identical": alignment.identity,
+        "rows": len(alignment.rows),
+        "tokens_shared": alignment.shared,
+        "tokens_moved": int((alignment.rows != torch.arange(len(alignment.rows)))[alignment.rows >= 0].sum()),
+        f"tokens_only_in_{pair.reference.role}": len(alignment.reference_only),
+        f"tokens_only_in_{pair.other.role}": len(alignment.other_only),
+    }
+
+
+def _ratio(total: list[float]) -> float:
+    return math.sqrt(total[0] / total[1]) if total[1] else 0.0
+
+
+def _summary(report: dict[str, Any]) -> Table:
+    table = Table("", "base", "instruct", title=f"{report['architecture']}, {report['parameters']:,} parameters")
+    sides = report["base"], report["instruct"]
+    for label, key in (("path", "path"), ("revision", "revision"), ("sha", "sha"), ("weight files", "files")):
+        table.add_row(label, *(str(side[key]) for side in sides))
+    table.add_row("dtypes", *(", ".join(f"{n} × {name}" for name, n in side["dtypes"].items()) for side in sides))
+    table.add_row(
+        f"tensors ({report['tensors_matched']} matched)",
+        *(f"{side['tensors']}, {side['tensors_unneeded']} not needed" for side in sides),
+    )
+    table.add_row("tokens", *("no tokenizer" if side["tokens"] is None else f"{side['tokens']:,}" for side in sides))
+    table.add_row("chat template", *("yes" if side["chat_template"] else "no" for side in sides))
+    table.add_section()
+    words = ", ".join(f"{k.replace('_', ' ')}: {v}" for k, v in report["vocabulary"].items())
+    table.add_row("embedding rows", words, "")
+    memory = ", ".join(f"{size:g} GiB in {name}" for name, size in report["memory_gib"].items())
+    table.add_row("memory for θ(λ)", memory, f"+ {report['largest_tensor_gib_float32']:g} GiB a tensor on loading")
+    return table
+
+
+def _update_table(update: dict[str, Any]) -> Table:
+    kinds = [kind for kind in KINDS if any(kind in layer for layer in update["layers"])]
+    table = Table("layers", *kinds, title=f"‖ΔW‖/‖W‖: {update['overall']:.4f} over all matrices")
+    layers = update["layers"]
+    step = max(1, math.ceil(len(layers) / BANDS))
+    for start in range(0, len(layers), step):
+        band = layers[start : start + step]
+        name = f"{start}" if len(band) == 1 else f"{start}–{start + len(band) - 1}"
+        table.add_row(name, *(_mean([layer[kind] for layer in band if kind in layer]) for kind in kinds))
+    table.add_section()
+    for name, value in update["groups"].items():
+        table.add_row(name, f"{value:.4f}", *[""] * (len(kinds) - 1))
+    return table
+
+
+def _mean(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.4f}" if values else ""
