@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import random
 from pathlib import Path
 
@@ -120,3 +122,35 @@ def pair(
     chat = tokenizer()
     chat.chat_template = CHAT
     return save(base, words, folder / "base"), save(instruct, chat, folder / "instruct")
+
+
+def reordered(
+    made: PreTrainedModel, words: PreTrainedTokenizerFast, front: list[str], back: list[str], padding: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Return the same function in other ids: `front` and `back` are new tokens, the old ones are shuffled.
+
+    `padding` more embedding rows than tokens are added.
+    """
+    old = sorted(words.get_vocab(), key=words.get_vocab().get)
+    order = front + random.Random(3).sample(old, len(old)) + back
+    new_id = {token: index for index, token in enumerate(order)}
+    state = json.loads(words.backend_tokenizer.to_str())
+    state["model"]["vocab"] = new_id
+    for token in state["added_tokens"]:
+        token["id"] = new_id[token["content"]]
+    tokens = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), bos_token="<s>", eos_token="</s>"
+    )
+    settings = copy.deepcopy(made.config)
+    settings.vocab_size = len(order) + padding
+    settings.bos_token_id, settings.eos_token_id = new_id["<s>"], new_id["</s>"]
+    result = model(settings, seed=9, dtype=made.dtype)
+    rows = torch.tensor([new_id[token] for token in old])
+    weights, moved = made.state_dict(), result.state_dict()
+    with torch.no_grad():
+        for name, value in weights.items():
+            if value.shape == moved[name].shape:
+                moved[name].copy_(value)
+            else:
+                moved[name][rows] = value
+    return result, tokens
