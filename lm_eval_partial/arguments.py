@@ -31,12 +31,13 @@ INSTEAD = {
     "gptqmodel": "give unquantised checkpoints; load_in_4bit=True quantises θ(λ) on loading",
     "gguf_file": "give safetensors or .bin checkpoints",
     "backend": "partial-hf is for causal (decoder-only) models; leave it out",
+    "device_map": "give parallelize=True to spread the layers over devices",
     "offload_folder": "θ(λ) cannot be offloaded to disk; give max_cpu_memory=... or a smaller dtype",
 }
 # What transformers' from_pretrained takes besides config fields and makes sense for θ(λ).
 LOADER = (
     *("attn_implementation", "experts_implementation", "use_kernels"),
-    *("device_map", "quantization_config", "load_in_8bit", "load_in_4bit"),
+    *("quantization_config", "load_in_8bit", "load_in_4bit"),
     *("bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
 )
 

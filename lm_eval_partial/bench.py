@@ -49,7 +49,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 if turn:
                     rounds[name].append(figures)
         medians = {
-            name: {key: round(statistics.median(each[key] for each in runs), 3) for key in runs[0]}
+            name: {key: statistics.median(each[key] for each in runs) for key in runs[0]}
             for name, runs in rounds.items()
         }
     return {"machine": machine(), "rounds": args.rounds, "medians": medians, "ratios": _ratios(medians)}

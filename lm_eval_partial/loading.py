@@ -9,6 +9,7 @@ renames, expert fusion, dtype, device maps and on-the-fly quantisation are its b
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,17 +31,20 @@ def load(pair: Pair, lam: float, dtype: str | torch.dtype = "auto", **kwargs: An
         pair: the two checkpoints.
         lam: finite; 0 is base, 1 instruct.
         dtype: what weights are stored in; ``auto`` is the reference config's, else its checkpoint's.
-        **kwargs: handed to the model class's ``from_pretrained`` (device_map, attn_implementation, …).
+        **kwargs: config fields to override; the rest is handed to the model class's ``from_pretrained``
+            (device_map, attn_implementation, …).
 
     Raises:
         UserError: the loader would leave a tensor of the model unfilled, or `dtype` is unknown.
     """
     target = resolve_dtype(pair, dtype)
     reference = pair.reference
+    config = copy.deepcopy(pair.config)
+    config.update({name: kwargs.pop(name) for name in config.to_dict() if name in kwargs})
     from_pretrained: Any = pair.architecture.model_class.from_pretrained
     model, report = from_pretrained(
         None,
-        config=pair.config,
+        config=config,
         state_dict=pair.at(lam, target),
         dtype=target,
         output_loading_info=True,

@@ -58,7 +58,7 @@ def lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_task_index: Non
     """Run the lm_eval command in this process; return its result file and its logged samples by task."""
     count = 0
 
-    def run(model: str, tasks: str = "pico_mc,pico_gen", *flags: str, **model_args: object) -> Run:
+    def run(model: str, tasks: str = "pico_mc,pico_gen", /, *flags: str, **model_args: object) -> Run:
         nonlocal count
         from lm_eval.__main__ import cli_evaluate
 

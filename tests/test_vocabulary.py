@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests import pico
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.pair import Pair
 from lm_eval_partial.vocabulary import AlignedRows, align, tokenizer_differences
+from tests import pico
 
 
 def vocabulary(tokens: str) -> dict[str, int]:

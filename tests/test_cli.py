@@ -1,0 +1,159 @@
+"""The `lm-eval-partial` command: what it prints, where, and with what exit status."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lm_eval_partial import __version__, bench
+from lm_eval_partial.cli import main
+from tests import pico
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def pair(pairs) -> list[str]:
+    base, instruct = pairs("llama")
+    return ["--base", str(base), "--instruct", str(instruct)]
+
+
+def inspected(capsys, *arguments: str) -> dict:
+    assert main(["inspect", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"lm_eval_partial {__version__}\n"
+
+
+@pytest.mark.parametrize("wrong", [[], ["inspekt"], ["inspect", "--base", "x"], ["inspect", "--bse", "x"]])
+def test_usage_errors_exit_with_2(wrong, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(wrong)
+    assert "usage: lm-eval-partial" in capsys.readouterr().err
+
+
+def test_help_ends_in_commands(capsys):
+    for command in (["--help"], ["inspect", "--help"], ["bench", "--help"]):
+        with pytest.raises(SystemExit, match="0"):
+            main(command)
+        examples = capsys.readouterr().out.split("examples:\n")[1].strip().splitlines()
+        assert len(examples) >= 3 and all(line.strip().startswith(("lm", "--")) for line in examples)
+
+
+def test_a_user_error_is_one_line_on_stderr(capsys, tmp_path):
+    assert main(["inspect", "--base", str(tmp_path), "--instruct", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch(r"error: base=.* the folder has no config\.json\. .*\n", err)
+
+
+def test_an_interrupt_exits_with_130(pair, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lm_eval_partial.pair.Pair.open", interrupt)
+    assert main(["inspect", *pair]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_tasks_prints_a_folder_of_configs(capsys):
+    from pathlib import Path
+
+    assert main(["tasks"]) == 0
+    assert (Path(capsys.readouterr().out.strip()) / "README.md").is_file()
+
+
+def test_inspect_for_people(pair, capsys):
+    assert main(["inspect", *pair]) == 0
+    out = capsys.readouterr().out
+    for words in ("LlamaForCausalLM, 36,640 parameters", "21 × F32", "tokens shared: 330", "‖ΔW‖/‖W‖", "attention"):
+        assert words in out
+    assert "warning: the tokenizers differ" in out and out.endswith("This pair can be interpolated.\n")
+
+
+def test_inspect_for_machines(pair, pairs, capsys):
+    found = inspected(capsys, *pair)
+    sides = [load_file(side / "model.safetensors") for side in pairs("llama")]
+    matrices = [name for name, value in sides[0].items() if value.dim() > 1]
+    change = sum(((sides[1][n] - sides[0][n]).double() ** 2).sum() for n in matrices)
+    size = sum((sides[0][n].double() ** 2).sum() for n in matrices)
+    assert found["update"]["overall"] == pytest.approx((change / size).sqrt().item(), rel=1e-5)
+    assert [sorted(layer) for layer in found["update"]["layers"]] == [["attention", "mlp", "norm"]] * 2
+    assert set(found["update"]["groups"]) == {"embedding", "head", "final norm"}
+    assert found["parameters"] == sum(value.numel() for value in sides[0].values()) == 36640
+    assert found["vocabulary"] == {
+        "matched_by": "token",
+        "identical": True,
+        "rows": 330,
+        "tokens_shared": 330,
+        "tokens_moved": 0,
+        "tokens_only_in_instruct": 0,
+        "tokens_only_in_base": 0,
+    }
+    assert found["base"]["chat_template"] is False and found["instruct"]["chat_template"] is True
+
+
+def test_inspect_counts_moved_and_new_tokens(tmp_path, capsys):
+    words = pico.tokenizer()
+    base = pico.model(pico.config("llama", len(words)), seed=1)
+    instruct, others = pico.reordered(base, words, ["[INST]"], ["<tool>"])
+    pico.save(base, words, tmp_path / "b")
+    pico.save(instruct, others, tmp_path / "i")
+    found = inspected(capsys, "--base", str(tmp_path / "b"), "--instruct", str(tmp_path / "i"))
+    assert found["vocabulary"]["tokens_only_in_instruct"] == 2 and found["vocabulary"]["tokens_moved"] > 300
+    assert found["update"]["overall"] == 0
+
+
+def test_headers_suffice_without_the_update(pair, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "lm_eval_partial.checkpoint.SafetensorsSlice.__getitem__", lambda *_: pytest.fail("a weight was read")
+    )
+    assert inspected(capsys, *pair, "--headers_only")["update"] is None
+
+
+def test_two_unrelated_models_are_suspicious(tmp_path, capsys):
+    words = pico.tokenizer()
+    for seed, side in enumerate(("b", "i")):
+        pico.save(pico.model(pico.config("llama", len(words)), seed), words, tmp_path / side)
+    found = inspected(capsys, "--base", str(tmp_path / "b"), "--instruct", str(tmp_path / "i"))
+    assert found["update"]["overall"] == pytest.approx(2**0.5, rel=0.02)
+    assert "suspicious: the update is 1.4" in found["warnings"][-1]
+
+
+@pytest.mark.parametrize("family", pico.FAMILIES)
+def test_every_family_has_its_layers_told_apart(family, pairs, capsys):
+    base, instruct = pairs(family)
+    update = inspected(capsys, "--base", str(base), "--instruct", str(instruct))["update"]
+    for layer in update["layers"]:
+        assert {"attention", "mlp"} <= layer.keys() <= {"attention", "mlp", "norm"}
+    assert "other" not in update["groups"]
+
+
+def test_bench_measures_both_and_writes_json(pair, tmp_path, capsys):
+    file = tmp_path / "bench.json"
+    assert main(["bench", *pair, "--rounds", "1", "--json", str(file)]) == 0
+    medians = json.loads(file.read_text())["medians"]
+    assert medians["stock"]["load_s"] > 0 and medians["partial"]["set_lam_s"] > 0
+    assert "load at λ and answer / stock load and answer" in capsys.readouterr().out
+
+
+def test_bench_needs_both_sides_or_none(capsys):
+    assert main(["bench", "--base", "x"]) == 1
+    assert capsys.readouterr().err == "error: give --base and --instruct, or neither to have models made.\n"
+
+
+def test_bench_makes_models_of_the_size_asked_for(tmp_path):
+    base, instruct = bench.make_pair(tmp_path, hidden=64, layers=2)
+    sides = [load_file(f"{side}/model.safetensors") for side in (base, instruct)]
+    assert sides[0]["model.embed_tokens.weight"].shape == (32000, 64)
+    assert not torch.equal(*(side["model.norm.weight"] for side in sides))
