@@ -1,0 +1,33 @@
+# Two commands set everything up, environment included: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check env clean
+
+demo: $(READY)  ## the main job on the embedded pair: a few-shot score at λ = 0.5
+	HF_HUB_OFFLINE=1 $(BIN)/lm_eval --model partial-hf \
+	  --model_args base=lm_eval_partial/demo/base,instruct=lm_eval_partial/demo/instruct,lam=0.5 \
+	  --tasks partial_demo --include_path task_configs
+
+test: $(READY)  ## the tests (CPU; `make test ARGS="-m slow"` for the slow ones)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+env: $(READY)
+
+# torch comes first and alone: asked for by another package, pip may take a build of several gigabytes.
+$(READY): requirements.lock pyproject.toml lm_eval_partial_autoload.pth
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) dist
