@@ -27,19 +27,15 @@ INSTEAD = {
     "subfolder": "give base_subfolder=... and instruct_subfolder=...",
     "peft": "merge the adapter into its base and give the merged folder as instruct=...",
     "delta": "give the two models as base=... and instruct=...; the difference is scaled by lam",
-    "autogptq": "give unquantised checkpoints; load_in_4bit=True quantises θ(λ) on loading",
-    "gptqmodel": "give unquantised checkpoints; load_in_4bit=True quantises θ(λ) on loading",
+    "autogptq": "give unquantised checkpoints",
+    "gptqmodel": "give unquantised checkpoints",
     "gguf_file": "give safetensors or .bin checkpoints",
     "backend": "partial-hf is for causal (decoder-only) models; leave it out",
     "device_map": "give parallelize=True to spread the layers over devices",
     "offload_folder": "θ(λ) cannot be offloaded to disk; give max_cpu_memory=... or a smaller dtype",
 }
 # What transformers' from_pretrained takes besides config fields and makes sense for θ(λ).
-LOADER = (
-    *("attn_implementation", "experts_implementation", "use_kernels"),
-    *("quantization_config", "load_in_8bit", "load_in_4bit"),
-    *("bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"),
-)
+LOADER = ("attn_implementation", "experts_implementation", "use_kernels")
 
 
 def check(given: dict[str, Any]) -> None:
@@ -55,14 +51,22 @@ def check(given: dict[str, Any]) -> None:
             )
 
 
-def check_unknown(given: Iterable[str], config: PreTrainedConfig) -> None:
-    """Raise `UserError` for a name that neither the harness, transformers, nor the model's config knows."""
-    harness = [name for name in inspect.signature(HFLM.__init__).parameters if name not in ("self", "kwargs")]
-    known = {*OWN, *LOADER, *harness} - INSTEAD.keys()
+def unknown(given: Iterable[str]) -> list[str]:
+    """Return the names that are neither the harness's nor the loader's: config fields to override, or typos."""
+    return [name for name in given if name not in _known()]
+
+
+def check_fields(given: Iterable[str], config: PreTrainedConfig) -> None:
+    """Raise `UserError` for a name that is no field of the model's config either."""
     fields = set(config.to_dict())
     for name in given:
-        if name not in known and name not in fields:
+        if name not in fields:
             raise UserError(
-                f"unknown argument {name}=.{nearest(name, known | fields)} "
-                f"partial-hf knows: {', '.join(sorted(known))}; and the fields of the model's config."
+                f"unknown argument {name}=.{nearest(name, _known() | fields)} "
+                f"partial-hf knows: {', '.join(sorted(_known()))}; and the fields of the model's config."
             )
+
+
+def _known() -> set[str]:
+    harness = [name for name in inspect.signature(HFLM.__init__).parameters if name not in ("self", "kwargs")]
+    return {*OWN, *LOADER, *harness} - INSTEAD.keys()

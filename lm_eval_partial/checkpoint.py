@@ -118,8 +118,8 @@ class Checkpoint:
         if quantized is not None:
             method = quantized.get("quant_method", "quantized") if isinstance(quantized, dict) else quantized
             raise UserError(
-                f"{self} is a pre-quantised checkpoint ({method}): its integers cannot be interpolated. Give "
-                "the unquantised checkpoint; θ(λ) itself may be quantised on loading, e.g. load_in_4bit=True."
+                f"{self} is a pre-quantised checkpoint ({method}): its integers cannot be interpolated. "
+                "Give the unquantised checkpoint."
             )
         return config
 

@@ -16,6 +16,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
 from lm_eval_partial import __version__, arguments, loading, response_cache
+from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError, show_without_traceback
 from lm_eval_partial.interpolate import check_lam, format_lam
 from lm_eval_partial.pair import Pair
@@ -76,6 +77,12 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         given = {"base": base, "instruct": instruct, "lam": lam, **kwargs}
         arguments.check(given)
         self._lam: float | None = check_lam(lam)
+        loading.parse_dtype(dtype)
+        if leftover := arguments.unknown(kwargs):
+            above = Checkpoint(
+                "instruct", str(instruct), instruct_revision, instruct_subfolder, bool(trust_remote_code)
+            )
+            arguments.check_fields(leftover, above.config)
         self.pair = Pair.open(
             str(base),
             str(instruct),
@@ -86,7 +93,6 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             tokenizer=tokenizer,
             trust_remote_code=bool(trust_remote_code),
         )
-        arguments.check_unknown(kwargs, self.pair.config)
         self._dtype = loading.resolve_dtype(self.pair, dtype)
         self._settings = {name: value for name, value in kwargs.items() if name not in _SPEED_ONLY}
         for note in self.pair.notes():
@@ -213,10 +219,9 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         max_memory_per_gpu: int | str | None = None,
         max_cpu_memory: int | str | None = None,
         tp_plan: str | dict[str, str] | None = None,
-        quantization_config: Any = None,
         **kwargs: Any,
     ) -> None:
-        for unused in ("trust_remote_code", *arguments.INSTEAD):
+        for unused in ("trust_remote_code", "quantization_config", *arguments.INSTEAD):
             kwargs.pop(unused, None)
         if tp_plan is not None:
             kwargs["tp_plan"] = tp_plan
@@ -228,8 +233,6 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
                 max_cpu_memory=max_cpu_memory,
                 gpus=gpus,
             )
-        if quantization_config is not None:
-            kwargs["quantization_config"] = quantization_config
         self._loader_arguments = kwargs
         self._model = self._load(self.lam)
 

@@ -59,20 +59,21 @@ def load(pair: Pair, lam: float, dtype: str | torch.dtype = "auto", **kwargs: An
     return cast("PreTrainedModel", model)
 
 
-def resolve_dtype(pair: Pair, dtype: str | torch.dtype = "auto") -> torch.dtype:
-    """Return the dtype that stock transformers would load the reference side in.
-
-    Raises:
-        UserError: `dtype` names none.
-    """
-    if dtype == "auto":
-        dtype = pair.reference.config.dtype or next(
-            tensor.dtype for tensor in pair.reference.tensors.values() if tensor.dtype.is_floating_point
-        )
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
+    """Return the dtype that a name stands for; None for ``auto``. Raises `UserError` if it stands for none."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype == "auto":
+        return None
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise UserError(f"dtype={dtype} is not a floating point dtype. Give auto, float32, bfloat16 or float16.")
     return found
+
+
+def resolve_dtype(pair: Pair, dtype: str | torch.dtype = "auto") -> torch.dtype:
+    """Return the dtype that stock transformers would load the reference side in. Raises as `parse_dtype`."""
+    reference = pair.reference
+    stored = (tensor.dtype for tensor in reference.tensors.values() if tensor.dtype.is_floating_point)
+    return parse_dtype(dtype) or parse_dtype(reference.config.dtype or "auto") or next(stored)
 
 
 def move(model: PreTrainedModel, pair: Pair, lam: float, reload: Callable[[], PreTrainedModel]) -> PreTrainedModel:

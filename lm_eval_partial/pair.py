@@ -22,7 +22,7 @@ from lm_eval_partial.architecture import Architecture, Placed
 from lm_eval_partial.checkpoint import AdapterError, Checkpoint
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.interpolate import InterpolatedTensor, LazyTensor, check_lam
-from lm_eval_partial.vocabulary import AlignedRows, Alignment, align, tokenizer_differences
+from lm_eval_partial.vocabulary import AlignedRows, Alignment, align, check_shared, tokenizer_differences
 
 # Config fields that do not change what a model computes (or, for the vocabulary, are handled row by row).
 _INERT_FIELDS = (
@@ -58,7 +58,9 @@ class Pair:
 
     def __init__(self, base: Checkpoint, instruct: Checkpoint, reference: Checkpoint, tokenizer: str) -> None:
         self.base, self.instruct, self.reference, self.tokenizer = base, instruct, reference, tokenizer
+        # In the order of what it costs: configs, tokenizers, and only then the headers of files that may be far.
         self.architecture = _common_architecture(base, instruct, reference)
+        _check_tokenizers(base, instruct)
         placed = {side.role: self.architecture.place(side.tensors) for side in (base, instruct)}
         self.config: PreTrainedConfig = copy.deepcopy(reference.config)
         self.config.tie_word_embeddings = self._tie(placed)
@@ -201,13 +203,18 @@ def _check_one_sided(pair: Pair, placed: dict[str, dict[str, Placed]]) -> None:
         raise UserError(f"{pair.base} and {pair.instruct} both lack {listing(missing)}. Fetch them again.")
 
 
+def _check_tokenizers(base: Checkpoint, instruct: Checkpoint) -> None:
+    if base.vocabulary is not None and instruct.vocabulary is not None:
+        try:
+            check_shared(base.vocabulary, instruct.vocabulary)
+        except UserError as error:
+            raise UserError(f"{base}, {instruct}: {error}") from error
+
+
 def _align(reference: Checkpoint, other: Checkpoint, rows: int, other_rows: int) -> Alignment | None:
     """Match embedding rows by token; None if a tokenizer is missing and the rows are as many."""
     if reference.vocabulary is not None and other.vocabulary is not None:
-        try:
-            return align(reference.vocabulary, other.vocabulary, rows, other_rows)
-        except UserError as error:
-            raise UserError(f"{reference}, {other}: {error}") from error
+        return align(reference.vocabulary, other.vocabulary, rows, other_rows)
     if rows != other_rows:
         without = other if other.vocabulary is None else reference
         raise UserError(

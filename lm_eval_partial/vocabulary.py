@@ -43,6 +43,17 @@ class Alignment:
         return len(self.rows) == self.other_rows and torch.equal(self.rows, torch.arange(self.other_rows))
 
 
+def check_shared(base: Mapping[str, int], instruct: Mapping[str, int]) -> None:
+    """Raise `UserError` if two vocabularies share less than 90 % of the smaller one."""
+    shared, smaller = len(base.keys() & instruct.keys()), min(len(base), len(instruct))
+    if shared < MIN_SHARED * smaller:
+        raise UserError(
+            f"the tokenizers share {shared:,} of {smaller:,} tokens ({shared / smaller:.0%}); at least "
+            f"{MIN_SHARED:.0%} are needed to match embedding rows by token. Was this instruct model trained from "
+            "this base?"
+        )
+
+
 def align(reference: Mapping[str, int], other: Mapping[str, int], rows: int, other_rows: int) -> Alignment:
     """Match the rows of two embeddings by token.
 
@@ -53,27 +64,20 @@ def align(reference: Mapping[str, int], other: Mapping[str, int], rows: int, oth
         other: token to id on the other side.
         rows: rows of the reference side's embedding.
         other_rows: rows of the other side's embedding.
-
-    Raises:
-        UserError: the two share less than 90 % of the smaller vocabulary.
     """
     tokens = {index: token for token, index in reference.items() if index < rows}
     theirs = {token: index for token, index in other.items() if index < other_rows}
-    shared = sum(token in theirs for token in tokens.values())
-    smaller = min(len(tokens), len(theirs))
-    if shared < MIN_SHARED * smaller:
-        raise UserError(
-            f"the tokenizers share {shared:,} of {smaller:,} tokens ({shared / smaller:.0%}); at least "
-            f"{MIN_SHARED:.0%} are needed to match embedding rows by token. Was this instruct model trained from "
-            "this base?"
-        )
     named = set(theirs.values())
-    padding = [row if row < other_rows and row not in named else -1 for row in range(rows)]
-    matched = [theirs.get(tokens[row], -1) if row in tokens else padding[row] for row in range(rows)]
+    matched = []
+    for row in range(rows):
+        if row in tokens:
+            matched.append(theirs.get(tokens[row], -1))
+        else:
+            matched.append(row if row < other_rows and row not in named else -1)
     return Alignment(
         rows=torch.tensor(matched, dtype=torch.int64),
         other_rows=other_rows,
-        shared=shared,
+        shared=sum(token in theirs for token in tokens.values()),
         reference_only=tuple(token for token in tokens.values() if token not in theirs),
         other_only=tuple(token for token in theirs if token not in reference),
     )

@@ -145,7 +145,7 @@ def test_quantised_by_its_config(folder):
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (folder / "config.json").write_text(json.dumps(config))
-    fails(folder, r"base=.* is a pre-quantised checkpoint \(gptq\).*load_in_4bit=True")
+    fails(folder, r"base=.* is a pre-quantised checkpoint \(gptq\).*Give the unquantised checkpoint")
 
 
 def test_quantised_by_its_tensors(folder):

@@ -195,10 +195,8 @@ def test_a_tokenizer_by_its_path(pair, tmp_path):
         ({"device_map": "auto"}, r"device_map= does not .* give parallelize=True"),
     ],
 )
-def test_wrong_arguments_are_named_before_a_weight_is_read(change, message, pair, monkeypatch):
-    monkeypatch.setattr(
-        "lm_eval_partial.checkpoint.SafetensorsSlice.__getitem__", lambda *_: pytest.fail("a weight was read")
-    )
+def test_wrong_arguments_are_named_before_a_weight_file_is_opened(change, message, pair, monkeypatch):
+    monkeypatch.setattr("lm_eval_partial.checkpoint.safe_open", lambda *_, **__: pytest.fail("weights were opened"))
     given = {name: value for name, value in ({**pair, "lam": 0.5} | change).items() if value is not None}
     with pytest.raises(UserError, match=message):
         PartialHFLM(**given)

@@ -7,7 +7,7 @@ import torch
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.pair import Pair
-from lm_eval_partial.vocabulary import AlignedRows, align, tokenizer_differences
+from lm_eval_partial.vocabulary import AlignedRows, align, check_shared, tokenizer_differences
 from tests import pico
 
 
@@ -50,7 +50,9 @@ def test_ids_beyond_the_embedding_are_ignored():
 
 def test_too_few_shared_tokens_are_an_error():
     with pytest.raises(UserError, match=r"share 8 of 10 tokens \(80%\).*at least 90%"):
-        align(vocabulary("abcdefghXY"), vocabulary("abcdefghij"), 10, 10)
+        check_shared(vocabulary("abcdefghXY"), vocabulary("abcdefghij"))
+    check_shared(vocabulary("abcdefghiX"), vocabulary("abcdefghij"))
+    check_shared(vocabulary("abc"), vocabulary("abcdefghij"))
 
 
 def test_aligned_rows_are_the_others_in_our_order_and_ours_where_it_has_none():
