@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.interpolate import LazyTensor
 
@@ -41,21 +42,20 @@ class Architecture:
         shapes: the model's tensors, name to shape, vocabulary tensors left out.
         embedding: name of the input embedding, [vocab, hidden].
         head: name of the output head, [vocab, hidden].
+        rows: of the embedding, as the config has them.
         vocabulary: names of all tensors with one row a token.
 
     Args:
-        config: the model's config.
-        path: where the config came from, for models whose code lies beside it.
-        trust_remote_code: whether that code may run.
+        checkpoint: whose config it is; model code beside it runs only if it is trusted.
 
     Raises:
         UserError: the config is not of a causal (decoder-only) language model.
     """
 
-    def __init__(self, config: PreTrainedConfig, path: str, trust_remote_code: bool = False) -> None:
-        self.model_class = model_class(config, path, trust_remote_code)
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.model_class = model_class(checkpoint)
         with torch.device("meta"):
-            model: PreTrainedModel = self.model_class(copy.deepcopy(config))
+            model: PreTrainedModel = self.model_class(copy.deepcopy(checkpoint.config))
         self._prefix = model.base_model_prefix
         self._state = model.state_dict()
         rules = get_model_conversion_mapping(model)
@@ -64,6 +64,7 @@ class Architecture:
         self.embedding = f"{_name_of(model, model.get_input_embeddings())}.weight"
         head = _name_of(model, model.get_output_embeddings())
         self.head = f"{head}.weight"
+        self.rows: int = self._state[self.embedding].shape[0]
         self.vocabulary = {self.embedding, self.head, f"{head}.bias"}
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._state.items() if name not in self.vocabulary}
         self._optional = {name for name, _ in model.named_buffers()} | {self.head}
@@ -91,16 +92,19 @@ def _name_of(model: PreTrainedModel, module: Any) -> str | None:
     return next((name for name, other in model.named_modules() if other is module), None)
 
 
-def model_class(config: PreTrainedConfig, path: str, trust_remote_code: bool) -> type[PreTrainedModel]:
-    """Return the causal language model class of `config`. Raises `UserError` if there is none."""
+def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
+    """Return the causal language model class of a checkpoint. Raises `UserError` if there is none."""
+    config = checkpoint.config
+    found: Any
     remote = getattr(config, "auto_map", {}).get("AutoModelForCausalLM")
-    if remote is not None and trust_remote_code:
-        return cast("type[PreTrainedModel]", get_class_from_dynamic_module(remote, path))
+    if remote is not None and checkpoint.trust_remote_code:
+        found = get_class_from_dynamic_module(remote, checkpoint.path, revision=checkpoint.revision)
+        return cast("type[PreTrainedModel]", found)
     if getattr(config, "is_encoder_decoder", False) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         kind = "an encoder-decoder" if getattr(config, "is_encoder_decoder", False) else "not a causal language"
         raise UserError(
-            f"{path}: model type {config.model_type!r} is {kind} model. partial-hf needs a decoder-only one, such as "
-            "llama, mistral, qwen2 or gemma2 (for a model with code of its own, add trust_remote_code=True)."
+            f"{checkpoint}: model type {config.model_type!r} is {kind} model. partial-hf needs a decoder-only one, "
+            "such as llama, mistral, qwen2 or gemma2 (for a model with code of its own, add trust_remote_code=True)."
         )
     found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return cast("type[PreTrainedModel]", found[0] if isinstance(found, tuple) else found)

@@ -31,24 +31,34 @@ INSTEAD = {
     "gptqmodel": "give unquantised checkpoints",
     "gguf_file": "give safetensors or .bin checkpoints",
     "backend": "partial-hf is for causal (decoder-only) models; leave it out",
+    "cache_dir": "set the environment variable HF_HOME",
+    "token": "set the environment variable HF_TOKEN, or run hf auth login",
+    "torch_dtype": "give dtype=...",
     "device_map": "give parallelize=True to spread the layers over devices",
     "offload_folder": "θ(λ) cannot be offloaded to disk; give max_cpu_memory=... or a smaller dtype",
 }
 # What transformers' from_pretrained takes besides config fields and makes sense for θ(λ).
-LOADER = ("attn_implementation", "experts_implementation", "use_kernels")
+LOADER = ("attn_implementation", "experts_implementation", "low_cpu_mem_usage")
 
 
-def check(given: dict[str, Any]) -> None:
-    """Raise `UserError` for an argument that is missing, or never right here."""
-    for name in given:
-        if name in INSTEAD:
+def check(base: Any, instruct: Any, lam: Any, others: dict[str, Any]) -> dict[str, Any]:
+    """Return the other arguments without those that say nothing (``peft=None``, ``backend=causal``).
+
+    Raises:
+        UserError: an argument is missing, or never right here.
+    """
+    parameters = inspect.signature(HFLM.__init__).parameters
+    for name in others.keys() & INSTEAD.keys():
+        silent = (None, "causal", parameters[name].default) if name in parameters else (None,)
+        if others[name] not in silent:
             raise UserError(f"{name}= does not go with partial-hf: {INSTEAD[name]}.")
-    for name in ("base", "instruct", "lam"):
-        if given.get(name) is None:
+    for name, value in (("base", base), ("instruct", instruct), ("lam", lam)):
+        if value is None:
             raise UserError(
                 f"{name}= is missing. Expected --model_args base=BASE,instruct=INSTRUCT,lam=0.5, where BASE and "
                 "INSTRUCT are folders or Hub ids."
             )
+    return {name: value for name, value in others.items() if name not in INSTEAD}
 
 
 def unknown(given: Iterable[str]) -> list[str]:
@@ -61,10 +71,9 @@ def check_fields(given: Iterable[str], config: PreTrainedConfig) -> None:
     fields = set(config.to_dict())
     for name in given:
         if name not in fields:
-            raise UserError(
-                f"unknown argument {name}=.{nearest(name, _known() | fields)} "
-                f"partial-hf knows: {', '.join(sorted(_known()))}; and the fields of the model's config."
-            )
+            hint = nearest(name, _known() | fields)
+            known = f" partial-hf knows: {', '.join(sorted(_known()))}; and the fields of the model's config."
+            raise UserError(f"unknown argument {name}=.{hint or known}")
 
 
 def _known() -> set[str]:

@@ -22,24 +22,29 @@ TARGET = "lm_eval_partial.lm:PartialHFLM"
 
 
 def register() -> None:
-    """Add the model type to lm-eval's registry, unless something has."""
-    from lm_eval.api.registry import model_registry
+    """Add the model type to lm-eval's registry, unless something has.
 
-    if NAME not in model_registry:
-        model_registry.register(NAME, target=TARGET)
+    Runs inside lm-eval's own import, so whatever a changed release makes of it must not spoil that import.
+    """
+    try:
+        from lm_eval.api.registry import model_registry
+
+        if NAME not in model_registry:
+            model_registry.register(NAME, target=TARGET)
+    except Exception as error:
+        print(f"lm_eval_partial could not register {NAME} with this lm-eval: {error!r}", file=sys.stderr)
 
 
 class _AfterModels:
-    """A finder of one module: finds nothing itself, and registers once that module has been executed."""
+    """A finder of one module: hands it to the other finders, and registers once it has been executed."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != "lm_eval.models":
             return None
-        sys.meta_path.remove(self)
         for finder in sys.meta_path:
-            spec = finder.find_spec(name, path, target)
+            spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
-                spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
+                spec.loader = _Loader(spec.loader, self)  # type: ignore[assignment]
                 return spec
         return None
 
@@ -47,8 +52,8 @@ class _AfterModels:
 class _Loader:
     """The module's own loader, and a registration after it."""
 
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
+    def __init__(self, loader: Any, finder: _AfterModels) -> None:
+        self._loader, self._finder = loader, finder
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -56,6 +61,8 @@ class _Loader:
     def exec_module(self, module: Any) -> None:
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
         register()
 
 

@@ -32,6 +32,11 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json"),
+    *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"),
+)
+
 _BLOCK = 16 * 1024  # bytes a fingerprint reads at one place
 _BLOCKS = 256  # places a fingerprint reads in one file
 
@@ -111,8 +116,7 @@ class Checkpoint:
             )
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"{self}: no model config could be read at revision {self.revision!r}. "
-                f"{str(error).strip().splitlines()[0]}"
+                f"{self}: no model config could be read at revision {self.revision!r}. {_first_line(error)}"
             ) from error
         quantized = getattr(config, "quantization_config", None)
         if quantized is not None:
@@ -143,13 +147,22 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The checkpoint's tokenizer, or None if it has none."""
+        """The checkpoint's tokenizer, or None if it has none.
+
+        Raises:
+            UserError: it has one that cannot be opened. Taken for none, embedding rows would silently be
+                matched by position.
+        """
+        if not any(self.find(name) for name in TOKENIZER_FILES):
+            return None
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 self.path, trust_remote_code=self.trust_remote_code, **self.location
             )
-        except (OSError, ValueError):
-            return None
+        except Exception as error:  # tokenizers, sentencepiece and remote code each raise their own
+            raise UserError(
+                f"{self}: its tokenizer could not be opened ({type(error).__name__}: {_first_line(error)})."
+            ) from error
         return tokenizer
 
     @cached_property
@@ -188,8 +201,7 @@ class Checkpoint:
                 tensors.update(_open_safetensors(file) if file.endswith(".safetensors") else _open_bin(file))
             except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
                 raise UserError(
-                    f"{self}: {Path(file).name} is truncated or damaged "
-                    f"({str(error).strip().splitlines()[0]}). Fetch it again."
+                    f"{self}: {Path(file).name} is truncated or damaged ({_first_line(error)}). Fetch it again."
                 ) from error
         quantised = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
         if quantised:
@@ -203,8 +215,8 @@ class Checkpoint:
     def sha(self) -> str:
         """What identifies the weights: the commit on the Hub, or ``local-`` and a fingerprint of the files.
 
-        The fingerprint covers name, size, and up to 4 MiB spread evenly over each file: files under 4 MiB
-        whole. Retraining changes it; editing a single large file at a few bytes may not.
+        The fingerprint covers names, sizes, headers, the start of every tensor, and up to 4 MiB spread evenly
+        over each file: small files whole. An edit inside one large tensor may escape it.
         """
         commit = extract_commit_hash(self.files[0], None)
         if commit is not None and not os.path.isdir(self.path):
@@ -216,14 +228,29 @@ class Checkpoint:
                 digest.update(block)
         return f"local-{digest.hexdigest()[:16]}"
 
+    @property
+    def identity(self) -> str:
+        """`sha`, and on the Hub the repository and folder it is a commit of."""
+        return self.sha if self.sha.startswith("local-") else f"{self.path}@{self.sha}/{self.subfolder}"
+
 
 def _sample(file: str) -> Iterator[bytes]:
     size = os.path.getsize(file)
-    step = max(_BLOCK, size // _BLOCKS)
+    offsets = set(range(0, size, max(_BLOCK, size // _BLOCKS)))
     with open(file, "rb") as handle:
-        for offset in range(0, size, step):
+        if file.endswith(".safetensors"):
+            length = int.from_bytes(handle.read(8), "little")
+            header = handle.read(length)
+            yield header
+            tensors = json.loads(header)
+            offsets |= {8 + length + tensors[name]["data_offsets"][0] for name in tensors if name != "__metadata__"}
+        for offset in sorted(offsets):
             handle.seek(offset)
             yield handle.read(_BLOCK)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def _looks_local(path: str) -> bool:

@@ -43,10 +43,8 @@ def inspect_pair(pair: Pair, read_weights: bool = True) -> dict[str, Any]:
         "instruct": _side(pair, pair.instruct),
         "tensors_matched": len(pair.tensors),
         "vocabulary": _vocabulary(pair),
-        "memory_gib": {
-            name: round(sum(numel.values()) * size / 2**30, 3) for name, size in (("float32", 4), ("bfloat16", 2))
-        },
-        "largest_tensor_gib_float32": round(max(numel.values()) * 4 / 2**30, 3),
+        "memory_bytes": {name: sum(numel.values()) * size for name, size in (("float32", 4), ("bfloat16", 2))},
+        "largest_tensor_bytes": max(numel.values()) * 4,
         "warnings": pair.notes(),
         "update": None,
     }
@@ -65,7 +63,7 @@ def update_size(pair: Pair) -> dict[str, Any]:
 
     ``overall`` counts matrices only: norm weights start at one and hardly move.
     """
-    squares: dict[tuple[int | None, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    squares: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
     matrices = [0.0, 0.0]
     columns = SpinnerColumn(), TextColumn("reading weights: {task.completed}/{task.total} tensors")
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -73,27 +71,22 @@ def update_size(pair: Pair) -> dict[str, Any]:
             base, instruct = each.base[...], each.instruct[...]
             if not base.is_floating_point():
                 continue
-            # float32 sums of squares lose digits over a billion elements; the norm kernel does not.
             change = torch.linalg.vector_norm(instruct.float() - base.float()).item() ** 2
             size = torch.linalg.vector_norm(base.float()).item() ** 2
             for total in [squares[group_of(pair, each.name)]] + ([matrices] if base.dim() > 1 else []):
                 total[0] += change
                 total[1] += size
-    layers = sorted({layer for layer, _ in squares if layer is not None})
-    return {
-        "overall": _ratio(matrices),
-        "groups": {kind: _ratio(total) for (layer, kind), total in squares.items() if layer is None},
-        "layers": [
-            {kind: _ratio(squares[layer, kind]) for kind in KINDS if (layer, kind) in squares} for layer in layers
-        ],
-    }
+    layers: dict[str, dict[str, float]] = {}
+    for (place, kind), total in squares.items():
+        layers.setdefault(place, {})[kind] = _ratio(total)
+    return {"overall": _ratio(matrices), "groups": layers.pop("", {}), "layers": layers}
 
 
-def group_of(pair: Pair, name: str) -> tuple[int | None, str]:
-    """Return the layer a tensor of the model belongs to (None outside the layers) and its kind."""
+def group_of(pair: Pair, name: str) -> tuple[str, str]:
+    """Return the layer a tensor of the model belongs to ("model.layers.3"; "" outside of them) and its kind."""
     if name in (pair.architecture.embedding, pair.architecture.head):
-        return None, "embedding" if name == pair.architecture.embedding else "head"
-    layer = re.search(r"\.(\d+)\.", name)
+        return "", "embedding" if name == pair.architecture.embedding else "head"
+    layer = re.match(r"(.*?\.\d+)\.", name)
     if "norm" in name or re.search(r"\bln_", name):
         kind = "norm"
     elif "attn" in name or "attention" in name:
@@ -102,18 +95,19 @@ def group_of(pair: Pair, name: str) -> tuple[int | None, str]:
         kind = "mlp"
     else:
         kind = "other"
-    return (int(layer[1]), kind) if layer else (None, f"final {kind}" if kind == "norm" else kind)
+    return (layer[1], kind) if layer else ("", f"final {kind}" if kind == "norm" else kind)
 
 
 def show(report: dict[str, Any]) -> None:
     """Print a report of `inspect_pair` for people: tables on stdout."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # paths and tokens such as [/INST] are not markup
     console.print(_summary(report))
     if report["update"] is not None:
         console.print(_update_table(report["update"]))
     for warning in report["warnings"]:
-        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
-    console.print("This pair can be interpolated.")
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    for line in (_vocabulary_line(report["vocabulary"]), _memory_line(report), "This pair can be interpolated."):
+        console.print(line, soft_wrap=True)
 
 
 def _side(pair: Pair, side: Checkpoint) -> dict[str, Any]:
@@ -164,24 +158,39 @@ def _summary(report: dict[str, Any]) -> Table:
     )
     table.add_row("tokens", *("no tokenizer" if side["tokens"] is None else f"{side['tokens']:,}" for side in sides))
     table.add_row("chat template", *("yes" if side["chat_template"] else "no" for side in sides))
-    table.add_section()
-    words = ", ".join(f"{k.replace('_', ' ')}: {v}" for k, v in report["vocabulary"].items())
-    table.add_row("embedding rows", words, "")
-    memory = ", ".join(f"{size:g} GiB in {name}" for name, size in report["memory_gib"].items())
-    table.add_row("memory for θ(λ)", memory, f"+ {report['largest_tensor_gib_float32']:g} GiB a tensor on loading")
     return table
 
 
+def _vocabulary_line(found: dict[str, Any]) -> str:
+    if found["matched_by"] == "position":
+        return "Embedding rows are matched by position."
+    counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in found.items() if type(value) is int)
+    same = "identical in both" if found["identical"] else "not identical"
+    return f"Embedding rows are matched by token and {same}: {counts}."
+
+
+def _memory_line(report: dict[str, Any]) -> str:
+    sizes = ", ".join(f"{_size(size)} in {name}" for name, size in report["memory_bytes"].items())
+    return f"θ(λ) takes {sizes}; its largest tensor {_size(report['largest_tensor_bytes'])} in float32."
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**29 else f"{count / 2**20:.2f} MiB"
+
+
 def _update_table(update: dict[str, Any]) -> Table:
-    kinds = [kind for kind in KINDS if any(kind in layer for layer in update["layers"])]
-    table = Table("layers", *kinds, title=f"‖ΔW‖/‖W‖: {update['overall']:.4f} over all matrices")
     layers = update["layers"]
-    step = max(1, math.ceil(len(layers) / BANDS))
-    for start in range(0, len(layers), step):
-        band = layers[start : start + step]
-        name = f"{start}" if len(band) == 1 else f"{start}–{start + len(band) - 1}"
-        table.add_row(name, *(_mean([layer[kind] for layer in band if kind in layer]) for kind in kinds))
-    table.add_section()
+    kinds = [kind for kind in KINDS if any(kind in layer for layer in layers.values())]
+    table = Table("layers", *kinds, title=f"‖ΔW‖/‖W‖: {update['overall']:.4f} over all matrices")
+    for stack in dict.fromkeys(name.rsplit(".", 1)[0] for name in layers):
+        names = [name for name in layers if name.rsplit(".", 1)[0] == stack]
+        step = math.ceil(len(names) / BANDS)
+        for start in range(0, len(names), step):
+            band = names[start : start + step]
+            last = "" if len(band) == 1 else f"–{band[-1].rsplit('.', 1)[1]}"
+            values = ([layers[name][kind] for name in band if kind in layers[name]] for kind in kinds)
+            table.add_row(band[0] + last, *map(_mean, values))
+        table.add_section()
     for name, value in update["groups"].items():
         table.add_row(name, f"{value:.4f}", *[""] * (len(kinds) - 1))
     return table

@@ -7,13 +7,18 @@ Glue only: prompts, batching and metrics are the harness's.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from typing import Any
+import re
+from typing import Any, ClassVar
 
 import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedTokenizerBase
+from transformers import __version__ as transformers_version
 
 from lm_eval_partial import __version__, arguments, loading, response_cache
 from lm_eval_partial.checkpoint import Checkpoint
@@ -24,7 +29,7 @@ from lm_eval_partial.pair import Pair
 logger = logging.getLogger(__name__)
 
 # What the answers do not depend on: left out of the response cache's identity.
-_SPEED_ONLY = ("batch_size", "max_batch_size", "device", "model", "parallelize")
+_SPEED_ONLY = ("batch_size", "max_batch_size", "parallelize", "max_memory_per_gpu", "max_cpu_memory", "logits_cache")
 
 
 @register_model("partial-hf")
@@ -36,13 +41,15 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
     """
 
     _model: Any
+    cache_hook: CacheHook
+    _generated_names: ClassVar[set[str]] = set()
 
     def __init__(
         self,
         base: str | None = None,
         instruct: str | None = None,
         lam: float | str | None = None,
-        tokenizer: str = "instruct",
+        tokenizer: str | PreTrainedTokenizerBase = "instruct",
         base_revision: str = "main",
         instruct_revision: str = "main",
         base_subfolder: str = "",
@@ -50,7 +57,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         model: str | None = None,
         trust_remote_code: bool | None = False,
         device: str | None = None,
-        dtype: str | torch.dtype = "auto",
+        dtype: str | torch.dtype | None = "auto",
         **kwargs: Any,
     ) -> None:
         """Load θ(λ).
@@ -60,7 +67,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             instruct: folder or Hub id of the model fine-tuned from it.
             lam: λ, finite; 0 is base, 1 instruct, outside [0, 1] extrapolates.
             tokenizer: ``instruct`` or ``base``: whose tokenizer, ids, config, chat template and generation
-                config the model has. Or the path of a tokenizer with the ids of either.
+                config the model has. Or another tokenizer with the ids of either: its path, or itself.
             base_revision: branch, tag or commit of `base` on the Hub.
             instruct_revision: the same of `instruct`.
             base_subfolder: folder inside `base` that holds the checkpoint.
@@ -74,8 +81,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         Raises:
             UserError: an argument is wrong or the two sides cannot be interpolated; no weight has been read.
         """
-        given = {"base": base, "instruct": instruct, "lam": lam, **kwargs}
-        arguments.check(given)
+        kwargs = arguments.check(base, instruct, lam, kwargs)
         self._lam: float | None = check_lam(lam)
         loading.parse_dtype(dtype)
         if leftover := arguments.unknown(kwargs):
@@ -93,6 +99,9 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             tokenizer=tokenizer,
             trust_remote_code=bool(trust_remote_code),
         )
+        of_a_side = isinstance(tokenizer, str) and tokenizer in ("base", "instruct")
+        if of_a_side and self.pair.reference.tokenizer is None:
+            raise UserError(f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one.")
         self._dtype = loading.resolve_dtype(self.pair, dtype)
         self._settings = {name: value for name, value in kwargs.items() if name not in _SPEED_ONLY}
         for note in self.pair.notes():
@@ -103,7 +112,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             pretrained=reference.path,
             revision=reference.revision,
             subfolder=reference.subfolder,
-            tokenizer=None if tokenizer in ("base", "instruct") else tokenizer,
+            tokenizer=None if of_a_side else tokenizer,
             trust_remote_code=trust_remote_code,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             dtype=self._dtype,
@@ -117,11 +126,15 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         """Return the model the harness asks for; name its result folder, and show user errors bare.
 
         The harness names result folders by ``pretrained`` or ``model`` of the dictionary it hands over here,
-        and at random without.
+        and at random without. A name made here for an earlier λ of the same dictionary is made anew.
         """
         show_without_traceback()
+        if arg_dict.get("model") in cls._generated_names:
+            del arg_dict["model"]
         lm: PartialHFLM = super().create_from_arg_obj(arg_dict, additional_config)
-        arg_dict.setdefault("model", lm.name)
+        if arg_dict.get("model") is None:
+            arg_dict["model"] = lm.name
+            cls._generated_names.add(lm.name)
         return lm
 
     @classmethod
@@ -141,19 +154,25 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
     @property
     def name(self) -> str:
         """Both sides and λ, as one folder name."""
-        sides = self.pair.base.path, self.pair.instruct.path
-        names = ["__".join(path.rstrip("/").split("/")[-2:])[-80:] for path in sides]
+        names = []
+        for side in (self.pair.base, self.pair.instruct):
+            parts = re.split(r"[/\\]+", f"{side.path}/{side.subfolder}".rstrip("/"))
+            revision = [] if side.revision == "main" else [side.revision]
+            names.append("__".join([*parts[-2:], *revision])[-80:])
         return "__".join([*names, f"lam_{format_lam(self.lam)}"])
 
     def set_lam(self, lam: float) -> None:
         """Move the loaded model to another λ; two models are never held.
 
+        A response cache in use is closed and let go, since it holds the answers of the λ before.
+
         Raises:
-            UserError: `lam` is not finite, or a response cache of the present λ is in use.
+            UserError: `lam` is not finite.
         """
         lam = check_lam(lam)
         if self.cache_hook.dbdict is not None:
-            response_cache.claim(self.cache_hook.dbdict, self.identity | {"lam": lam})
+            self.cache_hook.dbdict.close()
+            self.cache_hook = CacheHook(None)
         self._lam = None
         self._model = loading.move(self._model, self.pair, lam, lambda: self._load(lam))
         self._lam = lam
@@ -163,12 +182,19 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
     @property
     def identity(self) -> dict[str, Any]:
         """What the model's answers depend on, as JSON values."""
+        words = getattr(self.tokenizer, "backend_tokenizer", None)
+        config = self.model.config.to_dict() | {"_name_or_path": None, "dtype": None}
         return {
-            "base": self.pair.base.sha,
-            "instruct": self.pair.instruct.sha,
+            "base": self.pair.base.identity,
+            "instruct": self.pair.instruct.identity,
             "lam": self.lam,
             "dtype": str(self._dtype).removeprefix("torch."),
-            "tokenizer": self.pair.tokenizer,
+            "tokenizer": _digest(
+                words.to_str() if words else self.tokenizer.get_vocab(), self.tokenizer.special_tokens_map
+            ),
+            "config": _digest(config),
+            "generation_config": _digest(self.model.generation_config.to_dict()),
+            "versions": [__version__, torch.__version__, transformers_version],
             "settings": {name: str(value) for name, value in sorted(self._settings.items())},
         }
 
@@ -227,14 +253,20 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             kwargs["tp_plan"] = tp_plan
         else:
             kwargs |= self._get_accelerate_args(
-                parallelize=parallelize,
-                device_map=kwargs.get("device_map"),
+                parallelize=bool(parallelize and gpus),  # with no GPU, stock spreads the model over the disk
+                device_map=None,
                 max_memory_per_gpu=max_memory_per_gpu,
                 max_cpu_memory=max_cpu_memory,
                 gpus=gpus,
             )
+            kwargs.pop("offload_folder", None)  # stock's ./offload: the next model there would overwrite this one
         self._loader_arguments = kwargs
         self._model = self._load(self.lam)
 
     def _load(self, lam: float) -> Any:
         return loading.load(self.pair, lam, self._dtype, **self._loader_arguments)
+
+
+def _digest(*values: Any) -> str:
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -42,14 +42,17 @@ def load(pair: Pair, lam: float, dtype: str | torch.dtype = "auto", **kwargs: An
     config = copy.deepcopy(pair.config)
     config.update({name: kwargs.pop(name) for name in config.to_dict() if name in kwargs})
     from_pretrained: Any = pair.architecture.model_class.from_pretrained
-    model, report = from_pretrained(
-        None,
-        config=config,
-        state_dict=pair.at(lam, target),
-        dtype=target,
-        output_loading_info=True,
-        **kwargs,
-    )
+    try:
+        model, report = from_pretrained(
+            None, config=config, state_dict=pair.at(lam, target), dtype=target, output_loading_info=True, **kwargs
+        )
+    except ValueError as error:
+        if "offload" not in str(error):
+            raise
+        raise UserError(
+            "θ(λ) does not fit into the memory of the devices given, and cannot be offloaded to disk. Give a smaller "
+            "dtype, more devices, or a higher max_memory_per_gpu=... or max_cpu_memory=..."
+        ) from error
     unfilled = [*report["missing_keys"], *report["mismatched_keys"]]
     if unfilled:
         raise UserError(f"{listing(map(str, unfilled))} got no weights from {pair.base} and {pair.instruct}.")
@@ -59,17 +62,17 @@ def load(pair: Pair, lam: float, dtype: str | torch.dtype = "auto", **kwargs: An
     return cast("PreTrainedModel", model)
 
 
-def parse_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
-    """Return the dtype that a name stands for; None for ``auto``. Raises `UserError` if it stands for none."""
+def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Return the dtype that a name stands for; None for ``auto`` and None. Raises `UserError` if it stands for none."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype == "auto":
+    if dtype is None or dtype == "auto":
         return None
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise UserError(f"dtype={dtype} is not a floating point dtype. Give auto, float32, bfloat16 or float16.")
     return found
 
 
-def resolve_dtype(pair: Pair, dtype: str | torch.dtype = "auto") -> torch.dtype:
+def resolve_dtype(pair: Pair, dtype: str | torch.dtype | None = "auto") -> torch.dtype:
     """Return the dtype that stock transformers would load the reference side in. Raises as `parse_dtype`."""
     reference = pair.reference
     stored = (tensor.dtype for tensor in reference.tensors.values() if tensor.dtype.is_floating_point)
@@ -95,8 +98,10 @@ def move(model: PreTrainedModel, pair: Pair, lam: float, reload: Callable[[], Pr
             tensor.data = tensor.data.new_empty(0)
         return reload()
     state = pair.at(lam, model.dtype)
+    # A config field such as num_hidden_layers may have left tensors of the checkpoint out.
+    wanted = [each for each in pair.tensors if each.name in targets]
     with ThreadPoolExecutor(WORKERS) as workers:
-        for done in [workers.submit(state[each.key].write_into, targets[each.name]) for each in pair.tensors]:
+        for done in [workers.submit(state[each.key].write_into, targets[each.name]) for each in wanted]:
             done.result()
     return model
 

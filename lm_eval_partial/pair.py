@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from lm_eval_partial.architecture import Architecture, Placed
 from lm_eval_partial.checkpoint import AdapterError, Checkpoint
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.interpolate import InterpolatedTensor, LazyTensor, check_lam
-from lm_eval_partial.vocabulary import AlignedRows, Alignment, align, check_shared, tokenizer_differences
+from lm_eval_partial.vocabulary import MIN_SHARED, AlignedRows, Alignment, align, check_shared, tokenizer_differences
 
 # Config fields that do not change what a model computes (or, for the vocabulary, are handled row by row).
 _INERT_FIELDS = (
@@ -66,6 +66,11 @@ class Pair:
         self.config.tie_word_embeddings = self._tie(placed)
         _check_one_sided(self, placed)
         rows = {role: side[self.architecture.embedding].tensor.shape[0] for role, side in placed.items()}
+        if rows[reference.role] != self.architecture.rows:
+            raise UserError(
+                f"{reference}: the config speaks of {self.architecture.rows:,} embedding rows (vocab_size), the file "
+                f"has {rows[reference.role]:,}. Put config and weights of one model together."
+            )
         self.alignment = _align(reference, self.other, rows[reference.role], rows[self.other.role])
         self.tensors = [
             self._paired(own, placed[self.other.role][name].tensor) for name, own in placed[reference.role].items()
@@ -82,7 +87,7 @@ class Pair:
         instruct_revision: str = "main",
         base_subfolder: str = "",
         instruct_subfolder: str = "",
-        tokenizer: str = "instruct",
+        tokenizer: str | PreTrainedTokenizerBase = "instruct",
         trust_remote_code: bool = False,
     ) -> Pair:
         """Return the pair, verified; no weight has been read.
@@ -94,7 +99,7 @@ class Pair:
             instruct_revision: the same of `instruct`.
             base_subfolder: folder inside `base` that holds the checkpoint.
             instruct_subfolder: the same of `instruct`.
-            tokenizer: ``instruct``, ``base``, or the path of one with the ids of either.
+            tokenizer: ``instruct``, ``base``, or another with the ids of either: its path, or itself.
             trust_remote_code: as in transformers.
 
         Raises:
@@ -110,7 +115,8 @@ class Pair:
         if tokenizer in ("base", "instruct"):
             reference = above if tokenizer == "instruct" else below
             return cls(below, above, reference, reference.path)
-        return cls(below, above, _side_of_tokenizer(tokenizer, below, above), tokenizer)
+        words = _open_tokenizer(tokenizer, trust_remote_code) if isinstance(tokenizer, str) else tokenizer
+        return cls(below, above, _side_of_tokenizer(words, below, above), words.name_or_path)
 
     def at(self, lam: float, dtype: torch.dtype | None = None) -> dict[str, InterpolatedTensor]:
         """Return the state dict of θ(λ), in the reference checkpoint's names; values are read when indexed.
@@ -130,9 +136,9 @@ class Pair:
     def notes(self) -> list[str]:
         """Return what a user should know of this pair, one line each. Reads a few MiB for the fingerprints."""
         lines = []
-        if self.base.sha == self.instruct.sha:
+        if self.base.identity == self.instruct.identity:
             lines.append(
-                f"{self.base} and {self.instruct} hold the same weights, so every λ gives the same model. "
+                f"{self.base} and {self.instruct} seem to hold the same weights: every λ would give the same model. "
                 "Check both paths."
             )
         differing = config_differences(self.base.config, self.instruct.config)
@@ -148,14 +154,22 @@ class Pair:
         return lines
 
     def _tie(self, placed: dict[str, dict[str, Placed]]) -> bool:
-        """Give a side without a head its embedding as one, if the other has a head. Return whether both tie."""
+        """Settle the output heads; return whether both sides tie theirs to the embedding.
+
+        A side's head is its embedding where its config ties them, whatever else the file holds (`HFLM` ties
+        by the config), and where the file has none. If both tie, the result has no head of its own.
+        """
         embedding, head = self.architecture.embedding, self.architecture.head
-        tied = [side.config.tie_word_embeddings or head not in placed[side.role] for side in (self.base, self.instruct)]
-        if any(head in side for side in placed.values()):
-            for side in placed.values():
-                if head not in side and embedding in side:
-                    side[head] = Placed(head, head, True, side[embedding].tensor)
-        return all(tied)
+        tied = {
+            side.role: side.config.tie_word_embeddings or head not in placed[side.role]
+            for side in (self.base, self.instruct)
+        }
+        for role, side in placed.items():
+            if all(tied.values()):
+                side.pop(head, None)
+            elif tied[role] and embedding in side:
+                side[head] = Placed(head, head, True, side[embedding].tensor)
+        return all(tied.values())
 
     def _paired(self, own: Placed, theirs: LazyTensor) -> PairedTensor:
         aligned = self.alignment is not None and not self.alignment.identity
@@ -166,13 +180,25 @@ class Pair:
 
 
 def config_differences(base: PreTrainedConfig, instruct: PreTrainedConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the config fields that change what a model computes and differ: name to (base, instruct)."""
-    ours, theirs = base.to_dict(), instruct.to_dict()
+    """Return the config fields that change what a model computes and differ: name to (base, instruct).
+
+    Fields of nested configs have dotted names.
+    """
+    ours, theirs = _flat(base.to_dict()), _flat(instruct.to_dict())
+    differing = (field for field in sorted(ours.keys() | theirs.keys()) if ours.get(field) != theirs.get(field))
     return {
         field: (ours.get(field), theirs.get(field))
-        for field in sorted(ours.keys() | theirs.keys())
-        if field not in _INERT_FIELDS and "dropout" not in field and ours.get(field) != theirs.get(field)
+        for field in differing
+        if field.split(".")[-1] not in _INERT_FIELDS and "dropout" not in field
     }
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        inert = name in _INERT_FIELDS
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and not inert else {prefix + name: value}
+    return found
 
 
 def _common_architecture(base: Checkpoint, instruct: Checkpoint, reference: Checkpoint) -> Architecture:
@@ -183,7 +209,7 @@ def _common_architecture(base: Checkpoint, instruct: Checkpoint, reference: Chec
             f"different architectures: {base} is {kinds[0]!r}, {instruct} is {kinds[1]!r}. "
             "An instruct model can only be walked back to the base it was trained from."
         )
-    built = {side.role: Architecture(side.config, side.path, side.trust_remote_code) for side in (base, instruct)}
+    built = {side.role: Architecture(side) for side in (base, instruct)}
     shapes = [built[side.role].shapes for side in (base, instruct)]
     names = [name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name)]
     _refuse_shapes(base, instruct, {name: (shapes[0].get(name), shapes[1].get(name)) for name in names})
@@ -243,20 +269,30 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "none" if shape is None else str(list(shape))
 
 
-def _side_of_tokenizer(path: str, base: Checkpoint, instruct: Checkpoint) -> Checkpoint:
-    """Return the side whose ids the tokenizer at `path` has; the instruct side if both do."""
+def _open_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     try:
-        vocabulary = AutoTokenizer.from_pretrained(path, trust_remote_code=base.trust_remote_code).get_vocab()
-    except (OSError, ValueError) as error:
+        return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code))
+    except Exception as error:  # tokenizers, sentencepiece and remote code each raise their own
         raise UserError(
-            f"tokenizer={path} could not be opened ({str(error).strip().splitlines()[0]}). "
+            f"tokenizer={path} could not be opened ({(str(error).strip().splitlines() or [''])[0]}). "
             "Give instruct, base, or the path of a tokenizer."
         ) from error
+
+
+def _side_of_tokenizer(tokenizer: PreTrainedTokenizerBase, base: Checkpoint, instruct: Checkpoint) -> Checkpoint:
+    """Return the side whose ids `tokenizer` has; the instruct side if both do."""
+    vocabulary = tokenizer.get_vocab()
     for side in (instruct, base):
-        theirs = side.vocabulary or {}
-        if theirs and all(vocabulary.get(token, index) == index for token, index in theirs.items()):
+        rows = getattr(side.config.get_text_config(), "vocab_size", 0)
+        theirs = side.vocabulary or vocabulary  # without one of its own, a side is taken at the user's word
+        shared = vocabulary.keys() & theirs.keys()
+        if (
+            max(vocabulary.values()) < rows
+            and len(shared) >= MIN_SHARED * len(vocabulary)
+            and all(vocabulary[token] == theirs[token] for token in shared)
+        ):
             return side
     raise UserError(
-        f"tokenizer={path} gives tokens other ids than {instruct} and {base} do, so it would read the wrong "
-        "embedding rows. Give tokenizer=instruct or tokenizer=base."
+        f"tokenizer={tokenizer.name_or_path} gives tokens other ids than {instruct} and {base} do, or more of them, so "
+        "it would read the wrong embedding rows. Give tokenizer=instruct or tokenizer=base."
     )

@@ -98,10 +98,15 @@ class AlignedRows:
         self.dtype = torch.promote_types(other.dtype, reference.dtype)
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        own = self._reference[:].to(self.dtype)
-        known = (self._rows >= 0).reshape(-1, *[1] * (own.dim() - 1))
-        theirs = self._other[:].index_select(0, self._rows.clamp(min=0)).to(self.dtype)
-        return torch.where(known, theirs, own)[index]
+        first, *rest = index if isinstance(index, tuple) else (index,)
+        first = slice(None) if first is Ellipsis else first
+        if not isinstance(first, slice):
+            return self[:][index]
+        rows = self._rows[first]
+        result = self._reference[first].to(self.dtype, copy=True)
+        known = (rows >= 0).nonzero().squeeze(1)
+        result[known] = self._other[:].index_select(0, rows[known]).to(self.dtype)
+        return result[(slice(None), *rest)]
 
 
 def tokenizer_differences(base: PreTrainedTokenizerBase, instruct: PreTrainedTokenizerBase) -> list[str]:

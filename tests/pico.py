@@ -149,8 +149,8 @@ def reordered(
     weights, moved = made.state_dict(), result.state_dict()
     with torch.no_grad():
         for name, value in weights.items():
-            if value.shape == moved[name].shape:
-                moved[name].copy_(value)
-            else:
+            if any(word in name for word in ("embed", "lm_head")):
                 moved[name][rows] = value
+            else:
+                moved[name].copy_(value)
     return result, tokens

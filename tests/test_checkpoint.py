@@ -50,7 +50,8 @@ def test_single_sharded_and_bin_are_the_same_tensors(folder, tmp_path):
     assert equal(read(shard(folder)), single)
 
 
-def test_only_headers_are_read(folder):
+def test_only_headers_are_read(folder, monkeypatch):
+    monkeypatch.setattr("lm_eval_partial.checkpoint.SafetensorsSlice.__getitem__", lambda *_: pytest.fail("was read"))
     tensor = Checkpoint("base", str(folder)).tensors["model.norm.weight"]
     assert tensor.shape == (32,) and tensor.dtype == torch.float32
 
@@ -70,6 +71,18 @@ def test_hub_id_from_the_cache_with_its_commit(folder, tmp_path, monkeypatch):
     assert found.sha == commit and len(found.tensors) == 21 and len(found.vocabulary) == 330
 
 
+def test_a_hub_identity_tells_folders_of_one_commit_apart(folder, tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "cache" / "models--someone--both" / "snapshots" / commit
+    for side in ("a", "b"):
+        shutil.copytree(folder, repo / side)
+    (repo.parents[1] / "refs").mkdir()
+    (repo.parents[1] / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    sides = [Checkpoint("base", "someone/both", subfolder=side) for side in ("a", "b")]
+    assert [side.sha for side in sides] == [commit] * 2 and sides[0].identity != sides[1].identity
+
+
 def test_sha_of_a_folder_follows_its_weights(folder, tmp_path):
     before = Checkpoint("base", str(folder)).sha
     assert before.startswith("local-")
@@ -78,6 +91,26 @@ def test_sha_of_a_folder_follows_its_weights(folder, tmp_path):
     weights["model.norm.weight"][0] += 1
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert Checkpoint("base", str(folder)).sha != before
+
+
+def test_sha_of_a_large_file_sees_its_smallest_tensor(tmp_path):
+    weights = {f"w{i}": torch.randn(1000, 1000) for i in range(5)} | {"norm": torch.ones(8)}
+    (tmp_path / "config.json").write_text(pico.config("llama", 8).to_json_string())
+    found = []
+    for scale in (1, 2):
+        save_file(weights | {"norm": torch.ones(8) * scale}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        found.append(Checkpoint("base", str(tmp_path)).sha)
+    assert found[0] != found[1]
+
+
+def test_a_tokenizer_that_cannot_be_opened_is_not_none(folder):
+    """Taken for none, embedding rows would be matched by position."""
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"base=.*: its tokenizer could not be opened \("):
+        Checkpoint("base", str(folder)).tokenizer  # noqa: B018 (opening is the test)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    assert Checkpoint("base", str(folder)).tokenizer is None
 
 
 def test_home_is_expanded(folder, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -76,9 +77,24 @@ def test_tasks_prints_a_folder_of_configs(capsys):
 def test_inspect_for_people(pair, capsys):
     assert main(["inspect", *pair]) == 0
     out = capsys.readouterr().out
-    for words in ("LlamaForCausalLM, 36,640 parameters", "21 × F32", "tokens shared: 330", "‖ΔW‖/‖W‖", "attention"):
+    for words in ("LlamaForCausalLM, 36,640 parameters", "21 × F32", "‖ΔW‖/‖W‖", "attention", "model.layers.1"):
         assert words in out
-    assert "warning: the tokenizers differ" in out and out.endswith("This pair can be interpolated.\n")
+    assert "warning: the tokenizers differ" in out
+    assert out.splitlines()[-3:] == [
+        "Embedding rows are matched by token and identical in both: 330 rows, 330 tokens shared, 0 tokens moved, "
+        "0 tokens only in instruct, 0 tokens only in base.",
+        "θ(λ) takes 0.14 MiB in float32, 0.07 MiB in bfloat16; its largest tensor 0.04 MiB in float32.",
+        "This pair can be interpolated.",
+    ]
+
+
+def test_tokens_that_look_like_markup_are_printed_as_they_are(pairs, tmp_path, capsys):
+    base, instruct = pairs("llama")
+    odd = shutil.copytree(instruct, tmp_path / "odd[red]")
+    pico.tokenizer(pad_token="[/INST]").save_pretrained(odd)
+    assert main(["inspect", "--base", str(base), "--instruct", str(odd), "--headers_only"]) == 0
+    out = capsys.readouterr().out
+    assert "instruct '[/INST]'" in out and "odd[red]" in out
 
 
 def test_inspect_for_machines(pair, pairs, capsys):
@@ -88,7 +104,8 @@ def test_inspect_for_machines(pair, pairs, capsys):
     change = sum(((sides[1][n] - sides[0][n]).double() ** 2).sum() for n in matrices)
     size = sum((sides[0][n].double() ** 2).sum() for n in matrices)
     assert found["update"]["overall"] == pytest.approx((change / size).sqrt().item(), rel=1e-5)
-    assert [sorted(layer) for layer in found["update"]["layers"]] == [["attention", "mlp", "norm"]] * 2
+    assert list(found["update"]["layers"]) == ["model.layers.0", "model.layers.1"]
+    assert [sorted(layer) for layer in found["update"]["layers"].values()] == [["attention", "mlp", "norm"]] * 2
     assert set(found["update"]["groups"]) == {"embedding", "head", "final norm"}
     assert found["parameters"] == sum(value.numel() for value in sides[0].values()) == 36640
     assert found["vocabulary"] == {
@@ -134,7 +151,7 @@ def test_two_unrelated_models_are_suspicious(tmp_path, capsys):
 def test_every_family_has_its_layers_told_apart(family, pairs, capsys):
     base, instruct = pairs(family)
     update = inspected(capsys, "--base", str(base), "--instruct", str(instruct))["update"]
-    for layer in update["layers"]:
+    for layer in update["layers"].values():
         assert {"attention", "mlp"} <= layer.keys() <= {"attention", "mlp", "norm"}
     assert "other" not in update["groups"]
 
@@ -147,9 +164,14 @@ def test_bench_measures_both_and_writes_json(pair, tmp_path, capsys):
     assert "load at λ and answer / stock load and answer" in capsys.readouterr().out
 
 
-def test_bench_needs_both_sides_or_none(capsys):
-    assert main(["bench", "--base", "x"]) == 1
-    assert capsys.readouterr().err == "error: give --base and --instruct, or neither to have models made.\n"
+def test_bench_says_what_is_wrong_before_it_starts(capsys):
+    for wrong, message in (
+        (["--base", "x"], "give --base and --instruct, or neither to have models made."),
+        (["--rounds", "0"], "--rounds 0: give 1 or more."),
+        (["--mergekit", "/no/such"], "--mergekit /no/such: no such command. Give the path of mergekit-yaml."),
+    ):
+        assert main(["bench", *wrong]) == 1
+        assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_bench_makes_models_of_the_size_asked_for(tmp_path):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.lm import PartialHFLM
@@ -49,6 +52,28 @@ def test_result_folder_may_be_named(pair, lm_eval):
     assert result["folder"] == "mine"
 
 
+def test_one_dictionary_for_many_lam_names_each(pair):
+    args = dict(pair, lam=0.5)
+    PartialHFLM.create_from_arg_obj(args)
+    assert args["model"].endswith("lam_0.50")
+    args["lam"] = 0.6
+    PartialHFLM.create_from_arg_obj(args)
+    assert args["model"].endswith("lam_0.60")
+    args["model"] = "mine"
+    PartialHFLM.create_from_arg_obj(args)
+    assert args["model"] == "mine"
+
+
+def test_folders_inside_one_checkpoint_name_the_result(pairs, lm_eval):
+    base, instruct = pairs("llama")
+    where = {"base": base.parent, "base_subfolder": "base", "instruct": base.parent, "instruct_subfolder": "instruct"}
+    result, samples = lm_eval("partial-hf", "pico_mc", **where, lam=1)
+    parent = base.parent.name
+    assert result["folder"] == f"{parent}__base__{parent}__instruct__lam_1.00"
+    _, stock = lm_eval("hf", "pico_mc", pretrained=instruct)
+    assert samples == stock
+
+
 def test_between_the_ends_the_answers_are_their_own(pair, lm_eval):
     answers = [lm_eval("partial-hf", "pico_mc", **pair, lam=lam)[1]["pico_mc"] for lam in (0, 0.5, 1)]
     found = [[sample["resps"] for sample in run] for run in answers]
@@ -86,14 +111,37 @@ def test_a_cache_of_stock_hf_is_refused(pair, lm_eval, tmp_path):
         lm_eval("partial-hf", "pico_mc", *cache, **pair, lam=1)
 
 
-def test_a_model_with_a_cache_does_not_move_under_it(pair, tmp_path):
+def test_a_moved_model_lets_its_cache_go(pair, tmp_path):
     from lm_eval.api.model import CachingLM
 
     lm = PartialHFLM(**pair, lam=0.5)
-    CachingLM(lm, str(tmp_path / "cache.db"))
+    cached = CachingLM(lm, str(tmp_path / "cache.db"))
+    lm.set_lam(0.25)
+    assert lm.cache_hook.dbdict is None
+    with pytest.raises(AttributeError):  # closed: an error, not the answers of λ = 0.5
+        cached.loglikelihood([Instance("loglikelihood", {}, ("a", "b"), 0)])
     with pytest.raises(UserError, match=r"lam 0\.5, now 0\.25"):
-        lm.set_lam(0.25)
-    assert lm.lam == 0.5
+        CachingLM(lm, str(tmp_path / "cache.db"))
+    CachingLM(lm, str(tmp_path / "other.db"))
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json", "tokenizer.json"])
+def test_what_else_changes_answers_changes_the_identity(file, pairs, tmp_path):
+    base, instruct = pairs("llama")
+    copy = shutil.copytree(instruct, tmp_path / "copy")
+    before = PartialHFLM(base=str(base), instruct=str(copy), lam=0.5).identity
+    text = (copy / file).read_text()
+    edits = {
+        "generation_config.json": ('"_from_model_config"', '"repetition_penalty": 1.5, "_from_model_config"'),
+        "config.json": ('"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.5'),
+        "tokenizer.json": ('"add_prefix_space":false', '"add_prefix_space":true'),
+    }
+    old, new = edits[file]
+    compact = json.dumps(json.loads(text), separators=(",", ":")) if file == "tokenizer.json" else text
+    assert old in compact
+    (copy / file).write_text(compact.replace(old, new))
+    after = PartialHFLM(base=str(base), instruct=str(copy), lam=0.5).identity
+    assert [name for name in before if before[name] != after[name]] == [file.removesuffix(".json")]
 
 
 # Moving --------------------------------------------------------------------------------------------------
@@ -174,6 +222,32 @@ def test_a_tokenizer_by_its_path(pair, tmp_path):
     assert lm.tokenizer.pad_token == "a" and lm.get_model_info()["vocabulary"] == "instruct"
 
 
+def test_a_tokenizer_itself(pair):
+    words = pico.tokenizer(pad_token="a")
+    assert PartialHFLM(**pair, lam=0.5, tokenizer=words).tokenizer is words
+
+
+def test_a_side_without_the_tokenizer_asked_for(pairs, tmp_path):
+    base, instruct = pairs("llama")
+    bare = shutil.copytree(instruct, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "chat*"))
+    with pytest.raises(UserError, match=r"instruct=.*bare has no tokenizer\. Give tokenizer=PATH"):
+        PartialHFLM(base=str(base), instruct=str(bare), lam=0.5)
+    assert len(score(PartialHFLM(base=str(base), instruct=str(bare), lam=0.5, tokenizer="base"))) == 4
+
+
+def test_arguments_that_say_nothing_are_no_error(pair):
+    nothing = {"backend": "causal", "peft": None, "gguf_file": None, "revision": "main", "delta": None}
+    lm = PartialHFLM(**pair, lam=0.5, dtype=None, low_cpu_mem_usage=True, **nothing)
+    assert lm.model.dtype == torch.float32
+
+
+def test_parallelize_without_a_gpu_is_one_device(pair, tmp_path, monkeypatch):
+    """Stock spreads the model over ./offload there, where the next model overwrites it."""
+    monkeypatch.chdir(tmp_path)
+    assert score(PartialHFLM(**pair, lam=0.5, parallelize=True)) == score(PartialHFLM(**pair, lam=0.5))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -187,6 +261,7 @@ def test_a_tokenizer_by_its_path(pair, tmp_path):
         ({"peft": "x"}, r"peft= does not .* merge the adapter"),
         ({"delta": "x"}, r"delta= does not .* the difference is scaled by lam"),
         ({"backend": "seq2seq"}, r"backend= does not .* causal \(decoder-only\)"),
+        ({"token": "x"}, r"token= does not .* HF_TOKEN"),
         ({"offload_folder": "x"}, r"offload_folder= does not .* cannot be offloaded to disk"),
         ({"lambda": 0.5}, r"unknown argument lambda=\."),
         ({"instruct_revison": "x"}, r"instruct_revison=\. Did you mean 'instruct_revision'\?"),

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.loading import load, move, resolve_dtype
@@ -94,6 +94,35 @@ def test_a_model_that_must_be_made_anew_gives_up_its_storage_first(pairs):
         return load(pair, 0.25)
 
     assert move(model, pair, 0.25, reload) is not model and held == [0]
+
+
+def test_a_model_made_shallower_by_its_config_moves_too(pair):
+    model = load(pair, 0.5, num_hidden_layers=1)
+    move(model, pair, 0.25, never)
+    expected = load(pair, 0.25).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert len(model.model.layers) == 1
+
+
+def test_disk_offload_is_refused_and_nothing_written(pair, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"cannot be offloaded to disk\. Give a smaller dtype, more devices"):
+        load(pair, 0.5, device_map={"": "disk"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_code_of_the_revision_asked_for(pairs, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "lm_eval_partial.architecture.get_class_from_dynamic_module",
+        lambda *args, **kwargs: asked.append((args, kwargs)) or LlamaForCausalLM,
+    )
+    side = shutil.copytree(pairs("llama")[0], tmp_path / "side")
+    config = json.loads((side / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "twin.Twin"}
+    (side / "config.json").write_text(json.dumps(config))
+    Pair.open(str(side), str(side), base_revision="v2", instruct_revision="v2", trust_remote_code=True)
+    assert asked and all(call == (("twin.Twin", str(side)), {"revision": "v2"}) for call in asked)
 
 
 def test_model_code_beside_the_weights(tmp_path):

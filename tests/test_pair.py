@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.loading import load
-from lm_eval_partial.pair import Pair
+from lm_eval_partial.pair import Pair, config_differences
 from tests import pico
 
 
@@ -90,6 +91,22 @@ def test_a_tied_side_that_also_stores_its_head(tmp_path):
     result = load(opened(base, instruct), 0.5)
     embeddings = [weights["lm_head.weight"], load_file(instruct / "model.safetensors")["model.embed_tokens.weight"]]
     assert torch.equal(result.get_output_embeddings().weight, torch.lerp(*embeddings, 0.5))
+
+
+@pytest.mark.parametrize("lam, tokenizer", [(0, "base"), (1, "instruct")])
+@pytest.mark.parametrize("other_is_tied", [True, False])
+def test_a_tied_config_beside_a_stored_head_is_tied_as_in_stock(other_is_tied, lam, tokenizer, tmp_path, lm_eval):
+    """transformers leaves such a head alone, HFLM ties it: the base is what stock `hf` makes of it."""
+    words = pico.tokenizer()
+    for seed, (side, tied) in enumerate((("base", True), ("instruct", other_is_tied))):
+        settings = pico.config("llama", len(words), tie_word_embeddings=tied)
+        pico.save(pico.model(settings, seed), words, tmp_path / side)
+    edit(tmp_path / "base", lambda w: w.update({"lm_head.weight": torch.randn(len(words), 32)}))
+    stock_side = tmp_path / tokenizer
+    sides = {"base": tmp_path / "base", "instruct": tmp_path / "instruct"}
+    _, stock = lm_eval("hf", "pico_mc", pretrained=stock_side)
+    _, ours = lm_eval("partial-hf", "pico_mc", **sides, lam=lam, tokenizer=tokenizer)
+    assert ours == stock
 
 
 def test_tensors_the_model_does_not_need_may_be_one_sided(sides):
@@ -189,7 +206,7 @@ def test_adapter_of_another_base(sides, tmp_path):
 
 def test_same_weights_twice_is_said(sides, tmp_path):
     shutil.copytree(sides[0], tmp_path / "copy")
-    assert "hold the same weights" in opened(sides[0], tmp_path / "copy").notes()[0]
+    assert "seem to hold the same weights" in opened(sides[0], tmp_path / "copy").notes()[0]
 
 
 def test_configs_that_compute_differently_are_said(sides):
@@ -212,3 +229,32 @@ def test_a_tokenizer_of_foreign_ids_is_refused(sides, tmp_path):
     others.save_pretrained(tmp_path / "words")
     refused(*sides, r"tokenizer=.*words gives tokens other ids than instruct=", tokenizer=str(tmp_path / "words"))
     refused(*sides, r"tokenizer=/no/where could not be opened", tokenizer="/no/where")
+    grown = pico.tokenizer()
+    grown.add_tokens(["<extra>"])
+    grown.save_pretrained(tmp_path / "grown")
+    refused(*sides, r"other ids .* or more of them", tokenizer=str(tmp_path / "grown"))
+    tiny = Tokenizer(models.WordLevel({"somewhere": 0, "else": 1}, unk_token="else"))
+    PreTrainedTokenizerFast(tokenizer_object=tiny).save_pretrained(tmp_path / "tiny")
+    refused(*sides, r"other ids", tokenizer=str(tmp_path / "tiny"))
+
+
+def test_a_tokenizer_by_path_for_sides_that_have_none(sides, tmp_path):
+    pico.tokenizer().save_pretrained(tmp_path / "words")
+    for side in sides:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (side / name).unlink()
+    pair = opened(*sides, tokenizer=str(tmp_path / "words"))
+    assert pair.reference.role == "instruct" and pair.alignment is None
+
+
+def test_config_and_file_of_different_vocabularies(sides):
+    set_config(sides[1], vocab_size=340)
+    refused(*sides, r"instruct=.*: the config speaks of 340 embedding rows \(vocab_size\), the file has 330")
+
+
+def test_nested_configs_differ_by_dotted_names():
+    from transformers import Gemma3Config
+
+    ours, theirs = Gemma3Config(), Gemma3Config()
+    theirs.text_config.rms_norm_eps, theirs.text_config.vocab_size = 0.5, 9
+    assert config_differences(ours, theirs) == {"text_config.rms_norm_eps": (1e-6, 0.5)}

@@ -66,11 +66,33 @@ def test_an_import_of_the_models_first_changes_nothing(python):
     assert {"partial-hf", "hf", "vllm"} <= set(done.stdout.split())
 
 
-def test_without_lm_eval_nothing_happens(python, tmp_path):
-    """Other programs of the same interpreter start without a word."""
-    code = "import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]; import json; print('fine')"
+def test_a_look_for_the_models_first_changes_nothing(python):
+    """find_spec imports nothing, and must not use the registration up."""
+    done = run(python, f"import importlib.util; assert importlib.util.find_spec('lm_eval.models'); {LIST}")
+    assert {"partial-hf", "hf"} <= set(done.stdout.split()), done.stderr
+
+
+def test_a_registry_of_another_shape_does_not_spoil_the_host(python):
+    code = (
+        "import lm_eval.api.registry as r; del r.model_registry; import sys; sys.modules.pop('lm_eval.models', None); "
+        "import lm_eval_partial.autoload as a; a.register(); print('alive')"
+    )
     done = run(python, code)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+    assert done.stdout == "alive\n" and "could not register partial-hf with this lm-eval" in done.stderr
+
+
+def test_without_lm_eval_nothing_happens(python):
+    """Other programs of the same interpreter start without a word, the host there or not."""
+    (others,) = python.parents[1].glob("lib/*/site-packages/others.pth")
+    kept = others.rename(others.with_suffix(".off"))
+    try:
+        code = (
+            "import sys, importlib.util as u; print(u.find_spec('lm_eval'), 'lm_eval_partial.autoload' in sys.modules)"
+        )
+        done = run(python, code)
+    finally:
+        kept.rename(others)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "None True\n", "")
 
 
 def test_starting_up_costs_less_than_a_millisecond_and_imports_nothing(python):

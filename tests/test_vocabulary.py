@@ -63,11 +63,20 @@ def test_aligned_rows_are_the_others_in_our_order_and_ours_where_it_has_none():
     assert AlignedRows(other[:, 0], own[:, 0], align(vocabulary("baX"), vocabulary("ab"), 3, 2))[0].item() == 2.0
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox", "mixtral"])
-def test_the_same_function_in_other_ids_is_that_function_at_every_lam(family, tmp_path, lm_eval):
+@pytest.mark.parametrize(
+    "family, front, back, padding",
+    [
+        ("llama", ["[INST]", "[/INST]"], ["<tool>"], 5),
+        ("llama", [], [], 0),  # equal shapes do not mean equal rows
+        ("qwen2", ["[INST]"], [], 3),
+        ("gpt_neox", [], ["<tool>"], 0),
+        ("mixtral", ["[INST]"], [], 0),
+    ],
+)
+def test_the_same_function_in_other_ids_is_that_function_at_every_lam(family, front, back, padding, tmp_path, lm_eval):
     words = pico.tokenizer()
     base = pico.model(pico.config(family, len(words)), seed=1)
-    instruct, others = pico.reordered(base, words, ["[INST]", "[/INST]"], ["<tool>"], padding=5)
+    instruct, others = pico.reordered(base, words, front, back, padding)
     pico.save(base, words, tmp_path / "base")
     pico.save(instruct, others, tmp_path / "instruct")
     _, stock = lm_eval("hf", pretrained=tmp_path / "instruct")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
-
-from lm_eval_partial.cli.inspect import add_pair_arguments
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,7 +22,8 @@ def add_parser(subparsers: Any) -> None:
         "  lm-eval-partial bench --base ./base --instruct ./instruct\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_pair_arguments(parser, required=False)
+    parser.add_argument("--base", help="folder or Hub id of a base model; by default one is made")
+    parser.add_argument("--instruct", help="folder or Hub id of the model trained from it")
     parser.add_argument("--hidden", type=int, default=1024, help="hidden size of the models made (default 1024)")
     parser.add_argument("--layers", type=int, default=24, help="layers of the models made (default 24)")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds after one warm-up (default 5)")
@@ -37,6 +37,10 @@ def run(args: argparse.Namespace) -> int:
     from lm_eval_partial.bench import measure, show
     from lm_eval_partial.errors import UserError
 
+    if args.rounds < 1:
+        raise UserError(f"--rounds {args.rounds}: give 1 or more.")
+    if args.mergekit and shutil.which(args.mergekit) is None:
+        raise UserError(f"--mergekit {args.mergekit}: no such command. Give the path of mergekit-yaml.")
     if (args.base is None) != (args.instruct is None):
         raise UserError("give --base and --instruct, or neither to have models made.")
     figures = measure(args)

@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 
-def add_pair_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a pair; spelled as in ``--model_args``."""
-    parser.add_argument("--base", required=required, help="folder or Hub id of the base model")
-    parser.add_argument("--instruct", required=required, help="folder or Hub id of the model trained from it")
+    parser.add_argument("--base", required=True, help="folder or Hub id of the base model")
+    parser.add_argument("--instruct", required=True, help="folder or Hub id of the model trained from it")
     for side in ("base", "instruct"):
         parser.add_argument(f"--{side}_revision", default="main", help=f"branch, tag or commit of {side}")
         parser.add_argument(f"--{side}_subfolder", default="", help=f"folder inside {side} with the checkpoint")
