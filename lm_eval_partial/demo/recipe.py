@@ -1,0 +1,53 @@
+"""The settings that make the demo pair: one `Recipe` a size, every number in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Settings of one training stage.
+
+    Attributes:
+        steps: Optimizer steps.
+        batch: Rows a step.
+        row: Tokens a row: packed for documents, the longest allowed for chats.
+        learning_rate: Highest learning rate, after the warm-up; it falls to a tenth on a cosine.
+        warmup: Steps of linear warm-up.
+    """
+
+    steps: int
+    batch: int
+    row: int
+    learning_rate: float
+    warmup: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The shape of the model and both stages of its training."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    base: Stage
+    instruct: Stage
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    positions: int = 512
+
+
+RECIPES = {
+    "full": Recipe(
+        hidden=160, layers=5, heads=5, intermediate=448,
+        base=Stage(steps=6000, batch=8, row=256, learning_rate=2e-3, warmup=150),
+        instruct=Stage(steps=1000, batch=32, row=96, learning_rate=5e-4, warmup=50),
+    ),
+    "small": Recipe(
+        hidden=64, layers=2, heads=2, intermediate=128,
+        base=Stage(steps=300, batch=8, row=128, learning_rate=5e-3, warmup=20),
+        instruct=Stage(steps=150, batch=32, row=96, learning_rate=2e-3, warmup=20),
+    ),
+}  # fmt: skip
