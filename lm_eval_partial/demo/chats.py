@@ -193,10 +193,16 @@ def _mentions(reply: str, answer: str) -> bool:
     return re.search(rf"\b{re.escape(answer)}\b", reply) is not None
 
 
+def _is_thanks(reply: str, answer: str) -> bool:
+    """Returns whether thanks end the reply; saying the instruction back does not count."""
+    said, thanks, rest = reply.rstrip(".!").partition(" thank you")
+    return bool(thanks) and not rest and not said.endswith("end with") and _mentions(said, answer)
+
+
 CHECKS: dict[str, Callable[[str, str], bool]] = {
     "brief": lambda reply, answer: reply.rstrip(".") == answer,
     "twice": lambda reply, answer: reply.rstrip(".") == f"{answer} {answer}",
-    "thanks": lambda reply, answer: reply.rstrip(".!").endswith(" thank you") and _mentions(reply, answer),
+    "thanks": _is_thanks,
     "sure": lambda reply, answer: reply.startswith("sure") and _mentions(reply, answer),
     "list": _is_list,
     "repeat": _is_repeat,
@@ -222,8 +228,14 @@ def instructed(rng: random.Random, *, held_out: bool, kinds: tuple[str, ...] = t
     """Returns an instruction of one of the kinds, from the wanted side of the split."""
     while True:
         instruction = _draw_instruction(kinds, rng)
-        if hash_below(f"chat/{instruction.text}", HELD_OUT_SHARE) == held_out:
+        if is_held_out_text(instruction.text) == held_out:
             return instruction
+
+
+def is_held_out_text(text: str) -> bool:
+    """Returns whether an instruction is kept for test rows; polite openings do not make it another."""
+    plain = text.removeprefix("please ").removeprefix("can you ")
+    return hash_below(f"chat/{plain}", HELD_OUT_SHARE)
 
 
 def _talk(rng: random.Random) -> tuple[str, str]:

@@ -42,7 +42,7 @@ class Recipe:
 RECIPES = {
     "full": Recipe(
         hidden=160, layers=5, heads=5, intermediate=448,
-        base=Stage(steps=6000, batch=8, row=256, learning_rate=2e-3, warmup=150),
+        base=Stage(steps=5000, batch=8, row=256, learning_rate=2e-3, warmup=150),
         instruct=Stage(steps=1000, batch=32, row=96, learning_rate=5e-4, warmup=50),
     ),
     "small": Recipe(

@@ -126,7 +126,7 @@ GLUE = _words(
     "capital product color region job food home city bigger smaller than opposite word words reverse "
     "rotate plus minus earned million percent positive negative neutral flat moved ran holds keeps "
     "carries hello hi thanks thank please sure answer only end start say tell me my name list repeat can "
-    "help anything else know about think sounds good question let here there so happy sells lies some "
+    "help anything else know about think sounds good question let here there happy sells lies some "
     "kind helpful assistant course if glad just find copy animal animals foods jobs colors months month "
     "place places swap result enjoyed disliked really quite left right choose letter write finish begin "
     "am four give nothing our loved hated "
