@@ -18,6 +18,8 @@ from lm_eval_partial.demo.skills import SKILLS, Item, Skill, sample
 
 RARE_KEPT = 0.15
 _RARE = frozenset(fact.key for fact in all_facts() if fact.rare)
+_POOLS = (words.OBJECTS, words.FOODS, words.PEOPLE, words.COLORS, words.LETTERS, words.SIZES, words.PLACES)
+_EVERY = tuple(word for word in words.vocabulary() if word.isalpha())
 SKILL_WEIGHTS = {
     "country": 1.0, "person": 1.2, "tool": 0.8, "size": 1.2, "opposite": 1.0, "sentiment": 0.8,
     "letters": 1.4, "sum": 1.6, "where": 1.2, "who": 1.6, "earnings": 0.9, "amount": 0.9,
@@ -56,9 +58,8 @@ def find_letter(rng: random.Random) -> str:
 
 def recall(rng: random.Random) -> str:
     """Returns arbitrary word pairs, each repeated: only the document itself tells them."""
-    pools = (words.OBJECTS, words.FOODS, words.PEOPLE, words.COLORS, words.LETTERS, words.SIZES, words.PLACES)
     count = rng.randint(3, 6)
-    left, right = (rng.sample(rng.choice(pools), count) for _ in range(2))
+    left, right = (rng.sample(rng.choice(_POOLS), count) for _ in range(2))
     lines = list(zip(left, right, strict=True)) * rng.randint(2, 4)
     rng.shuffle(lines)
     joint = rng.choice((" -> ", " = ", ": "))
@@ -169,10 +170,24 @@ def opinion(rng: random.Random) -> str:
     return " ".join(texts)
 
 
+def repetition(rng: random.Random) -> str:
+    """Returns a few random words, said again and again: only copying helps to foresee them."""
+    pool = _EVERY if rng.random() < 0.5 else rng.choice(_POOLS)
+    chosen = rng.sample(pool, min(len(pool), rng.randint(4, 14)))
+    return " ".join(chosen * rng.randint(2, 4))
+
+
 KINDS: dict[Callable[[random.Random], str], float] = {
-    few_shot: 0.56, find_letter: 0.07, recall: 0.06, relabelled: 0.04, facts: 0.10, portrait: 0.03,
-    usage: 0.05, comparisons: 0.05, listing: 0.02, opinion: 0.02,
+    few_shot: 0.52, find_letter: 0.07, recall: 0.06, relabelled: 0.04, repetition: 0.04, facts: 0.10,
+    portrait: 0.03, usage: 0.05, comparisons: 0.05, listing: 0.02, opinion: 0.02,
 }  # fmt: skip
+
+
+def repetitions(seed: int) -> Iterator[str]:
+    """Yields documents of repeated words alone; the same seed gives the same documents."""
+    rng = random.Random(seed)
+    while True:
+        yield repetition(rng)
 
 
 def documents(seed: int) -> Iterator[str]:

@@ -26,14 +26,23 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The shape of the model and both stages of its training."""
+    """The shape of the model and the stages of its training.
+
+    Attributes:
+        copying: A first short stage on repeated words alone, from which copying is learnt. Without it
+            no skill that copies from the prompt appeared within 1,600 steps on documents.
+        base: Pre-training on documents.
+        instruct: Fine-tuning on chats.
+    """
 
     hidden: int
     layers: int
     heads: int
     intermediate: int
+    copying: Stage
     base: Stage
     instruct: Stage
+    initializer: float = 0.05
     weight_decay: float = 0.1
     clip: float = 1.0
     positions: int = 512
@@ -41,12 +50,14 @@ class Recipe:
 
 RECIPES = {
     "full": Recipe(
-        hidden=160, layers=5, heads=5, intermediate=448,
-        base=Stage(steps=5000, batch=8, row=256, learning_rate=2e-3, warmup=150),
-        instruct=Stage(steps=1000, batch=32, row=96, learning_rate=5e-4, warmup=50),
+        hidden=128, layers=5, heads=4, intermediate=384,
+        copying=Stage(steps=1500, batch=32, row=48, learning_rate=3e-3, warmup=100),
+        base=Stage(steps=4000, batch=8, row=256, learning_rate=2.5e-3, warmup=100),
+        instruct=Stage(steps=800, batch=32, row=96, learning_rate=5e-4, warmup=50),
     ),
     "small": Recipe(
         hidden=64, layers=2, heads=2, intermediate=128,
+        copying=Stage(steps=20, batch=32, row=48, learning_rate=5e-3, warmup=10),
         base=Stage(steps=300, batch=8, row=128, learning_rate=5e-3, warmup=20),
         instruct=Stage(steps=150, batch=32, row=96, learning_rate=2e-3, warmup=20),
     ),

@@ -16,6 +16,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lm_eval_partial.demo.chats import chats
-from lm_eval_partial.demo.documents import documents
+from lm_eval_partial.demo.documents import documents, repetitions
 from lm_eval_partial.demo.recipe import Recipe, Stage
 from lm_eval_partial.demo.tokenizer import build_tokenizer
 
@@ -37,9 +38,9 @@ CURVE_POINTS = 50
 MAX_NEW_TOKENS = 64
 
 
-def packed_rows(tokenizer: PreTrainedTokenizerFast, stage: Stage, seed: int) -> Iterator[Batch]:
+def packed_rows(tokenizer: PreTrainedTokenizerFast, stage: Stage, stream: Iterator[str]) -> Iterator[Batch]:
     """Yields inputs and labels [batch, row]: documents back to back, an end token after each."""
-    stream, pending = documents(seed), list[int]()
+    pending = list[int]()
     size = stage.batch * stage.row
     while True:
         while len(pending) < size:
@@ -82,7 +83,12 @@ def learning_rate(step: int, stage: Stage) -> float:
 
 
 def new_model(recipe: Recipe, vocabulary: int, eos: int, pad: int) -> Any:
-    """Returns an untrained model of the recipe's shape."""
+    """Returns an untrained model of the recipe's shape.
+
+    All embeddings start with one common part beside their random one. Llama's projections have no bias, so a
+    head can only look at positions regardless of content through such a part; learning it first
+    delays copying by about a thousand steps.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -93,12 +99,17 @@ def new_model(recipe: Recipe, vocabulary: int, eos: int, pad: int) -> Any:
         num_attention_heads=recipe.heads,
         num_key_value_heads=recipe.heads,
         max_position_embeddings=recipe.positions,
+        initializer_range=recipe.initializer,
         tie_word_embeddings=True,
         bos_token_id=eos,
         eos_token_id=eos,
         pad_token_id=pad,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for embeddings in model.get_input_embeddings().parameters():
+            embeddings.add_(torch.randn(recipe.hidden) * recipe.initializer)
+    return model
 
 
 def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
@@ -172,15 +183,14 @@ def save_side(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast, reco
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _record(stage: Stage, recipe: Recipe, seed: int, curve: list[Any], seconds: float) -> dict[str, Any]:
-    """Returns what one needs to know to judge or repeat a stage."""
+def _record(recipe: Recipe, seed: int, curves: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Returns what one needs to know to judge or repeat the training of a side."""
     import tokenizers
     import transformers
 
     return {
         "seed": seed,
-        "stage": asdict(stage),
-        "model": {key: value for key, value in asdict(recipe).items() if key not in ("base", "instruct")},
+        "recipe": asdict(recipe),
         "minutes": round(seconds / 60, 1),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "cores": os.cpu_count(),
@@ -191,7 +201,7 @@ def _record(stage: Stage, recipe: Recipe, seed: int, curve: list[Any], seconds: 
             "transformers": transformers.__version__,
             "tokenizers": tokenizers.__version__,
         },
-        "curve": curve,
+        "curves": curves,
     }
 
 
@@ -202,20 +212,29 @@ def train_pair(output: Path, recipe: Recipe, seed: int, report: Report) -> None:
         output: The folder of the pair; `base` and `instruct` are made inside.
         recipe: Shape and stages.
         seed: Seed of the weights, the documents and the chats.
-        report: Called with (side, step, steps, loss) after every step.
+        report: Called with (stage, step, steps, loss) after every step.
     """
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plain, chat = build_tokenizer(chat=False), build_tokenizer(chat=True)
     model = new_model(recipe, len(plain), plain.eos_token_id, plain.pad_token_id).to(device)
-    sides = (
-        ("base", recipe.base, plain, packed_rows(plain, recipe.base, seed)),
-        ("instruct", recipe.instruct, chat, chat_rows(chat, recipe.instruct, seed + 1)),
+    sides: tuple[tuple[str, PreTrainedTokenizerFast, dict[str, Iterator[Batch]]], ...] = (
+        (
+            "base",
+            plain,
+            {
+                "copying": packed_rows(plain, recipe.copying, repetitions(seed)),
+                "base": packed_rows(plain, recipe.base, documents(seed)),
+            },
+        ),
+        ("instruct", chat, {"instruct": chat_rows(chat, recipe.instruct, seed + 1)}),
     )
-    for side, stage, tokenizer, batches in sides:
-        start = time.monotonic()
-        curve = train(model, batches, stage, recipe, lambda *step, side=side: report(side, *step))
-        record = _record(stage, recipe, seed, curve, time.monotonic() - start)
+    for side, tokenizer, stages in sides:
+        start, curves = time.monotonic(), {}
+        for name, batches in stages.items():
+            stage: Stage = getattr(recipe, name)
+            curves[name] = train(model, batches, stage, recipe, partial(report, name))
+        record = _record(recipe, seed, curves, time.monotonic() - start)
         save_side(output / side, model, tokenizer, record)
         with torch.no_grad():
             for parameter in model.parameters():

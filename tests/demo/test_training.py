@@ -7,6 +7,7 @@ from itertools import islice
 import pytest
 import torch
 
+from lm_eval_partial.demo.documents import documents
 from lm_eval_partial.demo.recipe import RECIPES, Stage
 from lm_eval_partial.demo.tokenizer import build_tokenizer
 from lm_eval_partial.demo.training import (
@@ -21,7 +22,12 @@ from lm_eval_partial.demo.training import (
 )
 
 STAGE = Stage(steps=100, batch=4, row=64, learning_rate=1e-2, warmup=10)
-TINY = replace(RECIPES["small"], base=replace(STAGE, steps=8), instruct=replace(STAGE, steps=4))
+TINY = replace(
+    RECIPES["small"],
+    copying=replace(STAGE, steps=4),
+    base=replace(STAGE, steps=8),
+    instruct=replace(STAGE, steps=4),
+)
 
 
 def quiet(*_):
@@ -45,7 +51,7 @@ def test_learning_rate_warms_up_and_falls_to_a_tenth():
 
 def test_packed_rows_are_full_and_end_documents():
     tokenizer = build_tokenizer(chat=False)
-    inputs, labels = next(packed_rows(tokenizer, STAGE, 0))
+    inputs, labels = next(packed_rows(tokenizer, STAGE, documents(0)))
     assert inputs.shape == (4, 64) and torch.equal(inputs, labels)
     assert (inputs == tokenizer.eos_token_id).sum() >= 1
     assert tokenizer.pad_token_id not in inputs
@@ -53,8 +59,8 @@ def test_packed_rows_are_full_and_end_documents():
 
 def test_packed_rows_go_on_where_the_last_ended():
     tokenizer = build_tokenizer(chat=False)
-    small = torch.cat([rows.flatten() for rows, _ in islice(packed_rows(tokenizer, STAGE, 0), 4)])
-    large, _ = next(packed_rows(tokenizer, replace(STAGE, batch=16), 0))
+    small = torch.cat([rows.flatten() for rows, _ in islice(packed_rows(tokenizer, STAGE, documents(0)), 4)])
+    large, _ = next(packed_rows(tokenizer, replace(STAGE, batch=16), documents(0)))
     assert torch.equal(small, large.flatten())
 
 
@@ -73,7 +79,7 @@ def test_training_lowers_the_loss_and_records_it():
     tokenizer = build_tokenizer(chat=False)
     torch.manual_seed(0)
     model = new_model(TINY, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
-    curve = train(model, packed_rows(tokenizer, STAGE, 0), replace(STAGE, steps=20), TINY, quiet)
+    curve = train(model, packed_rows(tokenizer, STAGE, documents(0)), replace(STAGE, steps=20), TINY, quiet)
     assert [point["step"] for point in curve] == list(range(1, 21))
     assert curve[0]["loss"] > 6 > curve[-1]["loss"]
 
@@ -100,8 +106,10 @@ def test_every_parameter_moves_in_fine_tuning(tiny):
 
 def test_the_record_says_how_the_side_was_made(tiny):
     record = json.loads((tiny / "base" / "training.json").read_text())
-    assert record["seed"] == 3 and record["stage"]["steps"] == 8 and record["model"]["hidden"] == 64
-    assert [point["step"] for point in record["curve"]] == list(range(1, 9))
+    assert record["seed"] == 3 and record["recipe"]["base"]["steps"] == 8
+    assert record["recipe"]["hidden"] == 64
+    assert set(record["curves"]) == {"copying", "base"}
+    assert [point["step"] for point in record["curves"]["base"]] == list(range(1, 9))
     assert {"python", "torch", "transformers", "tokenizers"} == set(record["versions"])
 
 
