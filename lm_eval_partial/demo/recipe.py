@@ -58,7 +58,7 @@ RECIPES = {
     "small": Recipe(
         hidden=64, layers=2, heads=2, intermediate=128,
         copying=Stage(steps=20, batch=32, row=48, learning_rate=5e-3, warmup=10),
-        base=Stage(steps=300, batch=8, row=128, learning_rate=5e-3, warmup=20),
-        instruct=Stage(steps=150, batch=32, row=96, learning_rate=2e-3, warmup=20),
+        base=Stage(steps=800, batch=8, row=128, learning_rate=5e-3, warmup=20),
+        instruct=Stage(steps=300, batch=32, row=96, learning_rate=2e-3, warmup=20),
     ),
 }  # fmt: skip
