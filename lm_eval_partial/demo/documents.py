@@ -1,0 +1,203 @@
+"""Pre-training documents of the demo language: few-shot documents, facts, lists, patterns.
+
+    python -m lm_eval_partial.demo.documents
+
+prints a few. Held-out items never appear in a question: their facts are only stated (countries,
+people, tools, opposites), and held-out sums, sizes, letters and passages do not appear at all.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from lm_eval_partial.demo import words
+from lm_eval_partial.demo.knowledge import Fact, all_facts
+from lm_eval_partial.demo.layouts import GENERIC, Layout, draw_layout, write_item
+from lm_eval_partial.demo.skills import SKILLS, Item, Skill, sample
+
+RARE_KEPT = 0.15
+_RARE = frozenset(fact.key for fact in all_facts() if fact.rare)
+_POOLS = (words.OBJECTS, words.FOODS, words.PEOPLE, words.COLORS, words.LETTERS, words.SIZES, words.PLACES)
+_EVERY = tuple(word for word in words.vocabulary() if word.isalpha())
+SKILL_WEIGHTS = {
+    "country": 1.0, "person": 1.2, "tool": 0.8, "size": 1.2, "opposite": 1.0, "sentiment": 0.8,
+    "letters": 1.4, "sum": 1.6, "where": 1.2, "who": 1.6, "earnings": 0.9, "amount": 0.9,
+}  # fmt: skip
+
+
+def _common_item(skill: Skill, rng: random.Random) -> Item:
+    """Returns a training item, with questions about rare facts mostly drawn again."""
+    while True:
+        item = sample(skill, rng, held_out=False)
+        if item.key not in _RARE or rng.random() < RARE_KEPT:
+            return item
+
+
+def few_shot(rng: random.Random) -> str:
+    """Returns one skill's questions and answers, all in one layout."""
+    skill = SKILLS[rng.choices(tuple(SKILL_WEIGHTS), tuple(SKILL_WEIGHTS.values()))[0]]
+    layout = draw_layout(skill, rng)
+    count = rng.choice((2, 3, 3, 4))
+    shots = rng.randint(3, 5) if skill.labels[0] or layout.options != "none" else rng.randint(4, 9)
+    return layout.separator.join(
+        write_item(_common_item(skill, rng), layout, rng, count) for _ in range(shots)
+    )
+
+
+def find_letter(rng: random.Random) -> str:
+    """Returns questions whose answer is the letter of a word that the question names."""
+    layout = Layout(*rng.choice(GENERIC), options="lettered")
+    pool = rng.choice((words.OBJECTS, words.FOODS, words.PEOPLE, words.SIZES, words.CITIES, words.JOBS))
+    count, verb, shots = rng.randint(2, 4), rng.choice(("find", "choose", "copy")), []
+    for _ in range(rng.randint(4, 7)):
+        answer, *wrong = rng.sample(pool, count)
+        shots.append(write_item(Item("", f"{verb} {answer}", answer, tuple(wrong)), layout, rng, count))
+    return layout.separator.join(shots)
+
+
+def recall(rng: random.Random) -> str:
+    """Returns arbitrary word pairs, each repeated: only the document itself tells them."""
+    count = rng.randint(3, 6)
+    left, right = (rng.sample(rng.choice(_POOLS), count) for _ in range(2))
+    lines = list(zip(left, right, strict=True)) * rng.randint(2, 4)
+    rng.shuffle(lines)
+    joint = rng.choice((" -> ", " = ", ": "))
+    return "\n".join(f"{one}{joint}{two}" for one, two in lines)
+
+
+def relabelled(rng: random.Random) -> str:
+    """Returns a classification with two arbitrary words as labels."""
+    skill = SKILLS[rng.choice(("sentiment", "earnings"))]
+    names = dict(zip(("positive", "negative"), rng.sample(words.OBJECTS + words.FOODS, 2), strict=True))
+    layout = Layout(*rng.choice(GENERIC))
+    shots: list[str] = []
+    while len(shots) < 8:
+        item = sample(skill, rng, held_out=False)
+        if item.answer in names:
+            shown = Item(item.key, item.question, names[item.answer], ())
+            shots.append(write_item(shown, layout, rng, 1))
+    return layout.separator.join(shots)
+
+
+def _state(fact: Fact, rng: random.Random) -> str:
+    subject, relation, value = fact.subject, fact.relation, fact.value
+    if rng.random() < 0.6:
+        return fact.sentence
+    other = {
+        "job": f"{subject} works as the {value}.",
+        "food": f"{subject} likes {value}.",
+        "home": f"{subject} lives in {value}.",
+        "product": f"{subject} sells {value}.",
+        "color": f"{subject} has the color {value}.",
+        "region": f"{subject} lies in the {value}.",
+        "capital": f"{value} is the capital of {subject}.",
+    }
+    return other[relation]
+
+
+def facts(rng: random.Random) -> str:
+    """Returns statements about the world; rare facts are mostly left out."""
+    chosen = [fact for fact in rng.sample(all_facts(), 12) if not fact.rare or rng.random() < RARE_KEPT]
+    return rng.choice((" ", "\n")).join(_state(fact, rng) for fact in chosen)
+
+
+def portrait(rng: random.Random) -> str:
+    """Returns all that is often said about one country or person."""
+    subject = rng.choice(words.COUNTRIES + words.PEOPLE)
+    about = [fact for fact in all_facts() if fact.subject == subject and not fact.rare]
+    rng.shuffle(about)
+    return " ".join(_state(fact, rng) for fact in about) or f"here is {subject}."
+
+
+def usage(rng: random.Random) -> str:
+    """Returns statements about tools and opposites, held-out ones too."""
+    lines = []
+    for _ in range(rng.randint(5, 8)):
+        tool = rng.choice(tuple(words.TOOLS))
+        what = words.TOOLS[tool]
+        one, two = rng.sample(rng.choice(words.OPPOSITES), 2)
+        lines += rng.sample(
+            (
+                f"people use the {tool} to {what}.",
+                f"to {what} you need the {tool}.",
+                f"the {tool} is for people who want to {what}.",
+                f"the opposite of {one} is {two}.",
+                f"{one} is the opposite of {two}.",
+                f"it is not {one}, it is {two}.",
+            ),
+            2,
+        )
+    return " ".join(lines)
+
+
+def comparisons(rng: random.Random) -> str:
+    """Returns statements about sizes and sums, never about held-out pairs."""
+    lines = []
+    for _ in range(rng.randint(6, 10)):
+        if rng.random() < 0.5:
+            item = sample(SKILLS["size"], rng, held_out=False)
+            word = item.question.split()[-1].rstrip("?")
+            lines.append(f"the {item.answer} is {word} than the {item.wrong[0]}.")
+        else:
+            item = sample(SKILLS["sum"], rng, held_out=False)
+            lines.append(f"{item.question} is {item.answer}.")
+    return rng.choice((" ", "\n")).join(lines)
+
+
+def listing(rng: random.Random) -> str:
+    """Returns a list: members of a category, months or numbers in order."""
+    kind = rng.choice(tuple(words.CATEGORIES))
+    members = words.CATEGORIES[kind]
+    style = rng.random()
+    if style < 0.4:
+        chosen = rng.sample(members, rng.randint(3, 6))
+        return f"here are some {words.PLURALS[kind]}: {', '.join(chosen)}."
+    if style < 0.7:
+        start, step = rng.randint(0, 60), rng.choice((1, 1, 2, 3))
+        return " ".join(str(number) for number in range(start, min(100, start + 12 * step), step))
+    chosen = rng.sample(members, 5)
+    return "\n".join(f"{word} is the name of one {kind}." for word in chosen)
+
+
+def opinion(rng: random.Random) -> str:
+    """Returns reviews or statements of one tone as running text, without labels."""
+    skill = SKILLS[rng.choice(("sentiment", "earnings"))]
+    wanted, texts = rng.choice(("positive", "negative")), list[str]()
+    while len(texts) < 4:
+        item = sample(skill, rng, held_out=False)
+        texts += [item.question] * (item.answer == wanted)
+    return " ".join(texts)
+
+
+def repetition(rng: random.Random) -> str:
+    """Returns a few random words, said again and again: only copying helps to foresee them."""
+    pool = _EVERY if rng.random() < 0.5 else rng.choice(_POOLS)
+    chosen = rng.sample(pool, min(len(pool), rng.randint(4, 14)))
+    return " ".join(chosen * rng.randint(2, 4))
+
+
+KINDS: dict[Callable[[random.Random], str], float] = {
+    few_shot: 0.52, find_letter: 0.07, recall: 0.06, relabelled: 0.04, repetition: 0.04, facts: 0.10,
+    portrait: 0.03, usage: 0.05, comparisons: 0.05, listing: 0.02, opinion: 0.02,
+}  # fmt: skip
+
+
+def repetitions(seed: int) -> Iterator[str]:
+    """Yields documents of repeated words alone; the same seed gives the same documents."""
+    rng = random.Random(seed)
+    while True:
+        yield repetition(rng)
+
+
+def documents(seed: int) -> Iterator[str]:
+    """Yields pre-training documents without end; the same seed gives the same documents."""
+    rng = random.Random(seed)
+    kinds, weights = tuple(KINDS), tuple(KINDS.values())
+    while True:
+        yield rng.choices(kinds, weights)[0](rng)
+
+
+if __name__ == "__main__":
+    for number, document in zip(range(12), documents(0), strict=False):
+        print(f"--- {number} ---\n{document}")

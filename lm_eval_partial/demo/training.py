@@ -1,0 +1,241 @@
+"""Trains the demo pair: a base on documents, then an instruct side on chats, all parameters both times.
+
+    lm-eval-partial demo --train --output my_pair
+
+float32 throughout; the weights are rounded to bfloat16 only when saved, and the instruct side starts
+from the rounded base, as it would from a downloaded one. The same seed on the same machine and
+thread count gives the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lm_eval_partial.demo.chats import chats
+from lm_eval_partial.demo.documents import documents, repetitions
+from lm_eval_partial.demo.recipe import Recipe, Stage
+from lm_eval_partial.demo.tokenizer import build_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+Report = Callable[[str, int, int, float], None]
+IGNORED = -100
+CURVE_POINTS = 50
+MAX_NEW_TOKENS = 64
+
+
+def packed_rows(tokenizer: PreTrainedTokenizerFast, stage: Stage, stream: Iterator[str]) -> Iterator[Batch]:
+    """Yields inputs and labels [batch, row]: documents back to back, an end token after each."""
+    pending = list[int]()
+    size = stage.batch * stage.row
+    while True:
+        while len(pending) < size:
+            texts = list(islice(stream, 64))
+            for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+                pending += [*ids, tokenizer.eos_token_id]
+        rows = torch.tensor(pending[:size]).view(stage.batch, stage.row)
+        del pending[:size]
+        yield rows, rows
+
+
+def chat_rows(tokenizer: PreTrainedTokenizerFast, stage: Stage, seed: int) -> Iterator[Batch]:
+    """Yields inputs and labels [batch, longest chat]: one chat a row, only the reply is learnt."""
+    stream = chats(seed)
+    while True:
+        inputs, labels = [], []
+        for chat in islice(stream, stage.batch):
+            question, reply = chat[:-1], chat[-1:]
+            asked = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+            whole = tokenizer.apply_chat_template(question + reply, tokenize=False)
+            start = len(tokenizer(asked, add_special_tokens=False)["input_ids"])
+            ids = tokenizer(whole, add_special_tokens=False)["input_ids"][: stage.row]
+            inputs.append(ids)
+            labels.append([IGNORED] * start + ids[start:])
+        yield _padded(inputs, tokenizer.pad_token_id), _padded(labels, IGNORED)
+
+
+def _padded(rows: list[list[int]], filler: int) -> torch.Tensor:
+    """Returns the rows as one tensor, filled up on the right."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
+
+
+def learning_rate(step: int, stage: Stage) -> float:
+    """Returns the learning rate of a step: linear warm-up, then a cosine down to a tenth."""
+    if step < stage.warmup:
+        return stage.learning_rate * (step + 1) / stage.warmup
+    done = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
+    return stage.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+
+
+def new_model(recipe: Recipe, vocabulary: int, eos: int, pad: int) -> Any:
+    """Returns an untrained model of the recipe's shape.
+
+    All embeddings start with one common part beside their random one. Llama's projections have no bias, so a
+    head can only look at positions regardless of content through such a part. In trials, copying
+    was learnt sooner with it.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=recipe.positions,
+        initializer_range=recipe.initializer,
+        tie_word_embeddings=True,
+        bos_token_id=eos,
+        eos_token_id=eos,
+        pad_token_id=pad,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for embeddings in model.get_input_embeddings().parameters():
+            embeddings.add_(torch.randn(recipe.hidden) * recipe.initializer)
+    return model
+
+
+def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """Returns AdamW that decays matrices and leaves norms alone."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    norms = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": norms, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+
+
+def train(
+    model: torch.nn.Module,
+    batches: Iterator[Batch],
+    stage: Stage,
+    recipe: Recipe,
+    report: Callable[..., None],
+) -> list[dict[str, float]]:
+    """Trains a model in place.
+
+    Args:
+        model: The model, in float32.
+        batches: Inputs and labels, one pair a step.
+        stage: Steps, batch and learning rate.
+        recipe: Weight decay and gradient clipping.
+        report: Called with (step, steps, loss) after every step.
+
+    Returns:
+        The loss curve: the mean training loss of every fiftieth part of the run.
+    """
+    device = next(model.parameters()).device
+    optimizer, model_losses, curve = _optimizer(model, recipe), [], []
+    every = max(1, stage.steps // CURVE_POINTS)
+    model.train()
+    for step, (inputs, labels) in enumerate(islice(batches, stage.steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, stage)
+        loss = model(input_ids=inputs.to(device), labels=labels.to(device), use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        model_losses.append(loss.item())
+        report(step + 1, stage.steps, model_losses[-1])
+        if (step + 1) % every == 0:
+            mean = sum(model_losses[-every:]) / every
+            curve.append({"step": step + 1, "loss": round(mean, 4)})
+    return curve
+
+
+def save_side(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast, record: dict[str, Any]) -> None:
+    """Writes one side as an ordinary checkpoint in bfloat16, with `training.json` beside the weights."""
+    import copy
+
+    from transformers import GenerationConfig
+
+    make: Callable[..., GenerationConfig] = GenerationConfig
+    stops = sorted({tokenizer.eos_token_id, tokenizer.bos_token_id}, reverse=True)
+    saved = copy.deepcopy(model).to("cpu", torch.bfloat16)
+    saved.config.eos_token_id = tokenizer.eos_token_id
+    saved.generation_config = make(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=stops if len(stops) > 1 else stops[0],
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
+    saved.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _record(recipe: Recipe, seed: int, curves: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Returns what one needs to know to judge or repeat the training of a side."""
+    import tokenizers
+    import transformers
+
+    return {
+        "seed": seed,
+        "recipe": asdict(recipe),
+        "minutes": round(seconds / 60, 1),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+        },
+        "curves": curves,
+    }
+
+
+def train_pair(output: Path, recipe: Recipe, seed: int, report: Report) -> None:
+    """Trains both sides and writes them to `output/base` and `output/instruct`.
+
+    Args:
+        output: The folder of the pair; `base` and `instruct` are made inside.
+        recipe: Shape and stages.
+        seed: Seed of the weights, the documents and the chats.
+        report: Called with (stage, step, steps, loss) after every step.
+    """
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plain, chat = build_tokenizer(chat=False), build_tokenizer(chat=True)
+    model = new_model(recipe, len(plain), plain.eos_token_id, plain.pad_token_id).to(device)
+    sides: tuple[tuple[str, PreTrainedTokenizerFast, dict[str, Iterator[Batch]]], ...] = (
+        (
+            "base",
+            plain,
+            {
+                "copying": packed_rows(plain, recipe.copying, repetitions(seed)),
+                "base": packed_rows(plain, recipe.base, documents(seed)),
+            },
+        ),
+        ("instruct", chat, {"instruct": chat_rows(chat, recipe.instruct, seed + 1)}),
+    )
+    for side, tokenizer, stages in sides:
+        start, curves = time.monotonic(), {}
+        for name, batches in stages.items():
+            stage: Stage = getattr(recipe, name)
+            curves[name] = train(model, batches, stage, recipe, partial(report, name))
+        record = _record(recipe, seed, curves, time.monotonic() - start)
+        save_side(output / side, model, tokenizer, record)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(parameter.to(torch.bfloat16))

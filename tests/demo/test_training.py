@@ -1,0 +1,152 @@
+"""Training: its pieces by value, and a much smaller pair made end to end (`slow`)."""
+
+import json
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+
+from lm_eval_partial.demo.documents import documents
+from lm_eval_partial.demo.recipe import RECIPES, Stage
+from lm_eval_partial.demo.tokenizer import build_tokenizer
+from lm_eval_partial.demo.training import (
+    IGNORED,
+    chat_rows,
+    learning_rate,
+    new_model,
+    packed_rows,
+    save_side,
+    train,
+    train_pair,
+)
+
+SIDES = ("base", "instruct")
+STAGE = Stage(steps=100, batch=4, row=64, learning_rate=1e-2, warmup=10)
+TINY = replace(
+    RECIPES["small"],
+    copying=replace(STAGE, steps=4),
+    base=replace(STAGE, steps=8),
+    instruct=replace(STAGE, steps=4),
+)
+
+
+def quiet(*_):
+    """Stands in for a progress bar."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Returns the folder of a pair that was trained for a dozen steps."""
+    folder = tmp_path_factory.mktemp("tiny")
+    train_pair(folder, TINY, seed=3, report=quiet)
+    return folder
+
+
+def test_learning_rate_warms_up_and_falls_to_a_tenth():
+    assert learning_rate(0, STAGE) == pytest.approx(1e-3)
+    assert learning_rate(9, STAGE) == pytest.approx(1e-2)
+    assert learning_rate(55, STAGE) == pytest.approx(0.55e-2)
+    assert learning_rate(100, STAGE) == pytest.approx(1e-3)
+
+
+def test_packed_rows_are_full_and_end_documents():
+    tokenizer = build_tokenizer(chat=False)
+    inputs, labels = next(packed_rows(tokenizer, STAGE, documents(0)))
+    assert inputs.shape == (4, 64) and torch.equal(inputs, labels)
+    assert (inputs == tokenizer.eos_token_id).sum() >= 1
+    assert tokenizer.pad_token_id not in inputs
+
+
+def test_packed_rows_go_on_where_the_last_ended():
+    tokenizer = build_tokenizer(chat=False)
+    small = torch.cat([rows.flatten() for rows, _ in islice(packed_rows(tokenizer, STAGE, documents(0)), 4)])
+    large, _ = next(packed_rows(tokenizer, replace(STAGE, batch=16), documents(0)))
+    assert torch.equal(small, large.flatten())
+
+
+def test_only_the_reply_and_its_end_are_learnt():
+    tokenizer = build_tokenizer(chat=True)
+    inputs, labels = next(chat_rows(tokenizer, replace(STAGE, batch=16), 1))
+    for row, wanted in zip(inputs, labels, strict=True):
+        text = tokenizer.decode(row[wanted != IGNORED])
+        asked = tokenizer.decode(row[wanted == IGNORED])
+        assert text.endswith("<|end|>") and text.count("<|") == 1
+        assert asked.rstrip("<|pad> ").endswith("<|assistant")
+    assert (labels[inputs == tokenizer.pad_token_id] == IGNORED).all()
+
+
+def test_training_lowers_the_loss_and_records_it():
+    tokenizer = build_tokenizer(chat=False)
+    torch.manual_seed(0)
+    model = new_model(TINY, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
+    curve = train(model, packed_rows(tokenizer, STAGE, documents(0)), replace(STAGE, steps=20), TINY, quiet)
+    assert [point["step"] for point in curve] == list(range(1, 21))
+    assert curve[0]["loss"] > 6 > curve[-1]["loss"]
+
+
+def test_a_side_is_an_ordinary_checkpoint_in_bfloat16(tiny):
+    from safetensors import safe_open
+
+    for side in ("base", "instruct"):
+        names = {path.name for path in (tiny / side).iterdir()}
+        assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names
+        with safe_open(tiny / side / "model.safetensors", "pt") as weights:
+            assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.bfloat16}  # noqa: SIM118
+
+
+def test_every_parameter_moves_in_fine_tuning(tiny):
+    from safetensors.torch import load_file
+
+    base, instruct = (load_file(tiny / side / "model.safetensors") for side in ("base", "instruct"))
+    assert base.keys() == instruct.keys()
+    matrices = [key for key, tensor in base.items() if tensor.ndim > 1]
+    assert len(matrices) == 1 + 2 * 7
+    assert all(not torch.equal(base[key], instruct[key]) for key in matrices)
+
+
+def test_the_record_says_how_the_side_was_made(tiny):
+    record = json.loads((tiny / "base" / "training.json").read_text())
+    assert record["seed"] == 3 and record["recipe"]["base"]["steps"] == 8
+    assert record["recipe"]["hidden"] == 64
+    assert set(record["curves"]) == {"copying", "base"}
+    assert [point["step"] for point in record["curves"]["base"]] == list(range(1, 9))
+    assert {"python", "torch", "transformers", "tokenizers"} == set(record["versions"])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny, tmp_path):
+    for seed in (3, 4):
+        train_pair(tmp_path / str(seed), TINY, seed=seed, report=quiet)
+    first, again, other = (
+        (folder / "instruct" / "model.safetensors").read_bytes()
+        for folder in (tiny, tmp_path / "3", tmp_path / "4")
+    )
+    assert first == again != other
+
+
+def test_saving_leaves_the_model_in_float32(tmp_path):
+    tokenizer = build_tokenizer(chat=True)
+    model = new_model(TINY, len(tokenizer), 0, 1)
+    save_side(tmp_path, model, tokenizer, {})
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.config.eos_token_id == 0
+
+
+@pytest.mark.slow
+def test_a_much_smaller_pair_learns_both_stages_end_to_end(tmp_path, capfd):
+    """The whole command at `--size small`, then the stock harness on both sides it made."""
+    import argparse
+
+    from lm_eval_partial.cli.demo import add_parser, run
+
+    from .scores import score
+
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    assert run(parser.parse_args(["demo", "--train", "--size", "small", "--output", str(tmp_path)])) == 0
+    base, instruct = tmp_path / "base", tmp_path / "instruct"
+    curves = {side: json.loads((tmp_path / side / "training.json").read_text())["curves"] for side in SIDES}
+    assert curves["base"]["base"][-1]["loss"] < 2.0 < curves["base"]["base"][0]["loss"]
+    assert curves["instruct"]["instruct"][-1]["loss"] < 2.0 < curves["instruct"]["instruct"][0]["loss"]
+    chat = [score(side, ["partial_demo_chat_form"], chat=instruct) for side in (base, instruct)]
+    assert chat[1]["partial_demo_chat_form"] > chat[0]["partial_demo_chat_form"] + 0.02
