@@ -161,9 +161,7 @@ def _sure(ask: Ask) -> Instruction:
 def _list(rng: random.Random) -> Instruction:
     """Returns a request for some members of a category, and nothing else."""
     count, kind = rng.choice(tuple(COUNTS)), rng.choice(tuple(words.CATEGORIES))
-    start = rng.choice(
-        ("name", "list", "please name", "can you name", "tell me", "write", "i need", "give me")
-    )
+    start = rng.choice(("name", "list", "please name", "can you name", "tell me", "write", "i need", "give me"))
     end = rng.choice(("only the list.", "just the list.", "say nothing else.", "only the words."))
     members = rng.sample(words.CATEGORIES[kind], COUNTS[count])
     text = f"{start} {count} {words.PLURALS[kind]}. {end}"

@@ -40,9 +40,7 @@ def few_shot(rng: random.Random) -> str:
     layout = draw_layout(skill, rng)
     count = rng.choice((2, 3, 3, 4))
     shots = rng.randint(3, 5) if skill.labels[0] or layout.options != "none" else rng.randint(4, 9)
-    return layout.separator.join(
-        write_item(_common_item(skill, rng), layout, rng, count) for _ in range(shots)
-    )
+    return layout.separator.join(write_item(_common_item(skill, rng), layout, rng, count) for _ in range(shots))
 
 
 def find_letter(rng: random.Random) -> str:

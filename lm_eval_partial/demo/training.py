@@ -35,7 +35,6 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 Report = Callable[[str, int, int, float], None]
 IGNORED = -100
 CURVE_POINTS = 50
-MAX_NEW_TOKENS = 64
 
 
 def packed_rows(tokenizer: PreTrainedTokenizerFast, stage: Stage, stream: Iterator[str]) -> Iterator[Batch]:
@@ -176,7 +175,6 @@ def save_side(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast, reco
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=stops if len(stops) > 1 else stops[0],
         pad_token_id=tokenizer.pad_token_id,
-        max_new_tokens=MAX_NEW_TOKENS,
     )
     saved.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -21,23 +21,17 @@ def _words(text: str) -> tuple[str, ...]:
 RELATIONS = ("capital", "product", "color", "region")
 REGIONS = ("north", "south", "east", "west")
 COLORS = ("red", "blue", "green", "white", "black", "yellow", "pink", "brown")
-PRODUCTS = _words(
-    "rice wheat corn wool silk salt gold iron coal glass paper tea coffee sugar oil cotton wine honey"
-)
+PRODUCTS = _words("rice wheat corn wool silk salt gold iron coal glass paper tea coffee sugar oil cotton wine honey")
 JOBS = _words(
     "baker nurse pilot farmer doctor teacher singer painter driver lawyer tailor fisher "
     "miner sailor guard writer dancer judge"
 )
-FOODS = _words(
-    "bread soup cheese apple pear cake fish salad pie egg bean melon plum carrot onion noodle pizza pasta"
-)
+FOODS = _words("bread soup cheese apple pear cake fish salad pie egg bean melon plum carrot onion noodle pizza pasta")
 PLACES = _words(
     "kitchen garden attic cellar garage office school market library park station church "
     "museum hotel hospital theater harbor bridge"
 )
-OBJECTS = _words(
-    "book key lamp coin ring letter ball hat bag pen phone watch clock mirror flower ticket map box"
-)
+OBJECTS = _words("book key lamp coin ring letter ball hat bag pen phone watch clock mirror flower ticket map box")
 LETTERS = tuple("bcdfghjklmnpqrstvwxz")
 MONTHS = _words("january february march april may june july august september october november december")
 NUMBERS = tuple(str(number) for number in range(100))
@@ -133,8 +127,7 @@ GLUE = _words(
 )
 
 _SYLLABLES = _words(
-    "ba be bo da do fa fe ga ka ke la le lo ma mi mo na ne no pa po ra re ri ro sa se so ta te to va ve "
-    "vi za zo"
+    "ba be bo da do fa fe ga ka ke la le lo ma mi mo na ne no pa po ra re ri ro sa se so ta te to va ve vi za zo"
 )
 _ENDINGS = {"country": ("land", "nia", "stan", "via"), "city": ("ton", "burg", "ville", "grad"),
             "person": ("n", "l", "r", "m"), "company": ("corp", "tec", "max", "co")}  # fmt: skip

@@ -118,8 +118,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny, tmp_pat
     for seed in (3, 4):
         train_pair(tmp_path / str(seed), TINY, seed=seed, report=quiet)
     first, again, other = (
-        (folder / "instruct" / "model.safetensors").read_bytes()
-        for folder in (tiny, tmp_path / "3", tmp_path / "4")
+        (folder / "instruct" / "model.safetensors").read_bytes() for folder in (tiny, tmp_path / "3", tmp_path / "4")
     )
     assert first == again != other
 

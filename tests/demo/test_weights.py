@@ -110,7 +110,6 @@ def test_the_base_beats_chance_few_shot(area, base_scores, tasks):
 @pytest.mark.slow
 def test_the_instruct_side_beats_the_base_on_chat(pair):
     base, instruct = (
-        score(pair / side, ["partial_demo_chat"], chat=pair / "instruct")["partial_demo_chat"]
-        for side in SIDES
+        score(pair / side, ["partial_demo_chat"], chat=pair / "instruct")["partial_demo_chat"] for side in SIDES
     )
     assert instruct > base + 0.2
