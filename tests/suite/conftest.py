@@ -50,3 +50,10 @@ def mirror_manager(mirror, one_task_index):
 def made(monkeypatch):
     """Let every data set consist of the rows in `tests.suite.rows`."""
     monkeypatch.setattr("datasets.load_dataset", rows.load_dataset)
+
+
+def run(model, loaded, limit=None):
+    """Return what the harness finds for a model on tasks that are loaded."""
+    from lm_eval.evaluator import evaluate
+
+    return evaluate(lm=model, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=False)
