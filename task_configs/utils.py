@@ -35,7 +35,8 @@ def label_shots(dataset: Any, k: int) -> Any:
             if places[label]:
                 places[label] -= 1
                 chosen.append(index)
-    others = [index for index in range(min(100 + k, len(labels))) if index not in set(chosen)]
+    taken = set(chosen)
+    others = [index for index in range(min(100 + k, len(labels))) if index not in taken]
     return dataset.select([*chosen, *others][:100])
 
 

@@ -52,8 +52,11 @@ def made(monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", rows.load_dataset)
 
 
-def run(model, loaded, limit=None):
-    """Return what the harness finds for a model on tasks that are loaded."""
+def run(model, loaded, limit=None, shots=None):
+    """Return what the harness finds for a model on tasks that are loaded, with `shots` in place of their own number."""
     from lm_eval.evaluator import evaluate
 
+    if shots is not None:
+        for task in loaded["tasks"].values():
+            task.set_config("num_fewshot", shots)
     return evaluate(lm=model, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=False)

@@ -81,7 +81,7 @@ def test_every_golden_file_is_of_a_task():
 
 @pytest.mark.parametrize("file", sorted(GOLDEN.glob("*.txt")), ids=lambda file: file.stem)
 def test_what_reading_would_find(file):
-    """No doubled or trailing space, three blank-line separated blocks, and no answer behind the last question."""
+    """No doubled or trailing space, one right answer, every shot answered and the question not."""
     prompt, facts = file.read_text(encoding="utf-8").split("⟨here⟩\n")
     assert "  " not in prompt and not prompt.endswith((" ", "\n")) and "\n\n\n" not in prompt
     # SST-2's sentences end in a space, and the harness puts them before a line break as they are.

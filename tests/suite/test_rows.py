@@ -40,6 +40,11 @@ def leaves(result):
     }
 
 
+def no_prompt(task, *_, **__):
+    """Stand in for rendering, which takes most of the time, where the model does not read."""
+    return [""] * 2 if task.multiple_input else ""
+
+
 def test_a_model_that_knows_scores_100(tasks):
     model = Knowing(tasks["tasks"])
     result = run(model, tasks)
@@ -53,10 +58,7 @@ def test_a_model_that_knows_scores_100(tasks):
 
 @pytest.mark.parametrize("per_character", [False, True])
 def test_a_model_that_guesses_scores_at_chance(per_character, tasks, monkeypatch):
-    # It reads no prompts, and rendering them takes most of the time.
-    monkeypatch.setattr(
-        "lm_eval.api.task.ConfigurableTask.fewshot_context", lambda task, *_, **__: [""] * 2 if task.multiple_input else ""
-    )
+    monkeypatch.setattr("lm_eval.api.task.ConfigurableTask.fewshot_context", no_prompt)
     result = run(Guessing(tasks["tasks"], per_character), tasks)
     metric = "acc_norm" if per_character else "acc"
     for (name, key, kind), value in leaves(result).items():
@@ -115,6 +117,13 @@ def test_lite_is_a_fixed_part_with_the_same_prompts(hub, tasks, mirror_manager):
         doc = task.eval_docs[0]
         shots = task.config.num_fewshot
         assert task.fewshot_context(doc, shots) == whole.fewshot_context(doc, shots)
+
+
+def test_lite_is_scored_and_marked(hub, mirror_manager, monkeypatch):
+    monkeypatch.setattr("lm_eval.api.task.ConfigurableTask.fewshot_context", no_prompt)
+    loaded = mirror_manager.load(["partial_icl_lite"])
+    scores = score(run(Knowing(loaded["tasks"]), loaded), read_suite(CONFIGS))
+    assert scores.icl == 100 and scores.caveats == ["lite: a fixed subset of at most 100 documents a task"]
 
 
 def test_options_fit_the_letters(tasks):
