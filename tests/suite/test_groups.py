@@ -11,6 +11,7 @@ from lm_eval_partial.score import icl_score, read_suite, score
 from tests.suite.conftest import CONFIGS, run
 from tests.suite.models import Knowing
 from tests.suite.test_prompts import TASKS, TWINS
+from tests.suite.test_stock import passed
 
 AREAS = ["knowledge", "commonsense", "language", "symbolic", "reading", "finance"]
 GROUPS = [
@@ -94,11 +95,22 @@ def test_strict_is_strict_and_flexible_forgives_a_lead_in(lead_in, manager, made
         assert results[name]["exact_match,flexible-extract"] == 1
 
 
-def test_entities_in_a_chatty_answer(manager, made):
+@pytest.mark.parametrize(
+    ("lead_in", "strict"), [("", 1), ("Sure! Here they are:\n", 2 * 2 / (3 + 2)), ("Sure!\n\n-", 0)]
+)
+def test_entities_in_a_chatty_answer(lead_in, strict, manager, made):
     loaded = manager.load(["partial_fin_ner"])
-    found = run(Knowing(loaded["tasks"], "Sure! Here they are:\n"), loaded, shots=2)["results"]["partial_fin_ner_g"]
-    assert found["entity_f1,strict-match"] == pytest.approx(2 * 2 / (3 + 2))
+    found = run(Knowing(loaded["tasks"], lead_in), loaded, shots=2)["results"]["partial_fin_ner_g"]
+    assert found["entity_f1,strict-match"] == pytest.approx(strict)
     assert found["entity_f1,flexible-extract"] == 1
+
+
+def test_entities_end_at_a_blank_line(manager, made):
+    (task,) = manager.load(["partial_fin_ner"])["tasks"].values()
+    strict, flexible = task._filters
+    answers = [[" Lune Bank, ORG\nMara, PER\n\nI found two, PER"], ["\n"], ["A, ORG"]]
+    assert passed(strict, answers) == ["Lune Bank, ORG\nMara, PER", "", "A, ORG"]
+    assert passed(flexible, answers) == ["Lune Bank, ORG\nMara, PER\nI found two, PER", "", "A, ORG"]
 
 
 ROW = re.compile(r"^\| `(partial_\w+)` \|((?:[^|]*\|){8})$", flags=re.MULTILINE)
