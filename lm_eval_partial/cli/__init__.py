@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from lm_eval_partial import __version__
-from lm_eval_partial.cli import bench, demo, inspect, tasks
+from lm_eval_partial.cli import bench, demo, inspect, score, tasks
 from lm_eval_partial.errors import UserError
 
 EXAMPLES = """\
@@ -18,7 +18,8 @@ examples:
   lm-eval-partial inspect --base meta-llama/Llama-3.1-8B --instruct meta-llama/Llama-3.1-8B-Instruct
   lm_eval --model partial-hf --model_args base=BASE,instruct=INSTRUCT,lam=0.5 --tasks arc_challenge
   lm_eval --model partial-hf --model_args base=BASE,instruct=INSTRUCT,lam=0.5 \\
-      --tasks partial_demo --include_path "$(lm-eval-partial tasks)"
+      --tasks partial_icl --include_path "$(lm-eval-partial tasks)" --output_path results
+  lm-eval-partial score results
 """
 
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"lm_eval_partial {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (inspect, demo, bench, tasks):
+    for command in (inspect, score, demo, bench, tasks):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:

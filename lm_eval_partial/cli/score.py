@@ -1,0 +1,77 @@
+"""``lm-eval-partial score``: the area scores and the one ICL score of a result file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lm_eval_partial.score import Scores
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "score",
+        help="print the ICL score of a run of the suite",
+        description="Print each task's main metric, the mean of each area, and the ICL score: the mean over all tasks "
+        "of partial_icl, 0 to 100. A mean over tasks of which some were not run is left out, and they are named.",
+        epilog="examples:\n"
+        "  lm-eval-partial score results/\n"
+        "  lm-eval-partial score results/my__model/results_2026-01-31T12-00-00.000000.json\n"
+        "  lm-eval-partial score results/ --json > score.json\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "results", metavar="RESULTS", type=Path, help="a result file of lm_eval, or a folder: its newest one"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what `lm_eval_partial.score` finds."""
+    from lm_eval_partial.cli.tasks import task_configs
+    from lm_eval_partial.score import read_result, read_suite, score
+
+    file, result = read_result(args.results)
+    scores = score(result, read_suite(task_configs()))
+    if args.json:
+        print(json.dumps({"file": str(file), **scores.to_dict()}, indent=2, ensure_ascii=False))
+    else:
+        show(scores, file, result.get("model_name"))
+    return 0
+
+
+def show(scores: Scores, file: Path, model: object) -> None:
+    """Print a table on stdout."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(str(model)) if model else None, title_justify="left")
+    table.add_column("area / task")
+    table.add_column("main metric")
+    table.add_column("documents", justify="right")
+    table.add_column("score", justify="right")
+    for area, mean in scores.areas.items():
+        table.add_row(f"[bold]{area.removeprefix('partial_icl_')}", "", "", f"[bold]{_number(mean)}")
+        for task in (task for task in scores.tasks if task.area == area):
+            documents = "" if task.documents is None else f"{task.documents:,}"
+            table.add_row(f"  {task.task.removeprefix('partial_')}", task.metric, documents, _number(task.value))
+        table.add_section()
+    table.add_row("[bold]ICL score", f"mean of {len(scores.tasks)} tasks", "", f"[bold]{_number(scores.icl)}")
+    console = Console(highlight=False)
+    console.print(table)
+    if scores.missing:
+        console.print(f"No ICL score: {len(scores.missing)} of {len(scores.tasks)} tasks were not run:", end=" ")
+        console.print(", ".join(task.removeprefix("partial_") for task in scores.missing), markup=False)
+    for caveat in scores.caveats:
+        console.print(caveat, markup=False)
+    console.print(str(file), markup=False, soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,181 @@
+"""The one ICL score of a result file: the mean of the suite's main metrics, 0–100, as in arXiv 2504.11626, figure 1.
+
+The harness averages only metrics of the same name, so the suite's group files name each task's main metric
+(`metadata.main_metric` of ``task_configs/partial_icl_*.yaml``) and this module averages them. It reads files and
+dictionaries and imports neither torch nor lm_eval. Runs as
+
+    lm-eval-partial score results/
+
+Known gap: standard errors are left out, because the harness gives none for macro-F1 and entity F1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from lm_eval_partial.errors import UserError, listing
+
+Suite = dict[str, dict[str, str]]
+"""Area → task → main metric, spelled "metric,filter" as in result files."""
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One task's main metric; `value` is 0–100, None if the task was not run."""
+
+    area: str
+    task: str
+    metric: str
+    value: float | None
+    documents: int | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score` finds. An average over an incomplete set is None, never the average of what happens to be there."""
+
+    icl: float | None
+    areas: dict[str, float | None]
+    tasks: list[TaskScore]
+    missing: list[str]
+    caveats: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries and lists."""
+        return asdict(self)
+
+
+def read_suite(folder: Path) -> Suite:
+    """Return the areas, tasks and main metrics declared by the group files in `folder`.
+
+    Raises:
+        UserError: `folder` does not hold the suite.
+    """
+    top = folder / "partial_icl.yaml"
+    if not top.is_file():
+        raise UserError(f"{folder} has no partial_icl.yaml. Give the folder that `lm-eval-partial tasks` prints.")
+    suite: Suite = {}
+    for area in yaml.safe_load(top.read_text(encoding="utf-8"))["task"]:
+        group = yaml.safe_load((folder / f"{area}.yaml").read_text(encoding="utf-8"))
+        metrics = group["metadata"]["main_metric"]
+        suite[area] = {task: metrics[task] for task in group["task"]}
+    return suite
+
+
+def read_result(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return a result file and its content; of a folder, the newest ``results_*.json`` at any depth.
+
+    Raises:
+        UserError: there is none, or it is not a result file of lm_eval.
+    """
+    if path.is_dir():
+        # lm_eval puts the time of the run into the name, so names sort by age whichever model's folder they are in.
+        files = sorted(path.rglob("results_*.json"), key=lambda file: (file.name, str(file)))
+        if not files:
+            raise UserError(f"{path} holds no results_*.json. Give lm_eval's --output_path, or one result file.")
+        path = files[-1]
+    elif not path.is_file():
+        raise UserError(f"{path} does not exist. Give a results_*.json of lm_eval, or a folder that holds one.")
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}). Give a results_*.json of lm_eval.") from error
+    if not isinstance(result, dict) or not isinstance(result.get("results"), dict):
+        raise UserError(f'{path} has no "results". Give a results_*.json of lm_eval.')
+    return path, result
+
+
+def score(result: Mapping[str, Any], suite: Suite) -> Scores:
+    """Return the score of every task and area and the ICL score of one lm_eval result.
+
+    Raises:
+        UserError: no task of the suite is in it, or one is without its main metric.
+    """
+    tasks = [
+        _task_score(result, area, task, metric) for area, metrics in suite.items() for task, metric in metrics.items()
+    ]
+    missing = [task.task for task in tasks if task.value is None]
+    if len(missing) == len(tasks):
+        raise UserError(
+            f"none of the suite's tasks is in this result, which has {listing(result['results']) or 'nothing'}. "
+            "Run lm_eval with --tasks partial_icl, or one of its areas."
+        )
+    return Scores(
+        icl=_mean(tasks),
+        areas={area: _mean([task for task in tasks if task.area == area]) for area in suite},
+        tasks=tasks,
+        missing=missing,
+        caveats=_caveats(result),
+    )
+
+
+def icl_score(result: Mapping[str, Any], suite: Suite) -> float:
+    """Return the mean of the main metrics of all tasks of the suite, 0–100.
+
+    Raises:
+        UserError: a task is missing; the message names it.
+    """
+    scores = score(result, suite)
+    if scores.icl is None:
+        raise UserError(
+            f"no ICL score without {listing(scores.missing, limit=30)}: it is the mean over all {len(scores.tasks)} "
+            "tasks. Run lm_eval with --tasks partial_icl."
+        )
+    return scores.icl
+
+
+def _mean(tasks: list[TaskScore]) -> float | None:
+    values = [task.value for task in tasks if task.value is not None]
+    return sum(values) / len(values) if len(values) == len(tasks) else None
+
+
+def _task_score(result: Mapping[str, Any], area: str, task: str, metric: str) -> TaskScore:
+    """Return the main metric of `task`, which is a group around the task, or around a group, that has it."""
+    results, children = result["results"], result.get("group_subtasks") or {}
+    name = task
+    for _ in range(4):
+        found = results.get(name, {})
+        if metric in found:
+            return TaskScore(area, task, metric, _percent(name, metric, found[metric]), _documents(result, name))
+        if len(children.get(name, [])) != 1:
+            break
+        name = children[name][0]
+    metrics = [key for key in results.get(name, {}) if "," in key and "_stderr" not in key]
+    if metrics:
+        raise UserError(f"{name} has no {metric}, which is the main metric of {task}; it has {listing(metrics)}.")
+    return TaskScore(area, task, metric, None, None)
+
+
+def _percent(name: str, metric: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
+        raise UserError(f"{metric} of {name} is {value!r}, expected a number from 0 to 1. Run the task again.")
+    return 100.0 * value
+
+
+def _documents(result: Mapping[str, Any], name: str) -> int | None:
+    """Return how many documents `name` was scored on, adding up the parts of a group."""
+    counts = result.get("n-samples") or {}
+    if name in counts:
+        effective = counts[name].get("effective")
+        return effective if isinstance(effective, int) else None
+    parts = [_documents(result, child) for child in (result.get("group_subtasks") or {}).get(name, [])]
+    known = [part for part in parts if part is not None]
+    return sum(known) if known and len(known) == len(parts) else None
+
+
+def _caveats(result: Mapping[str, Any]) -> list[str]:
+    """Return what keeps these numbers from being those of the whole suite."""
+    caveats = []
+    limit = (result.get("config") or {}).get("limit")
+    if limit:
+        caveats.append(f"--limit {limit:g}: not the whole data sets")
+    if any(name.endswith("_lite") for name in result["results"]):
+        caveats.append("lite: a fixed subset of at most 100 documents a task")
+    return caveats
