@@ -34,10 +34,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="lm-eval-partial-bench-") as scratch:
         base, instruct = args.base, args.instruct
         if base is None:
-            base, instruct = make_pair(Path(scratch), args.hidden, args.layers)
+            base, instruct = make_pair(Path(scratch), args.hidden, args.layers, args.stored)
         ways: dict[str, Callable[[], dict[str, float]]] = {
-            "stock": lambda: _in_process("stock", base, instruct),
-            "partial": lambda: _in_process("partial", base, instruct),
+            "stock": lambda: _in_process("stock", base, instruct, args.dtype),
+            "partial": lambda: _in_process("partial", base, instruct, args.dtype),
         }
         if args.mergekit:
             ways["mergekit"] = lambda: _mergekit(args.mergekit, base, instruct, Path(scratch, "merged"))
@@ -52,7 +52,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             name: {key: statistics.median(each[key] for each in runs) for key in runs[0]}
             for name, runs in rounds.items()
         }
-    return {"machine": machine(), "rounds": args.rounds, "medians": medians, "ratios": _ratios(medians)}
+    settings = {name: getattr(args, name) for name in ("rounds", "hidden", "layers", "stored", "dtype")}
+    return {"machine": machine(), **settings, "medians": medians, "ratios": _ratios(medians)}
 
 
 def machine() -> dict[str, Any]:
@@ -70,8 +71,15 @@ def machine() -> dict[str, Any]:
     }
 
 
-def make_pair(folder: Path, hidden: int, layers: int) -> tuple[str, str]:
-    """Write a random llama and a noisy copy of it, float32, vocabulary 32,000; return both folders."""
+def make_pair(folder: Path, hidden: int, layers: int, stored: str = "float32") -> tuple[str, str]:
+    """Write a random llama and a noisy copy of it, vocabulary 32,000; return both folders.
+
+    Args:
+        folder: where ``base`` and ``instruct`` are made.
+        hidden: hidden size, a multiple of 64.
+        layers: number of layers.
+        stored: dtype of the files.
+    """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -87,10 +95,9 @@ def make_pair(folder: Path, hidden: int, layers: int) -> tuple[str, str]:
         intermediate_size=hidden * 8 // 3 // 64 * 64,
         num_hidden_layers=layers,
         num_attention_heads=hidden // 64,
-        dtype="float32",
     )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config).to(getattr(torch, stored))
     for side in ("base", "instruct"):
         model.save_pretrained(folder / side)
         tokenizer.save_pretrained(folder / side)
@@ -129,8 +136,8 @@ def _ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
     return {name: round(ratio, 2) for name, ratio in ratios.items()}
 
 
-def _in_process(way: str, base: str, instruct: str) -> dict[str, float]:
-    command = [sys.executable, "-W", "ignore", "-m", "lm_eval_partial.bench", way, base, instruct]
+def _in_process(way: str, base: str, instruct: str, dtype: str) -> dict[str, float]:
+    command = [sys.executable, "-W", "ignore", "-m", "lm_eval_partial.bench", way, base, instruct, dtype]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"the benchmark's {way} process failed: {done.stderr.strip().splitlines()[-1]}")
@@ -157,7 +164,7 @@ def _mergekit(command: str, base: str, instruct: str, output: Path) -> dict[str,
 # What runs in the process of its own --------------------------------------------------------------------
 
 
-def _worker(way: str, base: str, instruct: str) -> dict[str, float]:
+def _worker(way: str, base: str, instruct: str, dtype: str) -> dict[str, float]:
     """Load one model and let it answer; ours then moves through a few λ."""
     from lm_eval.models.huggingface import HFLM
 
@@ -167,9 +174,9 @@ def _worker(way: str, base: str, instruct: str) -> dict[str, float]:
     with _peak_anonymous() as before:
         start = time.perf_counter()
         lm: Any = (
-            HFLM(pretrained=instruct, device="cpu")
+            HFLM(pretrained=instruct, device="cpu", dtype=dtype)
             if way == "stock"
-            else PartialHFLM(base=base, instruct=instruct, lam=0.5, device="cpu")
+            else PartialHFLM(base=base, instruct=instruct, lam=0.5, device="cpu", dtype=dtype)
         )
         figures["load_s"] = time.perf_counter() - start
         lm._loglikelihood_tokens([(None, [2, 3, 4], [5, 6])], disable_tqdm=True)
@@ -218,4 +225,4 @@ def _anonymous() -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_worker(*sys.argv[1:4])))
+    print(json.dumps(_worker(*sys.argv[1:5])))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.interpolate import DTYPE_NAMES
@@ -147,7 +147,8 @@ def _ratio(total: list[float]) -> float:
 
 
 def _summary(report: dict[str, Any]) -> Table:
-    table = Table("", "base", "instruct", title=f"{report['architecture']}, {report['parameters']:,} parameters")
+    columns = (Column(name, overflow="fold") for name in ("", "base", "instruct"))  # paths are to be read whole
+    table = Table(*columns, title=f"{report['architecture']}, {report['parameters']:,} parameters")
     sides = report["base"], report["instruct"]
     for label, key in (("path", "path"), ("revision", "revision"), ("sha", "sha"), ("weight files", "files")):
         table.add_row(label, *(str(side[key]) for side in sides))

@@ -167,6 +167,10 @@ def test_bench_measures_both_and_writes_json(pair, tmp_path, capsys):
 def test_bench_says_what_is_wrong_before_it_starts(capsys):
     for wrong, message in (
         (["--base", "x"], "give --base and --instruct, or neither to have models made."),
+        (
+            ["--dtype", "float33"],
+            "dtype=float33 is not a floating point dtype. Give auto, float32, bfloat16 or float16.",
+        ),
         (["--rounds", "0"], "--rounds 0: give 1 or more."),
         (["--mergekit", "/no/such"], "--mergekit /no/such: no such command. Give the path of mergekit-yaml."),
     ):
@@ -175,7 +179,8 @@ def test_bench_says_what_is_wrong_before_it_starts(capsys):
 
 
 def test_bench_makes_models_of_the_size_asked_for(tmp_path):
-    base, instruct = bench.make_pair(tmp_path, hidden=64, layers=2)
+    base, instruct = bench.make_pair(tmp_path, hidden=64, layers=2, stored="bfloat16")
     sides = [load_file(f"{side}/model.safetensors") for side in (base, instruct)]
-    assert sides[0]["model.embed_tokens.weight"].shape == (32000, 64)
+    embedding = sides[0]["model.embed_tokens.weight"]
+    assert embedding.shape == (32000, 64) and embedding.dtype == torch.bfloat16
     assert not torch.equal(*(side["model.norm.weight"] for side in sides))
