@@ -1,4 +1,4 @@
-"""The ``--model_args`` of ``partial-hf``: checked by name before anything is opened.
+"""The ``--model_args`` of ``partial-hf``: checked by name before a weight file is opened.
 
 `HFLM` hands what it does not know to transformers, where a typo surfaces minutes later as a TypeError of a
 model class. Here it is caught first, with the nearest name.

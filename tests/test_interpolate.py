@@ -109,7 +109,8 @@ def test_conversion_takes_blocks_not_whole_tensors(monkeypatch):
 @pytest.mark.parametrize("lam", [0, 1])
 def test_endpoints_are_copies_not_views_of_the_file(lam):
     base, instruct = torch.ones(3), torch.ones(3)
-    InterpolatedTensor(base, instruct, lam)[...].zero_()
+    for index in (..., slice(0, 2)):
+        InterpolatedTensor(base, instruct, lam)[index].zero_()
     assert base.sum() == instruct.sum() == 3
 
 
