@@ -2,7 +2,7 @@
 
     lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5 --tasks arc_challenge
 
-Glue only: prompts, batching and metrics are the harness's.
+Glue only: prompts and metrics are the harness's; `shared_prefix` scores and generates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
-from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 
@@ -25,6 +24,7 @@ from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError, show_without_traceback
 from lm_eval_partial.interpolate import check_lam, format_lam
 from lm_eval_partial.pair import Pair
+from lm_eval_partial.shared_prefix import SharedPrefixHFLM
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _SPEED_ONLY = ("batch_size", "max_batch_size", "parallelize", "max_memory_per_gp
 
 
 @register_model("partial-hf")
-class PartialHFLM(HFLM):  # type: ignore[misc]
+class PartialHFLM(SharedPrefixHFLM):
     """θ(λ) = θ_base + λ (θ_instruct − θ_base) as an lm-eval model (arXiv 2504.11626).
 
     Attributes:
@@ -58,6 +58,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         trust_remote_code: bool | None = False,
         device: str | None = None,
         dtype: str | torch.dtype | None = "auto",
+        share_prefix: bool = True,
         **kwargs: Any,
     ) -> None:
         """Load θ(λ).
@@ -76,6 +77,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             trust_remote_code: as in transformers.
             device: as in `HFLM`; by default a GPU if there is one.
             dtype: as in `HFLM`.
+            share_prefix: whether prefixes that requests share are computed once; False is stock's way, bit for bit.
             **kwargs: `HFLM`'s other arguments, and config fields to override.
 
         Raises:
@@ -104,6 +106,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             raise UserError(f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one.")
         self._dtype = loading.resolve_dtype(self.pair, dtype)
         self._settings = {name: value for name, value in kwargs.items() if name not in _SPEED_ONLY}
+        self._settings["share_prefix"] = share_prefix
         for note in self.pair.notes():
             logger.warning(note)
         self._warn_if_extrapolating()
@@ -116,6 +119,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             trust_remote_code=trust_remote_code,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             dtype=self._dtype,
+            share_prefix=share_prefix,
             **kwargs,
         )
 
@@ -177,6 +181,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         self._model = loading.move(self._model, self.pair, lam, lambda: self._load(lam))
         self._lam = lam
         self.batch_sizes: dict[int, int] = {}  # found for the model before
+        self.paths.clear()
         self._warn_if_extrapolating()
 
     @property
@@ -223,6 +228,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             "lam": self.lam,
             "vocabulary": pair.reference.role,
             "tokenizer": pair.tokenizer,
+            "share_prefix": self.path_counts(),
             "lm_eval_partial_version": __version__,
             "torch_version": torch.__version__,
         }
