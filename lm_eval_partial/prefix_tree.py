@@ -114,9 +114,12 @@ class PrefixTree:
                     rows.append(part)
                 continue
             branches = [first, *(first + 1 + np.flatnonzero(shared == fork)).tolist(), last]
+            even = size / -(-size // row_tokens)  # rows of like length: they are padded to the longest
             begin = first
             for branch, end in pairwise(branches):
-                if begin < branch and self.size(Range(begin, end, start)) > row_tokens:
+                if begin < branch and (
+                    self.size(Range(begin, end, start)) > row_tokens or self.size(Range(begin, branch, start)) >= even
+                ):
                     rows.append(Range(begin, branch, start))
                     begin = branch
                 if begin == branch and self.size(Range(branch, end, start)) > row_tokens:

@@ -79,7 +79,8 @@ def score(
         while rows:
             rows.sort(key=tree.size)
             width = tree.size(rows[-1])
-            batch = rows[-max(1, model.budget // width) :]
+            like = [row for row in rows if 2 * tree.size(row) > width]
+            batch = like[-max(1, model.budget // width) :]
             del rows[-len(batch) :]
             try:
                 answers = questions.answer(batch, cache)
