@@ -46,6 +46,8 @@ def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
     Raises:
         DisagreementError: before the first group with a cache, if the model does not go on from one as it should.
     """
+    if not prompts:
+        return
     tree = PrefixTree(prompts, [len(prompt) - 1 for prompt in prompts])
     of_sequence: list[list[int]] = [[] for _ in tree.sequences]
     for index, place in enumerate(tree.index):

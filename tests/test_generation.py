@@ -61,6 +61,10 @@ def test_groups_are_by_prefix_longest_first_with_duplicates():
         assert lengths == sorted(lengths, reverse=True)
 
 
+def test_no_prompts_no_groups():
+    assert list(groups(PrefixModel(made("llama"), budget=64), [])) == []
+
+
 def test_no_more_rows_than_memory():
     for rows, layers, prefix, longest, new in ((1, 8, 900, 946, 16), (8, 32, 900, 946, 16), (4, 32, 40, 946, 256)):
         fit = rows_that_fit(rows, layers, prefix, longest, new)
