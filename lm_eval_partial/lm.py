@@ -86,6 +86,8 @@ class PartialHFLM(SharedPrefixHFLM):
         kwargs = arguments.check(base, instruct, lam, kwargs)
         self._lam: float | None = check_lam(lam)
         loading.parse_dtype(dtype)
+        if not isinstance(share_prefix, bool):
+            raise UserError(f"share_prefix={share_prefix} is neither True nor False.")
         if leftover := arguments.unknown(kwargs):
             above = Checkpoint(
                 "instruct", str(instruct), instruct_revision, instruct_subfolder, bool(trust_remote_code)

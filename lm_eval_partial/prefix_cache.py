@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch.nn.attention.flex_attention import create_block_mask
 from transformers.cache_utils import Cache, DynamicLayer
 
 from lm_eval_partial.prefix_tree import Ints
 
 logger = logging.getLogger(__name__)
 
-MASKS = ("sdpa", "eager")
-"""Attention implementations that take a mask of any shape."""
+MASKS = ("sdpa", "eager", "flex_attention")
+"""Attention implementations that take a mask of any shape; the last skips what is masked, and wants a GPU."""
 
 
 Pieces = list[tuple[torch.Tensor, torch.Tensor]]
@@ -148,16 +150,30 @@ class PrefixModel:
         self.budget = self._most = max(1, tokens // 2)
         logger.warning(f"out of memory with {tokens} tokens at a time: going on with {self.budget}")
 
-    def mask(self, seen: torch.Tensor) -> torch.Tensor:
-        """Return `seen` as the model takes it.
+    def mask(self, ends: torch.Tensor, start: int) -> Any:
+        """Return who sees whom, in the form that the model takes.
 
         Args:
-            seen: whether a token (rows) sees another (columns), bool, [batch, tokens, prefix + tokens].
+            ends: for token j of a row, the first token that does not see it, [rows, width]; tokens before j do not
+                either.
+            start: tokens of the prefix, which all see.
         """
+        rows, width = ends.shape
+        if self._config._attn_implementation == "flex_attention":
+
+            def sees(row: Any, _: Any, query: Any, key: Any) -> Any:
+                own = key - start
+                return (own < 0) | (own == query) | ((own <= query) & (query < ends[row, own.clamp(min=0)]))
+
+            return create_block_mask(sees, rows, None, width, start + width, device=ends.device)
+        token = torch.arange(width, device=ends.device)
+        seen = (token[None, :] <= token[:, None]) & (token[:, None] < ends[:, None, :])
+        seen |= torch.eye(width, dtype=torch.bool, device=ends.device)  # padding sees itself: a row of nothing is NaN
+        seen = F.pad(seen, (start, 0), value=True)[:, None]
         if self._config._attn_implementation == "sdpa":
-            return seen[:, None]
+            return seen
         hidden = torch.zeros(seen.shape, dtype=self.dtype, device=seen.device)
-        return hidden.masked_fill_(~seen, torch.finfo(self.dtype).min)[:, None]
+        return hidden.masked_fill_(~seen, torch.finfo(self.dtype).min)
 
     def logits(self, ids: torch.Tensor, wanted: Ints, **inputs: Any) -> torch.Tensor:
         """Return the logits at some positions; only those meet the head, and what the model does after it.

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
 
 from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel
-from lm_eval_partial.prefix_tree import Ints, PrefixTree, Range, Row
+from lm_eval_partial.prefix_tree import Ints, PrefixTree, Range
 
 ROW_TOKENS = 512
 """Tokens of a row of strangers. They are masked from one another, not skipped: longer rows waste attention."""
@@ -122,30 +122,35 @@ class _Questions:
         rows = [self._tree.lay_out(part) for part in parts]
         width = max(len(row.tokens) for row in rows)
         indices: list[int] = []
-        positions: list[Ints] = []  # of the outputs wanted, in rows put end to end
+        outputs: list[Ints] = []  # positions of those wanted, in rows put end to end
         targets: list[Sequence[int] | Ints] = []
         for number, (part, row) in enumerate(zip(parts, rows, strict=True)):
-            for place, path in zip(range(part.first, part.last), row.paths, strict=True):
-                for index in self._of[place]:
+            for sequence, path in zip(range(part.first, part.last), row.paths, strict=True):
+                for index in self._of[sequence]:
                     tokens, length = self._requests[index]
                     indices.append(index)
-                    positions.append(path[-length:] + number * width)
+                    outputs.append(path[-length:] + number * width)
                     targets.append(tokens[-length:])
-        wanted, where = np.unique(np.concatenate(positions), return_inverse=True)
+        start = parts[0].start
+        alone = not start and len(rows) == 1 and len(rows[0].paths) == 1  # the model's own causal mask will do
+        wanted, where = np.unique(np.concatenate(outputs), return_inverse=True)
         device = self._model.model.device
+        ids, positions, ends = (
+            _padded([getattr(row, name) for row in rows], width).to(device) for name in ("tokens", "positions", "ends")
+        )
         logits = self._model.logits(
-            _padded([row.tokens for row in rows], width).to(device),
+            ids,
             wanted,
-            position_ids=_padded([row.positions for row in rows], width).to(device),
-            attention_mask=self._mask(rows, width, parts[0].start),
+            position_ids=positions,
+            attention_mask=None if alone else self._model.mask(ends, start),
             past_key_values=PrefixCache(0, cache, keep=False) if cache else None,
             use_cache=cache is not None,
         )
         target = torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(logits.device)
-        output = torch.from_numpy(where).to(logits.device)
-        greedy = (logits.argmax(dim=-1)[output] == target).cpu().numpy()
-        logprobs = F.log_softmax(logits, dim=-1, dtype=self._softmax_dtype)[output, target].cpu()
-        begins = np.cumsum([0, *(len(each) for each in positions[:-1])])
+        place = torch.from_numpy(where).to(logits.device)
+        greedy = (logits.argmax(dim=-1)[place] == target).cpu().numpy()
+        logprobs = F.log_softmax(logits, dim=-1, dtype=self._softmax_dtype)[place, target].cpu()
+        begins = np.cumsum([0, *(len(each) for each in outputs[:-1])])
         sums = torch.from_numpy(np.add.reduceat(logprobs.double().numpy(), begins))
         rounded = sums.to(logprobs.dtype).tolist()  # as the sum of such numbers is
         are_greedy = np.logical_and.reduceat(greedy, begins).tolist()
@@ -164,17 +169,6 @@ class _Questions:
             logprobs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
             plain = logprobs.gather(1, ids[-length:, None].to(logits.device)).sum().item()
             self._model.check(answer.logprob, plain, length)
-
-    def _mask(self, rows: list[Row], width: int, start: int) -> torch.Tensor | None:
-        """Return who sees whom; None if a plain causal mask is meant."""
-        if not start and len(rows) == 1 and len(rows[0].paths) == 1:
-            return None
-        device = self._model.model.device
-        ends = _padded([row.ends for row in rows], width).to(device)
-        token = torch.arange(width, device=device)
-        seen = (token[None, :] <= token[:, None]) & (token[:, None] < ends[:, None, :])
-        seen |= torch.eye(width, dtype=torch.bool, device=device)  # padding sees itself: a row of nothing is NaN
-        return self._model.mask(F.pad(seen, (start, 0), value=True))
 
 
 def _padded(arrays: list[Ints], width: int) -> torch.Tensor:

@@ -181,6 +181,7 @@ def test_bench_of_scoring_compares_answers_and_writes_json(tmp_path, capsys):
 
 def test_bench_says_what_is_wrong_before_it_starts(capsys):
     for wrong, message in (
+        (["--vllm", "/no/such"], "--vllm /no/such: no such command. Give the python of an environment that has vLLM."),
         (["--base", "x"], "give --base and --instruct, or neither to have models made."),
         (
             ["--dtype", "float33"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import pytest
 import torch
@@ -76,6 +77,15 @@ def test_every_family_gives_its_own_numbers(family, attention):
     assert prefix_model.unsupported is None
     assert_equal(shared(prefix_model, requests), one_by_one(model, requests))
     assert prefix_model.tokens_run < 0.25 * sum(len(request.tokens) - 1 for request in requests)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles flex attention with g++")
+def test_flex_attention_gives_the_same_numbers():
+    requests = few_shot(documents=3)
+    expected = one_by_one(made("llama"), requests)
+    assert_equal(shared(PrefixModel(made("llama", attn_implementation="flex_attention"), 150), requests), expected)
 
 
 def test_answers_do_not_depend_on_the_budget_or_the_order(llama):
@@ -181,7 +191,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(caplog):
 
 def test_out_of_memory_with_one_sequence_is_an_error():
     with pytest.raises(torch.OutOfMemoryError):
-        shared(PrefixModel(forgetful(made("llama"), 0), budget=1000), few_shot())
+        shared(PrefixModel(forgetful(made("llama"), 0), budget=2), few_shot())
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import platform
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,13 @@ def make_pair(folder: Path, hidden: int, layers: int, stored: str = "float32") -
 
 @contextmanager
 def peak_anonymous(start: float | None = None) -> Iterator[dict[str, float]]:
-    """Yield a dictionary that holds, at the end, the peak of anonymous memory above `start`, in bytes."""
+    """Yield a dictionary that holds, at the end, the peak of anonymous memory above `start`, in bytes.
+
+    Freed memory that the allocator keeps is given back first: it would hide what is taken next.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     begin = _anonymous() if start is None else start
     found = {"start": begin, "peak": 0.0}
     stop = threading.Event()
@@ -83,6 +91,22 @@ def peak_anonymous(start: float | None = None) -> Iterator[dict[str, float]]:
     finally:
         stop.set()
         watcher.join()
+
+
+@contextmanager
+def peak_memory(device: Any) -> Iterator[dict[str, float]]:
+    """Yield a dictionary that holds, at the end, the peak of memory taken on `device` meanwhile, in bytes."""
+    import torch
+
+    if device.type != "cuda":
+        with peak_anonymous() as found:
+            yield found
+        return
+    torch.cuda.reset_peak_memory_stats(device)
+    start = torch.cuda.memory_allocated(device)
+    found = {"peak": 0.0}
+    yield found
+    found["peak"] = float(torch.cuda.max_memory_allocated(device) - start)
 
 
 def _anonymous() -> float:

@@ -9,8 +9,10 @@ shared machine. Text goes in and answers come out: tokenising and bookkeeping ar
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +28,8 @@ from lm_eval.models.huggingface import HFLM
 from rich.console import Console
 from rich.table import Table
 
-from lm_eval_partial.bench.models import machine, make_pair, peak_anonymous
+from lm_eval_partial.bench.models import machine, make_pair, peak_memory
+from lm_eval_partial.errors import UserError
 from lm_eval_partial.lm import PartialHFLM
 
 HIDDEN, LAYERS = 512, 8
@@ -36,6 +39,7 @@ SHOTS, QUESTION, CHOICE, CHOICES = 900, (30, 60), (5, 30), 4
 """Tokens of the shots, of a question, of a choice; choices a question."""
 
 NEW_TOKENS = 16
+VLLM_DOCUMENTS = 8
 LAMS = [step / 10 for step in range(11)]
 
 
@@ -59,20 +63,24 @@ class Workload:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of one run: medians in seconds, tokens, GiB of anonymous memory above the weights, ratios."""
+    """Return the figures of one run: medians in seconds, tokens, GiB of memory above the weights, ratios."""
     with tempfile.TemporaryDirectory(prefix="lm-eval-partial-bench-") as scratch:
         base, instruct = args.base, args.instruct
         if base is None:
             base, instruct = make_pair(Path(scratch), args.hidden or HIDDEN, args.layers or LAYERS, args.stored)
-        settings = {"device": args.device, "dtype": args.dtype, "batch_size": args.batch_size}
+        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        settings = {"device": device, "dtype": args.dtype, "batch_size": args.batch_size}
         stock = HFLM(pretrained=instruct, **settings)
         ours = PartialHFLM(base=base, instruct=instruct, lam=1, **settings)
-    gemm = gemm_rate(ours.model)
-    found = {}
-    for name, workload in workloads(stock, args.documents).items():
-        found[name] = compare(name, workload, stock, ours, args.rounds, gemm)
-        if name == "fixed shots":
-            found["11 λ of it"] = trajectory(workload, ours, found[name]["stock_s"])
+        gemm = gemm_rate(ours.model)
+        found = {}
+        for name, workload in workloads(stock, args.documents).items():
+            found[name] = compare(name, workload, stock, ours, args.rounds, gemm)
+            if name == "fixed shots":
+                if args.vllm:
+                    found["vLLM on it"] = vllm(args.vllm, instruct, workload, stock, found[name])
+                found["11 λ of it"] = trajectory(workload, ours, found[name]["stock_s"])
+                ours.set_lam(1)
     return {
         "machine": machine(),
         **{name: getattr(args, name) for name in ("rounds", "documents", "batch_size", "dtype")},
@@ -123,7 +131,7 @@ def compare(name: str, workload: Workload, stock: HFLM, ours: PartialHFLM, round
                 workload.ask(lm, documents=2)
                 continue
             forget_texts(ours)
-            with counting(lm.model) as counts, peak_anonymous() as memory:
+            with counting(lm.model) as counts, peak_memory(lm.device) as memory:
                 start = time.perf_counter()
                 answers[way] = workload.ask(lm)
                 seconds = time.perf_counter() - start
@@ -166,6 +174,39 @@ def trajectory(workload: Workload, ours: PartialHFLM, stock_s: float) -> dict[st
         workload.ask(ours)
     seconds = time.perf_counter() - start
     return {"stock_s": stock_s, "ours_s": seconds, "stock / ours": round(stock_s / seconds, 2)}
+
+
+def vllm(python: str, folder: str, workload: Workload, stock: HFLM, found: dict[str, Any]) -> dict[str, Any]:
+    """Return vLLM's time, scaled from the first documents to all, beside ours; and its distance from stock.
+
+    vLLM computes log-probabilities of a prompt with its prefix cache off.
+    """
+    print("fixed shots: vLLM", file=sys.stderr)
+    asked = workload.requests[: VLLM_DOCUMENTS * workload.choices]
+    pairs = [stock._encode_pair(*request.args) for request in asked]
+    done = subprocess.run(
+        [
+            python,
+            str(Path(__file__).with_name("vllm_worker.py")),
+            folder,
+            str(stock.model.dtype).removeprefix("torch."),
+        ],
+        input=json.dumps([[context + continuation, len(continuation)] for context, continuation in pairs]),
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"s":')]
+    if not lines:
+        raise UserError(f"vLLM failed under {python}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    answers = json.loads(lines[0])
+    expected = [answer[0] for answer in stock.loglikelihood(asked, disable_tqdm=True)]
+    seconds = answers["s"] * len(workload.requests) / len(asked)
+    return {
+        "stock_s": seconds,
+        "ours_s": found["ours_s"],
+        "stock / ours": round(seconds / found["ours_s"], 2),
+        "largest_difference": max(abs(a - b) for a, b in zip(answers["logprobs"], expected, strict=True)),
+    }
 
 
 def forget_texts(lm: PartialHFLM) -> None:

@@ -34,6 +34,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--mergekit", metavar="COMMAND", help="load: path of the mergekit-yaml command, to time it too")
     parser.add_argument("--documents", type=int, default=64, help="scoring: few-shot questions (default 64)")
     parser.add_argument("--batch_size", type=int, default=1, help="scoring: as in lm_eval (default 1)")
+    parser.add_argument("--vllm", metavar="PYTHON", help="scoring: python of an environment with vLLM, to time it too")
     parser.add_argument("--device", help="scoring: as in lm_eval (default: a GPU if there is one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.set_defaults(run=run)
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--rounds {args.rounds}: give 1 or more.")
     for dtype in (args.stored, args.dtype):
         parse_dtype(dtype)
+    if args.vllm and shutil.which(args.vllm) is None:
+        raise UserError(f"--vllm {args.vllm}: no such command. Give the python of an environment that has vLLM.")
     if args.mergekit and shutil.which(args.mergekit) is None:
         raise UserError(f"--mergekit {args.mergekit}: no such command. Give the path of mergekit-yaml.")
     if (args.base is None) != (args.instruct is None):
