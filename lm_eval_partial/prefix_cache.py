@@ -114,7 +114,7 @@ class PrefixModel:
         """Why this model cannot be asked so; None if it can."""
         implementation = self._config._attn_implementation
         if implementation not in MASKS:
-            return f"attn_implementation={implementation} takes no mask of one's own; {' and '.join(MASKS)} do"
+            return f"attn_implementation={implementation} takes no mask of one's own, as {', '.join(MASKS)} do"
         if getattr(self.model, "_is_stateful", False):
             return "the model keeps recurrent state"
         if getattr(self._config, "is_encoder_decoder", False):

@@ -66,10 +66,10 @@ class PrefixTree:
         number = {key: place for place, key in enumerate(distinct)}
         self.index = [number[key] for key in keys]
         self.sequences: list[Ints] = [np.frombuffer(key, dtype=">u4").astype(np.int32) for key in distinct]
-        self._lengths = np.array([len(tokens) for tokens in self.sequences], dtype=np.int64)
+        self._lengths = [len(tokens) for tokens in self.sequences]
         self._shared = np.array([0, *(_shared(a, b) for a, b in pairwise(self.sequences))], dtype=np.int64)
-        self._new_tokens = np.concatenate([[0], np.cumsum(self._lengths - self._shared)])
-        self._computed_from = self._lengths.copy()
+        self._new_tokens: list[int] = [0, *np.cumsum(self._lengths - self._shared).tolist()]  # of all sequences before
+        self._computed_from = np.array(self._lengths, dtype=np.int64)
         np.minimum.at(self._computed_from, self.index, np.asarray(computed_from, dtype=np.int64))
 
     @property
@@ -81,7 +81,7 @@ class PrefixTree:
         """Return how many tokens a row of `part` has."""
         first, last, start = part
         rest = self._new_tokens[last] - self._new_tokens[first + 1]
-        return int(self._lengths[first] - start + rest)
+        return self._lengths[first] - start + rest
 
     def cut(self, part: Range, row_tokens: int, most_tokens: int) -> tuple[list[Range], list[Range]]:
         """Return the rows to run after the first ``part.start`` tokens, and the parts to run after more of them.

@@ -76,12 +76,12 @@ def score(
         if done < part.start:
             cache = model.after(cache, tree.sequences[part.first][done : part.start])
         rows, deeper = tree.cut(part, min(ROW_TOKENS, model.budget), model.budget)
+        rows.sort(key=tree.size)
         while rows:
-            rows.sort(key=tree.size)
             width = tree.size(rows[-1])
-            like = [row for row in rows if 2 * tree.size(row) > width]
-            batch = like[-max(1, model.budget // width) :]
-            del rows[-len(batch) :]
+            batch = [rows.pop()]
+            while rows and (len(batch) + 1) * width <= model.budget and 2 * tree.size(rows[-1]) > width:
+                batch.append(rows.pop())
             try:
                 answers = questions.answer(batch, cache)
             except RuntimeError as error:
@@ -89,7 +89,7 @@ def score(
                 if len(smaller) == 1 or not should_reduce_batch_size(error):
                     raise
                 model.halve(len(batch) * width)
-                rows += smaller
+                rows = sorted([*rows, *smaller], key=tree.size)
                 continue
             way = "rows after a cache" if cache else "rows"
             if way not in model.checked:

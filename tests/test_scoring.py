@@ -80,7 +80,7 @@ def test_every_family_gives_its_own_numbers(family, attention):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles flex attention with g++")
 def test_flex_attention_gives_the_same_numbers():
     requests = few_shot(documents=3)
