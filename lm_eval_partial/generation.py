@@ -12,7 +12,8 @@ stopping and limits stay transformers' own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -83,6 +84,17 @@ def padded_between(prompts: Sequence[Ints], prefix: int) -> tuple[torch.Tensor, 
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
+@contextmanager
+def own_cache(model: Any) -> Iterator[None]:
+    """Let `generate` take a cache though a generation config asks for one of another kind (Gemma 2's does)."""
+    wanted = model.generation_config.cache_implementation
+    model.generation_config.cache_implementation = None
+    try:
+        yield
+    finally:
+        model.generation_config.cache_implementation = wanted
+
+
 def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens: int) -> int:
     """Return how many prompts of a group take no more memory than `rows` prompts, each with a cache of its own.
 
@@ -114,7 +126,8 @@ def _first_logprobs(
 ) -> torch.Tensor:
     """Return the log-probabilities of the first token that `generate` sees, [prompts, vocabulary]."""
     device = model.model.device
-    with torch.no_grad(), torch.autocast(device.type, model.autocast, enabled=model.autocast is not None):
+    autocast = torch.autocast(device.type, model.autocast, enabled=model.autocast is not None)
+    with torch.no_grad(), autocast, own_cache(model.model):
         made = model.model.generate(
             ids.to(device),
             attention_mask=mask.to(device),

@@ -180,6 +180,17 @@ def test_a_repetition_penalty_sees_the_same_prompt(made):
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
 
 
+@pytest.mark.parametrize("wanted", ["static", "dynamic", "hybrid"])
+def test_a_generation_config_may_want_a_cache_of_its_own(made, wanted):
+    """Gemma 2's files do; `generate` refuses two."""
+    ours, stock = made()
+    ours.model.generation_config.cache_implementation = wanted
+    texts = [context for context, _ in few_shot()[::4]]
+    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+    assert ours.path_counts() == {"generate_until": {"shared": 6}}
+    assert ours.model.generation_config.cache_implementation == wanted
+
+
 def test_out_of_memory_while_generating_halves_the_rows(made, monkeypatch, caplog):
     ours, stock = made()
     generate = ours.model.generate
