@@ -3,9 +3,9 @@
     lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60
 
 For every task the difference of its main metric, paired document by document; for areas and groups the mean of their
-tasks' differences, as the harness or the suite averages them. Each has a standard error, a 95 % bootstrap interval and a
-p-value (`uncertainty`): McNemar's exact test where every document is right or wrong, which is what a randomisation test
-over documents then is, and that test with 9,999 random draws otherwise, so that metrics like macro-F1 have one too.
+tasks' differences, as the harness or the suite averages them. Each has a standard error, a 95 % bootstrap interval and
+a p-value (`uncertainty`): McNemar's exact test where every document is right or wrong, which is what a randomisation
+test over documents then is, and that test with 9,999 random draws otherwise, so that macro-F1 and its like have one too.
 Holm's correction is over all tasks and models looked at. Reads files and imports neither torch nor lm_eval.
 
 Known gap: metrics that are no function of sums over documents (BLEU) have a difference and nothing else.
@@ -30,6 +30,8 @@ from lm_eval_partial.result_files import Run, Sample, find, runs
 from lm_eval_partial.score import Suite
 
 Interval = tuple[float, float]
+CLUSTERS = 5
+"""Tasks a group needs for an interval over tasks: of two or three clusters none is to be had."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Difference:
     interval: Interval | None = None
     """95 %, documents resampled within each task: these tasks, other documents."""
     interval_over_tasks: Interval | None = None
-    """95 %, the tasks resampled too (clustered by task): other tasks of the kind. Groups of several tasks only."""
+    """95 %, the tasks resampled too (clustered by task): other tasks of the kind. Groups of five tasks or more."""
     p: float | None = None
     p_holm: float | None = None
     """Adjusted for all tasks compared; None for groups, which are no further evidence."""
@@ -128,7 +130,7 @@ def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS
     if other := sorted(names[0] for (names, _), series in data.items() if series.other_prompts and len(names) == 1):
         notes.append(f"the prompts differ (chat template? seed?): {listing(dict.fromkeys(other), limit=20)}")
     if unsure := [node.name for node in plan.nodes if any(data[part].rows is None for part, _ in node.parts)]:
-        notes.append(f"no interval, as the metric cannot be computed from single documents: {listing(unsure, limit=20)}")
+        notes.append(f"no interval, as the metric is no function of sums over documents: {listing(unsure, limit=20)}")
     return Comparison(
         runs=[run.label for run in found],
         files=[[str(file.path) for file in run.files] for run in found],
@@ -160,7 +162,7 @@ def _difference(
     each = np.array([resampled[part][:, column] - resampled[part][:, 0] for part, _, _ in parts])
     weights = np.array([weight for _, _, weight in parts])
     errors = [weight * uncertainty.standard_error(s, 0, column, resampled[part]) for part, s, weight in parts]
-    clustered = not is_task and len(parts) > 1 and np.allclose(weights, weights[0])
+    clustered = not is_task and len(parts) >= CLUSTERS and np.allclose(weights, weights[0])
     return replace(
         plain,
         stderr=node.scale * math.hypot(*errors),

@@ -76,7 +76,8 @@ def _mean(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
 
 def mean(sums: Array, documents: Array) -> Array:
     """Return the mean, the metric that most tasks have."""
-    return sums[..., 0] / documents
+    result: Array = sums[..., 0] / documents
+    return result
 
 
 def _perplexity(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
@@ -162,7 +163,8 @@ def _matthews(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
         trace = np.trace(confusion, axis1=-2, axis2=-1)
         covariance = trace * documents - (gold * predicted).sum(-1)
         spread = np.sqrt((documents**2 - (gold**2).sum(-1)) * (documents**2 - (predicted**2).sum(-1)))
-        return np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
+        result: Array = np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
+        return result
 
     return table, correlation
 

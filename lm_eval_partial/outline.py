@@ -61,7 +61,10 @@ class Outline:
     def nodes(self) -> list[Node]:
         """Everything, each name once, the overall scores first."""
         every = [node for node in (self.icl, self.instruction) if node] + self.areas + self.groups + self.tasks
-        return list({node.name: node for node in reversed(every)}.values())[::-1]
+        first: dict[str, Node] = {}
+        for node in every:
+            first.setdefault(node.name, node)
+        return list(first.values())
 
 
 def outline(run: Run, tasks: Sequence[str], suite: Suite, instruction: Sequence[str] = INSTRUCTION) -> Outline:
@@ -82,26 +85,24 @@ class _Builder:
         for group, children in run.groups.items():
             for child in children:
                 self.parents.setdefault(child, []).append(group)
+        self.roots = [name for name in [*run.groups, *run.tasks] if name not in self.parents]
 
     def build(self) -> Outline:
         areas = {
-            area: [node for task, metric in metrics.items() if (node := self.around(task, metric))]
+            area: [one for task, metric in metrics.items() if (one := self.around(task, metric))]
             for area, metrics in self.suite.items()
         }
         of_suite = [node for nodes in areas.values() for node in nodes]
         covered = {name for node in of_suite for name in [node.name, *self.descendants(node.name)]}
         covered |= {name for name in self.run.groups if self.descendants(name) <= covered}
-        tasks = {name: node for name in self.run.tasks if name not in covered and (node := self.task(name))}
-        groups = {name: node for name in self.run.groups if name not in covered and (node := self.group(name))}
+        tasks = {name: one for name in self.run.tasks if name not in covered and (one := self.task(name))}
+        groups = {name: one for name in self.run.groups if name not in covered and (one := self.group(name))}
 
-        roots = [
-            name for name in [*self.run.groups, *self.run.tasks] if name not in covered and name not in self.parents
-        ]
         following = [name for name in [*self.run.groups, *self.run.tasks] if self.follows(name)]
         following = [name for name in following if not any(self.follows(up) for up in self.parents.get(name, []))]
         known = groups | tasks
         instruction = self.mean("instruction following", [known[name] for name in following if name in known])
-        others = self.expand([name for name in roots if name not in following], known)
+        others = self.expand([name for name in self.roots if name not in {*following, *covered}], known)
         if of_suite:
             found = [
                 _mean(area, area.removeprefix("partial_icl_"), nodes)
@@ -127,7 +128,7 @@ class _Builder:
         """Return the overall score and its areas: a single group and its members, or the mean over all roots."""
         if len(roots) == 1:
             members = self.expand(self.run.groups.get(roots[0].name, []), known)
-            return roots[0], [_relabelled(node, roots[0].name) for node in members]
+            return roots[0], members
         return self.mean("ICL", roots), roots
 
     def mean(self, label: str, nodes: list[Node]) -> Node | None:
@@ -231,13 +232,18 @@ class _Builder:
             return (((tuple(leaves), metric), 1.0),)
         return ()
 
+    def label(self, name: str) -> str:
+        """Return `name` without its root's: partial_demo_finance of partial_demo is "finance"."""
+        root = max((root for root in self.roots if name.startswith(root + "_")), key=len, default="")
+        return name if name in self.roots else name.removeprefix(root + "_").removeprefix("partial_")
+
     def node(self, name: str, metric: str, parts: tuple[tuple[Part, float], ...], source: str) -> Node:
         file = self.run.file_of(source)
         better = (file.data.get("higher_is_better") or {}).get(source) or {}
         higher = better.get(metric.split(",")[0]) is not False
         return Node(
             name=name,
-            label=name.removeprefix("partial_"),
+            label=self.label(name),
             metric=metric,
             parts=parts,
             higher_is_better=higher,
@@ -254,12 +260,6 @@ def _mean(name: str, label: str, nodes: Sequence[Node]) -> Node:
     metrics = {node.metric for node in nodes}
     metric = metrics.pop() if len(metrics) == 1 else "main metrics"
     return Node(name, label, metric, tuple(weights.items()))
-
-
-def _relabelled(node: Node, root: str) -> Node:
-    """Return `node` named within `root`: partial_demo_finance of partial_demo is "finance"."""
-    label = node.name.removeprefix(root + "_").removeprefix("partial_")
-    return Node(node.name, label, node.metric, node.parts, node.higher_is_better, node.percent)
 
 
 def check_patterns(patterns: Sequence[str], names: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ Runs whose task version, shots, limit or documents differ are refused. Different
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,11 @@ class Series:
         documents, runs, width = self.rows.shape
         sums = (weights @ self.rows.reshape(documents, runs * width)).reshape(len(weights), runs, width)
         return self.finish(sums, weights.sum(1)[:, None])
+
+    def first(self, runs: int) -> Series:
+        """Return the series of the first `runs` runs."""
+        assert self.rows is not None
+        return replace(self, rows=self.rows[:, :runs], reported=self.reported[:runs])
 
 
 def check_settings(runs: Sequence[Run], tasks: Iterable[str]) -> None:

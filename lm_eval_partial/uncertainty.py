@@ -8,9 +8,10 @@ keeps its weight. Random numbers are seeded by the name of the series: the same 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from lm_eval_partial.metrics import Array, mean
@@ -23,6 +24,7 @@ FLIPS = 9999
 SPLITS = 20
 """Splits into halves, over which the honest gain is averaged."""
 LEVEL = 0.95
+NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))  # standard errors to either side
 CHUNK = 4_000_000  # weights held at a time
 
 
@@ -141,7 +143,7 @@ def halves(documents: int, name: str, splits: int = SPLITS) -> Array:
 
 
 def crossfit(
-    parts: Sequence[tuple[Series, float, str]], reference: int, better: Callable[[Array], Array], rounds: int = 250
+    parts: Sequence[tuple[Series, float, str]], reference: int, sign: int = 1, rounds: int = 250
 ) -> tuple[list[int], float, float]:
     """Return an honest account of choosing the best of several models: choose on one half, look on the other.
 
@@ -151,43 +153,41 @@ def crossfit(
     Args:
         parts: series, weight and name of each; the columns of a series are the candidates.
         reference: the column the gain is over.
-        better: maps estimates [splits, runs] to what shall be largest; a tie goes to the column nearest to `reference`.
+        sign: 1 if more is better, else -1. A tie goes to the column nearest to `reference`.
         rounds: weightings for the standard error.
 
     Returns:
-        The columns chosen (two a split), the mean gain, and its standard error. The error is the (Bayesian)
-        bootstrap's with choices and splits held: resampling before choosing would put a document into both halves.
+        The columns chosen (two a split), the mean gain, and its standard error. The error is the (Bayesian) bootstrap's
+        with choices and splits held: resampling before choosing would put a document into both halves.
     """
-
-    def gains(first: Array, second: Array) -> Array:
-        """Gain of both ways, [splits, rounds], from estimates on the halves, [splits, rounds, runs]."""
-        take = np.arange(SPLITS)[:, None], np.arange(first.shape[1])[None, :]
-        of_first = second[(*take, chosen[0][:, None])] - second[..., reference]
-        of_second = first[(*take, chosen[1][:, None])] - first[..., reference]
-        return (of_first + of_second) / 2
-
-    masks = [halves(series.documents, name) for series, _, name in parts]
-    estimates = [
-        sum(weight * series.values(side(mask)) for (series, weight, _), mask in zip(parts, masks, strict=True))
-        for side in (lambda mask: mask, lambda mask: 1 - mask)
+    first = [halves(series.documents, name) for series, _, name in parts]
+    second = [1 - mask for mask in first]
+    chosen = [
+        nearest_best(
+            sign * np.sum([w * s.values(mask) for (s, w, _), mask in zip(parts, masks, strict=True)], axis=0), reference
+        )
+        for masks in (first, second)
     ]
-    chosen = [_nearest_best(better(np.asarray(half)), reference) for half in estimates]
-    gain = float(gains(*(np.asarray(half)[:, None, :] for half in estimates)).mean())
-    resampled = [np.zeros((SPLITS, rounds, np.shape(estimates[0])[1])) for _ in range(2)]
-    for (series, weight, name), mask in zip(parts, masks, strict=True):
-        done = 0
-        for drawn in weightings(series.documents, rounds, generator(name, "crossfit")):
-            rows = slice(done, done + len(drawn))
-            done += len(drawn)
-            for split in range(SPLITS):
-                for half, side in zip(resampled, (mask[split], 1 - mask[split]), strict=True):
-                    half[split, rows] += weight * series.values(drawn * side)
-    spread = gains(*resampled).mean(0)
-    return [int(column) for half in chosen for column in half], gain, float(spread.std(ddof=1))
+
+    def gains(series: Series, mask: Array, weights: Array) -> Array:
+        """Return the gain over both ways and all splits, [rounds], on documents weighted by [rounds, documents]."""
+        total = np.zeros(len(weights))
+        for of_first, of_second, half in zip(*chosen, mask, strict=True):
+            for column, other_half in ((of_first, 1 - half), (of_second, half)):
+                values = series.values(weights * other_half)
+                total += values[:, column] - values[:, reference]
+        return total / (2 * len(mask))
+
+    gain, resampled = 0.0, np.zeros(rounds)
+    for (series, weight, name), mask in zip(parts, first, strict=True):
+        gain += weight * float(gains(series, mask, np.ones((1, series.documents)))[0])
+        drawn = weightings(series.documents, rounds, generator(name, "crossfit"))
+        resampled += weight * np.concatenate([gains(series, mask, weights) for weights in drawn])
+    return [int(column) for half in chosen for column in half], gain, float(resampled.std(ddof=1))
 
 
-def _nearest_best(scores: Array, reference: int) -> np.ndarray:
+def nearest_best(scores: Array, reference: int) -> NDArray[np.intp]:
     """Return the best column of each row; of equal ones the nearest to `reference`."""
     distance = np.abs(np.arange(scores.shape[1]) - reference)
     ties = np.isclose(scores, scores.max(1, keepdims=True), rtol=0, atol=1e-12)
-    return np.where(ties, distance, distance.max() + 1).argmin(1)
+    return np.asarray(np.where(ties, distance, distance.max() + 1).argmin(1))

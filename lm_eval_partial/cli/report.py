@@ -1,2 +1,5 @@
 """stub"""
-def add_parser(s): pass
+
+
+def add_parser(s):
+    pass
