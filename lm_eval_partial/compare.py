@@ -5,7 +5,7 @@
 For every task the difference of its main metric, paired document by document; for areas and groups the mean of their
 tasks' differences, as the harness or the suite averages them. Each has a standard error, a 95 % bootstrap interval and
 a p-value (`uncertainty`): McNemar's exact test where every document is right or wrong, which is what a randomisation
-test over documents then is, and that test with 9,999 random draws otherwise, so that macro-F1 and its like have one too.
+test over documents then is, and that test with 9,999 random draws otherwise, so that macro-F1 has one too.
 Holm's correction is over all tasks and models looked at. Reads files and imports neither torch nor lm_eval.
 
 Known gap: metrics that are no function of sums over documents (BLEU) have a difference and nothing else.
@@ -129,8 +129,10 @@ def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS
         notes.append(f"not in every run, left out: {listing(left, limit=20)}")
     if other := sorted(names[0] for (names, _), series in data.items() if series.other_prompts and len(names) == 1):
         notes.append(f"the prompts differ (chat template? seed?): {listing(dict.fromkeys(other), limit=20)}")
-    if unsure := [node.name for node in plan.nodes if any(data[part].rows is None for part, _ in node.parts)]:
-        notes.append(f"no interval, as the metric is no function of sums over documents: {listing(unsure, limit=20)}")
+    if unsure := [node.name for node in plan.nodes if not all(_has_spread(data[part]) for part, _ in node.parts)]:
+        notes.append(
+            f"no interval (a metric that is no function of sums over documents, or one document): {listing(unsure, 20)}"
+        )
     return Comparison(
         runs=[run.label for run in found],
         files=[[str(file.path) for file in run.files] for run in found],
@@ -155,8 +157,7 @@ def _difference(
         value=float(value),
         difference=float(value - reference),
     )
-    # One document has no spread: an interval from it would be of width zero.
-    if any(data[part].rows is None or data[part].documents < 2 for part, _ in node.parts):
+    if not all(_has_spread(data[part]) for part, _ in node.parts):
         return plain
     parts = [(part, data[part], weight) for part, weight in node.parts]
     each = np.array([resampled[part][:, column] - resampled[part][:, 0] for part, _, _ in parts])
@@ -170,6 +171,11 @@ def _difference(
         interval_over_tasks=_interval(node.scale * uncertainty.over_tasks(each, node.name)) if clustered else None,
         p=_p_value(parts, column),
     )
+
+
+def _has_spread(series: Series) -> bool:
+    """Return whether there is an interval to be had; from one document it would be of width zero."""
+    return series.rows is not None and series.documents > 1
 
 
 def _interval(replicates: Array) -> Interval:

@@ -110,7 +110,9 @@ class _Builder:
                 if len(nodes) == len(self.suite[area])
             ]
             complete = len(found) == len(self.suite)
-            icl = _mean("partial_icl", "ICL score" if complete else f"mean of {len(of_suite)} tasks", of_suite)
+            icl: Node | None = _mean(
+                "partial_icl", "ICL score" if complete else f"mean of {len(of_suite)} tasks", of_suite
+            )
         else:
             icl, found = self.overall(others, known)
         on_axis = {task for name in following for task in [name, *self.descendants(name)]}

@@ -36,12 +36,19 @@ class Series:
     other_prompts: int = 0
     """Documents whose prompt is not the same for all runs."""
 
-    def values(self, weights: Array) -> Array:
-        """Return the metric with documents weighted by `weights` [rounds, documents], as [rounds, runs]."""
+    def values(self, weights: Array, only: Array | None = None) -> Array:
+        """Return the metric with documents weighted, as [rounds, runs].
+
+        Args:
+            weights: [rounds, documents].
+            only: [documents], 1 for those that count and 0 for those that do not; all do if it is not given.
+        """
         assert self.rows is not None
         documents, runs, width = self.rows.shape
-        sums = (weights @ self.rows.reshape(documents, runs * width)).reshape(len(weights), runs, width)
-        return self.finish(sums, weights.sum(1)[:, None])
+        flat = self.rows.reshape(documents, runs * width)
+        only = np.ones(documents) if only is None else only
+        sums = (weights @ (flat * only[:, None])).reshape(len(weights), runs, width)
+        return self.finish(sums, (weights @ only)[:, None])
 
     def first(self, runs: int) -> Series:
         """Return the series of the first `runs` runs."""

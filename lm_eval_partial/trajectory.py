@@ -88,6 +88,11 @@ class Trajectory:
         return [self.curves[node.name] for node in self.outline.tasks]
 
     @property
+    def ordered(self) -> list[Curve]:
+        """All curves: the overall scores, areas, other groups, tasks."""
+        return [self.curves[node.name] for node in self.outline.nodes]
+
+    @property
     def icl(self) -> Curve | None:
         """The overall few-shot score."""
         return self.curves[self.outline.icl.name] if self.outline.icl else None
@@ -134,8 +139,8 @@ def trajectories(folder: Path, suite: Suite, instruction: Sequence[str] = INSTRU
             pairs.setdefault(file.pair, []).append(file)
     if not pairs:
         raise UserError(
-            f"{folder} has {len(files)} result files, but none of a pair at some λ. Make some with lm-eval-partial sweep "
-            "or with lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5 --log_samples."
+            f"{folder} has {len(files)} result files, but none of a pair at some λ. Make some with lm-eval-partial "
+            "sweep, or with lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5 --log_samples."
         )
     stock = [file for file in files if not file.pair]
     return [_trajectory(folder, of_pair, stock, suite, instruction, len(pairs)) for of_pair in pairs.values()]
@@ -171,17 +176,21 @@ def _trajectory(
     resampled = {
         part: _spread(uncertainty.bootstrap(series, str(part)), have[part])
         for part, series in data.items()
-        if series.rows is not None
+        # One document has no spread: an interval from it would be of width zero.
+        if series.rows is not None and series.documents > 1
     }
-    curves = {node.name: _curve(node, data, reported, resampled, lams) for node in plan.nodes}
+    halves = {part: uncertainty.half_estimates(data[part].first(len(lams)), str(part)) for part in resampled}
+    curves = {node.name: _curve(node, data, reported, resampled, halves, lams) for node in plan.nodes}
     notes = [*plan.notes]
     if left:
         notes.append(f"not run at every λ, left out: {listing(left, limit=20)}")
     for run in [*points, *ends.values()]:
         if twice := [task for task in tasks if sum(task in file.tasks for file in run.files) > 1]:
             notes.append(f"{run.label}: run more than once, the newest counts: {listing(twice)}")
-    if unsure := [node.name for node in plan.nodes if any(data[part].rows is None for part, _ in node.parts)]:
-        notes.append(f"no interval, as the metric is no function of sums over documents: {listing(unsure, limit=20)}")
+    if unsure := [node.name for node in plan.nodes if not all(part in resampled for part, _ in node.parts)]:
+        notes.append(
+            f"no interval (a metric that is no function of sums over documents, or one document): {listing(unsure, 20)}"
+        )
     other = [str(file.path.parent) for file in stock if not any(file in run.files for run in ends.values())]
     if other and pairs == 1:
         notes.append(f"of another model than the pair's ends, left out: {listing(dict.fromkeys(other))}")
@@ -243,7 +252,12 @@ def _settings(files: list[ResultFile], tasks: list[str]) -> dict[str, Any]:
 
 
 def _curve(
-    node: Node, data: dict[Part, Series], reported: dict[Part, Array], resampled: dict[Part, Array], lams: list[float]
+    node: Node,
+    data: dict[Part, Series],
+    reported: dict[Part, Array],
+    resampled: dict[Part, Array],
+    halves: dict[Part, Array],
+    lams: list[float],
 ) -> Curve:
     reference = lams.index(1.0)
     values = node.scale * np.sum([weight * reported[part] for part, weight in node.parts], axis=0)
@@ -251,13 +265,13 @@ def _curve(
     naive = int(uncertainty.nearest_best(sign * values[None, : len(lams)], reference)[0])
     best = Best(lams[naive], float(values[naive] - values[reference]))
     low = high = change_low = change_high = np.full_like(values, np.nan)
-    # One document has no spread: an interval from it would be of width zero.
-    if all(part in resampled and data[part].documents > 1 for part, _ in node.parts):
+    if all(part in resampled for part, _ in node.parts):
         drawn = node.scale * np.sum([weight * resampled[part] for part, weight in node.parts], axis=0)
         low, high = uncertainty.interval(drawn)
         change_low, change_high = uncertainty.interval(_change(drawn, reference))
-        parts = [(data[part].first(len(lams)), node.scale * weight, str(part)) for part, weight in node.parts]
-        best = _honest(best, parts, lams, sign)
+        best = _honest(
+            best, node.scale * np.sum([weight * halves[part] for part, weight in node.parts], axis=0), lams, sign
+        )
     return Curve(
         node=node,
         documents=sum(data[part].documents for part, _ in node.parts),
@@ -278,8 +292,8 @@ def _change(values: Array, reference: int) -> Array:
     return 100 * np.divide(values - values[..., reference, None], divisor, out=change, where=divisor > 0)
 
 
-def _honest(best: Best, parts: list[tuple[Series, float, str]], lams: list[float], sign: int) -> Best:
-    chosen, gain, error = uncertainty.crossfit(parts, lams.index(1.0), sign)
+def _honest(best: Best, halves: Array, lams: list[float], sign: int) -> Best:
+    chosen, gain, error = uncertainty.crossfit(halves, lams.index(1.0), sign)
     (column, count), *_ = Counter(chosen).most_common(1)
     margin = uncertainty.NORMAL * error
     return Best(best.lam, best.gain, lams[column], count / len(chosen), gain, (gain - margin, gain + margin))

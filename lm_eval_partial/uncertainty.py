@@ -23,6 +23,8 @@ FLIPS = 9999
 """Draws of a randomisation test: no p-value is below 1e-4."""
 SPLITS = 20
 """Splits into halves, over which the honest gain is averaged."""
+CHOICES = 250
+"""Weightings of the documents for the standard error of that gain."""
 LEVEL = 0.95
 NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))  # standard errors to either side
 CHUNK = 4_000_000  # weights held at a time
@@ -133,61 +135,59 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def halves(documents: int, name: str, splits: int = SPLITS) -> Array:
-    """Return random splits as weights 0 and 1 of the first half, [splits, documents]; the second half is the rest."""
+def half_estimates(series: Series, name: str, rounds: int = CHOICES) -> Array:
+    """Return the metric on both halves of every split, [2, splits, 1 + rounds, runs].
+
+    The first of the rounds is of the documents as they are, the others of random weightings of them. A document keeps
+    its half whatever its weight.
+    """
+    assert series.rows is not None
     random = generator(name, "halves")
-    order = np.argsort(random.random((splits, documents)), axis=1)
-    # An odd document goes to either half, so that neither is larger over the splits.
-    sizes = (documents + random.integers(2, size=splits)) // 2
-    return np.array(order < sizes[:, None], dtype=float)
+    splits = [_half(series.documents, random) for _ in range(SPLITS)]
+    drawn = weightings(series.documents, rounds, random)
+    return np.concatenate(
+        [
+            np.array([_both_halves(series, weights, half) for half in splits]).swapaxes(0, 1)
+            for weights in (np.ones((1, series.documents)), *drawn)
+        ],
+        axis=2,
+    )
 
 
-def crossfit(
-    parts: Sequence[tuple[Series, float, str]], reference: int, sign: int = 1, rounds: int = 250
-) -> tuple[list[int], float, float]:
+def _half(documents: int, random: np.random.Generator) -> Array:
+    """Return which documents are in the first half, as 0 and 1; an odd one goes to either."""
+    return np.array(random.permutation(documents) < (documents + random.integers(2)) // 2, dtype=float)
+
+
+def _both_halves(series: Series, weights: Array, half: Array) -> Array:
+    """Return the metric on the first and on the second half, [2, rounds, runs]."""
+    return np.array([series.values(weights, only) for only in (half, 1 - half)])
+
+
+def crossfit(estimates: Array, reference: int, sign: int = 1) -> tuple[list[int], float, float]:
     """Return an honest account of choosing the best of several models: choose on one half, look on the other.
 
     The naive maximum is the best of several noisy numbers and so flatters itself. Here each half of the documents
     chooses, the other half says what the choice gains over `reference`, and both ways and all splits are averaged.
 
     Args:
-        parts: series, weight and name of each; the columns of a series are the candidates.
+        estimates: of `half_estimates`, or a weighted mean of several; the last axis are the candidates.
         reference: the column the gain is over.
         sign: 1 if more is better, else -1. A tie goes to the column nearest to `reference`.
-        rounds: weightings for the standard error.
 
     Returns:
-        The columns chosen (two a split), the mean gain, and its standard error. The error is the (Bayesian) bootstrap's
-        with choices and splits held: resampling before choosing would put a document into both halves.
+        The columns chosen (two a split), the mean gain, and its standard error: that of the Bayesian bootstrap, in
+        which the choice is made anew for each weighting, as the choice is a part of the uncertainty.
     """
-    first = [halves(series.documents, name) for series, _, name in parts]
-    second = [1 - mask for mask in first]
-    chosen = [
-        nearest_best(
-            sign * np.sum([w * s.values(mask) for (s, w, _), mask in zip(parts, masks, strict=True)], axis=0), reference
-        )
-        for masks in (first, second)
-    ]
-
-    def gains(series: Series, mask: Array, weights: Array) -> Array:
-        """Return the gain over both ways and all splits, [rounds], on documents weighted by [rounds, documents]."""
-        total = np.zeros(len(weights))
-        for of_first, of_second, half in zip(*chosen, mask, strict=True):
-            for column, other_half in ((of_first, 1 - half), (of_second, half)):
-                values = series.values(weights * other_half)
-                total += values[:, column] - values[:, reference]
-        return total / (2 * len(mask))
-
-    gain, resampled = 0.0, np.zeros(rounds)
-    for (series, weight, name), mask in zip(parts, first, strict=True):
-        gain += weight * float(gains(series, mask, np.ones((1, series.documents)))[0])
-        drawn = weightings(series.documents, rounds, generator(name, "crossfit"))
-        resampled += weight * np.concatenate([gains(series, mask, weights) for weights in drawn])
-    return [int(column) for half in chosen for column in half], gain, float(resampled.std(ddof=1))
+    chosen = nearest_best(sign * estimates, reference)
+    others = estimates[::-1]
+    gains = np.take_along_axis(others, chosen[..., None], axis=-1)[..., 0] - others[..., reference]
+    gain = gains.mean((0, 1))
+    return [int(column) for column in chosen[:, :, 0].ravel()], float(gain[0]), float(gain[1:].std(ddof=1))
 
 
 def nearest_best(scores: Array, reference: int) -> NDArray[np.intp]:
-    """Return the best column of each row; of equal ones the nearest to `reference`."""
-    distance = np.abs(np.arange(scores.shape[1]) - reference)
-    ties = np.isclose(scores, scores.max(1, keepdims=True), rtol=0, atol=1e-12)
-    return np.asarray(np.where(ties, distance, distance.max() + 1).argmin(1))
+    """Return the best column along the last axis; of equal ones the nearest to `reference`."""
+    distance = np.abs(np.arange(scores.shape[-1]) - reference)
+    ties = np.isclose(scores, scores.max(-1, keepdims=True), rtol=0, atol=1e-12)
+    return np.asarray(np.where(ties, distance, distance.max() + 1).argmin(-1))

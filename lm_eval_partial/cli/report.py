@@ -1,5 +1,97 @@
-"""stub"""
+"""``lm-eval-partial report``: tables, figures and a page from result files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lm_eval_partial.trajectory import Trajectory
 
 
-def add_parser(s):
-    pass
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "report",
+        help="turn the result files of a sweep into tables, figures and a page",
+        description="From result files alone: trajectory.csv, report.md (scores per task and λ, best λ chosen on one "
+        "half of the documents and measured on the other), figures/*.png and *.svg, and report.html, one file that "
+        "needs no network. Reads folders made by lm-eval-partial sweep, or any folder of lm_eval results of partial-hf "
+        "with logged samples; the newest file of a λ and task counts. Several folders give one report of all pairs.",
+        epilog="examples:\n"
+        "  lm-eval-partial report results/mypair\n"
+        "  lm-eval-partial report results/llama results/mistral --output_path results/both\n"
+        "  lm-eval-partial report results/mypair --instruction ifeval\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="folder with the result files of a pair")
+    parser.add_argument(
+        "--output_path", type=Path, metavar="DIR", help="where to write (default: into DIR, if there is one)"
+    )
+    parser.add_argument(
+        "--instruction",
+        metavar="TASK",
+        nargs="+",
+        help="tasks or groups about following instructions, shell patterns allowed "
+        "(default: partial_demo_chat*, partial_if*, *ifeval*, *alpaca_eval*, *mt_bench*)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the report and print where, below a short table."""
+    from lm_eval_partial.cli.tasks import task_configs
+    from lm_eval_partial.errors import UserError
+    from lm_eval_partial.outline import INSTRUCTION
+    from lm_eval_partial.score import read_suite
+    from lm_eval_partial.trajectory import read
+
+    if args.output_path is None and len(args.folders) > 1:
+        raise UserError(f"{len(args.folders)} folders make one report. Say where it goes: --output_path DIR.")
+    found = read(args.folders, read_suite(task_configs()), args.instruction or INSTRUCTION)
+
+    from lm_eval_partial.report import write  # matplotlib: only once the files are known to be good
+
+    paths = write(found, args.output_path or args.folders[0])
+    for trajectory in found:
+        show(trajectory)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def show(trajectory: Trajectory) -> None:
+    """Print the overall scores and areas over λ on stdout."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from lm_eval_partial.tables import number
+
+    console = Console(highlight=False)
+    shown = [curve for curve in (trajectory.icl, trajectory.instruction, *trajectory.areas) if curve]
+    curves = list({curve.node.name: curve for curve in shown}.values())
+    table = Table(title=escape(trajectory.name), title_justify="left")
+    table.add_column("model", no_wrap=True)
+    for curve in curves:
+        table.add_column(escape(curve.node.label), justify="right", overflow="fold")
+    for index, name in enumerate(trajectory.columns):
+        lam = trajectory.lams[index] if index < len(trajectory.lams) else None
+        cells = [number(float(curve.values[index])) for curve in curves]
+        best = [f"[bold]{cell}[/]" if lam == c.best.lam else cell for cell, c in zip(cells, curves, strict=True)]
+        table.add_row(f"λ {name}" if lam is not None else name, *best)
+    console.print(table)
+    best_of = next(iter(curves), None)
+    if best_of and best_of.best.interval and best_of.best.chosen is not None:
+        found = best_of.best
+        low, high = found.interval or (0, 0)
+        console.print(
+            f"Best λ for {best_of.node.label}: {found.lam:g} ({found.gain:+.2f} over λ = 1). Chosen on one half and "
+            f"measured on the other: {found.chosen:g} most often, {found.honest_gain:+.2f} "
+            f"(95 %: {low:+.2f} to {high:+.2f}).",
+            markup=False,
+            soft_wrap=True,
+        )
+    for note in trajectory.notes:
+        console.print(f"Note: {note}.", markup=False, soft_wrap=True)
