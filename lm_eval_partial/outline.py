@@ -71,8 +71,12 @@ def outline(run: Run, tasks: Sequence[str], suite: Suite, instruction: Sequence[
     """Return the scores that `run` has over `tasks` (those that other runs have too).
 
     Raises:
-        UserError: a task of the suite is without its main metric.
+        UserError: a task of the suite is without its main metric; a name in `instruction` is of no task.
     """
+    names = [*run.groups, *run.tasks]
+    for pattern in () if instruction is INSTRUCTION else instruction:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise UserError(f"--instruction {pattern}: no such task or group.{nearest(pattern, names)}")
     return _Builder(run, tasks, suite, instruction).build()
 
 
@@ -262,11 +266,3 @@ def _mean(name: str, label: str, nodes: Sequence[Node]) -> Node:
     metrics = {node.metric for node in nodes}
     metric = metrics.pop() if len(metrics) == 1 else "main metrics"
     return Node(name, label, metric, tuple(weights.items()))
-
-
-def check_patterns(patterns: Sequence[str], names: Iterable[str]) -> None:
-    """Refuse a pattern that names nothing. Raises `UserError`."""
-    names = list(names)
-    for pattern in patterns:
-        if not any(fnmatch(name, pattern) for name in names):
-            raise UserError(f"--instruction {pattern}: no such task or group.{nearest(pattern, names)}")

@@ -9,7 +9,7 @@ ends join as baselines, told by their folders (``hf_base``, ``hf_instruct``) or 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,17 +139,24 @@ def trajectories(folder: Path, suite: Suite, instruction: Sequence[str] = INSTRU
             pairs.setdefault(file.pair, []).append(file)
     if not pairs:
         raise UserError(
-            f"{folder} has {len(files)} result files, but none of a pair at some λ. Make some with lm-eval-partial "
-            "sweep, or with lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5 --log_samples."
+            f"none of the result files in {folder} ({len(files)}) is of a pair at some λ. Make some with "
+            "lm-eval-partial sweep, or with lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5 --log_samples."
         )
-    stock = [file for file in files if not file.pair]
-    return [_trajectory(folder, of_pair, stock, suite, instruction, len(pairs)) for of_pair in pairs.values()]
+    several = {pair: found for pair, found in pairs.items() if len({file.lam for file in found}) > 1}
+    if not several:
+        raise UserError(
+            f"{folder} has a single λ ({runs(files)[0].label}), and a trajectory needs two. Add some: "
+            "lm-eval-partial sweep --lam 0:1:0.1."
+        )
+    used = {file.path for found in several.values() for file in found}
+    rest = [file for file in files if file.path not in used]
+    return [_trajectory(folder, found, rest, suite, instruction, len(several)) for found in several.values()]
 
 
 def _trajectory(
     folder: Path,
     files: list[ResultFile],
-    stock: list[ResultFile],
+    rest: list[ResultFile],
     suite: Suite,
     instruction: Sequence[str],
     pairs: int,
@@ -158,17 +165,12 @@ def _trajectory(
     base, instruct = (str(files[0].config[side]) for side in BASELINES)
     name = folder.resolve().name if pairs == 1 else f"{folder.resolve().name}: {_between(base, instruct, files[0])}"
     lams = [float(run.lam or 0) for run in points]
-    if len(points) < 2:
-        raise UserError(
-            f"{folder} has a single λ of this pair, {format_lam(lams[0])}, and a trajectory needs two. Add some: "
-            "lm-eval-partial sweep --lam 0:1:0.1."
-        )
     if 1.0 not in lams:
         raise UserError(
             f"{folder} has λ = {', '.join(map(format_lam, lams))}, but not λ = 1, the instruct model that every other "
             "is measured against. Add it: lm-eval-partial sweep --lam 1."
         )
-    ends = {side: found for side in BASELINES if (found := _baseline(stock, side, files[0]))}
+    ends = {side: found for side in BASELINES if (found := _baseline(rest, side, files[0]))}
     tasks, left = common_tasks(points)
     plan = outline(points[0], tasks, suite, instruction)
     data, have = _load(points, list(ends.values()), [part for node in plan.nodes for part, _ in node.parts])
@@ -181,20 +183,24 @@ def _trajectory(
     }
     halves = {part: uncertainty.half_estimates(data[part].first(len(lams)), str(part)) for part in resampled}
     curves = {node.name: _curve(node, data, reported, resampled, halves, lams) for node in plan.nodes}
-    notes = [*plan.notes]
-    if left:
-        notes.append(f"not run at every λ, left out: {listing(left, limit=20)}")
-    for run in [*points, *ends.values()]:
-        if twice := [task for task in tasks if sum(task in file.tasks for file in run.files) > 1]:
-            notes.append(f"{run.label}: run more than once, the newest counts: {listing(twice)}")
+    notes = [*plan.notes, *_notes(points, ends, left)]
     if unsure := [node.name for node in plan.nodes if not all(part in resampled for part, _ in node.parts)]:
         notes.append(
             f"no interval (a metric that is no function of sums over documents, or one document): {listing(unsure, 20)}"
         )
-    other = [str(file.path.parent) for file in stock if not any(file in run.files for run in ends.values())]
+    other = [str(file.path.parent) for file in rest if not any(file in run.files for run in ends.values())]
     if other and pairs == 1:
-        notes.append(f"of another model than the pair's ends, left out: {listing(dict.fromkeys(other))}")
+        notes.append(f"neither at a λ of this pair nor its ends, left out: {listing(dict.fromkeys(other))}")
     return Trajectory(name, base, instruct, lams, list(ends), plan, curves, _settings(files, tasks), notes)
+
+
+def _notes(points: list[Run], ends: dict[str, Run], left: list[str]) -> Iterator[str]:
+    """Yield what a reader should know of how the files were put together."""
+    if left:
+        yield f"not run at every λ, left out: {listing(left, limit=20)}"
+    everyone = [*points, *ends.values()]
+    if twice := [run.label for run in everyone if sum(len(file.tasks) for file in run.files) > len(run.tasks)]:
+        yield f"tasks were run more than once, the newest results count: {listing(twice, 20)}"
 
 
 def _load(
@@ -223,8 +229,9 @@ def _between(base: str, instruct: str, file: ResultFile) -> str:
     return f"{base} → {instruct} ({str(file.config.get('model_dtype')).removeprefix('torch.')}, {file.pair[-1]} ids)"  # type: ignore[index]
 
 
-def _baseline(stock: list[ResultFile], side: str, of_pair: ResultFile) -> Run | None:
+def _baseline(rest: list[ResultFile], side: str, of_pair: ResultFile) -> Run | None:
     """Return the stock run of one end: in the folder hf_SIDE, else the one of that very checkpoint."""
+    stock = [file for file in rest if not file.pair]
     named = [file for file in stock if f"hf_{side}" in file.path.parts]
     found = named or [file for file in stock if file.pretrained == of_pair.config[side]]
     models = runs(found)

@@ -105,27 +105,35 @@ def _short(value: Any) -> str:
 
 def show(found: Comparison) -> None:
     """Print one table for every run but the first, on stdout."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+
+    from lm_eval_partial.cli.printing import print_table
 
     console = Console(highlight=False)
     console.print(f"A  {found.runs[0]}", markup=False, soft_wrap=True)
     for label, differences in zip(found.runs[1:], found.differences, strict=True):
-        console.print(f"B  {label}\n", markup=False, soft_wrap=True)
-        table = Table()
+        console.print(f"B  {label}", markup=False, soft_wrap=True)
+        over_tasks = any(row.interval_over_tasks for row in differences)
+        table = Table(box=SIMPLE_HEAD)
         for column in ("score", "metric"):
-            table.add_column(column, overflow="fold")
-        for column in ("docs", "A", "B", "B − A", "± SE", "95 % interval", "over tasks", "p", "p (Holm)"):
+            table.add_column(column, no_wrap=True)
+        for column in ("docs", "A", "B", "B − A", "± SE", "95 % interval", "p", "p (Holm)"):
             table.add_column(column, justify="right", no_wrap=True)
+        if over_tasks:
+            table.add_column("interval over tasks", justify="right", no_wrap=True)
         for kind in ("group", "task"):
             for row in (row for row in differences if row.kind == kind):
-                table.add_row(*_cells(row), style="bold" if _is_clear(row) else None)
+                last = [_interval(row.interval_over_tasks)] if over_tasks else []
+                table.add_row(*_cells(row), *last, style="bold" if _is_clear(row) else None)
             table.add_section()
-        console.print(table)
+        print_table(table)
+        if over_tasks:
+            console.print("Interval over tasks: the tasks of a group are resampled too (clustered by task).")
     console.print(
         "B − A in percent points where the metric is a fraction. 95 % interval: documents resampled within each task, "
-        "paired. Over tasks: the tasks of a group are resampled too (clustered by task). p (Holm): corrected for all "
-        "tasks. Bold: the interval of a group leaves out 0, or p (Holm) < 0.05.",
+        "paired. p (Holm): corrected for all tasks. Bold: p (Holm) < 0.05, or a group's interval leaves out 0.",
         soft_wrap=True,
     )
     for note in found.notes:
@@ -141,14 +149,13 @@ def _is_clear(row: Difference) -> bool:
 def _cells(row: Difference) -> list[str]:
     return [
         row.name,
-        row.metric,
+        row.metric.removesuffix(",none"),
         f"{row.documents:,}",
         f"{row.reference:.2f}",
         f"{row.value:.2f}",
         f"{row.difference:+.2f}",
         "–" if row.stderr is None else f"{row.stderr:.2f}",
         _interval(row.interval),
-        _interval(row.interval_over_tasks),
         _p(row.p),
         _p(row.p_holm),
     ]

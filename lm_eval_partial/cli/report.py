@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lm_eval_partial.trajectory import Trajectory
+    from lm_eval_partial.trajectory import Curve, Trajectory
 
 
 def add_parser(subparsers: Any) -> None:
@@ -62,36 +62,42 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(trajectory: Trajectory) -> None:
-    """Print the overall scores and areas over λ on stdout."""
+    """Print the overall scores and areas over λ on stdout, the best in bold."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from lm_eval_partial.cli.printing import print_table
     from lm_eval_partial.tables import number
 
-    console = Console(highlight=False)
     shown = [curve for curve in (trajectory.icl, trajectory.instruction, *trajectory.areas) if curve]
     curves = list({curve.node.name: curve for curve in shown}.values())
-    table = Table(title=escape(trajectory.name), title_justify="left")
-    table.add_column("model", no_wrap=True)
+    table = Table(title=f"{escape(trajectory.name)}: scores over λ", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for name in trajectory.columns:
+        table.add_column(name, justify="right", no_wrap=True)
     for curve in curves:
-        table.add_column(escape(curve.node.label), justify="right", overflow="fold")
-    for index, name in enumerate(trajectory.columns):
-        lam = trajectory.lams[index] if index < len(trajectory.lams) else None
-        cells = [number(float(curve.values[index])) for curve in curves]
-        best = [f"[bold]{cell}[/]" if lam == c.best.lam else cell for cell, c in zip(cells, curves, strict=True)]
-        table.add_row(f"λ {name}" if lam is not None else name, *best)
-    console.print(table)
-    best_of = next(iter(curves), None)
-    if best_of and best_of.best.interval and best_of.best.chosen is not None:
-        found = best_of.best
-        low, high = found.interval or (0, 0)
-        console.print(
-            f"Best λ for {best_of.node.label}: {found.lam:g} ({found.gain:+.2f} over λ = 1). Chosen on one half and "
-            f"measured on the other: {found.chosen:g} most often, {found.honest_gain:+.2f} "
-            f"(95 %: {low:+.2f} to {high:+.2f}).",
-            markup=False,
-            soft_wrap=True,
-        )
+        cells = [number(value) for value in curve.values.tolist()]
+        best = trajectory.lams.index(curve.best.lam)
+        cells[best] = f"[bold]{cells[best]}[/]"
+        table.add_row(escape(curve.node.label), *cells)
+    print_table(table)
+    console = Console(highlight=False)
+    for curve in curves[:1]:
+        console.print(f"Best λ for {curve.node.label}: {summary(curve)}", markup=False, soft_wrap=True)
     for note in trajectory.notes:
         console.print(f"Note: {note}.", markup=False, soft_wrap=True)
+
+
+def summary(curve: Curve) -> str:
+    """Return the best λ and its gain in words."""
+    best = curve.best
+    naive = f"{best.lam:g}, {best.gain:+.2f} over λ = 1 on the documents that chose it."
+    if best.chosen is None or best.honest_gain is None or best.interval is None:
+        return naive
+    low, high = best.interval
+    return (
+        f"{naive} Chosen on one half and measured on the other: {best.chosen:g} most often, {best.honest_gain:+.2f} "
+        f"(95 %: {low:+.2f} to {high:+.2f})."
+    )

@@ -4,8 +4,8 @@ const NS = "http://www.w3.org/2000/svg";
 
 const lam = (x) => (Math.abs(x * 100 - Math.round(x * 100)) < 1e-9 ? x.toFixed(2) : String(x));
 const plain = (y) => y.toFixed(2);
-const percent = (y) => (y > 0 ? "+" : y < 0 ? "\u2212" : "") + Math.abs(y).toFixed(1) + " %";
-const span = (p, show) => (p.low == null ? "" : `, 95 % interval ${show(p.low)} to ${show(p.high)}`);
+const percent = (y) => (y > 0 ? "+" : y < 0 ? "\u2212" : "") + Math.abs(y).toFixed(1) + "\u00a0%";
+const span = (p, show) => (p.low == null ? "" : `, 95\u00a0% interval ${show(p.low)} to ${show(p.high)}`);
 
 function node(name, attributes = {}, text) {
   const made = document.createElementNS(NS, name);
@@ -73,10 +73,13 @@ function chart(figure, { title, points, stock = [], xLabel, yLabel, zero, best, 
     svg.append(node("polygon", { class: "band", points: edge.join(" ") }));
   }
   svg.append(node("polyline", { class: "curve", points: shown.map(at).join(" ") }));
-  shown.forEach((p) => {
+  shown.forEach((p, i) => {
     const chosen = p === points[best];
     svg.append(node("circle", { class: chosen ? "best" : "point", cx: X(p.x), cy: Y(p.y), r: chosen ? 5 : 3.5 }));
-    if (named) svg.append(node("text", { class: "name", x: X(p.x) + 7, y: Y(p.y) - 6 }, lam(p.lam)));
+    if (!named) return;
+    const near = i > 0 && Math.hypot(X(p.x) - X(shown[i - 1].x), Y(p.y) - Y(shown[i - 1].y)) < 30;
+    const place = near ? { x: X(p.x) - 7, y: Y(p.y) + 8, "text-anchor": "end" } : { x: X(p.x) + 7, y: Y(p.y) - 6 };
+    svg.append(node("text", { class: "name", ...place }, lam(p.lam)));
   });
   for (const p of markers) {
     const [x, y, s] = [X(p.x), Y(p.y), 6.5];
