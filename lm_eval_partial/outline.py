@@ -48,7 +48,7 @@ class Outline:
 
     tasks: list[Node]
     groups: list[Node]
-    """Every mean over several tasks, areas included, the two overall scores not."""
+    """The result file's own groups, those of the suite left out."""
     areas: list[Node]
     """What the overall score is divided into."""
     icl: Node | None
@@ -60,7 +60,8 @@ class Outline:
     @property
     def nodes(self) -> list[Node]:
         """Everything, each name once, the overall scores first."""
-        every = [node for node in (self.icl, self.instruction) if node] + self.areas + self.groups + self.tasks
+        every = [node for node in (self.icl, self.instruction) if node]
+        every += self.areas + self.groups + self.tasks
         first: dict[str, Node] = {}
         for node in every:
             first.setdefault(node.name, node)
@@ -122,7 +123,7 @@ class _Builder:
         on_axis = {task for name in following for task in [name, *self.descendants(name)]}
         return Outline(
             tasks=[*of_suite, *tasks.values()],
-            groups=[*found, *(node for name, node in groups.items() if node not in found)],
+            groups=list(groups.values()),
             areas=found,
             icl=icl,
             instruction=instruction,

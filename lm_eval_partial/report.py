@@ -127,7 +127,7 @@ def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str
         lines += ["", "### Percent difference from λ = 1", "", tables.changes(trajectory).markdown()]
         lines += ["", "### Best λ", "", page.BEST, "", tables.best(trajectory).markdown()]
         if paid := tables.tradeoff(trajectory):
-            lines += ["", "### What instruction following pays", "", f"![Trade-off](figures/{prefix}tradeoff.svg)"]
+            lines += ["", "### The price in instruction following", "", f"![Trade-off](figures/{prefix}tradeoff.svg)"]
             lines += ["", paid.markdown()]
         lines += ["", "### All scores", "", tables.scores(trajectory).markdown()]
     return "\n".join(lines) + "\n"

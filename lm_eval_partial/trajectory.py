@@ -140,7 +140,7 @@ def trajectories(folder: Path, suite: Suite, instruction: Sequence[str] = INSTRU
     if not pairs:
         raise UserError(
             f"none of the result files in {folder} ({len(files)}) is of a pair at some λ. Make some with "
-            "lm-eval-partial sweep, or with lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5 --log_samples."
+            "lm-eval-partial sweep, or lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5 --log_samples."
         )
     several = {pair: found for pair, found in pairs.items() if len({file.lam for file in found}) > 1}
     if not several:

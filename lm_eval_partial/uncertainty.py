@@ -112,7 +112,7 @@ def swapped(series: Series, name: str, one: int, two: int, flips: int = FLIPS) -
 def p_value(null: Array, observed: float) -> float:
     """Return the two-sided p-value of a randomisation test, at least 1 / (draws + 1)."""
     hits = np.count_nonzero(np.abs(null) >= abs(observed) - 1e-12)
-    return (1 + hits) / (1 + len(null))
+    return (1 + int(hits)) / (1 + len(null))
 
 
 def mcnemar(differences: Array) -> float | None:

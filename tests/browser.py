@@ -1,8 +1,8 @@
 """A headless Chromium, driven through its debugging pipe: one file, no package.
 
-    with Browser(tmp_path, width=390) as browser:
-        browser.open(path)
-        browser("document.title")
+with Browser(tmp_path, width=390) as browser:
+    browser.open(path)
+    browser("document.title")
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --disable-dev-shm-usage --hide-scrollbars --remote-debugging-pipe"
-).split()
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)  # fmt: skip
 
 
 class Browser:
@@ -31,7 +32,14 @@ class Browser:
         # Chromium reads commands from descriptor 3 and writes answers to 4.
         high = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (theirs_in, theirs_out)]
         self._process = subprocess.Popen(
-            [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}", *flags, "about:blank"],
+            [
+                str(CHROMIUM),
+                *FLAGS,
+                f"--user-data-dir={profile}",
+                f"--window-size={width},{height}",
+                *flags,
+                "about:blank",
+            ],
             preexec_fn=lambda: (os.dup2(high[0], 3), os.dup2(high[1], 4)),
             pass_fds=(3, 4),
             stderr=subprocess.DEVNULL,
@@ -124,4 +132,13 @@ class Browser:
         return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
 
-KEYS = {"Tab": 9, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Home": 36, "End": 35, "Escape": 27}
+KEYS = {
+    "Tab": 9,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    "Home": 36,
+    "End": 35,
+    "Escape": 27,
+}

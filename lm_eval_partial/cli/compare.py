@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--resamples {args.resamples}: give 100 or more.")
     if not 0 <= args.tolerance < float("inf"):
         raise UserError(f"--tolerance {args.tolerance}: give a number from 0.")
+    if args.tolerance and not args.expect_equal:
+        raise UserError("--tolerance is for --expect-equal, which was not given.")
     runs = read_runs(args.results)
     if args.expect_equal:
         return _parity(runs, [mismatches(runs[0], other, args.tolerance) for other in runs[1:]], args.json)

@@ -65,7 +65,7 @@ def _section(index: int, trajectory: Trajectory) -> str:
     notes = "".join(f"<p>Note: {escape(note)}.</p>" for note in trajectory.notes)
     tradeoff = tables.tradeoff(trajectory)
     paid = (
-        "<h3>What instruction following pays</h3>\n"
+        "<h3>The price in instruction following</h3>\n"
         f'<div class="beside"><figure class="tradeoff"></figure>{tradeoff.html()}</div>'
         if tradeoff
         else ""
