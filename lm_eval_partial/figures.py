@@ -6,6 +6,7 @@ bands would cover each other, and scales differ. Nothing is told by colour alone
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -45,6 +46,19 @@ MOST_AREAS = 9
 def style() -> AbstractContextManager[None]:
     """Return the setting in which figures are made and saved; nothing global is changed."""
     return matplotlib.rc_context(STYLE)
+
+
+def image(figure: Figure, kind: str) -> bytes:
+    """Return a figure as a file of the `kind` "png" or "svg", the same whenever it is made."""
+    file = io.BytesIO()
+    with style():
+        # The layout's solver differs in the last bit from one time to the next, and names in an SVG are made from that.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axes in figure.axes:
+            axes.set_position(tuple(np.round(axes.get_position().bounds, 4)))
+        figure.savefig(file, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    return file.getvalue()
 
 
 def percent_difference(trajectory: Trajectory) -> Figure:
@@ -156,13 +170,14 @@ def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> N
             axes.annotate(f"stock {side}", place, offset, textcoords="offset points", fontsize=7.5, ha=align)
     gain = float(curve.change[lams.index(best.lam)])
     axes.plot(best.lam, gain, "o", color=COLOURS[1], markersize=5.5 if large else 4.5, zorder=4)
-    said = f"best λ {format_lam(best.lam)}: {gain:+.1f} %"
+    said = f"best λ {format_lam(best.lam)}: {gain:+.{0 if abs(gain) >= 100 else 1}f} %"
     _below_title(axes, said if banded else f"{said}, no band")
     axes.margins(y=0.12)
 
 
 def _below_title(axes: Any, text: str) -> None:
-    axes.annotate(text, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=7)
+    said = axes.annotate(text, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=7)
+    said.set_in_layout(False)  # a long one shall not make its column narrower
 
 
 def _line(axes: Any, lams: Sequence[float], curve: Curve, colour: str, marker: str) -> bool:

@@ -42,7 +42,7 @@ def write(trajectories: Sequence[Trajectory], folder: Path) -> list[Path]:
         "report.html": page.render(trajectories).encode(),
     }
     for name, figure in pictures.items():
-        contents |= {f"figures/{name}.{kind}": _image(figure, kind) for kind in ("png", "svg")}
+        contents |= {f"figures/{name}.{kind}": figures.image(figure, kind) for kind in ("png", "svg")}
     try:
         for name, content in contents.items():
             _replace(folder / name, content)
@@ -75,14 +75,6 @@ def _figures(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, Figure]]
 
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("_")
-
-
-def _image(figure: Figure, kind: str) -> bytes:
-    file = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with figures.style():
-        figure.savefig(file, format=kind, dpi=200, metadata=metadata)
-    return file.getvalue()
 
 
 def trajectory_csv(trajectories: Sequence[Trajectory]) -> str:

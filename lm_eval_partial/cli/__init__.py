@@ -20,6 +20,8 @@ examples:
   lm_eval --model partial-hf --model_args base=BASE,instruct=INSTRUCT,lam=0.5 \\
       --tasks partial_icl --include_path "$(lm-eval-partial tasks)" --output_path results
   lm-eval-partial score results
+  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60
+  lm-eval-partial report results/mypair
 """
 
 

@@ -23,10 +23,12 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "compare",
         help="compare models on the same documents",
-        description="Compare every run with the first, document by document: difference of each task's main metric, "
-        "paired standard error, 95 % bootstrap interval, and p-value (McNemar's exact test for right/wrong metrics, a "
-        "randomisation test for others), with Holm's correction over all tasks. Runs must have been made by lm_eval or "
-        "by a sweep with --log_samples; different task versions, shots, limits or documents are refused.",
+        description="Compare every run with the first, document by document: difference of each\n"
+        "task's main metric, paired standard error, 95 % bootstrap interval, and\n"
+        "p-value (McNemar's exact test for right/wrong metrics, a randomisation test\n"
+        "for others), with Holm's correction over all tasks. Runs must have been made\n"
+        "by lm_eval or by a sweep with --log_samples; different task versions, shots,\n"
+        "limits or documents are refused.",
         epilog="examples:\n"
         "  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60\n"
         "  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60 --json > comparison.json\n"

@@ -15,10 +15,12 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         help="turn the result files of a sweep into tables, figures and a page",
-        description="From result files alone: trajectory.csv, report.md (scores per task and λ, best λ chosen on one "
-        "half of the documents and measured on the other), figures/*.png and *.svg, and report.html, one file that "
-        "needs no network. Reads folders made by lm-eval-partial sweep, or any folder of lm_eval results of partial-hf "
-        "with logged samples; the newest file of a λ and task counts. Several folders give one report of all pairs.",
+        description="From result files alone: trajectory.csv, report.md (scores per task and λ,\n"
+        "best λ chosen on one half of the documents and measured on the other),\n"
+        "figures/*.png and *.svg, and report.html, one file that needs no network.\n"
+        "Reads folders made by lm-eval-partial sweep, or any folder of lm_eval results\n"
+        "of partial-hf with logged samples; the newest file of a λ and task counts.\n"
+        "Several folders give one report of all pairs.",
         epilog="examples:\n"
         "  lm-eval-partial report results/mypair\n"
         "  lm-eval-partial report results/llama results/mistral --output_path results/both\n"
