@@ -115,9 +115,8 @@ class _Builder:
                 if len(nodes) == len(self.suite[area])
             ]
             complete = len(found) == len(self.suite)
-            icl: Node | None = _mean(
-                "partial_icl", "ICL score" if complete else f"mean of {len(of_suite)} tasks", of_suite
-            )
+            label = "ICL score" if complete else f"mean of {len(of_suite)} tasks"
+            icl: Node | None = _mean("partial_icl" if complete else label.replace(" ", "_"), label, of_suite)
         else:
             icl, found = self.overall(others, known)
         on_axis = {task for name in following for task in [name, *self.descendants(name)]}

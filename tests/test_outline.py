@@ -88,6 +88,7 @@ def test_an_area_without_all_its_tasks_is_none(tmp_path):
     suite = {"partial_icl_a": {"one": "acc,none", "gone": "acc,none"}, "partial_icl_b": {"two": "acc,none"}}
     found = of(tmp_path, {"one": [1], "two": [0]}, suite)
     assert [node.label for node in found.areas] == ["b"] and found.icl.label == "mean of 2 tasks"
+    assert found.icl.name == "mean_of_2_tasks"
 
 
 def test_a_task_of_the_suite_without_its_metric_is_refused(tmp_path):
