@@ -10,7 +10,7 @@ import pytest
 from lm_eval_partial import page
 from lm_eval_partial.trajectory import trajectories
 from tests.browser import CHROMIUM, Browser
-from tests.result_folders import sweep
+from tests.result_folders import sweep, write
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 
@@ -45,6 +45,13 @@ def test_the_page_is_one_file_that_fetches_nothing(file):
 def test_names_cannot_end_the_script(file):
     text = file.read_text(encoding="utf-8")
     assert "my </script><b>pair" not in text and text.count("</script>") == 2
+
+
+def test_names_of_tasks_cannot_open_a_script_or_a_comment(tmp_path):
+    for lam in (0.0, 1.0):
+        write(tmp_path / str(lam), {"<!--<script>": [lam, 0.0, 1.0]}, lam=lam)
+    text = page.render(trajectories(tmp_path, {}))
+    assert "<!--" not in text and text.count("<script") == 2 and "&lt;!--&lt;script&gt;" in text
 
 
 def test_every_score_is_in_a_table_without_a_script(file, found):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -179,6 +180,14 @@ def test_a_place_that_cannot_be_written_is_said(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["report", str(folder), "--output_path", str(tmp_path / "file" / "x")]) == 1
     assert re.match(r"error: .*file.* cannot be written: .*Give another --output_path", capsys.readouterr().err)
+
+
+def test_a_file_is_replaced_and_not_overwritten(trajectory, tmp_path):
+    """Who reads the old report while the new one is written keeps the old one, whole."""
+    (path, *_) = report.write([trajectory], tmp_path)
+    with path.open("rb") as reader:
+        report.write([trajectory], tmp_path)
+        assert not os.path.samestat(os.fstat(reader.fileno()), path.stat())
 
 
 def test_a_write_that_fails_leaves_the_old_file(trajectory, tmp_path, monkeypatch):

@@ -123,6 +123,18 @@ def test_baselines_are_known_by_their_models(tmp_path):
     assert found.notes == [f"neither at a λ of this pair nor its ends, left out: {tmp_path / 'y'}"]
 
 
+def test_a_baseline_that_lacks_a_task_leaves_a_gap_and_the_other_stays_in_its_place(tmp_path):
+    for lam in (0.0, 1.0):
+        write(tmp_path / str(lam), {"t": [lam, 0.0], "u": [lam, 1.0]}, lam=lam)
+    write(tmp_path / "hf_base", {"t": [0.0, 0.0]}, pretrained="B")
+    write(tmp_path / "hf_instruct", {"t": [1.0, 0.0], "u": [1.0, 1.0]}, pretrained="I")
+    (found,) = trajectories(tmp_path, {})
+    np.testing.assert_array_equal(found.curves["t"].values, [0, 50, 0, 50])
+    for values in (found.curves["u"].values, found.curves["u"].high):
+        np.testing.assert_array_equal(np.isnan(values), [False, False, True, False])
+    assert found.curves["u"].values[3] == 100
+
+
 def test_two_pairs_in_one_folder_are_two_trajectories(tmp_path):
     for lam in (0.0, 1.0):
         write(tmp_path / f"f{lam}", {"t": [lam, 0.0]}, lam=lam)

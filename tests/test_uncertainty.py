@@ -149,6 +149,15 @@ def test_swapping_ends_at_the_two_models():
     assert sorted(set(uncertainty.swapped(series([[0.25, 1.0]]), "x", 0, 1))) == [-0.75, 0.75]
 
 
+def test_no_random_p_value_is_zero():
+    assert uncertainty.p_value(np.zeros(9), 1.0) == 0.1
+    assert (
+        uncertainty.p_value(np.array([1.0, -1, 0, 0]), 1.0)
+        == uncertainty.p_value(np.array([1.0, -1, 0, 0]), -1.0)
+        == 0.6
+    )
+
+
 def test_holm_adjusts_step_by_step():
     assert uncertainty.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert uncertainty.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
