@@ -16,8 +16,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from lm_eval_partial.curves import Curve, Trajectory
 from lm_eval_partial.result_files import format_lam
-from lm_eval_partial.trajectory import Curve, Trajectory
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Told apart by the colour-blind (Okabe and Ito 2008); several pairs also differ in their markers."""

@@ -20,8 +20,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lm_eval_partial import __version__, figures, page, tables
+from lm_eval_partial.curves import Curve, Trajectory
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.trajectory import Curve, Trajectory
 
 COLUMNS = (
     "pair", "kind", "name", "metric", "documents", "model", "lam", "score", "low", "high", "percent_change",

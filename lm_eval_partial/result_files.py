@@ -53,13 +53,21 @@ def paths(path: Path) -> list[Path]:
     """
     if path.is_dir():
         # lm_eval puts the time of the run into the name, so names sort by age whichever model's folder they are in.
-        found = sorted(path.rglob("results_*.json"), key=lambda file: (file.name, str(file)))
+        # What a sweep has not finished yet lies in folders whose names start with a dot.
+        found = sorted(
+            (file for file in path.rglob("results_*.json") if not _is_hidden(file.relative_to(path))),
+            key=lambda file: (file.name, str(file)),
+        )
         if not found:
             raise UserError(f"{path} holds no results_*.json. Give lm_eval's --output_path, or one result file.")
         return found
     if not path.is_file():
         raise UserError(f"{path} does not exist. Give a results_*.json of lm_eval, or a folder that holds one.")
     return [path]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def read_result(path: Path) -> tuple[Path, dict[str, Any]]:

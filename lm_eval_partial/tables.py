@@ -9,9 +9,9 @@ from html import escape
 
 import numpy as np
 
+from lm_eval_partial.curves import Best, Curve, Trajectory
 from lm_eval_partial.metrics import Array
 from lm_eval_partial.result_files import format_lam
-from lm_eval_partial.trajectory import Best, Curve, Trajectory
 
 
 @dataclass(frozen=True)

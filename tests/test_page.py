@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from lm_eval_partial import page
-from lm_eval_partial.trajectory import trajectories
+from lm_eval_partial.curves import trajectories
 from tests.browser import CHROMIUM, Browser
 from tests.result_folders import sweep, write
 

@@ -16,7 +16,7 @@ import pytest
 
 from lm_eval_partial import report, tables
 from lm_eval_partial.cli import main
-from lm_eval_partial.trajectory import trajectories
+from lm_eval_partial.curves import trajectories
 from task_configs import utils
 from tests.result_folders import MACRO_F1, sweep, write
 

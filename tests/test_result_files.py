@@ -26,6 +26,14 @@ def test_files_of_one_model_are_one_run_in_which_the_newest_counts(tmp_path):
         half.file_of("three")
 
 
+def test_what_a_sweep_is_still_writing_is_not_read(tmp_path):
+    write(tmp_path / ".hidden" / "lam_0.50", {"one": [0, 1]}, lam=0.5)
+    with pytest.raises(UserError, match="holds no results_"):
+        find(tmp_path)
+    write(tmp_path / ".hidden" / "lam_1.00", {"one": [0, 1]}, lam=1.0)
+    assert len(find(tmp_path / ".hidden")) == 2  # given by name
+
+
 def test_another_dtype_or_checkpoint_is_another_model(tmp_path):
     write(tmp_path / "a", {"one": [0]}, lam=0.5)
     write(tmp_path / "b", {"one": [0]}, lam=0.5, model_dtype="torch.bfloat16")

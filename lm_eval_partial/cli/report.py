@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lm_eval_partial.trajectory import Curve, Trajectory
+    from lm_eval_partial.curves import Curve, Trajectory
 
 
 def add_parser(subparsers: Any) -> None:
@@ -44,10 +44,10 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report and print where, below a short table."""
     from lm_eval_partial.cli.tasks import task_configs
+    from lm_eval_partial.curves import read
     from lm_eval_partial.errors import UserError
     from lm_eval_partial.outline import INSTRUCTION
     from lm_eval_partial.score import read_suite
-    from lm_eval_partial.trajectory import read
 
     if args.output_path is None and len(args.folders) > 1:
         raise UserError(f"{len(args.folders)} folders make one report. Say where it goes: --output_path DIR.")

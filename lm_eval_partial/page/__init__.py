@@ -16,9 +16,9 @@ from string import Template
 from typing import Any
 
 from lm_eval_partial import __version__, tables
+from lm_eval_partial.curves import Curve, Trajectory
 from lm_eval_partial.metrics import Array
 from lm_eval_partial.result_files import format_lam
-from lm_eval_partial.trajectory import Curve, Trajectory
 
 
 def render(trajectories: Sequence[Trajectory]) -> str:

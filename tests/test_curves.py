@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lm_eval_partial.curves import read, trajectories
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.trajectory import read, trajectories
 from tests.result_folders import answers, sweep, write
 
 
