@@ -92,11 +92,11 @@ def pairs(trajectories: Sequence[Trajectory]) -> Figure:
         ends = []
         for index, trajectory in enumerate(trajectories):
             curve = trajectory.icl
-            if curve is None:
+            if curve is None or np.isnan(curve.change[0]):
                 continue
             colour = COLOURS[index % len(COLOURS)]
             _line(axes, trajectory.lams, curve, colour, MARKERS[index % len(MARKERS)])
-            ends.append((float(curve.change[0]), trajectory.name, colour))
+            ends.append((float(curve.change[0]), trajectory.lams[0], trajectory.name, colour))
         _lambda_axis(axes, [lam for trajectory in trajectories for lam in trajectory.lams])
         _names(axes, ends)
         axes.set_xlabel("λ   (0: base, 1: instruct)")
@@ -170,7 +170,9 @@ def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> N
             axes.annotate(f"stock {side}", place, offset, textcoords="offset points", fontsize=7.5, ha=align)
     gain = float(curve.change[lams.index(best.lam)])
     axes.plot(best.lam, gain, "o", color=COLOURS[1], markersize=5.5 if large else 4.5, zorder=4)
-    said = f"best λ {format_lam(best.lam)}: {gain:+.{0 if abs(gain) >= 100 else 1}f} %"
+    said = f"best λ {format_lam(best.lam)}"
+    if best.lam != 1:
+        said += f": {gain:+.{0 if abs(gain) >= 100 else 1}f} %"
     _below_title(axes, said if banded else f"{said}, no band")
     axes.margins(y=0.12)
 
@@ -198,15 +200,15 @@ def _lambda_axis(axes: Any, lams: Sequence[float]) -> None:
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
 
 
-def _names(axes: Any, ends: list[tuple[float, str, str]]) -> None:
+def _names(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
     """Write each line's name left of its end, moved apart where two would overlap."""
     low, high = axes.get_ylim()
     step = 0.06 * (high - low)
     placed = -math.inf
-    for value, name, colour in sorted(ends):
+    for value, lam, name, colour in sorted(ends):
         placed = max(value, placed + step)
         axes.annotate(
-            name, (0, placed), xytext=(-0.06, 0), textcoords="offset fontsize", color=colour, ha="right", va="center",
+            name, (lam, placed), xytext=(-7, 0), textcoords="offset points", color=colour, ha="right", va="center",
             annotation_clip=False,
         )  # fmt: skip
     axes.spines["left"].set_visible(False)
