@@ -1,8 +1,9 @@
 """The report as one HTML file: data, style and script inside, nothing fetched.
 
 Charts are inline SVG made by `page.js` from the numbers in the page, tables are plain HTML. A charting library was
-weighed and left: it would be most of the page, and what matters here, a chart that one can walk through with the arrow
-keys and that is read out, would still have to be written.
+weighed and left: Vega-Lite through vl-convert is 0.9 MB of script in each page (ours is 40 kB in all) and 84 MB to
+install, and what matters here, a chart that one can walk through with the arrow keys and that is read out, would still
+have to be written.
 """
 
 from __future__ import annotations
