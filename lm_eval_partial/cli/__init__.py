@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from lm_eval_partial import __version__
-from lm_eval_partial.cli import bench, demo, inspect, score, tasks
+from lm_eval_partial.cli import bench, compare, demo, inspect, report, score, tasks
 from lm_eval_partial.errors import UserError
 
 EXAMPLES = """\
@@ -20,6 +20,8 @@ examples:
   lm_eval --model partial-hf --model_args base=BASE,instruct=INSTRUCT,lam=0.5 \\
       --tasks partial_icl --include_path "$(lm-eval-partial tasks)" --output_path results
   lm-eval-partial score results
+  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60
+  lm-eval-partial report results/mypair
 """
 
 
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"lm_eval_partial {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (inspect, score, demo, bench, tasks):
+    for command in (inspect, score, compare, report, demo, bench, tasks):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:
