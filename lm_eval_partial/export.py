@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 from huggingface_hub import HfApi, ModelCardData, split_torch_state_dict_into_shards
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.repocard import metadata_load

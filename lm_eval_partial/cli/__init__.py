@@ -6,11 +6,12 @@ Exit status: 0 done, 1 failed (one line on stderr says why), 2 usage, 130 interr
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
 from lm_eval_partial import __version__
-from lm_eval_partial.cli import bench, demo, export, inspect, score, tasks
+from lm_eval_partial.cli import bench, demo, export, inspect, score, sweep, tasks
 from lm_eval_partial.errors import UserError
 
 EXAMPLES = """\
@@ -33,8 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"lm_eval_partial {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (inspect, export, score, demo, bench, tasks):
+    for command in (inspect, sweep, score, export, demo, bench, tasks):
         command.add_parser(subparsers)
+    argv = sys.argv[1:] if argv is None else argv
+    parser.set_defaults(command=shlex.join(["lm-eval-partial", *argv]))
     args = parser.parse_args(argv)
     try:
         status: int = args.run(args)

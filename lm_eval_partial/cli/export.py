@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,19 +56,8 @@ def run(args: argparse.Namespace) -> int:
             args.output,
             dtype=args.dtype,
             max_shard_size=args.max_shard_size,
-            command=_command(args),
+            command=args.command,
             report=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     print(push(args.output, args.push_to_hub) if args.push_to_hub else args.output)
     return 0
-
-
-def _command(args: argparse.Namespace) -> str:
-    """Return the command that repeats this export."""
-    parts = ["lm-eval-partial", "export"]
-    standard = ("main", "instruct", "auto", "5GB")
-    for name, value in vars(args).items():
-        if name in ("run", "push_to_hub", "private") or not value or value in standard:
-            continue
-        parts += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return shlex.join(parts)

@@ -1,0 +1,439 @@
+"""A trajectory: one load, many λ, each point an ordinary result of lm-eval; started again, it goes on.
+
+    lm-eval-partial sweep --base B --instruct I --lam 0:1:0.1 --tasks partial_icl --output_path results/mypair
+
+Tasks are loaded and prompts built once. A point gets them as new, with the seeds and the state of every random
+generator that a run of its own would have, so its numbers are those of a separate ``lm_eval`` command.
+
+Known gap: one process (several GPUs through ``parallelize=True``, not through accelerate).
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import numpy as np
+import torch
+import transformers
+from lm_eval.api.registry import get_model
+from lm_eval.config.evaluate_config import EvaluatorConfig
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.utils import set_torch_seed
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from lm_eval_partial import __version__, arguments, loading, trajectory
+from lm_eval_partial.checkpoint import TOKENIZER_FILES, Checkpoint
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.files import free_bytes, gib, locked, publish
+from lm_eval_partial.lm import SPEED_ONLY, PartialHFLM
+from lm_eval_partial.pair import Pair
+from lm_eval_partial.tracking import Trackers
+
+INCOMPLETE = ".incomplete"
+# What simple_evaluate takes by the name that the command line has for it.
+_PASSED_ON = (
+    *("tasks", "num_fewshot", "batch_size", "max_batch_size", "device", "limit", "samples", "write_out"),
+    *("log_samples", "system_instruction", "apply_chat_template", "fewshot_as_multiturn", "gen_kwargs"),
+    *("verbosity", "predict_only", "confirm_run_unsafe_code"),
+)
+# Of these, what the answers or the files of a point depend on.
+_IDENTITY = (
+    *("num_fewshot", "limit", "samples", "seed", "gen_kwargs", "apply_chat_template", "system_instruction"),
+    *("fewshot_as_multiturn", "predict_only", "log_samples"),
+)
+_INSTEAD = {
+    "use_cache": "a sweep started again skips the points it has",
+    "check_integrity": "run lm_eval with it",
+    "show_config": "every results_*.json has the tasks' configs",
+    "hf_hub_log_args": "upload the finished folder with hf upload",
+}
+_SMALL_FILES = ("config.json", "generation_config.json", "chat_template.jinja", *TOKENIZER_FILES)
+
+
+def sweep(
+    config: EvaluatorConfig,
+    lams: Sequence[float],
+    baselines: Sequence[str] = (),
+    command: str | None = None,
+    trackers: Callable[[str], Trackers] = Trackers,
+) -> Path:
+    """Score θ(λ) at every λ, and stock ``hf`` on the ends asked for; return the folder of the results.
+
+    Points that the folder has are kept. A process that is killed leaves only finished points.
+
+    Args:
+        config: of the harness's own command; ``model_args`` are those of ``partial-hf`` without lam, and
+            ``output_path`` is the folder.
+        lams: finite, each once.
+        baselines: of ``base`` and ``instruct``.
+        command: what started it, for the manifest.
+        trackers: makes what a finished point is also told to (W&B, Trackio), given a name for the run.
+
+    Raises:
+        UserError: an argument is wrong, or the folder is not this run's; the message says what differs.
+    """
+    folder = Path(str(config.output_path))
+    _check(config)
+    pair = _open_pair(config.model_args)
+    _check_baselines(config, pair, baselines)
+    recorded = trajectory.read_manifest(folder)
+    tasks = Tasks(config)
+    manifest = {
+        "made_by": f"lm-eval-partial sweep {__version__}",
+        "command": command,
+        "base": pair.base.path,
+        "instruct": pair.instruct.path,
+        "run": (recorded or {}).get("run") or os.urandom(4).hex(),
+        "identity": identity(config, pair, tasks),
+    }
+    names = {trajectory.point_name(lam): lam for lam in lams}
+    with locked(folder, "sweep"):
+        trajectory.claim(folder, manifest)
+        finished = [name for name in trajectory.points(folder) if trajectory.read_point(folder / name)]
+        asked = [*names, *(f"hf_{side}" for side in baselines)]
+        runner = _Runner(config, tasks, folder, trackers, str(manifest["run"]))
+        try:
+            _run(runner, config, pair, names, asked, finished)
+        finally:
+            shutil.rmtree(folder / INCOMPLETE, ignore_errors=True)
+            runner.close()
+    return folder
+
+
+def _run(
+    runner: _Runner,
+    config: EvaluatorConfig,
+    pair: Pair,
+    lams: Mapping[str, float],
+    asked: Sequence[str],
+    finished: Sequence[str],
+) -> None:
+    lm: PartialHFLM | None = None
+    todo = [name for name in asked if name not in finished]
+    progress = tqdm(todo, total=len(asked), initial=len(asked) - len(todo), unit="point", desc="sweep")
+    for name in progress:
+        progress.set_description(name)
+        if name in lams:
+            lam = lams[name]
+            if lm is None:
+                lm = _make("partial-hf", config.model_args | {"lam": lam}, config)
+            elif lm.lam != lam:
+                lm.set_lam(lam)
+            runner.point(name, lm, "partial-hf", config.model_args | {"lam": lam, "model": lm.name}, lam)
+        else:
+            if lm is not None:  # two models are never held
+                lm = None
+                _release()
+            model_args = stock_arguments(config.model_args, pair.base if name == "hf_base" else pair.instruct)
+            if config.apply_chat_template:
+                runner.tasks.forget_prompts()  # the template is the model's
+            runner.point(name, _make("hf", dict(model_args), config), "hf", model_args)
+            _release()
+
+
+def _make(model: str, model_args: dict[str, Any], config: EvaluatorConfig) -> Any:
+    sizes = {name: getattr(config, name) for name in ("batch_size", "max_batch_size", "device")}
+    return get_model(model).create_from_arg_obj(model_args, sizes)
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def stock_arguments(model_args: Mapping[str, Any], side: Checkpoint) -> dict[str, Any]:
+    """Return the arguments with which stock ``hf`` loads one side as the sweep loads the pair."""
+    where = {"pretrained": side.path, "revision": side.revision, "subfolder": side.subfolder}
+    own = {name: value for name, value in where.items() if value not in ("", "main")}
+    if model_args.get("tokenizer", "instruct") not in ("base", "instruct"):
+        own["tokenizer"] = model_args["tokenizer"]
+    return own | {name: value for name, value in model_args.items() if name not in arguments.OWN}
+
+
+# Before anything is loaded -------------------------------------------------------------------------------
+
+
+def _check(config: EvaluatorConfig) -> None:
+    """Raise `UserError` for what a sweep cannot do."""
+    for name, instead in _INSTEAD.items():
+        if getattr(config, name):
+            raise UserError(f"--{name} does not go with sweep: {instead}.")
+    for name in ("lam", "model"):
+        if name in config.model_args:
+            hint = "give --lam" if name == "lam" else "points are named by their λ"
+            raise UserError(f"{name}= in --model_args does not go with sweep: {hint}.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "a sweep is one process, and this is one of several. Start it without accelerate or torchrun; for several "
+            "GPUs add parallelize=True to --model_args."
+        )
+
+
+def _open_pair(model_args: Mapping[str, Any]) -> Pair:
+    given = dict(model_args)
+    base, instruct = given.pop("base", None), given.pop("instruct", None)
+    for name, value in (("base", base), ("instruct", instruct)):
+        if value is None:
+            raise UserError(f"--{name} is missing. Give a folder or a Hub id.")
+    rest = arguments.check(base, instruct, 0.0, given)
+    pair = Pair.open(
+        str(base),
+        str(instruct),
+        tokenizer=given.get("tokenizer", "instruct"),
+        trust_remote_code=bool(given.get("trust_remote_code", False)),
+        **{
+            f"{side}_{name}": str(given[f"{side}_{name}"])
+            for side in trajectory.BASELINES
+            for name in ("revision", "subfolder")
+            if f"{side}_{name}" in given
+        },
+    )
+    arguments.check_fields(arguments.unknown(rest), pair.instruct.config)
+    return pair
+
+
+def _check_baselines(config: EvaluatorConfig, pair: Pair, baselines: Sequence[str]) -> None:
+    for side in (getattr(pair, name) for name in baselines):
+        if config.apply_chat_template and getattr(side.tokenizer, "chat_template", None) is None:
+            others = [name for name in baselines if name != side.role]
+            raise UserError(
+                f"--baselines: {side} has no chat template, so stock hf cannot run it with --apply_chat_template. "
+                f"{f'Give --baselines {others[0]}' if others else 'Leave --baselines out'}."
+            )
+
+
+def identity(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, Any]:
+    """Return what every point of a sweep has in common, as JSON values; equal identities make points comparable."""
+    aside = {*arguments.OWN, *SPEED_ONLY, "dtype", "trust_remote_code", "device"}
+    fields = {
+        "base_sha": pair.base.sha,
+        "instruct_sha": pair.instruct.sha,
+        "files": _digests(pair.base) | _digests(pair.instruct),
+        "tokenizer": pair.reference.role if pair.tokenizer == pair.reference.path else pair.tokenizer,
+        "dtype": str(loading.resolve_dtype(pair, config.model_args.get("dtype", "auto"))).removeprefix("torch."),
+        "device": "cuda" if torch.cuda.is_available() and "cpu" not in str(config.device) else "cpu",
+        "model_args": {name: str(value) for name, value in sorted(config.model_args.items()) if name not in aside},
+        **{name: getattr(config, name) for name in _IDENTITY},
+        "tasks": tasks.identity(config.num_fewshot),
+        "versions": {
+            "lm_eval_partial": __version__,
+            "lm_eval": lm_eval.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+    found: dict[str, Any] = json.loads(json.dumps(fields, default=str))
+    return found
+
+
+def _digests(side: Checkpoint) -> dict[str, str]:
+    """Return digests of a local side's small files; a commit on the Hub covers them."""
+    if not side.sha.startswith("local-"):
+        return {side.role: side.identity}
+    found = ((name, side.find(name)) for name in _SMALL_FILES)
+    return {f"{side.role}/{name}": _digest(Path(path).read_bytes()) for name, path in found if path is not None}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+# Tasks ---------------------------------------------------------------------------------------------------
+
+
+class Tasks:
+    """The harness's tasks, loaded once and their prompts built once; stands in for its `TaskManager`.
+
+    Every point gets copies of the requests, with no responses, and finds the random generators as they were
+    after loading and after building: a task may draw from them.
+
+    Attributes:
+        task_index: the harness's, for its log.
+
+    Raises:
+        UserError: a task is not known or cannot be loaded.
+    """
+
+    def __init__(self, config: EvaluatorConfig) -> None:
+        given = config.metadata
+        try:
+            manager = config.process_tasks(given)
+            seed(config.seed)
+            self._loaded = manager.load(config.tasks)
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            raise UserError(
+                f"{str(error).strip(chr(39))}. lm_eval ls tasks lists what there is; --include_path adds a folder."
+            ) from error
+        self.task_index = manager.task_index
+        self._state = _random_state()
+        self._built: dict[str, tuple[list[Any], Any]] = {}
+        self._from_arguments = [name for name in config.model_args if given.get(name) == config.model_args[name]]
+        for name, task in self._loaded["tasks"].items():
+            task.build_all_requests = partial(self._build, name, task, task.build_all_requests)
+
+    def load(self, names: Any) -> Any:
+        """Return the tasks, as `TaskManager.load`."""
+        _set_random_state(self._state)
+        return self._loaded
+
+    def describe(self, model_args: Mapping[str, Any]) -> None:
+        """Write the model's arguments into the tasks' metadata, where the harness has them."""
+        for task in self._loaded["tasks"].values():
+            metadata = task.config.metadata
+            if isinstance(metadata, dict):
+                for name in self._from_arguments:
+                    metadata.pop(name, None)
+                metadata.update({name: value for name, value in model_args.items() if name not in ("model", *metadata)})
+        self._from_arguments = list(model_args)
+
+    def forget_prompts(self) -> None:
+        """Have the prompts built anew by the next model."""
+        self._built.clear()
+
+    def identity(self, num_fewshot: int | None) -> dict[str, dict[str, Any]]:
+        """Return version, shots and a digest of the config of every task."""
+        found = {}
+        for name, task in sorted(self._loaded["tasks"].items()):
+            default = task.get_config("num_fewshot")
+            shots = (default or 0) if num_fewshot is None or default == 0 else num_fewshot
+            settings = {**task.dump_config(), "metadata": None, "num_fewshot": None}
+            digest = _digest(json.dumps(settings, default=repr, sort_keys=True).encode())
+            found[name] = {"version": task.VERSION, "num_fewshot": shots, "config": digest}
+        return found
+
+    def _build(self, name: str, task: Any, build: Callable[..., None], **kwargs: Any) -> None:
+        if name not in self._built:
+            build(**kwargs)
+            self._built[name] = task._instances, _random_state()
+        requests, state = self._built[name]
+        # Copies, arguments and documents too: models and metrics may write into them.
+        task._instances = copy.deepcopy(requests)
+        _set_random_state(state)
+
+
+def seed(seeds: Sequence[int | None]) -> None:
+    """Seed Python, NumPy and torch as the harness does; None leaves a generator alone."""
+    for value, set_seed in zip(seeds, (random.seed, np.random.seed, set_torch_seed), strict=False):
+        if value is not None:
+            set_seed(value)
+
+
+def _random_state() -> tuple[Any, Any, torch.Tensor]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _set_random_state(state: tuple[Any, Any, torch.Tensor]) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])
+
+
+# A point -------------------------------------------------------------------------------------------------
+
+
+class _Runner:
+    """Evaluates one model after another and writes each result where it belongs."""
+
+    def __init__(
+        self, config: EvaluatorConfig, tasks: Tasks, folder: Path, trackers: Callable[[str], Trackers], run: str
+    ) -> None:
+        self.config, self.tasks, self.folder = config, tasks, folder
+        self._make_trackers = partial(trackers, run)
+        self._trackers: Trackers | None = None
+
+    def point(self, name: str, lm: Any, model: str, model_args: dict[str, Any], lam: float | None = None) -> None:
+        """Evaluate a model and write the point `name`, whole or not at all."""
+        config = self.config
+        if self._trackers is None:
+            self._trackers = self._make_trackers()
+        unfinished = self.folder / INCOMPLETE
+        shutil.rmtree(unfinished, ignore_errors=True)
+        tracker = EvaluationTracker(output_path=str(unfinished))
+        tracker.general_config_tracker.log_experiment_args(
+            model_source=model,
+            model_args=model_args,
+            system_instruction=config.system_instruction,
+            chat_template=lm.chat_template(config.apply_chat_template) if config.apply_chat_template else None,
+            fewshot_as_multiturn=config.fewshot_as_multiturn,
+        )
+        result = self._evaluate(lm, model, model_args)
+        samples = result.pop("samples", None)
+        self._trackers.log(name, lam, result, samples)
+        _save(tracker, result, samples)
+        (written,) = unfinished.iterdir()
+        trajectory.read_point(written)
+        publish(written, self.folder / name)
+        config.write_out = False  # the prompts are the same at the next point
+
+    def _evaluate(self, lm: Any, model: str, model_args: dict[str, Any]) -> dict[str, Any]:
+        config, cache = self.config, self.config.cache_requests or {}
+        seeds: Any = config.seed
+        self.tasks.describe(model_args)
+        result: dict[str, Any] = lm_eval.simple_evaluate(
+            model=lm,
+            model_args=model_args,
+            task_manager=self.tasks,
+            **{name: getattr(config, name) for name in _PASSED_ON},
+            **{name: cache.get(name, False) for name in ("cache_requests", "rewrite_requests_cache")},
+            random_seed=seeds[0],
+            numpy_random_seed=seeds[1],
+            torch_random_seed=seeds[2],
+            fewshot_random_seed=seeds[3],
+        )
+        result["config"]["model"] = model
+        return result
+
+    def close(self) -> None:
+        """End the runs of the trackers."""
+        if self._trackers is not None:
+            self._trackers.finish()
+
+
+def _save(tracker: EvaluationTracker, result: dict[str, Any], samples: dict[str, Any] | None) -> None:
+    """Let the harness write its files. Raises `UserError` where it would only log that it could not."""
+    with _complaints() as complaints:
+        tracker.save_results_aggregated(results=result, samples=samples)
+        for task, logged in (samples or {}).items():
+            if not complaints:
+                tracker.save_results_samples(task_name=task, samples=logged)
+    if complaints:
+        path = Path(str(tracker.output_path)).parent
+        raise UserError(
+            f"a point could not be written into {path} ({complaints[-1]}; {gib(free_bytes(path))} are free). Finished "
+            "points are kept: put that right, and start the same command again."
+        )
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """Collect what the harness's tracker logs from its first failure on: it swallows every exception."""
+    found: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if found or record.levelno >= logging.WARNING:
+                found.append(record.getMessage())
+
+    logger, listener = logging.getLogger(EvaluationTracker.__module__), Listener()
+    level = logger.level
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
