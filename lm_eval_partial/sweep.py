@@ -169,6 +169,8 @@ def stock_arguments(model_args: Mapping[str, Any], side: Checkpoint) -> dict[str
 
 def _check(config: EvaluatorConfig) -> None:
     """Raise `UserError` for what a sweep cannot do."""
+    if not config.tasks:
+        raise UserError("--tasks is missing. Give names of tasks or groups; lm_eval ls tasks lists what there is.")
     for name, instead in _INSTEAD.items():
         if getattr(config, name):
             raise UserError(f"--{name} does not go with sweep: {instead}.")

@@ -133,7 +133,7 @@ def differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[s
     ours, theirs = _flat(recorded), _flat(given)
     return [
         f"{name} is recorded as {_word(ours, name)}, now {_word(theirs, name)}"
-        for name in (*ours, *(theirs.keys() - ours.keys()))
+        for name in ours | theirs
         if ours.get(name, ours) != theirs.get(name, theirs)
     ]
 
@@ -141,7 +141,7 @@ def differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[s
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in fields.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return found
 
 
@@ -261,7 +261,8 @@ def show(folder: Path, console: Console) -> None:
             console.width, Measurement.get(console, console.options.update(width=10_000), table).maximum
         )
     console.print(table)
-    console.print("* best λ on these documents")
+    if any(best.values()):
+        console.print("* best λ on these documents")
 
 
 def _children(results: Mapping[str, Result]) -> dict[str, list[str]]:
