@@ -206,7 +206,7 @@ def test_finished_points_are_kept_and_new_ones_added(run, tmp_path, monkeypatch,
         (["--apply_chat_template"], "apply_chat_template is recorded as false, now true"),
         (["--gen_kwargs", "temperature=1"], "gen_kwargs.temperature is recorded as absent, now 1"),
         (["--no_log_samples"], "log_samples is recorded as true, now false"),
-        (["--tasks", "pico_gen"], "tasks.pico_mc.version is recorded as 1.0, now absent"),
+        (["--tasks", "pico_gen"], "tasks.pico_gen.version is recorded as absent, now 1.0"),
     ],
 )
 def test_another_run_is_refused_and_what_differs_is_named(flags, message, run, tmp_path, capsys, monkeypatch):
@@ -276,18 +276,27 @@ def same_trajectory(folder: Path, expected: Path) -> None:
         assert ours[1] == theirs[1] and ours[0] == theirs[0]
 
 
-def test_an_interrupt_leaves_a_folder_that_goes_on(run, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("moment", ["written", "published"])
+def test_an_interrupt_leaves_a_folder_that_goes_on(moment, run, tmp_path, monkeypatch, capsys):
+    """When the second point's files are written, or while they are given their name."""
     assert run("--lam", "0:1:0.5", out="whole") == 0
-    original, points = sweep._save, []
+    save, sync = sweep._save, files.sync
 
-    def interrupted(*args):
-        original(*args)
-        points.append(1)
-        if len(points) == 2:
+    def interrupted_save(*args):
+        save(*args)
+        if trajectory.points(tmp_path / "out"):
             raise KeyboardInterrupt
 
+    def interrupted_sync(path):
+        if trajectory.points(tmp_path / "out") and ".incomplete" in str(path):
+            raise KeyboardInterrupt
+        sync(path)
+
     with monkeypatch.context() as patched:
-        patched.setattr(sweep, "_save", interrupted)
+        if moment == "written":
+            patched.setattr(sweep, "_save", interrupted_save)
+        else:
+            patched.setattr(files, "sync", interrupted_sync)
         assert run("--lam", "0:1:0.5") == 130
     assert capsys.readouterr().err.endswith(
         f"interrupted; 1 finished points are in {tmp_path}/out.\nThe same command goes on from there.\n"
