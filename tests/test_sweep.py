@@ -323,13 +323,15 @@ def killed(run: Callable[..., int], seconds: float, *flags: str) -> bool:
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_as_if_uninterrupted(kills, run, tmp_path):
     flags = "--lam", "0:1:0.25", "--baselines"
+    assert run("--lam", "0", out="warm-up") == 0
     start = time.monotonic()
     assert run(*flags, out="whole") == 0
     duration = time.monotonic() - start
     rng, deaths, reached = random.Random(kills), 0, set()
     while deaths < kills:
         if not killed(run, rng.uniform(0, duration), *flags):
-            shutil.move(tmp_path / "out", tmp_path / f"finished{deaths}")  # start over until all deaths are died
+            same_trajectory(tmp_path / "out", tmp_path / "whole")
+            shutil.rmtree(tmp_path / "out")  # and over again, until all deaths are died
             continue
         deaths += 1
         if (tmp_path / "out").is_dir():

@@ -21,6 +21,8 @@ examples:
   lm_eval --model partial-hf --model_args base=BASE,instruct=INSTRUCT,lam=0.5 \\
       --tasks partial_icl --include_path "$(lm-eval-partial tasks)" --output_path results
   lm-eval-partial score results
+  lm-eval-partial sweep --base BASE --instruct INSTRUCT --lam 0:1:0.1 --tasks partial_icl --output_path results/pair
+  lm-eval-partial export --base BASE --instruct INSTRUCT --lam 0.6 --output DIR
 """
 
 

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         claim_repository(args.push_to_hub, args.private)
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:
-        bar = progress.add_task("writing")
+        bar = progress.add_task("writing", total=None)
         export(
             pair,
             lam,
