@@ -104,33 +104,27 @@ def sweep(
         trajectory.claim(folder, manifest)
         finished = [name for name in trajectory.points(folder) if trajectory.read_point(folder / name)]
         asked = [*names, *(f"hf_{side}" for side in baselines)]
-        runner = _Runner(config, tasks, folder, trackers, str(manifest["run"]))
-        try:
-            _run(runner, config, pair, names, asked, finished)
-        finally:
-            shutil.rmtree(folder / INCOMPLETE, ignore_errors=True)
-            runner.close()
+        todo = [name for name in asked if name not in finished]
+        if todo:
+            runner = _Runner(config, tasks, folder, trackers(str(manifest["run"])))
+            try:
+                _run(runner, pair, names, tqdm(todo, total=len(asked), initial=len(asked) - len(todo), unit="point"))
+            finally:
+                shutil.rmtree(folder / INCOMPLETE, ignore_errors=True)
+                runner.trackers.finish()
     return folder
 
 
-def _run(
-    runner: _Runner,
-    config: EvaluatorConfig,
-    pair: Pair,
-    lams: Mapping[str, float],
-    asked: Sequence[str],
-    finished: Sequence[str],
-) -> None:
+def _run(runner: _Runner, pair: Pair, lams: Mapping[str, float], todo: tqdm) -> None:
+    config = runner.config
     lm: PartialHFLM | None = None
-    todo = [name for name in asked if name not in finished]
-    progress = tqdm(todo, total=len(asked), initial=len(asked) - len(todo), unit="point", desc="sweep")
-    for name in progress:
-        progress.set_description(name)
+    for name in todo:
+        todo.set_description(name)
         if name in lams:
             lam = lams[name]
             if lm is None:
                 lm = _make("partial-hf", config.model_args | {"lam": lam}, config)
-            elif lm.lam != lam:
+            else:
                 lm.set_lam(lam)
             runner.point(name, lm, "partial-hf", config.model_args | {"lam": lam, "model": lm.name}, lam)
         else:
@@ -271,19 +265,21 @@ class Tasks:
     """
 
     def __init__(self, config: EvaluatorConfig) -> None:
-        given = config.metadata
+        given, model_args = config.metadata, config.model_args
         try:
             manager = config.process_tasks(given)
-            seed(config.seed)
+        except (ValueError, OSError) as error:
+            raise UserError(f"{error}. lm_eval ls tasks lists what there is; --include_path adds a folder.") from error
+        seed(config.seed)
+        try:
             self._loaded = manager.load(config.tasks)
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            raise UserError(
-                f"{str(error).strip(chr(39))}. lm_eval ls tasks lists what there is; --include_path adds a folder."
-            ) from error
+        except OSError as error:  # the Hub out of reach, a data set not there
+            raise UserError(f"a task's data could not be loaded: {error}") from error
         self.task_index = manager.task_index
         self._state = _random_state()
         self._built: dict[str, tuple[list[Any], Any]] = {}
-        self._from_arguments = [name for name in config.model_args if given.get(name) == config.model_args[name]]
+        self._described = {name for name, value in model_args.items() if given.get(name) == value}
+        self._kept = given.keys() - self._described
         for name, task in self._loaded["tasks"].items():
             task.build_all_requests = partial(self._build, name, task, task.build_all_requests)
 
@@ -294,13 +290,13 @@ class Tasks:
 
     def describe(self, model_args: Mapping[str, Any]) -> None:
         """Write the model's arguments into the tasks' metadata, where the harness has them."""
+        fields = {name: value for name, value in model_args.items() if name != "model" and name not in self._kept}
         for task in self._loaded["tasks"].values():
-            metadata = task.config.metadata
-            if isinstance(metadata, dict):
-                for name in self._from_arguments:
-                    metadata.pop(name, None)
-                metadata.update({name: value for name, value in model_args.items() if name not in ("model", *metadata)})
-        self._from_arguments = list(model_args)
+            if isinstance(task.config.metadata, dict):
+                for name in self._described:
+                    task.config.metadata.pop(name, None)
+                task.config.metadata.update(fields)
+        self._described = set(fields)
 
     def forget_prompts(self) -> None:
         """Have the prompts built anew by the next model."""
@@ -350,18 +346,12 @@ def _set_random_state(state: tuple[Any, Any, torch.Tensor]) -> None:
 class _Runner:
     """Evaluates one model after another and writes each result where it belongs."""
 
-    def __init__(
-        self, config: EvaluatorConfig, tasks: Tasks, folder: Path, trackers: Callable[[str], Trackers], run: str
-    ) -> None:
-        self.config, self.tasks, self.folder = config, tasks, folder
-        self._make_trackers = partial(trackers, run)
-        self._trackers: Trackers | None = None
+    def __init__(self, config: EvaluatorConfig, tasks: Tasks, folder: Path, trackers: Trackers) -> None:
+        self.config, self.tasks, self.folder, self.trackers = config, tasks, folder, trackers
 
     def point(self, name: str, lm: Any, model: str, model_args: dict[str, Any], lam: float | None = None) -> None:
         """Evaluate a model and write the point `name`, whole or not at all."""
         config = self.config
-        if self._trackers is None:
-            self._trackers = self._make_trackers()
         unfinished = self.folder / INCOMPLETE
         shutil.rmtree(unfinished, ignore_errors=True)
         tracker = EvaluationTracker(output_path=str(unfinished))
@@ -374,7 +364,7 @@ class _Runner:
         )
         result = self._evaluate(lm, model, model_args)
         samples = result.pop("samples", None)
-        self._trackers.log(name, lam, result, samples)
+        self.trackers.log(name, lam, result, samples)
         _save(tracker, result, samples)
         (written,) = unfinished.iterdir()
         trajectory.read_point(written)
@@ -398,11 +388,6 @@ class _Runner:
         )
         result["config"]["model"] = model
         return result
-
-    def close(self) -> None:
-        """End the runs of the trackers."""
-        if self._trackers is not None:
-            self._trackers.finish()
 
 
 def _save(tracker: EvaluationTracker, result: dict[str, Any], samples: dict[str, Any] | None) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -185,7 +186,15 @@ def read_point(path: Path) -> Result:
 
 
 def _is_whole(samples: Path) -> bool:
-    lines = samples.read_bytes().splitlines(keepends=True)
+    """Return whether the last line is there to its end. Only that is read: samples may be gigabytes."""
+    with open(samples, "rb") as handle:
+        size, window = handle.seek(0, os.SEEK_END), 2**16
+        while True:
+            handle.seek(max(0, size - window))
+            lines = handle.read().splitlines(keepends=True)
+            if len(lines) > 1 or window >= size:
+                break
+            window *= 8
     try:
         return bool(lines) and lines[-1].endswith(b"\n") and isinstance(json.loads(lines[-1]), dict)
     except ValueError:
@@ -243,7 +252,8 @@ def show(folder: Path, console: Console) -> None:
     """
     results = {name: read_point(folder / name) for name in points(folder)}
     shown = columns(next(iter(results.values())))
-    parents = {child: f"{group}_" for group, inside in _children(results).items() for child in inside}
+    groups = next(iter(results.values())).get("group_subtasks") or {}
+    parents = {child: f"{group}_" for group, inside in groups.items() if group in shown for child in inside}
     table = Table()
     table.add_column("λ")
     for name, metric in shown.items():
@@ -263,10 +273,6 @@ def show(folder: Path, console: Console) -> None:
     console.print(table)
     if any(best.values()):
         console.print("* best λ on these documents")
-
-
-def _children(results: Mapping[str, Result]) -> dict[str, list[str]]:
-    return next(iter(results.values())).get("group_subtasks") or {}
 
 
 def _best(name: str, metric: str, results: Mapping[str, Result]) -> set[str]:

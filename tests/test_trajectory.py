@@ -172,6 +172,17 @@ def test_a_damaged_point_is_named_with_the_way_out(file, text, message, tmp_path
         read_point(path)
 
 
+def test_a_last_line_longer_than_any_window(tmp_path):
+    path = write_point(tmp_path, "lam_0.50", {"a": {"acc,none": 0.5}})
+    samples = path / f"samples_a_{DATE}.jsonl"
+    for first in ("", '{"doc_id": 0}\n'):
+        samples.write_text(first + json.dumps({"doc": "x" * 2**20}) + "\n")
+        read_point(path)
+        samples.write_text(samples.read_text()[:-3])
+        with pytest.raises(UserError, match="is cut off"):
+            read_point(path)
+
+
 # The table -----------------------------------------------------------------------------------------------
 
 GROUPED = {
@@ -220,6 +231,27 @@ def test_the_best_of_each_column_is_starred(tmp_path):
         ["hf instruct", "0.9000", "–", "1.0000"],
     ]
     assert out.getvalue().endswith("* best λ on these documents\n")
+
+
+def test_a_name_is_shortened_only_below_its_groups_column(tmp_path):
+    fields = {
+        "group_subtasks": {"suite": ["suite_area", "suite_own"], "suite_area": ["x"], "suite_own": ["suite_own_g"]}
+    }
+    scores = {
+        "suite": {"acc,none": 0.1},
+        "suite_area": {"acc,none": 0.2},
+        "suite_own": {},
+        "suite_own_g": {"f1,x": 0.3},
+    }
+    write_point(tmp_path, "lam_0.00", {**scores, "other": {"acc,none": 0.4}}, **fields)
+    out = StringIO()
+    show(tmp_path, Console(file=out))
+    assert re.findall(r"\w+", out.getvalue())[:3] == ["suite", "area", "other"]
+    fields["group_subtasks"].pop("suite")
+    write_point(tmp_path / "more", "lam_0.00", {**scores, "other": {"acc,none": 0.4}}, **fields)
+    out = StringIO()
+    show(tmp_path / "more", Console(file=out))
+    assert re.findall(r"\w+", out.getvalue())[:4] == ["suite", "suite_area", "suite_own_g", "other"]
 
 
 def test_one_point_has_no_best(tmp_path):
