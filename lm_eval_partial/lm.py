@@ -183,7 +183,7 @@ class PartialHFLM(SharedPrefixHFLM):
         self._model = loading.move(self._model, self.pair, lam, lambda: self._load(lam))
         self._lam = lam
         self.batch_sizes: dict[int, int] = {}  # found for the model before
-        self.paths.clear()
+        self.forget_paths()
         self._warn_if_extrapolating()
 
     @property
