@@ -36,8 +36,9 @@ def one_by_one(model, requests: list[Request]) -> list[tuple[float, bool]]:
     for tokens, length in requests:
         ids = torch.tensor(tokens)
         logits = model(ids[None, :-1]).logits[0, -length:]
-        logprobs = logits.log_softmax(-1).gather(1, ids[-length:, None])
-        answers.append((logprobs.sum().item(), bool((logits.argmax(-1) == ids[-length:]).all())))
+        logprobs = logits.log_softmax(-1)
+        answer = logprobs.gather(1, ids[-length:, None]).sum().item()
+        answers.append((answer, bool((logprobs.argmax(-1) == ids[-length:]).all())))
     return answers
 
 
