@@ -76,12 +76,20 @@ class Architecture:
         """
         placed = {}
         for key, tensor in tensors.items():
-            name, pattern = rename_source_key(key, self._renamings, self._converters, self._prefix, self._state)
-            if name not in self._state and key in self._state:
-                name, pattern = key, None
-            if name in self._state:
-                placed[name if pattern is None else key] = Placed(key, name, pattern is None, tensor)
+            name, as_is = self.locate(key)
+            if name is not None:
+                placed[name if as_is else key] = Placed(key, name, as_is, tensor)
         return placed
+
+    def locate(self, key: str) -> tuple[str | None, bool]:
+        """Return the name in the model of a tensor named `key` on disk, and whether it is used as it is.
+
+        The name is None if the model does not need it.
+        """
+        name, pattern = rename_source_key(key, self._renamings, self._converters, self._prefix, self._state)
+        if name not in self._state and key in self._state:
+            name, pattern = key, None
+        return (name if name in self._state else None), pattern is None
 
     def missing(self, placed: Iterable[Placed]) -> set[str]:
         """Return the model's tensors that nothing fills: transformers would draw them at random."""
@@ -98,7 +106,8 @@ def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
     found: Any
     remote = getattr(config, "auto_map", {}).get("AutoModelForCausalLM")
     if remote is not None and checkpoint.trust_remote_code:
-        found = get_class_from_dynamic_module(remote, checkpoint.path, revision=checkpoint.revision)
+        home = checkpoint.home
+        found = get_class_from_dynamic_module(remote, home.path, revision=home.revision)
         return cast("type[PreTrainedModel]", found)
     if getattr(config, "is_encoder_decoder", False) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         kind = "an encoder-decoder" if getattr(config, "is_encoder_decoder", False) else "not a causal language"

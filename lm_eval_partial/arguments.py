@@ -18,14 +18,14 @@ from lm_eval_partial.errors import UserError, nearest
 OWN = (
     *("base", "base_revision", "base_subfolder"),
     *("instruct", "instruct_revision", "instruct_subfolder"),
-    *("lam", "tokenizer", "model"),
+    *("lam", "merge", "tokenizer", "model"),
 )
 # HFLM arguments that name one checkpoint, or ask for something that is not θ(λ), and what to type instead.
 INSTEAD = {
     "pretrained": "give base=... and instruct=...; for a single model use --model hf",
     "revision": "give base_revision=... and instruct_revision=...",
     "subfolder": "give base_subfolder=... and instruct_subfolder=...",
-    "peft": "merge the adapter into its base and give the merged folder as instruct=...",
+    "peft": "give the adapter as instruct=...",
     "delta": "give the two models as base=... and instruct=...; the difference is scaled by lam",
     "autogptq": "give unquantised checkpoints",
     "gptqmodel": "give unquantised checkpoints",

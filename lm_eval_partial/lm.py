@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 
 from lm_eval_partial import __version__, arguments, loading, response_cache
+from lm_eval_partial.adapter import Adapter
 from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError, show_without_traceback
 from lm_eval_partial.interpolate import check_lam, format_lam
@@ -58,13 +59,14 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         trust_remote_code: bool | None = False,
         device: str | None = None,
         dtype: str | torch.dtype | None = "auto",
+        merge: bool = False,
         **kwargs: Any,
     ) -> None:
         """Load θ(λ).
 
         Args:
             base: folder or Hub id of the base model.
-            instruct: folder or Hub id of the model fine-tuned from it.
+            instruct: folder or Hub id of the model fine-tuned from it, or of a LoRA adapter trained on it.
             lam: λ, finite; 0 is base, 1 instruct, outside [0, 1] extrapolates.
             tokenizer: ``instruct`` or ``base``: whose tokenizer, ids, config, chat template and generation
                 config the model has. Or another tokenizer with the ids of either: its path, or itself.
@@ -76,6 +78,8 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             trust_remote_code: as in transformers.
             device: as in `HFLM`; by default a GPU if there is one.
             dtype: as in `HFLM`.
+            merge: fold an adapter's low-rank updates into the weights, which is faster than computing them beside
+                the weights as stock `hf` does with ``peft=``, and equal but for rounding.
             **kwargs: `HFLM`'s other arguments, and config fields to override.
 
         Raises:
@@ -85,10 +89,8 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         self._lam: float | None = check_lam(lam)
         loading.parse_dtype(dtype)
         if leftover := arguments.unknown(kwargs):
-            above = Checkpoint(
-                "instruct", str(instruct), instruct_revision, instruct_subfolder, bool(trust_remote_code)
-            )
-            arguments.check_fields(leftover, above.config)
+            below = Checkpoint("base", str(base), base_revision, base_subfolder, bool(trust_remote_code))
+            arguments.check_fields(leftover, below.config)
         self.pair = Pair.open(
             str(base),
             str(instruct),
@@ -102,16 +104,19 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         of_a_side = isinstance(tokenizer, str) and tokenizer in ("base", "instruct")
         if of_a_side and self.pair.reference.tokenizer is None:
             raise UserError(f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one.")
+        if merge and not isinstance(self.pair.instruct, Adapter):
+            raise UserError(f"merge={merge} is for adapters; {self.pair.instruct} is a full checkpoint. Leave it out.")
+        self._merge = bool(merge)
         self._dtype = loading.resolve_dtype(self.pair, dtype)
         self._settings = {name: value for name, value in kwargs.items() if name not in _SPEED_ONLY}
         for note in self.pair.notes():
             logger.warning(note)
         self._warn_if_extrapolating()
-        reference = self.pair.reference
+        words = self.pair.reference.words
         super().__init__(
-            pretrained=reference.path,
-            revision=reference.revision,
-            subfolder=reference.subfolder,
+            pretrained=words.path,
+            revision=words.revision,
+            subfolder=words.subfolder,
             tokenizer=None if of_a_side else tokenizer,
             trust_remote_code=trust_remote_code,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
@@ -188,6 +193,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             "base": self.pair.base.identity,
             "instruct": self.pair.instruct.identity,
             "lam": self.lam,
+            "merge": self._merge,
             "dtype": str(self._dtype).removeprefix("torch."),
             "tokenizer": _digest(
                 words.to_str() if words else self.tokenizer.get_vocab(), self.tokenizer.special_tokens_map
@@ -221,6 +227,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             "instruct_subfolder": pair.instruct.subfolder,
             "instruct_sha": pair.instruct.sha,
             "lam": self.lam,
+            "merge": self._merge,
             "vocabulary": pair.reference.role,
             "tokenizer": pair.tokenizer,
             "lm_eval_partial_version": __version__,
@@ -264,7 +271,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         self._model = self._load(self.lam)
 
     def _load(self, lam: float) -> Any:
-        return loading.load(self.pair, lam, self._dtype, **self._loader_arguments)
+        return loading.load(self.pair, lam, self._dtype, self._merge, **self._loader_arguments)
 
 
 def _digest(*values: Any) -> str:

@@ -258,7 +258,7 @@ def test_parallelize_without_a_gpu_is_one_device(pair, tmp_path, monkeypatch):
         ({"lam": "nan"}, r"lam=nan is not a finite number"),
         ({"pretrained": "x"}, r"pretrained= does not go with partial-hf: give base=\.\.\. and instruct="),
         ({"revision": "x"}, r"revision= does not .* base_revision=\.\.\. and instruct_revision="),
-        ({"peft": "x"}, r"peft= does not .* merge the adapter"),
+        ({"peft": "x"}, r"peft= does not .* give the adapter as instruct="),
         ({"delta": "x"}, r"delta= does not .* the difference is scaled by lam"),
         ({"backend": "seq2seq"}, r"backend= does not .* causal \(decoder-only\)"),
         ({"token": "x"}, r"token= does not .* HF_TOKEN"),
