@@ -7,6 +7,7 @@ the model by transformers' own rules, so that two sides saved by different relea
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -90,6 +91,21 @@ class Architecture:
         if name not in self._state and key in self._state:
             name, pattern = key, None
         return (name if name in self._state else None), pattern is None
+
+    def group_of(self, name: str) -> tuple[str, str]:
+        """Return the layer a tensor of the model belongs to ("model.layers.3"; "" outside of them) and its kind."""
+        if name in (self.embedding, self.head):
+            return "", "embedding" if name == self.embedding else "head"
+        layer = re.match(r"(.*?\.\d+)\.", name)
+        if "norm" in name or re.search(r"\bln_", name):
+            kind = "norm"
+        elif "attn" in name or "attention" in name:
+            kind = "attention"
+        elif re.search(r"mlp|expert|moe|feed_forward|\bfc\d", name):
+            kind = "mlp"
+        else:
+            kind = "other"
+        return (layer[1], kind) if layer else ("", f"final {kind}" if kind == "norm" else kind)
 
     def missing(self, placed: Iterable[Placed]) -> set[str]:
         """Return the model's tensors that nothing fills: transformers would draw them at random."""

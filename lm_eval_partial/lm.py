@@ -24,8 +24,8 @@ from lm_eval_partial import __version__, arguments, loading, response_cache
 from lm_eval_partial.adapter import Adapter
 from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError, show_without_traceback
-from lm_eval_partial.interpolate import check_lam, format_lam
 from lm_eval_partial.pair import Pair
+from lm_eval_partial.schedule import Lam, Schedule, lam_to_json, name_lam, read_lam
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         self,
         base: str | None = None,
         instruct: str | None = None,
-        lam: float | str | None = None,
+        lam: float | str | dict[str, Any] | Schedule | None = None,
         tokenizer: str | PreTrainedTokenizerBase = "instruct",
         base_revision: str = "main",
         instruct_revision: str = "main",
@@ -67,7 +67,8 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         Args:
             base: folder or Hub id of the base model.
             instruct: folder or Hub id of the model fine-tuned from it, or of a LoRA adapter trained on it.
-            lam: λ, finite; 0 is base, 1 instruct, outside [0, 1] extrapolates.
+            lam: λ, finite; 0 is base, 1 instruct, outside [0, 1] extrapolates. Or rules that give parameters their
+                own: a YAML file, inline, or a mapping; see `lm_eval_partial.schedule`.
             tokenizer: ``instruct`` or ``base``: whose tokenizer, ids, config, chat template and generation
                 config the model has. Or another tokenizer with the ids of either: its path, or itself.
             base_revision: branch, tag or commit of `base` on the Hub.
@@ -86,7 +87,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             UserError: an argument is wrong or the two sides cannot be interpolated; no weight has been read.
         """
         kwargs = arguments.check(base, instruct, lam, kwargs)
-        self._lam: float | None = check_lam(lam)
+        self._lam: Lam | None = read_lam(lam)
         loading.parse_dtype(dtype)
         if leftover := arguments.unknown(kwargs):
             below = Checkpoint("base", str(base), base_revision, base_subfolder, bool(trust_remote_code))
@@ -104,6 +105,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         of_a_side = isinstance(tokenizer, str) and tokenizer in ("base", "instruct")
         if of_a_side and self.pair.reference.tokenizer is None:
             raise UserError(f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one.")
+        self.pair.assign(self._lam)
         if merge and not isinstance(self.pair.instruct, Adapter):
             raise UserError(f"merge={merge} is for adapters; {self.pair.instruct} is a full checkpoint. Leave it out.")
         self._merge = bool(merge)
@@ -150,7 +152,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         return lm
 
     @property
-    def lam(self) -> float:
+    def lam(self) -> Lam:
         """λ of the loaded model. Raises `UserError` if a move to another λ was cut off."""
         if self._lam is None:
             raise UserError("the move to another λ was cut off and the model is of no λ. Call set_lam again.")
@@ -164,17 +166,18 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             parts = re.split(r"[/\\]+", f"{side.path}/{side.subfolder}".rstrip("/"))
             revision = [] if side.revision == "main" else [side.revision]
             names.append("__".join([*parts[-2:], *revision])[-80:])
-        return "__".join([*names, f"lam_{format_lam(self.lam)}"])
+        return "__".join([*names, f"lam_{name_lam(self.lam)}"])
 
-    def set_lam(self, lam: float) -> None:
+    def set_lam(self, lam: Lam) -> None:
         """Move the loaded model to another λ; two models are never held.
 
         A response cache in use is closed and let go, since it holds the answers of the λ before.
 
         Raises:
-            UserError: `lam` is not finite.
+            UserError: `lam` is not finite, or a schedule that does not fit the model.
         """
-        lam = check_lam(lam)
+        lam = read_lam(lam)
+        self.pair.assign(lam)
         if self.cache_hook.dbdict is not None:
             self.cache_hook.dbdict.close()
             self.cache_hook = CacheHook(None)
@@ -192,7 +195,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         return {
             "base": self.pair.base.identity,
             "instruct": self.pair.instruct.identity,
-            "lam": self.lam,
+            "lam": lam_to_json(self.lam),
             "merge": self._merge,
             "dtype": str(self._dtype).removeprefix("torch."),
             "tokenizer": _digest(
@@ -226,7 +229,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             "instruct_revision": pair.instruct.revision,
             "instruct_subfolder": pair.instruct.subfolder,
             "instruct_sha": pair.instruct.sha,
-            "lam": self.lam,
+            "lam": lam_to_json(self.lam),
             "merge": self._merge,
             "vocabulary": pair.reference.role,
             "tokenizer": pair.tokenizer,
@@ -235,7 +238,8 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         }
 
     def _warn_if_extrapolating(self) -> None:
-        if not 0 <= self.lam <= 1:
+        smallest, largest = self.lam.extremes() if isinstance(self.lam, Schedule) else (self.lam, self.lam)
+        if not 0 <= smallest <= largest <= 1:
             logger.warning(f"lam={self.lam} lies outside [0, 1]: this extrapolates (ExPO, arXiv 2404.16792)")
 
     # What HFLM calls while it is made --------------------------------------------------------------------
@@ -270,7 +274,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         self._loader_arguments = kwargs
         self._model = self._load(self.lam)
 
-    def _load(self, lam: float) -> Any:
+    def _load(self, lam: Lam) -> Any:
         return loading.load(self.pair, lam, self._dtype, self._merge, **self._loader_arguments)
 
 

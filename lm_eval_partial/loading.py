@@ -21,18 +21,17 @@ from transformers import GenerationConfig, PreTrainedModel
 from lm_eval_partial import low_rank
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.pair import Pair, PairedTensor
+from lm_eval_partial.schedule import Lam
 
 WORKERS = min(4, os.cpu_count() or 1)  # as transformers' loader: more only wait for memory
 
 
-def load(
-    pair: Pair, lam: float, dtype: str | torch.dtype = "auto", merge: bool = True, **kwargs: Any
-) -> PreTrainedModel:
+def load(pair: Pair, lam: Lam, dtype: str | torch.dtype = "auto", merge: bool = True, **kwargs: Any) -> PreTrainedModel:
     """Return the model at λ, with the reference side's generation config, in evaluation mode.
 
     Args:
         pair: the two checkpoints.
-        lam: finite; 0 is base, 1 instruct.
+        lam: finite; 0 is base, 1 instruct; or a schedule.
         dtype: what weights are stored in; ``auto`` is the reference config's, else its checkpoint's.
         merge: whether an adapter's low-rank updates are in the weights, or beside them as peft has them.
         **kwargs: config fields to override; the rest is handed to the model class's ``from_pretrained``
@@ -94,7 +93,7 @@ def resolve_dtype(pair: Pair, dtype: str | torch.dtype | None = "auto") -> torch
     return parse_dtype(dtype) or parse_dtype(reference.config.dtype or "auto") or next(stored)
 
 
-def move(model: PreTrainedModel, pair: Pair, lam: float, reload: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+def move(model: PreTrainedModel, pair: Pair, lam: Lam, reload: Callable[[], PreTrainedModel]) -> PreTrainedModel:
     """Return `model` at another λ, never holding two.
 
     Tensors that depend on λ are overwritten where they are, and an adapter beside the weights gets another scale.
@@ -104,7 +103,7 @@ def move(model: PreTrainedModel, pair: Pair, lam: float, reload: Callable[[], Pr
     Args:
         model: made by `load` from `pair`.
         pair: the two checkpoints.
-        lam: finite.
+        lam: finite, or a schedule.
         reload: makes the model at `lam` with the arguments it was first made with.
     """
     targets = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}

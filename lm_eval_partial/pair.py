@@ -22,8 +22,9 @@ from lm_eval_partial.adapter import Adapter, holds_adapter
 from lm_eval_partial.architecture import Architecture, Placed
 from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.interpolate import InterpolatedTensor, LazyTensor, check_lam
+from lm_eval_partial.interpolate import InterpolatedTensor, LazyTensor
 from lm_eval_partial.low_rank import LowRank
+from lm_eval_partial.schedule import Assigned, Lam, assign, read_lam
 from lm_eval_partial.vocabulary import MIN_SHARED, AlignedRows, Alignment, align, check_shared, tokenizer_differences
 
 # Config fields that do not change what a model computes (or, for the vocabulary, are handled row by row).
@@ -118,20 +119,23 @@ class Pair:
         words = _open_tokenizer(tokenizer, trust_remote_code) if isinstance(tokenizer, str) else tokenizer
         return cls(below, above, _side_of_tokenizer(words, below, above), words.name_or_path)
 
-    def at(self, lam: float, dtype: torch.dtype | None = None, merge: bool = True) -> dict[str, InterpolatedTensor]:
+    def at(self, lam: Lam, dtype: torch.dtype | None = None, merge: bool = True) -> dict[str, InterpolatedTensor]:
         """Return the state dict of θ(λ), in the reference checkpoint's names; values are read when indexed.
 
         Args:
-            lam: finite; 0 gives the base, 1 the instruct weights bit for bit, outside [0, 1] extrapolates.
+            lam: finite; 0 gives the base, 1 the instruct weights bit for bit, outside [0, 1] extrapolates. Or a
+                schedule, which gives each tensor its own.
             dtype: what the weights will be stored in, if known; see `InterpolatedTensor`.
             merge: whether an adapter's low-rank updates are in the weights; without, `low_rank.attach` puts them
                 beside a model.
+
+        Raises:
+            UserError: `lam` is neither, or a schedule that does not fit this model.
         """
-        lam = check_lam(lam)
-        state = {}
+        lams, state = self.assign(lam), {}
         for each in self.tensors:
             above = each.instruct if merge or not isinstance(each.instruct, LowRank) else each.instruct.dense
-            state[each.key] = InterpolatedTensor(each.base, above, lam, dtype)
+            state[each.key] = InterpolatedTensor(each.base, above, lams[each.key].lam, dtype)
         return state
 
     @property
@@ -139,9 +143,15 @@ class Pair:
         """An adapter's low-rank updates, by the name of the weight in the model."""
         return {each.name: each.instruct for each in self.tensors if isinstance(each.instruct, LowRank)}
 
-    def scales(self, lam: float) -> dict[str, float]:
+    def assign(self, lam: Lam) -> dict[str, Assigned]:
+        """Return λ of every tensor, by its key, and the rule it is from. Raises as `at`."""
+        return assign(read_lam(lam), self.architecture, {each.key: each.name for each in self.tensors})
+
+    def scales(self, lam: Lam) -> dict[str, float]:
         """Return λs of every low-rank update, by the name of the weight in the model."""
-        return {name: check_lam(lam) * update.scale for name, update in self.updates.items()}
+        lams = self.assign(lam)
+        updates = ((each.key, each.name, each.instruct) for each in self.tensors)
+        return {name: lams[key].lam * update.scale for key, name, update in updates if isinstance(update, LowRank)}
 
     def check_unmerged(self) -> None:
         """Raise `UserError` if an adapter's updates cannot stand beside the weights at every λ."""
