@@ -17,6 +17,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError
@@ -45,6 +46,7 @@ class Architecture:
         head: name of the output head, [vocab, hidden].
         rows: of the embedding, as the config has them.
         vocabulary: names of all tensors with one row a token.
+        linear: names of the weights of linear layers, the head left out, and whether they are stored as [in, out].
 
     Args:
         checkpoint: whose config it is; model code beside it runs only if it is trusted.
@@ -68,6 +70,11 @@ class Architecture:
         self.rows: int = self._state[self.embedding].shape[0]
         self.vocabulary = {self.embedding, self.head, f"{head}.bias"}
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._state.items() if name not in self.vocabulary}
+        self.linear = {
+            f"{name}.weight": isinstance(module, Conv1D)
+            for name, module in model.named_modules()
+            if isinstance(module, (torch.nn.Linear, Conv1D)) and name != head
+        }
         self._optional = {name for name, _ in model.named_buffers()} | {self.head}
 
     def place(self, tensors: Mapping[str, LazyTensor]) -> dict[str, Placed]:

@@ -18,7 +18,7 @@ from lm_eval_partial.errors import UserError, nearest
 OWN = (
     *("base", "base_revision", "base_subfolder"),
     *("instruct", "instruct_revision", "instruct_subfolder"),
-    *("lam", "merge", "tokenizer", "model"),
+    *("lam", "merge", "rank", "rest", "tokenizer", "model"),
 )
 # HFLM arguments that name one checkpoint, or ask for something that is not θ(λ), and what to type instead.
 INSTEAD = {

@@ -204,7 +204,7 @@ class Checkpoint:
         tensors: dict[str, LazyTensor] = {}
         for file in files:
             try:
-                tensors.update(_open_safetensors(file) if file.endswith(".safetensors") else _open_bin(file))
+                tensors.update(open_safetensors(file) if file.endswith(".safetensors") else _open_bin(file))
             except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
                 raise UserError(
                     f"{self}: {Path(file).name} is truncated or damaged ({_first_line(error)}). Fetch it again."
@@ -288,7 +288,8 @@ def looks_local(path: str) -> bool:
     return path.startswith((".", "/", "~")) or path.count("/") > 1
 
 
-def _open_safetensors(file: str) -> dict[str, LazyTensor]:
+def open_safetensors(file: str) -> dict[str, LazyTensor]:
+    """Return the tensors of a safetensors file by name; only its header is read."""
     handle = safe_open(file, framework="pt", device="cpu")
     return {name: SafetensorsSlice(handle, name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
 

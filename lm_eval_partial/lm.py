@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 
-from lm_eval_partial import __version__, arguments, loading, response_cache
+from lm_eval_partial import __version__, arguments, extract, loading, response_cache
 from lm_eval_partial.adapter import Adapter
 from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError, show_without_traceback
@@ -60,6 +60,8 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         device: str | None = None,
         dtype: str | torch.dtype | None = "auto",
         merge: bool = False,
+        rank: int | None = None,
+        rest: str = "dense",
         **kwargs: Any,
     ) -> None:
         """Load θ(λ).
@@ -81,6 +83,8 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             dtype: as in `HFLM`.
             merge: fold an adapter's low-rank updates into the weights, which is faster than computing them beside
                 the weights as stock `hf` does with ``peft=``, and equal but for rounding.
+            rank: replace each linear layer's update by its best approximation of this rank.
+            rest: with `rank`, what the updates of all else become: ``dense`` leaves them, ``base`` drops them.
             **kwargs: `HFLM`'s other arguments, and config fields to override.
 
         Raises:
@@ -106,8 +110,15 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         if of_a_side and self.pair.reference.tokenizer is None:
             raise UserError(f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one.")
         self.pair.assign(self._lam)
-        if merge and not isinstance(self.pair.instruct, Adapter):
-            raise UserError(f"merge={merge} is for adapters; {self.pair.instruct} is a full checkpoint. Leave it out.")
+        if merge and rank is None and not isinstance(self.pair.instruct, Adapter):
+            raise UserError(
+                f"merge={merge} is for adapters and rank=...; {self.pair.instruct} is a full checkpoint. Leave it out."
+            )
+        if rank is None and rest != "dense":
+            raise UserError(f"rest={rest} goes with rank=... only. Add rank=16, say, or leave it out.")
+        if rank is not None:
+            self.pair = extract.with_rank(self.pair, rank, rest)
+        self._low_rank = {} if rank is None else {"rank": int(rank), "rest": rest}
         self._merge = bool(merge)
         self._dtype = loading.resolve_dtype(self.pair, dtype)
         self._settings = {name: value for name, value in kwargs.items() if name not in _SPEED_ONLY}
@@ -166,7 +177,8 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             parts = re.split(r"[/\\]+", f"{side.path}/{side.subfolder}".rstrip("/"))
             revision = [] if side.revision == "main" else [side.revision]
             names.append("__".join([*parts[-2:], *revision])[-80:])
-        return "__".join([*names, f"lam_{name_lam(self.lam)}"])
+        low_rank = [f"{name}_{value}" for name, value in self._low_rank.items() if value != "dense"]
+        return "__".join([*names, *low_rank, f"lam_{name_lam(self.lam)}"])
 
     def set_lam(self, lam: Lam) -> None:
         """Move the loaded model to another λ; two models are never held.
@@ -197,6 +209,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             "instruct": self.pair.instruct.identity,
             "lam": lam_to_json(self.lam),
             "merge": self._merge,
+            **self._low_rank,
             "dtype": str(self._dtype).removeprefix("torch."),
             "tokenizer": _digest(
                 words.to_str() if words else self.tokenizer.get_vocab(), self.tokenizer.special_tokens_map
@@ -231,6 +244,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             "instruct_sha": pair.instruct.sha,
             "lam": lam_to_json(self.lam),
             "merge": self._merge,
+            **self._low_rank,
             "vocabulary": pair.reference.role,
             "tokenizer": pair.tokenizer,
             "lm_eval_partial_version": __version__,

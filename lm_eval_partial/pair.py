@@ -138,6 +138,12 @@ class Pair:
             state[each.key] = InterpolatedTensor(each.base, above, lams[each.key].lam, dtype)
         return state
 
+    def replaced(self, tensors: list[PairedTensor]) -> Pair:
+        """Return the same pair made of other tensors."""
+        found = copy.copy(self)
+        found.tensors = tensors
+        return found
+
     @property
     def updates(self) -> dict[str, LowRank]:
         """An adapter's low-rank updates, by the name of the weight in the model."""
