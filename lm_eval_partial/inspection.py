@@ -17,6 +17,7 @@ from rich.table import Column, Table
 
 from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.interpolate import DTYPE_NAMES, format_lam
+from lm_eval_partial.memory import readable
 from lm_eval_partial.pair import Pair
 from lm_eval_partial.schedule import Lam
 
@@ -166,12 +167,8 @@ def _vocabulary_line(found: dict[str, Any]) -> str:
 
 
 def _memory_line(report: dict[str, Any]) -> str:
-    sizes = ", ".join(f"{_size(size)} in {name}" for name, size in report["memory_bytes"].items())
-    return f"θ(λ) takes {sizes}; its largest tensor {_size(report['largest_tensor_bytes'])} in float32."
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**29 else f"{count / 2**20:.2f} MiB"
+    sizes = ", ".join(f"{readable(count)} in {name}" for name, count in report["memory_bytes"].items())
+    return f"θ(λ) takes {sizes}; its largest tensor {readable(report['largest_tensor_bytes'])} in float32."
 
 
 def _lam_table(found: dict[str, dict[str, Any]]) -> Table:

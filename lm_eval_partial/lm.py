@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 
-from lm_eval_partial import __version__, arguments, extract, loading, response_cache
+from lm_eval_partial import __version__, arguments, extract, loading, memory, response_cache
 from lm_eval_partial.adapter import Adapter
 from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError, show_without_traceback
@@ -274,6 +274,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
     ) -> None:
         for unused in ("trust_remote_code", "quantization_config", *arguments.INSTEAD):
             kwargs.pop(unused, None)
+        resized = bool(arguments.unknown(kwargs))  # by a config field, perhaps
         if tp_plan is not None:
             kwargs["tp_plan"] = tp_plan
         else:
@@ -285,6 +286,8 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
                 gpus=gpus,
             )
             kwargs.pop("offload_folder", None)  # stock's ./offload: the next model there would overwrite this one
+        if not resized and tp_plan is None:
+            memory.check_fits(self.pair, dtype, self._merge, kwargs["device_map"], kwargs["max_memory"])
         self._loader_arguments = kwargs
         self._model = self._load(self.lam)
 
