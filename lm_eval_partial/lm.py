@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from lm_eval.api.model import CacheHook
@@ -19,6 +19,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
+from transformers.distributed.configuration_utils import DistributedConfig
 
 from lm_eval_partial import __version__, arguments, extract, loading, memory, response_cache
 from lm_eval_partial.adapter import Adapter
@@ -62,6 +63,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         merge: bool = False,
         rank: int | None = None,
         rest: str = "dense",
+        quantization_config: Any = None,
         **kwargs: Any,
     ) -> None:
         """Load θ(λ).
@@ -85,6 +87,8 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
                 the weights as stock `hf` does with ``peft=``, and equal but for rounding.
             rank: replace each linear layer's update by its best approximation of this rank.
             rest: with `rank`, what the updates of all else become: ``dense`` leaves them, ``base`` drops them.
+            quantization_config: quantise θ(λ) as it is loaded: one of transformers', for bitsandbytes or torchao. For
+                bitsandbytes also ``load_in_8bit=True`` or ``load_in_4bit=True`` and the ``bnb_4bit_`` fields.
             **kwargs: `HFLM`'s other arguments, and config fields to override.
 
         Raises:
@@ -121,6 +125,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         self._low_rank = {} if rank is None else {"rank": int(rank), "rest": rest}
         self._merge = bool(merge)
         self._dtype = loading.resolve_dtype(self.pair, dtype)
+        self._quantization = quantization_config or arguments.take_quantization(kwargs)
         self._settings = {name: value for name, value in kwargs.items() if name not in _SPEED_ONLY}
         for note in self.pair.notes():
             logger.warning(note)
@@ -269,14 +274,14 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         gpus: int | None = None,
         max_memory_per_gpu: int | str | None = None,
         max_cpu_memory: int | str | None = None,
-        tp_plan: str | dict[str, str] | None = None,
+        tp_plan: Literal["auto"] | dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         for unused in ("trust_remote_code", "quantization_config", *arguments.INSTEAD):
             kwargs.pop(unused, None)
         resized = bool(arguments.unknown(kwargs))  # by a config field, perhaps
         if tp_plan is not None:
-            kwargs["tp_plan"] = tp_plan
+            kwargs["distributed_config"] = DistributedConfig(tp_plan=tp_plan)
         else:
             kwargs |= self._get_accelerate_args(
                 parallelize=bool(parallelize and gpus),  # with no GPU, stock spreads the model over the disk
@@ -286,7 +291,9 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
                 gpus=gpus,
             )
             kwargs.pop("offload_folder", None)  # stock's ./offload: the next model there would overwrite this one
-        if not resized and tp_plan is None:
+        if self._quantization is not None:
+            kwargs["quantization_config"] = self._quantization
+        elif not resized and tp_plan is None:
             memory.check_fits(self.pair, dtype, self._merge, kwargs["device_map"], kwargs["max_memory"])
         self._loader_arguments = kwargs
         self._model = self._load(self.lam)

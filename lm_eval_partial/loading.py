@@ -112,8 +112,9 @@ def move(model: PreTrainedModel, pair: Pair, lam: Lam, reload: Callable[[], PreT
     # A config field such as num_hidden_layers may have left tensors of the checkpoint out.
     wanted = [each for each in pair.tensors if each.name in targets and not state[each.key].constant]
     if not _stand_as_on_disk(model, wanted, targets):
-        for tensor in model.state_dict(keep_vars=True).values():
-            tensor.data = tensor.data.new_empty(0)
+        for module in model.modules():
+            module._parameters.clear()
+            module._buffers.clear()
         return reload()
     with ThreadPoolExecutor(WORKERS) as workers:
         for done in [workers.submit(state[each.key].write_into, targets[each.name]) for each in wanted]:
