@@ -64,6 +64,7 @@ _PART = re.compile(
 
 def holds_adapter(path: str, revision: str, subfolder: str) -> bool:
     """Return whether `path` holds an adapter and no full checkpoint."""
+    path = os.path.expanduser(path)
     try:
         if find_file(path, CONFIG_FILE, revision, subfolder) is None:
             return False

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, PreTrainedModel
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.lm import PartialHFLM
@@ -163,6 +163,19 @@ def test_peft_at_one_the_base_at_zero_and_no_reload(kind, pairs, tmp_path):
     assert model.state_dict().keys() == merged.state_dict().keys()
 
 
+def test_embeddings_that_scale_what_they_give(tmp_path):
+    """Gemma 3 multiplies by √hidden inside the embedding, and so the update too."""
+    settings = {**pico.GROUPED, "head_dim": 8, "sliding_window": 512, "num_key_value_heads": 2}
+    words = pico.tokenizer()
+    base = pico.model(Gemma3TextConfig(vocab_size=len(words), tie_word_embeddings=False, **settings), 1)
+    pico.save(base, words, tmp_path / "base")
+    adapter = pico.adapter(tmp_path / "base", tmp_path / "a", target_modules=["embed_tokens"])
+    pair = opened(tmp_path / "base", adapter)
+    expected = logits(stock(tmp_path / "base", adapter))
+    assert torch.equal(logits(load(pair, 1, merge=False)), expected)
+    torch.testing.assert_close(logits(load(pair, 1)), expected, rtol=1e-4, atol=3e-5)
+
+
 @pytest.mark.parametrize("kind", ["plain", "rslora", "modules saved whole", "embedding and head", "dora", "every bias"])
 def test_merged_at_one_is_what_peft_merges(kind, pairs, tmp_path):
     family, lora, _ = KINDS[kind]
@@ -284,6 +297,11 @@ def test_a_bin_file(base, adapter):
     (adapter / "adapter_model.safetensors").unlink()
     found = load(opened(base, adapter), 0.3).state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_path_below_the_home_folder(base, adapter, monkeypatch):
+    monkeypatch.setenv("HOME", str(adapter.parent))
+    assert len(Pair.open(str(base), "~/adapter").updates) == 4
 
 
 def test_names_of_another_release(pairs, tmp_path):
