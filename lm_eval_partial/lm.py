@@ -2,7 +2,7 @@
 
     lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5 --tasks arc_challenge
 
-Glue only: prompts, batching and metrics are the harness's.
+Glue only: prompts and metrics are the harness's; `shared_prefix` scores and generates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
-from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 from transformers.distributed.configuration_utils import DistributedConfig
@@ -27,6 +26,7 @@ from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError, show_without_traceback
 from lm_eval_partial.pair import Pair
 from lm_eval_partial.schedule import Lam, Schedule, lam_to_json, name_lam, read_lam
+from lm_eval_partial.shared_prefix import SharedPrefixHFLM
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _SPEED_ONLY = ("batch_size", "max_batch_size", "parallelize", "max_memory_per_gp
 
 
 @register_model("partial-hf")
-class PartialHFLM(HFLM):  # type: ignore[misc]
+class PartialHFLM(SharedPrefixHFLM):
     """θ(λ) = θ_base + λ (θ_instruct − θ_base) as an lm-eval model (arXiv 2504.11626).
 
     Attributes:
@@ -64,6 +64,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         rank: int | None = None,
         rest: str = "dense",
         quantization_config: Any = None,
+        share_prefix: bool = True,
         **kwargs: Any,
     ) -> None:
         """Load θ(λ).
@@ -89,6 +90,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             rest: with `rank`, what the updates of all else become: ``dense`` leaves them, ``base`` drops them.
             quantization_config: quantise θ(λ) as it is loaded: one of transformers', for bitsandbytes or torchao. For
                 bitsandbytes also ``load_in_8bit=True`` or ``load_in_4bit=True`` and the ``bnb_4bit_`` fields.
+            share_prefix: whether prefixes that requests share are computed once; False is stock's way, bit for bit.
             **kwargs: `HFLM`'s other arguments, and config fields to override.
 
         Raises:
@@ -97,6 +99,8 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         kwargs = arguments.check(base, instruct, lam, kwargs)
         self._lam: Lam | None = read_lam(lam)
         loading.parse_dtype(dtype)
+        if not isinstance(share_prefix, bool):
+            raise UserError(f"share_prefix={share_prefix} is neither True nor False.")
         if leftover := arguments.unknown(kwargs):
             below = Checkpoint("base", str(base), base_revision, base_subfolder, bool(trust_remote_code))
             arguments.check_fields(leftover, below.config)
@@ -127,6 +131,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         self._dtype = loading.resolve_dtype(self.pair, dtype)
         self._quantization = quantization_config or arguments.take_quantization(kwargs)
         self._settings = {name: value for name, value in kwargs.items() if name not in _SPEED_ONLY}
+        self._settings["share_prefix"] = share_prefix
         for note in self.pair.notes():
             logger.warning(note)
         self._warn_if_extrapolating()
@@ -139,6 +144,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             trust_remote_code=trust_remote_code,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             dtype=self._dtype,
+            share_prefix=share_prefix,
             **kwargs,
         )
 
@@ -202,6 +208,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
         self._model = loading.move(self._model, self.pair, lam, lambda: self._load(lam))
         self._lam = lam
         self.batch_sizes: dict[int, int] = {}  # found for the model before
+        self.paths.clear()
         self._warn_if_extrapolating()
 
     @property
@@ -252,6 +259,7 @@ class PartialHFLM(HFLM):  # type: ignore[misc]
             **self._low_rank,
             "vocabulary": pair.reference.role,
             "tokenizer": pair.tokenizer,
+            "share_prefix": self.path_counts(),
             "lm_eval_partial_version": __version__,
             "torch_version": torch.__version__,
         }

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lm_eval_partial import __version__, bench
+from lm_eval_partial import __version__
+from lm_eval_partial.bench.models import make_pair
 from lm_eval_partial.cli import main
 from tests import pico
 
@@ -158,28 +159,44 @@ def test_every_family_has_its_layers_told_apart(family, pairs, capsys):
 
 def test_bench_measures_both_and_writes_json(pair, tmp_path, capsys):
     file = tmp_path / "bench.json"
-    assert main(["bench", *pair, "--rounds", "1", "--json", str(file)]) == 0
+    assert main(["bench", "load", *pair, "--rounds", "1", "--json", str(file)]) == 0
     medians = json.loads(file.read_text())["medians"]
     assert medians["stock"]["load_s"] > 0 and medians["partial"]["set_lam_s"] > 0
     assert "load at λ and answer / stock load and answer" in capsys.readouterr().out
 
 
+def test_bench_of_scoring_compares_answers_and_writes_json(tmp_path, capsys):
+    file = tmp_path / "bench.json"
+    base, instruct = pico.pair(tmp_path, max_position_embeddings=8192)
+    pair = ["--base", str(base), "--instruct", str(instruct)]
+    sizes = ["--documents", "4", "--rounds", "1", "--batch_size", "2"]
+    assert main(["bench", "scoring", *pair, *sizes, "--device", "cpu", "--json", str(file)]) == 0
+    workloads = json.loads(file.read_text())["workloads"]
+    for name, found in workloads.items():
+        assert found["stock_s"] > 0 < found["ours_s"], name
+        assert found.get("different", 0) == 0 and found.get("largest_difference", 0) < 1e-4, name
+    assert workloads["fixed shots"]["ours_tokens"] < 0.5 * workloads["fixed shots"]["stock_tokens"]
+    assert "letters, shots per document" in capsys.readouterr().out
+
+
 def test_bench_says_what_is_wrong_before_it_starts(capsys):
     for wrong, message in (
+        (["--vllm", "/no/such"], "--vllm /no/such: no such command. Give the python of an environment that has vLLM."),
         (["--base", "x"], "give --base and --instruct, or neither to have models made."),
         (
             ["--dtype", "float33"],
             "dtype=float33 is not a floating point dtype. Give auto, float32, bfloat16 or float16.",
         ),
         (["--rounds", "0"], "--rounds 0: give 1 or more."),
+        (["--documents", "2"], "--documents 2: give 4 or more."),
         (["--mergekit", "/no/such"], "--mergekit /no/such: no such command. Give the path of mergekit-yaml."),
     ):
-        assert main(["bench", *wrong]) == 1
+        assert main(["bench", "load", *wrong]) == 1
         assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_bench_makes_models_of_the_size_asked_for(tmp_path):
-    base, instruct = bench.make_pair(tmp_path, hidden=64, layers=2, stored="bfloat16")
+    base, instruct = make_pair(tmp_path, hidden=64, layers=2, stored="bfloat16")
     sides = [load_file(f"{side}/model.safetensors") for side in (base, instruct)]
     embedding = sides[0]["model.embed_tokens.weight"]
     assert embedding.shape == (32000, 64) and embedding.dtype == torch.bfloat16

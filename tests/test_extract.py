@@ -19,6 +19,7 @@ from lm_eval_partial.lm import PartialHFLM
 from lm_eval_partial.loading import load
 from lm_eval_partial.pair import Pair
 from tests import pico
+from tests.answers import agree
 
 TOKENS = torch.arange(40).reshape(2, 20) * 7 % 330
 Q = "model.layers.1.self_attn.q_proj.weight"
@@ -229,7 +230,7 @@ def test_the_command_gives_stocks_samples_with_the_adapter(pairs, tmp_path, lm_e
     extract(Pair.open(str(base), str(instruct)), adapter, energy=0.5)
     _, theirs = lm_eval("hf", pretrained=base, peft=adapter)
     _, ours = lm_eval("partial-hf", base=base, instruct=adapter, lam=1)
-    assert ours == theirs
+    assert agree(ours, theirs)
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["rank_pattern"] and config["alpha_pattern"] == config["rank_pattern"]
 

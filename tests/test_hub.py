@@ -3,16 +3,55 @@
 from __future__ import annotations
 
 import pytest
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from lm_eval_partial.lm import PartialHFLM
+from tests import pico
+from tests.answers import agree
+
+TASKS = ["arc_challenge", "arc_easy", "hellaswag", "winogrande", "boolq", "mmlu_abstract_algebra", "mmlu_anatomy"]
 
 
-@pytest.mark.parametrize("task", ["arc_challenge", "hellaswag", "boolq"])
-def test_endpoints_equal_stock_on_real_rows(task, hub, pairs, lm_eval):
+def test_the_command_equals_stock_on_real_rows(hub, pairs, lm_eval):
     base, instruct = pairs("llama")
-    flags = task, "--num_fewshot", "2", "--limit", "8", "--batch_size", "8"
-    for lam, pretrained, tokenizer in ((1, instruct, "instruct"), (0, base, "base")):
-        result, stock = lm_eval("hf", *flags, pretrained=pretrained)
-        ours_result, ours = lm_eval("partial-hf", *flags, base=base, instruct=instruct, lam=lam, tokenizer=tokenizer)
-        assert ours == stock and len(ours[task]) == 8
-        assert ours_result["results"] == result["results"]
+    tasks = ",".join(TASKS[:6])
+    flags = tasks, "--num_fewshot", "2", "--limit", "8", "--batch_size", "8"
+    result, stock = lm_eval("hf", *flags, pretrained=instruct)
+    ours_result, ours = lm_eval("partial-hf", *flags, base=base, instruct=instruct, lam=1)
+    assert agree(ours, stock) and all(len(ours[task]) == 8 for task in TASKS[:6])
+    assert ours_result["results"] == result["results"]
+    _, stock = lm_eval("hf", *flags, pretrained=base)
+    _, exact = lm_eval("partial-hf", *flags, base=base, instruct=instruct, lam=0, tokenizer="base", share_prefix=False)
+    assert exact == stock
     _, between = lm_eval("partial-hf", *flags, base=base, instruct=instruct, lam=0.5)
-    assert [s["doc_hash"] for s in between[task]] == [s["doc_hash"] for s in stock[task]] and between != stock
+    assert [s["doc_hash"] for s in between["boolq"]] == [s["doc_hash"] for s in stock["boolq"]] and between != stock
+
+
+@pytest.fixture(scope="module")
+def questions(one_task_index):
+    """Return the requests of each task, two shots, made once: they are the same for every model."""
+    made: list[object] = []
+
+    def get() -> list[object]:
+        if not made:
+            for name, task in TaskManager().load(TASKS)["tasks"].items():
+                task.set_config("num_fewshot", 2)
+                task.set_fewshot_seed(1)
+                task.build_all_requests(limit=5)
+                assert task.instances, name
+                made.extend(task.instances)
+        return made
+
+    return get
+
+
+@pytest.mark.parametrize("family", pico.FAMILIES)
+def test_every_family_predicts_as_stock_on_real_rows(family, hub, tmp_path, questions):
+    base, instruct = pico.pair(tmp_path, family, max_position_embeddings=4096, sliding_window=4096)
+    settings = {"device": "cpu", "batch_size": 4}
+    ours = PartialHFLM(base=str(base), instruct=str(instruct), lam=1, **settings)
+    asked = questions()
+    found = ours.loglikelihood(asked, disable_tqdm=True)
+    assert ours.path_counts() == {"loglikelihood": {"shared": len(asked)}}
+    assert agree(found, HFLM(pretrained=str(instruct), **settings).loglikelihood(asked, disable_tqdm=True))

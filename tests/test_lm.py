@@ -67,7 +67,7 @@ def test_one_dictionary_for_many_lam_names_each(pair):
 def test_folders_inside_one_checkpoint_name_the_result(pairs, lm_eval):
     base, instruct = pairs("llama")
     where = {"base": base.parent, "base_subfolder": "base", "instruct": base.parent, "instruct_subfolder": "instruct"}
-    result, samples = lm_eval("partial-hf", "pico_mc", **where, lam=1)
+    result, samples = lm_eval("partial-hf", "pico_mc", **where, lam=1, share_prefix=False)
     parent = base.parent.name
     assert result["folder"] == f"{parent}__base__{parent}__instruct__lam_1.00"
     _, stock = lm_eval("hf", "pico_mc", pretrained=instruct)
@@ -211,8 +211,8 @@ def test_batch_size_auto_gives_the_same_answers(pair, lm_eval):
 
 def test_a_config_field_may_be_overridden_as_in_stock(pair, lm_eval):
     _, stock = lm_eval("hf", "pico_mc", pretrained=pair["instruct"], rms_norm_eps=0.5)
-    _, ours = lm_eval("partial-hf", "pico_mc", **pair, lam=1, rms_norm_eps=0.5)
-    _, plain = lm_eval("partial-hf", "pico_mc", **pair, lam=1)
+    _, ours = lm_eval("partial-hf", "pico_mc", **pair, lam=1, rms_norm_eps=0.5, share_prefix=False)
+    _, plain = lm_eval("partial-hf", "pico_mc", **pair, lam=1, share_prefix=False)
     assert ours == stock != plain
 
 

@@ -16,6 +16,7 @@ from lm_eval_partial.errors import UserError
 from lm_eval_partial.loading import load
 from lm_eval_partial.pair import Pair, config_differences
 from tests import pico
+from tests.answers import agree
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_a_tied_config_beside_a_stored_head_is_tied_as_in_stock(other_is_tied, l
     sides = {"base": tmp_path / "base", "instruct": tmp_path / "instruct"}
     _, stock = lm_eval("hf", "pico_mc", pretrained=stock_side)
     _, ours = lm_eval("partial-hf", "pico_mc", **sides, lam=lam, tokenizer=tokenizer)
-    assert ours == stock
+    assert agree(ours, stock)
 
 
 def test_tensors_the_model_does_not_need_may_be_one_sided(sides):

@@ -9,6 +9,7 @@ from lm_eval_partial.errors import UserError
 from lm_eval_partial.pair import Pair
 from lm_eval_partial.vocabulary import AlignedRows, align, check_shared, tokenizer_differences
 from tests import pico
+from tests.answers import agree
 
 
 def vocabulary(tokens: str) -> dict[str, int]:
@@ -82,12 +83,12 @@ def test_the_same_function_in_other_ids_is_that_function_at_every_lam(family, fr
     _, stock = lm_eval("hf", pretrained=tmp_path / "instruct")
     for lam in (0, 0.3, 1):
         _, ours = lm_eval("partial-hf", base=tmp_path / "base", instruct=tmp_path / "instruct", lam=lam)
-        assert ours == stock, lam
+        assert agree(ours, stock), lam
     _, in_base_ids = lm_eval(
         "partial-hf", base=tmp_path / "base", instruct=tmp_path / "instruct", lam=0.3, tokenizer="base"
     )
     _, stock = lm_eval("hf", pretrained=tmp_path / "base")
-    assert in_base_ids == stock
+    assert agree(in_base_ids, stock)
 
 
 def test_between_the_ends_only_shared_tokens_move(tmp_path):

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from lm_eval_partial.bench.models import machine, make_pair, peak_anonymous
 from lm_eval_partial.errors import UserError
 
-VOCABULARY = 32_000
+HIDDEN, LAYERS = 1024, 24
+"""Size of the models made: 364M parameters."""
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -34,7 +33,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="lm-eval-partial-bench-") as scratch:
         base, instruct = args.base, args.instruct
         if base is None:
-            base, instruct = make_pair(Path(scratch), args.hidden, args.layers, args.stored)
+            base, instruct = make_pair(Path(scratch), args.hidden or HIDDEN, args.layers or LAYERS, args.stored)
         ways: dict[str, Callable[[], dict[str, float]]] = {
             "stock": lambda: _in_process("stock", base, instruct, args.dtype),
             "partial": lambda: _in_process("partial", base, instruct, args.dtype),
@@ -52,59 +51,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             name: {key: statistics.median(each[key] for each in runs) for key in runs[0]}
             for name, runs in rounds.items()
         }
-    settings = {name: getattr(args, name) for name in ("rounds", "hidden", "layers", "stored", "dtype")}
+    settings = {name: getattr(args, name) for name in ("rounds", "stored", "dtype")}
+    settings |= {"hidden": args.hidden or HIDDEN, "layers": args.layers or LAYERS} if args.base is None else {}
     return {"machine": machine(), **settings, "medians": medians, "ratios": _ratios(medians)}
-
-
-def machine() -> dict[str, Any]:
-    """Return what ran the benchmark."""
-    import torch
-    import transformers
-
-    return {
-        "cores": torch.get_num_threads(),
-        "processor": platform.machine(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def make_pair(folder: Path, hidden: int, layers: int, stored: str = "float32") -> tuple[str, str]:
-    """Write a random llama and a noisy copy of it, vocabulary 32,000; return both folders.
-
-    Args:
-        folder: where ``base`` and ``instruct`` are made.
-        hidden: hidden size, a multiple of 64.
-        layers: number of layers.
-        stored: dtype of the files.
-    """
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    if hidden % 64:
-        raise UserError(f"--hidden {hidden} is not a multiple of 64, the size of an attention head.")
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", unk_token="w0")
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        intermediate_size=hidden * 8 // 3 // 64 * 64,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).to(getattr(torch, stored))
-    for side in ("base", "instruct"):
-        model.save_pretrained(folder / side)
-        tokenizer.save_pretrained(folder / side)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.002)
-    return str(folder / "base"), str(folder / "instruct")
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -137,7 +86,7 @@ def _ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def _in_process(way: str, base: str, instruct: str, dtype: str) -> dict[str, float]:
-    command = [sys.executable, "-W", "ignore", "-m", "lm_eval_partial.bench", way, base, instruct, dtype]
+    command = [sys.executable, "-W", "ignore", "-m", "lm_eval_partial.bench.load", way, base, instruct, dtype]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"the benchmark's {way} process failed: {done.stderr.strip().splitlines()[-1]}")
@@ -171,7 +120,7 @@ def _worker(way: str, base: str, instruct: str, dtype: str) -> dict[str, float]:
     from lm_eval_partial.lm import PartialHFLM
 
     figures: dict[str, float] = {}
-    with _peak_anonymous() as before:
+    with peak_anonymous() as before:
         start = time.perf_counter()
         lm: Any = (
             HFLM(pretrained=instruct, device="cpu", dtype=dtype)
@@ -185,7 +134,7 @@ def _worker(way: str, base: str, instruct: str, dtype: str) -> dict[str, float]:
     figures["weights_gib"] = sum(p.numel() * p.element_size() for p in lm.model.parameters()) / 2**30
     if way == "partial":
         times = []
-        with _peak_anonymous(before["start"]) as during:
+        with peak_anonymous(before["start"]) as during:
             for lam in (0.6, 0.1, 0.9):
                 start = time.perf_counter()
                 lm.set_lam(lam)
@@ -193,35 +142,6 @@ def _worker(way: str, base: str, instruct: str, dtype: str) -> dict[str, float]:
         figures["set_lam_s"] = statistics.median(times)
         figures["set_lam_peak_anonymous_gib"] = during["peak"] / 2**30
     return figures
-
-
-@contextmanager
-def _peak_anonymous(start: float | None = None) -> Iterator[dict[str, float]]:
-    """Yield a dictionary that holds, at the end, the peak of anonymous memory above `start`, in bytes."""
-    begin = _anonymous() if start is None else start
-    found = {"start": begin, "peak": 0.0}
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.005):
-            found["peak"] = max(found["peak"], _anonymous() - begin)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield found
-    finally:
-        stop.set()
-        watcher.join()
-
-
-def _anonymous() -> float:
-    """Return this process's anonymous resident memory in bytes; 0 where the system does not tell."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return 0.0
-    return 1024.0 * int(status.split("RssAnon:")[1].split()[0])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Timings side by side with stock: `load`, and `scoring` on a loaded model."""

@@ -1,0 +1,282 @@
+"""Scoring and generating, side by side with stock `hf` on the same weights in one process.
+
+    lm-eval-partial bench scoring
+
+Rounds take turns (A B A B) after a warm-up on a few requests; medians are reported, and only ratios mean anything on a
+shared machine. Text goes in and answers come out: tokenising and bookkeeping are part of every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from rich.console import Console
+from rich.table import Table
+
+from lm_eval_partial.bench.models import machine, make_pair, peak_memory
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.lm import PartialHFLM
+
+HIDDEN, LAYERS = 512, 8
+"""Size of the models made: 56M parameters."""
+
+SHOTS, QUESTION, CHOICE, CHOICES = 900, (30, 60), (5, 30), 4
+"""Tokens of the shots, of a question, of a choice; choices a question."""
+
+NEW_TOKENS = 16
+VLLM_DOCUMENTS = 8
+LAMS = [step / 10 for step in range(11)]
+
+
+@dataclass
+class Workload:
+    """Requests of one kind.
+
+    Attributes:
+        requests: as the harness makes them.
+        choices: requests of one document.
+    """
+
+    requests: list[Instance]
+    choices: int = 1
+
+    def ask(self, lm: HFLM, documents: int | None = None) -> list[Any]:
+        """Return the answers of `lm`, of the first `documents` only if given."""
+        asked = self.requests if documents is None else self.requests[: documents * self.choices]
+        answers: list[Any] = getattr(lm, asked[0].request_type)(asked, disable_tqdm=True)
+        return answers
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of one run: medians in seconds, tokens, GiB of memory above the weights, ratios."""
+    with tempfile.TemporaryDirectory(prefix="lm-eval-partial-bench-") as scratch:
+        base, instruct = args.base, args.instruct
+        if base is None:
+            base, instruct = make_pair(Path(scratch), args.hidden or HIDDEN, args.layers or LAYERS, args.stored)
+        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        settings = {"device": device, "dtype": args.dtype, "batch_size": args.batch_size}
+        stock = HFLM(pretrained=instruct, **settings)
+        ours = PartialHFLM(base=base, instruct=instruct, lam=1, **settings)
+        gemm = gemm_rate(ours.model)
+        found = {}
+        for name, workload in workloads(stock, args.documents).items():
+            found[name] = compare(name, workload, stock, ours, args.rounds, gemm)
+            if name == "fixed shots":
+                if args.vllm:
+                    found["vLLM on it"] = vllm(args.vllm, instruct, workload, stock, found[name])
+                found["11 λ of it"] = trajectory(workload, ours, found[name]["stock_s"])
+                ours.set_lam(1)
+    return {
+        "machine": machine(),
+        **{name: getattr(args, name) for name in ("rounds", "documents", "batch_size", "dtype")},
+        "parameters": sum(parameter.numel() for parameter in ours.model.parameters()),
+        "gemm_flop_per_s": gemm,
+        "workloads": found,
+    }
+
+
+def workloads(lm: HFLM, documents: int) -> dict[str, Workload]:
+    """Return what is run, by name; texts of random words, as many as give the tokens wanted."""
+    rng = random.Random(0)
+    words = [f"w{number}" for number in range(10, 20_000)]
+    tokens_a_word = len(lm.tok_encode(" ".join(words[:2000]))) / 2000
+
+    def text(tokens: int | tuple[int, int]) -> str:
+        count = tokens if isinstance(tokens, int) else rng.randint(*tokens)
+        return " ".join(rng.choice(words) for _ in range(max(1, round(count / tokens_a_word))))
+
+    def choices(contexts: list[str], continuations: Callable[[], list[str]]) -> Workload:
+        pairs = [(context, continuation) for context in contexts for continuation in continuations()]
+        each = len(pairs) // len(contexts)
+        return Workload([Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)], each)
+
+    shots = text(SHOTS)
+    fixed = [f"{shots} {text(QUESTION)}" for _ in range(documents)]
+    drawn = [f"{text(SHOTS)} {text(QUESTION)}" for _ in range(documents // 4)]
+    until = {"until": ["no such text"], "max_gen_toks": NEW_TOKENS}
+    return {
+        "fixed shots": choices(fixed, lambda: [" " + text(CHOICE) for _ in range(CHOICES)]),
+        "shots per document": choices(drawn, lambda: [" " + text(CHOICE) for _ in range(CHOICES)]),
+        "letters, shots per document": choices(drawn, lambda: [f" w{number}" for number in range(1, 5)]),
+        "no shared text": choices([text(QUESTION) for _ in range(documents * 2)], lambda: [" " + text(CHOICE)]),
+        "generate, fixed shots": Workload(
+            [Instance("generate_until", {}, (context, until), index) for index, context in enumerate(fixed)]
+        ),
+    }
+
+
+def compare(name: str, workload: Workload, stock: HFLM, ours: PartialHFLM, rounds: int, gemm: float) -> dict[str, Any]:
+    """Return medians of both, and how far their answers are apart."""
+    runs: dict[str, list[dict[str, float]]] = {"stock": [], "ours": []}
+    answers: dict[str, list[Any]] = {}
+    for turn in range(rounds + 1):
+        for way, lm in (("stock", stock), ("ours", ours)):
+            print(f"{name}: round {turn} of {rounds}, {way}", file=sys.stderr)
+            if not turn:
+                workload.ask(lm, documents=2)
+                continue
+            forget_texts(ours)
+            with counting(lm.model) as counts, peak_memory(lm.device) as memory:
+                start = time.perf_counter()
+                answers[way] = workload.ask(lm)
+                seconds = time.perf_counter() - start
+            runs[way].append({"s": seconds, "peak_gib": memory["peak"] / 2**30, **counts})
+    medians = {
+        f"{way}_{key}": statistics.median(run[key] for run in of_way)
+        for way, of_way in runs.items()
+        for key in ("s", "tokens", "peak_gib")
+    }
+    flop = statistics.median(run["flop"] / run["s"] for run in runs["ours"])
+    return {
+        **medians,
+        "stock / ours": round(medians["stock_s"] / medians["ours_s"], 2),
+        "fraction_of_gemm": round(flop / gemm, 3),
+        **difference(answers["stock"], answers["ours"], workload.choices),
+    }
+
+
+def difference(stock: list[Any], ours: list[Any], choices: int) -> dict[str, Any]:
+    """Return the largest |Δ log-likelihood|, and how many documents are predicted otherwise (or texts differ)."""
+    if isinstance(stock[0], str):
+        return {"different": sum(a != b for a, b in zip(stock, ours, strict=True))}
+    apart = max(abs(a[0] - b[0]) for a, b in zip(stock, ours, strict=True))
+    best = [
+        [max(range(choices), key=lambda i: answers[first + i][0]) for first in range(0, len(answers), choices)]
+        for answers in (stock, ours)
+    ]
+    wrong = sum(a != b for a, b in zip(*best, strict=True)) + sum(
+        a[1] != b[1] for a, b in zip(stock, ours, strict=True)
+    )
+    return {"largest_difference": apart, "different": wrong}
+
+
+def trajectory(workload: Workload, ours: PartialHFLM, stock_s: float) -> dict[str, Any]:
+    """Return the time of 11 λ on one load, beside stock's on one λ."""
+    print("11 λ", file=sys.stderr)
+    start = time.perf_counter()
+    for lam in LAMS:
+        ours.set_lam(lam)
+        workload.ask(ours)
+    seconds = time.perf_counter() - start
+    return {"stock_s": stock_s, "ours_s": seconds, "stock / ours": round(stock_s / seconds, 2)}
+
+
+def vllm(python: str, folder: str, workload: Workload, stock: HFLM, found: dict[str, Any]) -> dict[str, Any]:
+    """Return vLLM's time, scaled from the first documents to all, beside ours; and its distance from stock.
+
+    vLLM computes log-probabilities of a prompt with its prefix cache off.
+    """
+    print("fixed shots: vLLM", file=sys.stderr)
+    asked = workload.requests[: VLLM_DOCUMENTS * workload.choices]
+    pairs = [stock._encode_pair(*request.args) for request in asked]
+    done = subprocess.run(
+        [
+            python,
+            str(Path(__file__).with_name("vllm_worker.py")),
+            folder,
+            str(stock.model.dtype).removeprefix("torch."),
+        ],
+        input=json.dumps([[context + continuation, len(continuation)] for context, continuation in pairs]),
+        capture_output=True,
+        text=True,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"s":')]
+    if not lines:
+        raise UserError(f"vLLM failed under {python}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    answers = json.loads(lines[0])
+    expected = [answer[0] for answer in stock.loglikelihood(asked, disable_tqdm=True)]
+    seconds = answers["s"] * len(workload.requests) / len(asked)
+    return {
+        "stock_s": seconds,
+        "ours_s": found["ours_s"],
+        "stock / ours": round(seconds / found["ours_s"], 2),
+        "largest_difference": max(abs(a - b) for a, b in zip(answers["logprobs"], expected, strict=True)),
+    }
+
+
+def forget_texts(lm: PartialHFLM) -> None:
+    """Let the next call tokenise anew."""
+    lm._encoded.clear()
+    lm._prompts.clear()
+
+
+@contextmanager
+def counting(model: Any) -> Iterator[dict[str, float]]:
+    """Yield counts of the tokens that go through `model`, and of the FLOP of its linear layers."""
+    counts = {"tokens": 0.0, "flop": 0.0}
+
+    def count_tokens(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        counts["tokens"] += (kwargs["input_ids"] if "input_ids" in kwargs else args[0]).numel()
+
+    def count_flop(layer: Any, args: tuple[Any, ...], _: Any) -> None:
+        counts["flop"] += 2 * args[0].numel() * layer.out_features
+
+    hooks = [model.register_forward_pre_hook(count_tokens, with_kwargs=True)]
+    hooks += [
+        layer.register_forward_hook(count_flop) for layer in model.modules() if isinstance(layer, torch.nn.Linear)
+    ]
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def gemm_rate(model: Any) -> float:
+    """Return the FLOP/s of this machine on the largest layer of `model` with 1,024 tokens."""
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    layer = max(
+        (layer for layer in layers if layer is not model.get_output_embeddings()), key=lambda x: x.weight.numel()
+    )
+    tokens = torch.randn(1024, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device)
+    best = 0.0
+    for _ in range(20):
+        _wait(tokens)
+        start = time.perf_counter()
+        for _ in range(10):
+            layer(tokens)
+        _wait(tokens)
+        best = max(best, 10 * 2 * tokens.numel() * layer.out_features / (time.perf_counter() - start))
+    return best
+
+
+def _wait(tensor: torch.Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print the figures as a table on stdout."""
+    columns = (
+        *("stock s", "ours s", "stock / ours", "tokens stock", "tokens ours", "largest Δ", "different"),
+        *("of GEMM rate", "peak GiB stock", "ours"),
+    )
+    table = Table("", title=f"medians of {figures['rounds']} rounds, batch_size={figures['batch_size']}")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, found in figures["workloads"].items():
+        cells = [
+            *(f"{found[key]:.2f}" for key in ("stock_s", "ours_s", "stock / ours")),
+            *(f"{found[key]:,.0f}" if key in found else "" for key in ("stock_tokens", "ours_tokens")),
+            f"{found['largest_difference']:.0e}" if "largest_difference" in found else "",
+            str(found.get("different", "")),
+            f"{found['fraction_of_gemm']:.0%}" if "fraction_of_gemm" in found else "",
+            *(f"{found[key]:.2f}" if key in found else "" for key in ("stock_peak_gib", "ours_peak_gib")),
+        ]
+        table.add_row(name, *cells)
+    Console(highlight=False).print(table)

@@ -1,0 +1,140 @@
+"""Prompts for `generate` that compute every shared prefix once; knows transformers, not lm-eval.
+
+Prompts that begin alike (the same shots) form a group, whose prefix runs once. The rest of each prompt is padded on
+its left, so that the padding lies *between* prefix and rest, and `generate` goes on from the cache: decoding,
+stopping and limits stay transformers' own.
+
+    for group in groups(PrefixModel(model, budget=2048), prompts):
+        ids, mask = padded_between([prompts[index] for index in group.indices], group.prefix)
+        model.generate(ids, attention_mask=mask, past_key_values=PrefixCache(0, group.cache), max_new_tokens=16)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel
+from lm_eval_partial.prefix_tree import Ints, PrefixTree, Range
+
+
+class Group(NamedTuple):
+    """Prompts that begin alike.
+
+    Attributes:
+        indices: which prompts, the longest first.
+        prefix: how many tokens they share.
+        cache: the keys and values of these; None if they share none worth a cache.
+    """
+
+    indices: list[int]
+    prefix: int
+    cache: PrefixCache | None
+
+
+def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
+    """Yield `prompts` in groups; each prefix is run when its group is asked for.
+
+    Args:
+        model: a model that is not `unsupported`.
+        prompts: token ids, none empty.
+
+    Raises:
+        DisagreementError: before the first group with a cache, if the model does not go on from one as it should.
+    """
+    if not prompts:
+        return
+    tree = PrefixTree(prompts, [len(prompt) - 1 for prompt in prompts])
+    of_sequence: list[list[int]] = [[] for _ in tree.sequences]
+    for index, place in enumerate(tree.index):
+        of_sequence[place].append(index)
+    work: list[tuple[Range, int, PrefixCache | None]] = [(tree.root, 0, None)]
+    while work:
+        part, done, cache = work.pop()
+        if done < part.start:
+            cache = model.after(cache, tree.sequences[part.first][done : part.start])
+        alone, deeper = tree.cut_singly(part)
+        if alone:
+            alone.sort(key=lambda place: -len(tree.sequences[place]))
+            group = Group([index for place in alone for index in of_sequence[place]], part.start, cache)
+            if cache is not None and "generate" not in model.checked:
+                _check(model, prompts, group)
+                model.checked.add("generate")
+            yield group
+        work += [(below, part.start, cache) for below in reversed(deeper)]
+
+
+def padded_between(prompts: Sequence[Ints], prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and mask of prompts that share `prefix` tokens, the padding after these, both [prompts, longest].
+
+    The padding is a token of the prompt: unseen, in every vocabulary, and no news to a repetition penalty.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    ids = np.full((len(prompts), longest), prompts[0][0], dtype=np.int64)
+    mask = np.zeros((len(prompts), longest), dtype=np.int64)
+    for row, seen, prompt in zip(ids, mask, prompts, strict=True):
+        gap = longest - len(prompt)
+        row[:prefix], row[prefix + gap :] = prompt[:prefix], prompt[prefix:]
+        seen[:prefix], seen[prefix + gap :] = 1, 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+@contextmanager
+def own_cache(model: Any) -> Iterator[None]:
+    """Let `generate` take a cache though a generation config asks for one of another kind (Gemma 2's does)."""
+    wanted = model.generation_config.cache_implementation
+    model.generation_config.cache_implementation = None
+    try:
+        yield
+    finally:
+        model.generation_config.cache_implementation = wanted
+
+
+def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens: int) -> int:
+    """Return how many prompts of a group take no more memory than `rows` prompts, each with a cache of its own.
+
+    The group holds its prefix once, the rest of each prompt in every layer, and for one layer at a time the two
+    joined, before and after.
+
+    Args:
+        rows: prompts at a time without sharing.
+        layers: layers of the model.
+        prefix: tokens shared.
+        longest: tokens of the longest prompt.
+        new_tokens: tokens generated.
+    """
+    length = longest + new_tokens
+    return max(rows, layers * (rows * length - prefix) // (layers * (length - prefix) + 2 * length))
+
+
+def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
+    """Compare the first token after the shortest prompt of `group`, which has most padding, with the plain way's."""
+    several = [prompts[group.indices[0]], prompts[group.indices[-1]]]
+    found = _first_logprobs(model, *padded_between(several, group.prefix), PrefixCache(0, group.cache))[-1]
+    plain = _first_logprobs(model, *padded_between(several[-1:], group.prefix), None)[-1]
+    best = int(plain.argmax())
+    model.check(float(found[best]), float(plain[best]), 1)
+
+
+def _first_logprobs(
+    model: PrefixModel, ids: torch.Tensor, mask: torch.Tensor, cache: PrefixCache | None
+) -> torch.Tensor:
+    """Return the log-probabilities of the first token that `generate` sees, [prompts, vocabulary]."""
+    device = model.model.device
+    autocast = torch.autocast(device.type, model.autocast, enabled=model.autocast is not None)
+    with torch.no_grad(), autocast, own_cache(model.model):
+        made = model.model.generate(
+            ids.to(device),
+            attention_mask=mask.to(device),
+            past_key_values=cache,
+            max_new_tokens=1,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    return F.log_softmax(made.logits[0], dim=-1, dtype=torch.float32)

@@ -1,0 +1,220 @@
+"""A prefix run once: its keys and values, held once, and a model asked what comes after it.
+
+What `scoring` and `generation` stand on; knows transformers, not lm-eval.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch.nn.attention.flex_attention import create_block_mask
+from transformers.cache_utils import Cache, DynamicLayer
+
+from lm_eval_partial.prefix_tree import Ints
+
+logger = logging.getLogger(__name__)
+
+MASKS = ("sdpa", "eager", "flex_attention")
+"""Attention implementations that take a mask of any shape; the last skips what is masked, and wants a GPU."""
+
+
+Pieces = list[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of tokens in a row, each [1, heads, tokens, size]."""
+
+
+class SharedPrefixLayer(DynamicLayer):
+    """One layer: the prefix's keys and values as a chain of pieces, and what came after it.
+
+    The pieces are joined to a row's own keys only while its attention runs.
+    """
+
+    def __init__(self, pieces: Pieces, keep: bool) -> None:
+        """Start after `pieces`; what is added is kept, or seen by that one call only."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._before = pieces
+        self._keep = keep
+        self._prefix_length = sum(keys.shape[-2] for keys, _ in pieces)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all keys and values that the new ones see, [batch, heads, tokens, size]."""
+        if self._keep:
+            key_states, value_states = super().update(key_states, value_states)
+        if not self._before:
+            return key_states, value_states
+        batch = key_states.shape[0]
+        keys = [keys.expand(batch, -1, -1, -1) for keys, _ in self._before]
+        values = [values.expand(batch, -1, -1, -1) for _, values in self._before]
+        return torch.cat([*keys, key_states], dim=-2), torch.cat([*values, value_states], dim=-2)
+
+    @property
+    def pieces(self) -> Pieces:
+        """The prefix's pieces, and what this layer has kept."""
+        own = [] if self.keys is None or self.values is None else [(self.keys, self.values)]
+        return [*self._before, *own]
+
+    def get_seq_length(self) -> int:
+        """Return the tokens held, the prefix's included."""
+        return self._prefix_length + int(super().get_seq_length())
+
+
+class PrefixCache(Cache):
+    """The keys and values of a shared prefix, and of what follows it if `keep`."""
+
+    of_layers: list[SharedPrefixLayer]
+
+    def __init__(self, layers: int, prefix: PrefixCache | None = None, keep: bool = True) -> None:
+        """Start with `layers` empty layers, or after `prefix`, whose tensors are shared, not copied."""
+        before: list[Pieces] = [layer.pieces for layer in prefix.of_layers] if prefix else [[] for _ in range(layers)]
+        self.of_layers = [SharedPrefixLayer(pieces, keep) for pieces in before]
+        super().__init__(layers=list(self.of_layers))
+
+
+class DisagreementError(Exception):
+    """On this model, a shared prefix gives other numbers than one sequence at a time."""
+
+
+class PrefixModel:
+    """A causal language model that can be asked after a cached prefix, under a mask of one's own.
+
+    Attributes:
+        model: the transformers model, in evaluation mode.
+        budget: tokens it is given at a time; `halve` lowers it for good.
+        autocast: dtype for `torch.autocast`; None for none.
+        tokens_run: tokens run through it so far.
+        checked: ways of asking whose numbers have been compared with the plain way's.
+    """
+
+    def __init__(self, model: Any, budget: int, autocast: torch.dtype | None = None) -> None:
+        """Take a model, tokens to give it at a time (at least 1), and a dtype for `torch.autocast`."""
+        self.model = model
+        self.budget = budget
+        self.tokens_run = 0
+        self.checked: set[str] = set()
+        self._config = model.config.get_text_config()
+        self.autocast = autocast
+        self._most: int | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        dtype: torch.dtype = self.autocast or self.model.dtype
+        return dtype
+
+    @cached_property
+    def unsupported(self) -> str | None:
+        """Why this model cannot be asked so; None if it can."""
+        implementation = self._config._attn_implementation
+        if implementation not in MASKS:
+            return f"attn_implementation={implementation} takes no mask of one's own, as {', '.join(MASKS)} do"
+        if getattr(self.model, "_is_stateful", False):
+            return "the model keeps recurrent state"
+        if getattr(self._config, "is_encoder_decoder", False):
+            return "the model is an encoder-decoder"
+        accepted = inspect.signature(self.model.forward).parameters
+        missing = {"attention_mask", "past_key_values", "position_ids"} - accepted.keys()
+        return f"the model's forward takes no {', '.join(sorted(missing))}" if missing else None
+
+    @cached_property
+    def longest(self) -> int | None:
+        """Tokens beyond which the model's own mask or positions differ from ours; None without such a limit.
+
+        Given a mask, transformers' models apply no sliding window; positions of dynamic RoPE depend on the batch.
+        """
+        limits = [getattr(self._config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+        rope = getattr(self._config, "rope_parameters", None) or {}
+        for each in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+            if each.get("rope_type") in ("dynamic", "longrope"):
+                limits.append(each.get("original_max_position_embeddings") or self._config.max_position_embeddings)
+        return min((limit for limit in limits if limit), default=None)
+
+    def reaches(self, tokens: int) -> bool:
+        """Return whether `tokens` tokens lie within `longest`."""
+        return self.longest is None or tokens <= self.longest
+
+    def set_budget(self, tokens: int) -> None:
+        """Give it `tokens` at a time, or fewer if memory ran out before."""
+        self.budget = min(tokens, self._most or tokens)
+
+    def halve(self, tokens: int) -> None:
+        """Note that memory ran out with `tokens` at a time."""
+        clear_device_cache(garbage_collection=True)
+        self.budget = self._most = max(1, tokens // 2)
+        logger.warning(f"out of memory with {tokens} tokens at a time: going on with {self.budget}")
+
+    def mask(self, ends: torch.Tensor, start: int) -> Any:
+        """Return who sees whom, in the form that the model takes.
+
+        Args:
+            ends: for token j of a row, the first token that does not see it, [rows, width]; tokens before j do not
+                either.
+            start: tokens of the prefix, which all see.
+        """
+        rows, width = ends.shape
+        if self._config._attn_implementation == "flex_attention":
+
+            def sees(row: Any, _: Any, query: Any, key: Any) -> Any:
+                own = key - start
+                return (own < 0) | (own == query) | ((own <= query) & (query < ends[row, own.clamp(min=0)]))
+
+            return create_block_mask(sees, rows, None, width, start + width, device=ends.device)
+        token = torch.arange(width, device=ends.device)
+        seen = (token[None, :] <= token[:, None]) & (token[:, None] < ends[:, None, :])
+        seen |= torch.eye(width, dtype=torch.bool, device=ends.device)  # padding sees itself: a row of nothing is NaN
+        seen = F.pad(seen, (start, 0), value=True)[:, None]
+        if self._config._attn_implementation == "sdpa":
+            return seen
+        hidden = torch.zeros(seen.shape, dtype=self.dtype, device=seen.device)
+        return hidden.masked_fill_(~seen, torch.finfo(self.dtype).min)
+
+    def logits(self, ids: torch.Tensor, wanted: Ints, **inputs: Any) -> torch.Tensor:
+        """Return the logits at some positions; only those meet the head, and what the model does after it.
+
+        Args:
+            ids: token ids, [batch, tokens].
+            wanted: positions in `ids` flattened, [wanted].
+            **inputs: of the model.
+
+        Returns:
+            logits, [wanted, vocabulary].
+        """
+        self.tokens_run += ids.numel()
+        gather = self.model.get_output_embeddings().register_forward_pre_hook(
+            lambda _, args: (args[0].flatten(0, 1)[torch.from_numpy(wanted).to(args[0].device)][None],)
+        )
+        try:
+            with torch.no_grad(), torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
+                logits: torch.Tensor = self.model(input_ids=ids, **inputs).logits[0]
+        finally:
+            gather.remove()
+        return logits
+
+    def after(self, cache: PrefixCache | None, tokens: Ints) -> PrefixCache:
+        """Return a cache of what `cache` holds and `tokens`, [length]."""
+        ids = torch.from_numpy(tokens.astype(np.int64))[None].to(self.model.device)
+        nothing = np.zeros(0, dtype=np.int64)
+        while True:
+            longer = PrefixCache(self._config.num_hidden_layers, cache)
+            try:
+                for piece in torch.split(ids, self.budget, dim=1):
+                    self.logits(piece, nothing, past_key_values=longer, use_cache=True)
+            except RuntimeError as error:
+                if self.budget == 1 or not should_reduce_batch_size(error):
+                    raise
+                self.halve(min(self.budget, len(tokens)))
+            else:
+                return longer
+
+    def check(self, found: float, plain: float, tokens: int) -> None:
+        """Raise `DisagreementError` if two log-likelihoods of `tokens` tokens differ by more than rounding."""
+        tolerance = tokens * max(1e-4, min(0.5, 1000 * torch.finfo(self.dtype).eps))
+        if not abs(found - plain) <= tolerance:
+            raise DisagreementError(f"{found:.5f} instead of {plain:.5f} for {tokens} tokens")
