@@ -43,16 +43,8 @@ _LINEAR_FIELDS = {
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "bias", "use_dora"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
     *("trainable_token_indices", "ensure_weight_tying", "inference_mode", "lora_dropout", "init_lora_weights"),
-    *(
-        "eva_config",
-        "corda_config",
-        "lora_ga_config",
-        "loftq_config",
-        "megatron_core",
-        "megatron_config",
-        "qalora_group_size",
-    ),
-    *("runtime_config", "target_modules_to_tie"),
+    *("eva_config", "corda_config", "lora_ga_config", "loftq_config", "qalora_group_size", "target_modules_to_tie"),
+    *("megatron_core", "megatron_config", "runtime_config"),
 }
 # Ways to start training from that leave the base weights as they were.
 _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")

@@ -56,8 +56,10 @@ def check_fits(
     gpus, cpu = free_gpu_bytes(), free_cpu_bytes()
     if alone is not None:
         device = torch.device(alone)
-        numbers = {device.index or 0} if device.type == "cuda" else set()
-        given = {f"cuda:{number}": gpus.get(number, 0) for number in numbers} or {"cpu": cpu}
+        if device.type == "cuda":
+            given = {f"cuda:{device.index or 0}": gpus.get(device.index or 0, 0)}
+        else:  # Apple's share the CPU's memory; of others nothing is known
+            given = {"cpu": cpu} if device.type in ("cpu", "mps") else {}
     else:
         allowed = {key: convert_file_size_to_int(value) for key, value in (max_memory or {}).items()}
         given = {_name(key): min(size, cpu if key == "cpu" else gpus.get(key, size)) for key, size in allowed.items()}

@@ -252,6 +252,20 @@ def test_a_vocabulary_of_its_own_comes_along(pairs, tmp_path):
     assert all(torch.allclose(value, theirs[name], atol=1e-5) for name, value in ours.items())
 
 
+def test_new_tokens_come_along_though_the_old_rows_stood_still(pairs, tmp_path):
+    base = pairs("llama")[0]
+    words = pico.tokenizer()
+    words.add_tokens(["<tool>"])
+    model = AutoModelForCausalLM.from_pretrained(base)
+    torch.manual_seed(0)
+    model.resize_token_embeddings(len(words), mean_resizing=False)
+    model.get_parameter(Q).data.add_(torch.randn(32, 32) * 0.1)
+    pico.save(model, words, tmp_path / "i")
+    extract(Pair.open(str(base), str(tmp_path / "i")), tmp_path / "adapter", rank=32)
+    found = load(Pair.open(str(base), str(tmp_path / "adapter")), 1).state_dict()
+    assert all(torch.allclose(found[name], value, atol=1e-5) for name, value in model.state_dict().items())
+
+
 def test_it_knows_its_base_by_its_weights(pair, pairs, tmp_path):
     extract(pair, tmp_path / "adapter", rank=2)
     copy = shutil.copytree(pairs("llama")[0], tmp_path / "copy")

@@ -93,6 +93,13 @@ def test_no_flag_helps(pair, machine):
         check_fits(pair, torch.float32, True, {"": "cuda"})
 
 
+def test_of_other_devices_nothing_is_known(pair, machine):
+    machine(0.1)
+    check_fits(pair, torch.float32, True, {"": "xpu:0"})
+    with pytest.raises(UserError, match="free is: cpu 0.01 MiB"):
+        check_fits(pair, torch.float32, True, {"": "mps"})
+
+
 def test_layers_spread_over_devices(pair, machine):
     machine(0.5, 0.4, 0.4)
     everything = {0: NEED, 1: NEED, "cpu": "10GiB"}
