@@ -47,6 +47,7 @@ class Architecture:
         rows: of the embedding, as the config has them.
         vocabulary: names of all tensors with one row a token.
         linear: names of the weights of linear layers, the head left out, and whether they are stored as [in, out].
+        float32: patterns of names that the model may keep in float32 whatever its dtype.
 
     Args:
         checkpoint: whose config it is; model code beside it runs only if it is trusted.
@@ -75,6 +76,8 @@ class Architecture:
             for name, module in model.named_modules()
             if isinstance(module, (torch.nn.Linear, Conv1D)) and name != head
         }
+        kept = (model._keep_in_fp32_modules, model._keep_in_fp32_modules_strict)
+        self.float32 = {pattern for patterns in kept for pattern in patterns or ()}
         self._optional = {name for name, _ in model.named_buffers()} | {self.head}
 
     def place(self, tensors: Mapping[str, LazyTensor]) -> dict[str, Placed]:

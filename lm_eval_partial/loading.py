@@ -69,7 +69,7 @@ def load(pair: Pair, lam: Lam, dtype: str | torch.dtype = "auto", merge: bool = 
         raise UserError(f"{listing(map(str, unfilled))} got no weights from {pair.base} and {pair.instruct}.")
     model.config.name_or_path = model.name_or_path = home.path
     if model.can_generate():
-        model.generation_config = _generation_config(pair)
+        model.generation_config = generation_config(pair)
     if not merge:
         low_rank.attach(model, pair.updates)
         low_rank.set_scales(model, pair.scales(lam))
@@ -131,7 +131,7 @@ def _stand_as_on_disk(model: PreTrainedModel, wanted: list[PairedTensor], target
     return all(plain) and all(each.as_is for each in wanted)
 
 
-def _generation_config(pair: Pair) -> GenerationConfig:
+def generation_config(pair: Pair) -> GenerationConfig:
     """Return what the stock loader would give the reference side (from_pretrained skips it without a path)."""
     reference = pair.reference.home
     try:

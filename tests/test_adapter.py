@@ -465,7 +465,9 @@ def test_an_adapter_as_base(base, adapter):
 
 def test_merge_is_for_adapters(pairs):
     base, instruct = map(str, pairs("llama"))
-    with pytest.raises(UserError, match=r"merge=True is for adapters and rank=\.\.\.; instruct=.* is a full checkpoint"):
+    with pytest.raises(
+        UserError, match=r"merge=True is for adapters and rank=\.\.\.; instruct=.* is a full checkpoint"
+    ):
         PartialHFLM(base=base, instruct=instruct, lam=0.5, merge=True)
 
 

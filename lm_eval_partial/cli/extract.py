@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_partial.cli.inspect import add_pair_arguments
+from lm_eval_partial.cli.inspect import add_pair_arguments, open_pair
 
 if TYPE_CHECKING:
     from lm_eval_partial.extract import Kept
@@ -46,21 +46,11 @@ def run(args: argparse.Namespace) -> int:
     """Write the adapter and print its errors."""
     from lm_eval_partial.errors import UserError
     from lm_eval_partial.extract import check_rank, extract, relative_error
-    from lm_eval_partial.pair import Pair
 
     rank = None if args.rank is None else check_rank(args.rank)
     if args.energy is not None and not 0 < args.energy <= 1:
         raise UserError(f"--energy {args.energy} is not a share. Give more than 0 and at most 1, such as 0.9.")
-    pair = Pair.open(
-        args.base,
-        args.instruct,
-        base_revision=args.base_revision,
-        instruct_revision=args.instruct_revision,
-        base_subfolder=args.base_subfolder,
-        instruct_subfolder=args.instruct_subfolder,
-        tokenizer=args.tokenizer,
-        trust_remote_code=args.trust_remote_code,
-    )
+    pair = open_pair(args)
     found = extract(pair, args.output, rank, args.energy, args.rest)
     if args.json:
         print(json.dumps([each._asdict() | {"relative_error": relative_error([each])} for each in found], indent=2))
