@@ -19,7 +19,7 @@ from lm_eval_partial.errors import UserError, nearest
 OWN = (
     *("base", "base_revision", "base_subfolder"),
     *("instruct", "instruct_revision", "instruct_subfolder"),
-    *("lam", "merge", "rank", "rest", "quantization_config", "tokenizer", "model", "share_prefix"),
+    *("lam", "merge", "rank", "rest", "schedule", "quantization_config", "tokenizer", "model", "share_prefix"),
 )
 # HFLM arguments that name one checkpoint, or ask for something that is not θ(λ), and what to type instead.
 INSTEAD = {

@@ -25,7 +25,7 @@ from lm_eval_partial.adapter import Adapter
 from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError, show_without_traceback
 from lm_eval_partial.pair import Pair
-from lm_eval_partial.schedule import Lam, Schedule, lam_to_json, name_lam, read_lam
+from lm_eval_partial.schedule import Lam, Schedule, lam_to_json, name_lam, read_lam, scaled
 from lm_eval_partial.shared_prefix import SharedPrefixHFLM
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class PartialHFLM(SharedPrefixHFLM):
         merge: bool = False,
         rank: int | None = None,
         rest: str = "dense",
+        schedule: str | dict[str, Any] | Schedule | None = None,
         quantization_config: Any = None,
         share_prefix: bool = True,
         **kwargs: Any,
@@ -88,6 +89,7 @@ class PartialHFLM(SharedPrefixHFLM):
                 the weights as stock `hf` does with ``peft=``, and equal but for rounding.
             rank: replace each linear layer's update by its best approximation of this rank.
             rest: with `rank`, what the updates of all else become: ``dense`` leaves them, ``base`` drops them.
+            schedule: rules, as `lam` takes them, that the number `lam` scales as a whole: for a sweep over them.
             quantization_config: quantise θ(λ) as it is loaded: one of transformers', for bitsandbytes or torchao. For
                 bitsandbytes also ``load_in_8bit=True`` or ``load_in_4bit=True`` and the ``bnb_4bit_`` fields.
             share_prefix: whether prefixes that requests share are computed once; False is stock's way, bit for bit.
@@ -117,7 +119,10 @@ class PartialHFLM(SharedPrefixHFLM):
         of_a_side = isinstance(tokenizer, str) and tokenizer in ("base", "instruct")
         if of_a_side and self.pair.reference.tokenizer is None:
             raise UserError(f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one.")
-        self.pair.assign(self._lam)
+        self._schedule: Lam = 1.0 if schedule is None else read_lam(schedule)
+        if schedule is not None and isinstance(self._lam, Schedule):
+            raise UserError(f"lam={self._lam} and schedule= are both rules. Give lam=1 for the schedule as it is.")
+        self.pair.assign(self._scaled(self._lam))
         if merge and rank is None and not isinstance(self.pair.instruct, Adapter):
             raise UserError(
                 f"merge={merge} is for adapters and rank=...; {self.pair.instruct} is a full checkpoint. Leave it out."
@@ -126,7 +131,9 @@ class PartialHFLM(SharedPrefixHFLM):
             raise UserError(f"rest={rest} goes with rank=... only. Add rank=16, say, or leave it out.")
         if rank is not None:
             self.pair = extract.with_rank(self.pair, rank, rest)
-        self._low_rank = {} if rank is None else {"rank": int(rank), "rest": rest}
+        self._variant: dict[str, Any] = {} if rank is None else {"rank": int(rank), "rest": rest}
+        if schedule is not None:
+            self._variant["schedule"] = lam_to_json(self._schedule)
         self._merge = bool(merge)
         self._dtype = loading.resolve_dtype(self.pair, dtype)
         self._quantization = quantization_config or arguments.take_quantization(kwargs)
@@ -188,8 +195,13 @@ class PartialHFLM(SharedPrefixHFLM):
             parts = re.split(r"[/\\]+", f"{side.path}/{side.subfolder}".rstrip("/"))
             revision = [] if side.revision == "main" else [side.revision]
             names.append("__".join([*parts[-2:], *revision])[-80:])
-        low_rank = [f"{name}_{value}" for name, value in self._low_rank.items() if value != "dense"]
-        return "__".join([*names, *low_rank, f"lam_{name_lam(self.lam)}"])
+        variant = self._variant | ({"schedule": name_lam(self._schedule)} if "schedule" in self._variant else {})
+        names += [f"{name}_{value}" for name, value in variant.items() if value != "dense"]
+        return "__".join([*names, f"lam_{name_lam(self.lam)}"])
+
+    def _scaled(self, lam: Lam) -> Lam:
+        """Return what λ means for the weights: itself, or the schedule that it scales."""
+        return lam if isinstance(lam, Schedule) or self._schedule == 1.0 else scaled(self._schedule, lam)
 
     def set_lam(self, lam: Lam) -> None:
         """Move the loaded model to another λ; two models are never held.
@@ -200,12 +212,12 @@ class PartialHFLM(SharedPrefixHFLM):
             UserError: `lam` is not finite, or a schedule that does not fit the model.
         """
         lam = read_lam(lam)
-        self.pair.assign(lam)
+        self.pair.assign(self._scaled(lam))
         if self.cache_hook.dbdict is not None:
             self.cache_hook.dbdict.close()
             self.cache_hook = CacheHook(None)
         self._lam = None
-        self._model = loading.move(self._model, self.pair, lam, lambda: self._load(lam))
+        self._model = loading.move(self._model, self.pair, self._scaled(lam), lambda: self._load(lam))
         self._lam = lam
         self.batch_sizes: dict[int, int] = {}  # found for the model before
         self.paths.clear()
@@ -221,7 +233,7 @@ class PartialHFLM(SharedPrefixHFLM):
             "instruct": self.pair.instruct.identity,
             "lam": lam_to_json(self.lam),
             "merge": self._merge,
-            **self._low_rank,
+            **self._variant,
             "dtype": str(self._dtype).removeprefix("torch."),
             "tokenizer": _digest(
                 words.to_str() if words else self.tokenizer.get_vocab(), self.tokenizer.special_tokens_map
@@ -256,7 +268,7 @@ class PartialHFLM(SharedPrefixHFLM):
             "instruct_sha": pair.instruct.sha,
             "lam": lam_to_json(self.lam),
             "merge": self._merge,
-            **self._low_rank,
+            **self._variant,
             "vocabulary": pair.reference.role,
             "tokenizer": pair.tokenizer,
             "share_prefix": self.path_counts(),
@@ -265,7 +277,8 @@ class PartialHFLM(SharedPrefixHFLM):
         }
 
     def _warn_if_extrapolating(self) -> None:
-        smallest, largest = self.lam.extremes() if isinstance(self.lam, Schedule) else (self.lam, self.lam)
+        lam = self._scaled(self.lam)
+        smallest, largest = lam.extremes() if isinstance(lam, Schedule) else (lam, lam)
         if not 0 <= smallest <= largest <= 1:
             logger.warning(f"lam={self.lam} lies outside [0, 1]: this extrapolates (ExPO, arXiv 2404.16792)")
 
@@ -307,7 +320,7 @@ class PartialHFLM(SharedPrefixHFLM):
         self._model = self._load(self.lam)
 
     def _load(self, lam: Lam) -> Any:
-        return loading.load(self.pair, lam, self._dtype, self._merge, **self._loader_arguments)
+        return loading.load(self.pair, self._scaled(lam), self._dtype, self._merge, **self._loader_arguments)
 
 
 def _digest(*values: Any) -> str:

@@ -235,6 +235,20 @@ def test_extrapolation_in_one_rule_is_said(deep, caplog):
     assert "outside" not in caplog.text
 
 
+def test_a_number_scales_the_schedule_of_a_model(deep):
+    """λ stays a number, so that a trajectory has an axis; 1 is the schedule as it is."""
+    lm = PartialHFLM(*map(str, deep), lam=1, schedule=RULES)
+    assert lm.name.endswith(f"__schedule_{name_lam(read_lam(RULES))}__lam_1.00")
+    for lam in (1, 0.5, 0):
+        lm.set_lam(lam)
+        assert lm.lam == lam and lm.get_model_info()["lam"] == lam
+        expected = load(lm.pair, scaled(read_lam(RULES), lam)).state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in lm.model.state_dict().items())
+    assert lm.get_model_info()["schedule"] == str(read_lam(RULES))
+    with pytest.raises(UserError, match="are both rules. Give lam=1 for the schedule as it is"):
+        PartialHFLM(*map(str, deep), lam=RULES, schedule=RULES)
+
+
 def test_a_schedule_that_does_not_fit_leaves_the_model_at_its_lam(deep):
     lm = PartialHFLM(*map(str, deep), lam=0.5)
     with pytest.raises(UserError, match="matches no parameter"):
