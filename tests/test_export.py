@@ -15,8 +15,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
-from lm_eval_partial import __version__, bench, files
+from lm_eval_partial import __version__, files
 from lm_eval_partial import export as exporting
+from lm_eval_partial.bench import models
 from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.export import export, model_card
@@ -201,10 +202,10 @@ def test_every_tensor_starts_at_a_multiple_of_its_width(tmp_path):
 
 def test_memory_holds_one_tensor_beyond_the_map(tmp_path):
     """100 MiB of weights, the largest tensor 31 MiB."""
-    bench.make_pair(tmp_path, hidden=256, layers=16)
+    models.make_pair(tmp_path, hidden=256, layers=16)
     script = f"""
 from pathlib import Path
-from lm_eval_partial.bench import _anonymous
+from lm_eval_partial.bench.models import _anonymous
 from lm_eval_partial.export import export
 from lm_eval_partial.pair import Pair
 pair = Pair.open("{tmp_path}/base", "{tmp_path}/instruct")
