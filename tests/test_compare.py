@@ -244,7 +244,7 @@ def test_the_harnesss_own_files(lm_eval, pairs, tmp_path, capsys):
     base, instruct = map(str, pairs("llama"))
     lm_eval("hf", pretrained=instruct, dtype="float32")
     for lam in (1.0, 0.0):
-        lm_eval("partial-hf", base=base, instruct=instruct, lam=lam, dtype="float32")
+        lm_eval("partial-hf", base=base, instruct=instruct, lam=lam, dtype="float32", share_prefix=False)
     stock, one, zero = (str(tmp_path / f"run{number}") for number in (1, 2, 3))
     capsys.readouterr()
     assert main(["compare", stock, one, "--expect-equal"]) == 0

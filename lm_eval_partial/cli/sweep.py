@@ -10,9 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# The harness's parser costs 40 ms and imports nothing heavy.
-from lm_eval._cli.run import Run
-
 from lm_eval_partial.errors import UserError
 
 # Flags of lm_eval that mean nothing here, or something else: said in `lm_eval_partial.sweep`, not listed in the help.
@@ -20,13 +17,25 @@ _HIDDEN = ("model", "use_cache", "check_integrity", "show_config", "hf_hub_log_a
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the subcommand: its own flags, and those of ``lm_eval run``."""
-    harness: Any = Run(argparse.ArgumentParser().add_subparsers())
-    for action in harness._parser._actions:
-        if action.dest in _HIDDEN:
-            action.help = argparse.SUPPRESS
-    parent = argparse.ArgumentParser(add_help=False)
-    own = parent.add_argument_group("sweep")
+    """Add the subcommand: its own flags, and those of ``lm_eval run`` once it is the one asked for."""
+    parser = subparsers.add_parser(
+        "sweep",
+        conflict_handler="resolve",  # both have --help
+        help="score θ(λ) at many λ on one load",
+        usage="lm-eval-partial sweep --base B --instruct I --lam 0:1:0.1 --tasks TASK --output_path DIR [options]",
+        description="Score θ(λ) at many λ on one load, and write an ordinary lm-eval result with samples for each.\n"
+        "Started again with the same command, it goes on where it was. The folder of the suite\n"
+        "(lm-eval-partial tasks) is always on the include path. All but the first flags are lm_eval's own.",
+        epilog="examples:\n"
+        "  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\\n"
+        "      --output_path results/mypair --batch_size 8 --baselines\n"
+        "  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0,0.5,0.6,1 --tasks gsm8k,ifeval \\\n"
+        "      --output_path results/chat --model_args dtype=bfloat16 --apply_chat_template\n"
+        "  lm-eval-partial sweep --base ./base --instruct ./instruct --lam -0.5:1.5:0.25 --tasks arc_easy \\\n"
+        "      --output_path results/quick --limit 100\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    own = parser.add_argument_group("sweep")
     own.add_argument("--base", help="folder or Hub id of the base model")
     own.add_argument("--instruct", help="folder or Hub id of the model trained from it")
     own.add_argument(
@@ -43,26 +52,26 @@ def add_parser(subparsers: Any) -> None:
         help="also run stock hf on both ends, or on the one named",
     )
     own.add_argument("--no_log_samples", action="store_true", help="keep no samples: compare and report need them")
-    parser = subparsers.add_parser(
-        "sweep",
-        parents=[parent, harness._parser],
-        conflict_handler="resolve",  # both have --help
-        help="score θ(λ) at many λ on one load",
-        usage="lm-eval-partial sweep --base B --instruct I --lam 0:1:0.1 --tasks TASK --output_path DIR [options]",
-        description="Score θ(λ) at many λ on one load, and write an ordinary lm-eval result with samples for each.\n"
-        "Started again with the same command, it goes on where it was. The folder of the suite\n"
-        "(lm-eval-partial tasks) is always on the include path. All but the first flags are lm_eval's own.",
-        epilog="examples:\n"
-        "  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\\n"
-        "      --output_path results/mypair --batch_size 8 --baselines\n"
-        "  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0,0.5,0.6,1 --tasks gsm8k,ifeval \\\n"
-        "      --output_path results/chat --model_args dtype=bfloat16 --apply_chat_template\n"
-        "  lm-eval-partial sweep --base ./base --instruct ./instruct --lam -0.5:1.5:0.25 --tasks arc_easy \\\n"
-        "      --output_path results/quick --limit 100\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser._negative_number_matcher = re.compile(r"-[\d.][\d.,:]*$")  # else --lam -0.5:1:0.5 would be a flag
     parser.set_defaults(run=run)
+    parse = parser.parse_known_args
+
+    def parse_with_the_harness(*args: Any, **kwargs: Any) -> Any:
+        parser.parse_known_args = parse
+        _add_flags_of_the_harness(parser)
+        return parse(*args, **kwargs)
+
+    parser.parse_known_args = parse_with_the_harness
+
+
+def _add_flags_of_the_harness(parser: Any) -> None:
+    from lm_eval._cli.run import Run
+
+    harness: Any = Run(argparse.ArgumentParser().add_subparsers())
+    for action in harness._parser._actions:
+        if action.dest in _HIDDEN:
+            action.help = argparse.SUPPRESS
+    parser._add_container_actions(harness._parser)
 
 
 def run(args: argparse.Namespace) -> int:
