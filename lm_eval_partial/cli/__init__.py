@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from lm_eval_partial import __version__
-from lm_eval_partial.cli import bench, demo, inspect, score, tasks
+from lm_eval_partial.cli import alpaca_eval, bench, demo, inspect, score, tasks
 from lm_eval_partial.errors import UserError
 
 EXAMPLES = """\
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"lm_eval_partial {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (inspect, score, demo, bench, tasks):
+    for command in (inspect, score, alpaca_eval, demo, bench, tasks):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:
