@@ -12,7 +12,7 @@ demo: $(READY)  ## the main job on the embedded pair: a few-shot score at λ = 0
 	  --tasks partial_demo --include_path task_configs
 
 test: $(READY)  ## the tests (CPU; `make test ARGS="-m slow"` for the slow ones)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -44,6 +44,7 @@ class Architecture:
         head: name of the output head, [vocab, hidden].
         rows: of the embedding, as the config has them.
         vocabulary: names of all tensors with one row a token.
+        float32: patterns of names that the model may keep in float32 whatever its dtype.
 
     Args:
         checkpoint: whose config it is; model code beside it runs only if it is trusted.
@@ -67,6 +68,8 @@ class Architecture:
         self.rows: int = self._state[self.embedding].shape[0]
         self.vocabulary = {self.embedding, self.head, f"{head}.bias"}
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._state.items() if name not in self.vocabulary}
+        kept = (model._keep_in_fp32_modules, model._keep_in_fp32_modules_strict)
+        self.float32 = {pattern for patterns in kept for pattern in patterns or ()}
         self._optional = {name for name, _ in model.named_buffers()} | {self.head}
 
     def place(self, tensors: Mapping[str, LazyTensor]) -> dict[str, Placed]:

@@ -29,7 +29,7 @@ from lm_eval_partial.shared_prefix import SharedPrefixHFLM
 logger = logging.getLogger(__name__)
 
 # What the answers do not depend on: left out of the response cache's identity.
-_SPEED_ONLY = ("batch_size", "max_batch_size", "parallelize", "max_memory_per_gpu", "max_cpu_memory", "logits_cache")
+SPEED_ONLY = ("batch_size", "max_batch_size", "parallelize", "max_memory_per_gpu", "max_cpu_memory", "logits_cache")
 
 
 @register_model("partial-hf")
@@ -107,7 +107,7 @@ class PartialHFLM(SharedPrefixHFLM):
         if of_a_side and self.pair.reference.tokenizer is None:
             raise UserError(f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one.")
         self._dtype = loading.resolve_dtype(self.pair, dtype)
-        self._settings = {name: value for name, value in kwargs.items() if name not in _SPEED_ONLY}
+        self._settings = {name: value for name, value in kwargs.items() if name not in SPEED_ONLY}
         self._settings["share_prefix"] = share_prefix
         for note in self.pair.notes():
             logger.warning(note)

@@ -58,7 +58,7 @@ def load(pair: Pair, lam: float, dtype: str | torch.dtype = "auto", **kwargs: An
         raise UserError(f"{listing(map(str, unfilled))} got no weights from {pair.base} and {pair.instruct}.")
     model.config.name_or_path = model.name_or_path = reference.path
     if model.can_generate():
-        model.generation_config = _generation_config(pair)
+        model.generation_config = generation_config(pair)
     return cast("PreTrainedModel", model)
 
 
@@ -113,7 +113,7 @@ def _stands_as_on_disk(model: PreTrainedModel, pair: Pair, targets: dict[str, to
     return all(plain) and all(each.as_is for each in pair.tensors)
 
 
-def _generation_config(pair: Pair) -> GenerationConfig:
+def generation_config(pair: Pair) -> GenerationConfig:
     """Return what the stock loader would give the reference side (from_pretrained skips it without a path)."""
     reference = pair.reference
     try:

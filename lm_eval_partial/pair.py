@@ -115,7 +115,7 @@ class Pair:
         if tokenizer in ("base", "instruct"):
             reference = above if tokenizer == "instruct" else below
             return cls(below, above, reference, reference.path)
-        words = _open_tokenizer(tokenizer, trust_remote_code) if isinstance(tokenizer, str) else tokenizer
+        words = open_tokenizer(tokenizer, trust_remote_code) if isinstance(tokenizer, str) else tokenizer
         return cls(below, above, _side_of_tokenizer(words, below, above), words.name_or_path)
 
     def at(self, lam: float, dtype: torch.dtype | None = None) -> dict[str, InterpolatedTensor]:
@@ -269,7 +269,8 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "none" if shape is None else str(list(shape))
 
 
-def _open_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def open_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """Return the tokenizer at a path. Raises `UserError` if there is none."""
     try:
         return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code))
     except Exception as error:  # tokenizers, sentencepiece and remote code each raise their own

@@ -11,7 +11,6 @@ Known gap: standard errors are left out, because the harness gives none for macr
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -67,29 +66,6 @@ def read_suite(folder: Path) -> Suite:
         metrics = group["metadata"]["main_metric"]
         suite[area] = {task: metrics[task] for task in group["task"]}
     return suite
-
-
-def read_result(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return a result file and its content; of a folder, the newest ``results_*.json`` at any depth.
-
-    Raises:
-        UserError: there is none, or it is not a result file of lm_eval.
-    """
-    if path.is_dir():
-        # lm_eval puts the time of the run into the name, so names sort by age whichever model's folder they are in.
-        files = sorted(path.rglob("results_*.json"), key=lambda file: (file.name, str(file)))
-        if not files:
-            raise UserError(f"{path} holds no results_*.json. Give lm_eval's --output_path, or one result file.")
-        path = files[-1]
-    elif not path.is_file():
-        raise UserError(f"{path} does not exist. Give a results_*.json of lm_eval, or a folder that holds one.")
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}). Give a results_*.json of lm_eval.") from error
-    if not isinstance(result, dict) or not isinstance(result.get("results"), dict):
-        raise UserError(f'{path} has no "results". Give a results_*.json of lm_eval.')
-    return path, result
 
 
 def score(result: Mapping[str, Any], suite: Suite) -> Scores:

@@ -48,9 +48,9 @@ def one_task_index() -> None:
     """Let the harness read its 14,000 task files once a session, not once a run (5 s each)."""
     from lm_eval.tasks._index import TaskIndex
 
-    build = functools.lru_cache(lambda paths: read(list(paths)))
+    build = functools.lru_cache(lambda path: read([path]))
     read = TaskIndex.build
-    TaskIndex.build = staticmethod(lambda paths, **_: dict(build(tuple(paths))))
+    TaskIndex.build = staticmethod(lambda paths, **_: {name: e for path in paths for name, e in build(path).items()})
 
 
 @pytest.fixture

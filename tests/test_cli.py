@@ -46,7 +46,7 @@ def test_usage_errors_exit_with_2(wrong, capsys):
 
 
 def test_help_ends_in_commands(capsys):
-    for command in (["--help"], ["inspect", "--help"], ["bench", "--help"]):
+    for command in (["--help"], *([name, "--help"] for name in ("inspect", "bench", "sweep", "export"))):
         with pytest.raises(SystemExit, match="0"):
             main(command)
         examples = capsys.readouterr().out.split("examples:\n")[1].strip().splitlines()

@@ -11,7 +11,8 @@ import pytest
 from lm_eval_partial.cli import main
 from lm_eval_partial.cli.tasks import task_configs
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.score import icl_score, read_result, read_suite, score
+from lm_eval_partial.result_files import read_result
+from lm_eval_partial.score import icl_score, read_suite, score
 
 SUITE = {"area_a": {"one": "acc,none", "two": "f1,strict"}, "area_b": {"three": "acc_norm,none"}}
 RESULT = {

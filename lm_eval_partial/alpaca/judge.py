@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from lm_eval_partial.alpaca import outputs
 from lm_eval_partial.alpaca.outputs import Point
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.files import write_text
 
 PACKAGE = "alpaca_eval==0.6.6"
 # It imports pkg_resources, which setuptools 81 dropped. The others are the newest that its tests here have seen.
@@ -218,8 +219,8 @@ def _environment(settings: Settings, dry_run: bool) -> dict[str, str]:
         parts = urlsplit(settings.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             raise UserError(
-                f"--base_url {settings.base_url if not parts.username else '(with a user name)'} is not the address of an "
-                "endpoint. Give e.g. http://localhost:8000/v1; keys go into the environment variable OPENAI_API_KEY."
+                f"--base_url {parts.scheme}://{parts.hostname or ''}… is not the plain address of an endpoint. Give "
+                "e.g. http://localhost:8000/v1; keys go into the environment variable OPENAI_API_KEY."
             )
         variables["OPENAI_API_BASE"] = settings.base_url
     if not keys and not url and not dry_run:
@@ -260,8 +261,8 @@ def _run(python: Path, job: Mapping[str, Any], environment: Mapping[str, str]) -
             complaints.seek(0)
             last = complaints.read().strip().splitlines()[-1:] or ["it said nothing"]
             raise UserError(
-                f"the judge's process ended with status {status} ({last[0][:300]}). Judgements that were made are kept: "
-                "run the same command again."
+                f"the judge's process ended with status {status} ({last[0][:300]}). Judgements that were made are "
+                "kept: run the same command again."
             )
 
 
@@ -281,22 +282,22 @@ def _check(points: Sequence[Point], references: Sequence[Mapping[str, str]], set
     if len({row["generator"] for row in references}) > 1:
         raise UserError("the reference outputs are of several generators. Give those of one.")
     for point in points:
-        counts = (point.result.get("n-samples") or {}).get(point.task) or {}
+        counts = (point.file.data.get("n-samples") or {}).get(point.task) or {}
         if settings.length_controlled and counts.get("effective") != counts.get("original"):
             raise UserError(
-                f"{point.name} was run with --limit, on {counts['effective']} of {counts['original']} instructions, and "
-                "length can be controlled for over all only. Run it without; or give --win_rate_only."
+                f"{point.name} was run with --limit, on {counts['effective']} of {counts['original']} instructions, "
+                "and length can be controlled for over all only. Run it without; or give --win_rate_only."
             )
-        outputs.check_instructions(
-            point.instructions, known, who=point.name, subset=not settings.length_controlled
-        )
+        outputs.check_instructions(point.instructions, known, who=point.name, subset=not settings.length_controlled)
         if point.instructions != points[0].instructions:
             raise UserError(
-                f"{points[0].name} and {point.name} answer different instructions, so their win rates cannot be compared. "
-                "Run both with the same --limit."
+                f"{points[0].name} and {point.name} answer different instructions, so their win rates cannot be "
+                "compared. Run both with the same --limit."
             )
         answers = {row["instruction"]: row["output"] for row in point.outputs}
-        differences = {len(row["output"]) - len(answers[row["instruction"]]) for row in references if row["instruction"] in answers}
+        differences = {
+            len(row["output"]) - len(answers[row["instruction"]]) for row in references if row["instruction"] in answers
+        }
         if settings.length_controlled and len(differences) < 2:
             raise UserError(
                 f"{point.name}: all answers differ in length from the reference by the same number of characters, so "
@@ -366,12 +367,12 @@ def _write_result(point: Point, scores: Mapping[str, float], folder: Path, setti
     fields = {"win_rate": ("win_rate", "standard_error")}
     if settings.length_controlled:
         fields = {"lc_win_rate": ("length_controlled_winrate", "lc_standard_error")} | fields
-    values = {}
+    values: dict[str, float] = {}
     for name, (score, error) in fields.items():
         values |= {f"{name},none": scores[score] / 100, f"{name}_stderr,none": scores[error] / 100}
     metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in fields]
     metadata = {"main_metric": next(iter(fields)), "version": 1.0, "annotator": settings.folder}
-    source = point.result
+    source = point.file.data
     result = {
         "results": {TASK: {"alias": TASK, "name": TASK, "sample_len": len(judged)} | values},
         "group_subtasks": {},
@@ -392,8 +393,8 @@ def _write_result(point: Point, scores: Mapping[str, float], folder: Path, setti
             json.dumps(kept | {"metrics": list(fields)} | {name: row[name] for name in fields}, ensure_ascii=False)
         )
     # The result last: where it is, the samples are.
-    outputs.write_text(folder / f"samples_{TASK}_{point.date}.jsonl", "\n".join(lines) + "\n")
-    path = folder / f"results_{point.date}.json"
+    write_text(folder / f"samples_{TASK}_{point.file.date}.jsonl", "\n".join(lines) + "\n")
+    path = folder / f"results_{point.file.date}.json"
     outputs.write_json(path, result)
     return path
 

@@ -8,15 +8,16 @@ Reads result files and samples of lm_eval (of `lm_eval` itself or of a sweep) an
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lm_eval_partial.errors import UserError, listing
+from lm_eval_partial.files import write_text
+from lm_eval_partial.result_files import ResultFile, Run, find, format_lam, runs
 
 FOLDER = "alpaca_eval"
 """What is made of a run's answers lies in this folder beside its results."""
@@ -32,16 +33,14 @@ class Point:
         name: of its folder: ``lam_0.50``, ``hf_instruct``, or a stock model's name.
         generator: what the alpaca_eval package calls the model; no two points have the same.
         task: the task that was run.
-        result: the content of its result file.
-        date: when it was run, as in the names of its files.
+        file: its result file.
         samples: its logged samples, ordered by document.
     """
 
     name: str
     generator: str
     task: str
-    result: dict[str, Any]
-    date: str
+    file: ResultFile
     samples: list[dict[str, Any]]
 
     @property
@@ -70,24 +69,16 @@ def read(folder: Path) -> list[Point]:
     Raises:
         UserError: no answers to AlpacaEval are there, their samples are missing or damaged, or they are of two pairs.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder. Give the --output_path of lm_eval or of lm-eval-partial sweep.")
-    newest: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = {}
-    for path in sorted(folder.rglob("results_*.json"), key=lambda path: path.name):
-        inside = path.relative_to(folder).parts
-        # What a sweep is still writing lies in names that start with a dot.
-        if inside[0] != FOLDER and not any(part.startswith(".") for part in inside):
-            result = _read_json(path)
-            if any(task in result.get("results", {}) for task in TASKS):
-                newest[_model(result)] = path, result
-    if not newest:
+    found = [(run, run.file_of(task)) for run in runs(find(folder)) for task in TASKS if task in run.tasks]
+    if not found:
         raise UserError(f"{folder} has no answers to AlpacaEval. {AGAIN}")
-    if (pairs := len({model[1:-1] for model in newest if model[0] == "pair"})) > 1:
-        raise UserError(f"{folder} has the answers of {pairs} pairs (or dtypes of one). Give the folder of one of them.")
-    points = [_point(path, result) for path, result in newest.values()]
+    points = [_point(run, file) for run, file in found]
     if twice := [name for name, count in Counter(point.name for point in points).items() if count > 1]:
-        raise UserError(f"{folder} has two models called {listing(twice)}. Give the folder of one of them.")
-    return sorted(points, key=lambda point: (_lam(point.result) is None, _lam(point.result) or 0.0, point.name))
+        raise UserError(
+            f"{folder} has several models called {listing(twice)}: two pairs, or two dtypes or tasks of one. Give the "
+            "folder of one of them."
+        )
+    return points
 
 
 def export(points: Sequence[Point], folder: Path) -> list[Path]:
@@ -128,7 +119,7 @@ def check_instructions(instructions: Sequence[str], known: Iterable[str], *, who
         (strange, "are not in the reference outputs", "Give --reference_outputs that answer the same instructions."),
         (
             set() if subset else missing,
-            "of the reference outputs have no answer",
+            "have no answer",
             "Run without --limit; or judge those there are with --win_rate_only.",
         ),
     ):
@@ -136,59 +127,27 @@ def check_instructions(instructions: Sequence[str], known: Iterable[str], *, who
             first = min(wrong)
             example = first if len(first) <= 60 else f"{first[:57]}…"
             raise UserError(
-                f"{who}: {len(wrong)} instructions {what} (the evaluation set has {len(known)}, e.g. {example!r}). {remedy}"
+                f"{who}: {len(wrong)} of {len(known)} instructions {what}, the first: {example!r}. {remedy}"
             )
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` so that the file is never there in part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` so that the file is never there in part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}). Move it away, or run lm_eval again.") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _lam(result: Mapping[str, Any]) -> float | None:
-    lam = (result.get("config") or {}).get("lam")
-    return float(lam) if isinstance(lam, int | float) and not isinstance(lam, bool) else None
-
-
-def _model(result: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what tells one model from another."""
-    config = result.get("config") or {}
-    if _lam(result) is None:
-        return ("stock", json.dumps(config.get("model_args"), sort_keys=True), str(config.get("model_sha")))
-    sides = [str(config.get(f"{side}_sha") or config.get(side)) for side in ("base", "instruct")]
-    return ("pair", *sides, str(config.get("model_dtype")), str(config.get("vocabulary")), str(config["lam"]))
-
-
-def _point(path: Path, result: dict[str, Any]) -> Point:
-    task = next(task for task in TASKS if task in result["results"])
-    date = path.stem.removeprefix("results_")
-    config, lam = result.get("config") or {}, _lam(result)
-    if lam is not None:
-        name = f"lam_{lam:.2f}" if round(lam, 2) == lam else f"lam_{lam!r}"
-        generator = "__".join([_slug(config["base"]), _slug(config["instruct"]), name])
+def _point(run: Run, file: ResultFile) -> Point:
+    task = next(task for task in TASKS if task in file.tasks)
+    if run.lam is not None:
+        name = f"lam_{format_lam(run.lam)}"
+        generator = "__".join([_slug(file.config["base"]), _slug(file.config["instruct"]), name])
     else:
-        end = next((part for part in path.parts if part in ("hf_base", "hf_instruct")), None)
-        generator = _slug(result.get("model_name") or path.parent.name)
-        name = end or generator
-        generator = f"{end}__{generator}" if end else generator
-    samples = sorted(_samples(path.parent / f"samples_{task}_{date}.jsonl"), key=lambda sample: sample["doc_id"])
-    return Point(name, generator, task, result, date, samples)
+        generator = _slug(run.label)
+        name = next((part for part in file.path.parts if part in ("hf_base", "hf_instruct")), generator)
+        generator = f"{name}__{generator}" if name != generator else name
+    samples = sorted(_samples(file.path.parent / f"samples_{task}_{file.date}.jsonl"), key=lambda row: row["doc_id"])
+    return Point(name, generator, task, file, samples)
 
 
 def _slug(text: Any) -> str:
@@ -203,8 +162,12 @@ def _samples(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(lines, 1):
             try:
                 sample = json.loads(line)
-                if not isinstance(sample["doc"]["instruction"], str) or not isinstance(sample["filtered_resps"][0], str):
+                if not isinstance(sample["doc"]["instruction"], str) or not isinstance(
+                    sample["filtered_resps"][0], str
+                ):
                     raise TypeError("the instruction or the answer is no text")
             except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise UserError(f"{path}, line {number} is no answer ({error}): the file is damaged. {AGAIN}") from error
+                raise UserError(
+                    f"{path}, line {number} is no answer ({error}): the file is damaged. {AGAIN}"
+                ) from error
             yield sample

@@ -1,18 +1,19 @@
 """Judges answers with the alpaca_eval package; runs in the environment of that package, started by `judge`.
 
-A script on its own: nothing of lm_eval_partial is installed there. It reads one job (a line of JSON) from standard input
-and writes events (a line of JSON each) to standard output; when standard input ends, so does it.
+A script on its own: nothing of lm_eval_partial is installed there. It reads one job (a line of JSON) from standard
+input and writes events (a line of JSON each) to standard output; when standard input ends, so does it.
 
-Annotator, prompts, parser and metrics are the package's own. Two things it does itself. The package keeps judgements 128
-at a time and loses them all if one call fails; here each is on disk before the next is asked for. And the package's
-annotation cache knows no model settings and is shared by everything that uses an annotator; here every λ has its own
-journal, in which a judgement is found by the very prompt and settings that it was an answer to.
+Annotator, prompts, parser and metrics are the package's own. Two things it does itself. The package keeps judgements
+128 at a time and loses them all if one call fails; here each is on disk before it counts. And the package's annotation
+cache knows no model settings and is shared by everything that uses an annotator; here every λ has its own journal, in
+which a judgement is found by the very prompt and settings that it was an answer to.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib
 import inspect
 import json
 import logging
@@ -22,8 +23,12 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+Tell = Callable[..., None]
+"""Writes one event, given its fields."""
 
 HOPELESS = 5
 """Stop when so many judgements were given up and none has succeeded: the other 800 would fail as well."""
@@ -83,24 +88,26 @@ class Journal:
             self.entries[key] = json.loads(line)
 
     def close(self) -> None:
+        """Let other judges have it."""
         self.file.close()
 
 
 class Decoder:
     """Stands in for a decoder of the package: asks it for one prompt at a time and keeps each answer in a journal."""
 
-    def __init__(self, annotator: Any, journal: Journal, job: Mapping[str, Any], tell: Callable[..., None]) -> None:
+    def __init__(self, annotator: Any, journal: Journal, job: Mapping[str, Any], tell: Tell) -> None:
         self.decode, self.parse = annotator.fn_completions, annotator.fn_completion_parser
         self.answer_column, self.batch_size = annotator.completion_key, annotator.batch_size
         self.journal, self.job, self.tell = journal, job, tell
         self.stop = threading.Event()
-        self.succeeded, self.given_up, self.errors = 0, 0, []
+        self.succeeded, self.given_up = 0, 0
+        self.errors: list[str] = []
         self.lock = threading.Lock()
 
     def __call__(self, prompts: Sequence[str], **settings: Any) -> dict[str, list[Any]]:
         """Return the package's columns for all `prompts`, asking for those that are not in the journal."""
         keys = [digest([prompt, settings]) for prompt in prompts]
-        missing = {key: prompt for key, prompt in zip(keys, prompts) if not self.journal.usable(key)}
+        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if not self.journal.usable(key)}
         self.total = len(set(keys))
         if self.job["dry_run"]:
             raise Counted(list(missing.values()), self.total - len(missing), settings)
@@ -175,7 +182,11 @@ class Decoder:
         if self.decode.__name__ == "openai_completions":
             # One attempt and no sleep: its own would retry rate limits only, and not keep count.
             more |= {"n_retries": 1, "sleep_time": 0}
-            more["client_kwargs"] = {**settings.get("client_kwargs", {}), "timeout": self.job["timeout"], "max_retries": 0}
+            more["client_kwargs"] = {
+                **settings.get("client_kwargs", {}),
+                "timeout": self.job["timeout"],
+                "max_retries": 0,
+            }
         columns = self.decode(prompts=[prompt], **{**settings, **more})
         answer = {name: values[0] for name, values in columns.items()}
         whole = answer.get("completions_all")
@@ -184,6 +195,7 @@ class Decoder:
         return answer
 
     def readable(self, answer: Mapping[str, Any]) -> bool:
+        """Return whether the annotator's parser finds a judgement in an answer."""
         try:
             found = list(self.parse(answer[self.answer_column]))
         except Exception:
@@ -212,72 +224,86 @@ def hide_secrets(text: str) -> str:
     return text
 
 
-def judge(job: Mapping[str, Any], tell: Callable[..., None]) -> None:
+def judge(job: Mapping[str, Any], tell: Tell) -> None:
     """Judge every point of the job, one after the other."""
-    import alpaca_eval
-    import pandas as pd
-
-    reference = json.loads(Path(job["reference"]).read_text(encoding="utf-8"))
+    reference = read_json(job["reference"])
     if job["length_controlled"]:
         need_difficulties(len(reference))
     for point in job["points"]:
-        outputs = json.loads(Path(point["outputs"]).read_text(encoding="utf-8"))
         journal = Journal(Path(point["journal"]))
-        annotator = make_annotator(job)
-        (single,) = annotator.annotators.values()
-        decoder = single.fn_completions = Decoder(single, journal, job, lambda **more: tell(point=point["name"], **more))
-        kept: dict[str, Any] = {}
-
-        def metric(annotations: Any) -> Any:
-            from alpaca_eval import metrics
-
-            frame = kept["frame"] = pd.DataFrame(annotations)  # noqa: B023 - called before the next point
-            if not frame["preference"].notna().any():
-                raise Failure("no win rate: not one reply of the judge could be read by the annotator's parser.")
-            if job["length_controlled"]:
-                return metrics.get_length_controlled_winrate(frame, save_weights_dir=None)
-            return metrics.get_winrate(frame)
-
         try:
-            # Data frames: a path would be read by pandas, which turns answers like "42" into numbers.
-            board, _ = alpaca_eval.evaluate(
-                model_outputs=pd.DataFrame(outputs),
-                reference_outputs=pd.DataFrame(reference),
-                annotators_config=job["annotators_config"],
-                Annotator=lambda **_: annotator,  # noqa: B023
-                fn_metric=metric,
-                annotation_kwargs={"chunksize": None},
-                precomputed_leaderboard=None,
-                output_path=None,
-                sort_by="win_rate",
-                is_cache_leaderboard=False,
-                is_return_instead_of_print=True,
-            )
-        except Counted as found:
-            tell(point=point["name"], **estimate(*found.args))
-            continue
+            judge_point(job, point, reference, journal, partial(tell, point=point["name"]))
         finally:
             journal.close()
-        row = {name: value for name, value in board.loc[point["generator"]].items() if name != "mode"}
-        scores = {name: float(value) for name, value in row.items()}
-        frame = kept["frame"]
-        # A preference is 1 for the reference, 2 for the model; what the length-controlled model predicts, 0 and 1.
-        frame["win_rate"], frame["lc_win_rate"] = frame["preference"] - 1, frame.get("glm_preference")
-        rows = json.loads(frame[["instruction", "win_rate", "lc_win_rate"]].to_json(orient="records"))
-        Path(point["annotations"]).write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        tell(point=point["name"], scores=scores, unusable=len(frame) - int(scores["n_total"]))
+
+
+def judge_point(
+    job: Mapping[str, Any], point: Mapping[str, Any], reference: list[Any], journal: Journal, tell: Tell
+) -> None:
+    """Tell the package's metrics of one point, or what they would take, and write each instruction's judgement."""
+    import pandas as pd
+
+    annotator = make_annotator(job)
+    (single,) = annotator.annotators.values()
+    single.fn_completions = Decoder(single, journal, job, tell)
+    frames: list[Any] = []
+
+    def metric(annotations: Any) -> Any:
+        frame = pd.DataFrame(annotations)
+        frames.append(frame)
+        if not frame["preference"].notna().any():
+            raise Failure("no win rate: not one reply of the judge could be read by the annotator's parser.")
+        metrics = package("metrics")
+        if job["length_controlled"]:  # adds the column glm_preference
+            return metrics.get_length_controlled_winrate(frame, save_weights_dir=None)
+        return metrics.get_winrate(frame)
+
+    try:
+        # Data frames: a path would be read by pandas, which turns answers like "42" into numbers.
+        board, _ = package("main").evaluate(
+            model_outputs=pd.DataFrame(read_json(point["outputs"])),
+            reference_outputs=pd.DataFrame(reference),
+            annotators_config=job["annotators_config"],
+            Annotator=lambda **_: annotator,
+            fn_metric=metric,
+            annotation_kwargs={"chunksize": None},
+            precomputed_leaderboard=None,
+            output_path=None,
+            sort_by="win_rate",
+            is_cache_leaderboard=False,
+            is_return_instead_of_print=True,
+        )
+    except Counted as found:
+        tell(**estimate(*found.args))
+        return
+    scores = {name: float(value) for name, value in board.loc[point["generator"]].items() if name != "mode"}
+    (frame,) = frames
+    # A preference is 1 for the reference, 2 for the model; what the length-controlled model predicts, 0 and 1.
+    frame["win_rate"], frame["lc_win_rate"] = frame["preference"] - 1, frame.get("glm_preference")
+    rows = json.loads(frame[["instruction", "win_rate", "lc_win_rate"]].to_json(orient="records", double_precision=15))
+    Path(point["annotations"]).write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    tell(scores=scores, unusable=len(frame) - int(scores["n_total"]))
+
+
+def package(module: str) -> Any:
+    """Return a module of the alpaca_eval package."""
+    return importlib.import_module(f"alpaca_eval.{module}")
+
+
+def read_json(path: str) -> Any:
+    """Return the content of a file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def make_annotator(job: Mapping[str, Any]) -> Any:
     """Return the package's annotator, its own cache off."""
-    from alpaca_eval import annotators
-
+    kind = package("annotators").PairwiseAnnotator
     try:
-        annotator = annotators.PairwiseAnnotator(annotators_config=job["annotators_config"], caching_path=None)
+        annotator = kind(annotators_config=job["annotators_config"], caching_path=None)
     except FileNotFoundError:
-        known = sorted(path.parent.name for path in annotators.PairwiseAnnotator.DEFAULT_BASE_DIR.glob("*/configs.yaml"))
+        known = ", ".join(sorted(path.parent.name for path in kind.DEFAULT_BASE_DIR.glob("*/configs.yaml")))
         raise Failure(
-            f"--annotators_config {job['annotators_config']} is neither a file nor one of alpaca_eval's: {', '.join(known)}."
+            f"--annotators_config {job['annotators_config']} is neither a file nor one of alpaca_eval's: {known}."
         ) from None
     if len(annotator.annotators) != 1:
         raise Failure(
@@ -304,8 +330,8 @@ def need_difficulties(instructions: int) -> None:
     known = pd.read_csv(path)["index"].nunique()
     if known != instructions:
         raise Failure(
-            f"the length-controlled win rate knows the difficulty of {known} instructions, in their order, and there are "
-            f"{instructions} reference outputs. Give --reference_outputs with all of them, or --win_rate_only."
+            f"the length-controlled win rate knows the difficulty of {known} instructions, in their order, and there "
+            f"are {instructions} reference outputs. Give --reference_outputs with all of them, or --win_rate_only."
         )
 
 
@@ -319,9 +345,7 @@ def estimate(prompts: Sequence[str], judged: int, settings: Mapping[str, Any]) -
         tokens, counted = sum(len(encoding.encode(text, disallowed_special=())) for text in prompts), True
     except Exception:  # not a model of OpenAI's, or its vocabulary cannot be fetched
         tokens, counted = sum(len(text) for text in prompts) // 4, False
-    from alpaca_eval.decoders.openai import _get_price_per_token
-
-    price = _get_price_per_token(model) * tokens if counted else math.nan
+    price = package("decoders.openai")._get_price_per_token(model) * tokens if counted else math.nan
     answer = settings.get("max_tokens")
     return {
         "calls": len(prompts),

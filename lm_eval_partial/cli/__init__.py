@@ -6,11 +6,12 @@ Exit status: 0 done, 1 failed (one line on stderr says why), 2 usage, 130 interr
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
 from lm_eval_partial import __version__
-from lm_eval_partial.cli import alpaca_eval, bench, demo, inspect, score, tasks
+from lm_eval_partial.cli import alpaca_eval, bench, compare, demo, export, inspect, report, score, sweep, tasks
 from lm_eval_partial.errors import UserError
 
 EXAMPLES = """\
@@ -20,6 +21,10 @@ examples:
   lm_eval --model partial-hf --model_args base=BASE,instruct=INSTRUCT,lam=0.5 \\
       --tasks partial_icl --include_path "$(lm-eval-partial tasks)" --output_path results
   lm-eval-partial score results
+  lm-eval-partial sweep --base BASE --instruct INSTRUCT --lam 0:1:0.1 --tasks partial_icl --output_path results/pair
+  lm-eval-partial compare results/pair/hf_instruct results/pair/lam_0.60
+  lm-eval-partial report results/pair
+  lm-eval-partial export --base BASE --instruct INSTRUCT --lam 0.6 --output DIR
 """
 
 
@@ -33,8 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"lm_eval_partial {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (inspect, score, alpaca_eval, demo, bench, tasks):
+    for command in (inspect, sweep, score, compare, report, alpaca_eval, export, demo, bench, tasks):
         command.add_parser(subparsers)
+    argv = sys.argv[1:] if argv is None else argv
+    parser.set_defaults(command=shlex.join(["lm-eval-partial", *argv]))
     args = parser.parse_args(argv)
     try:
         status: int = args.run(args)

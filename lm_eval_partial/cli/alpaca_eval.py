@@ -1,4 +1,4 @@
-"""``lm-eval-partial alpaca-eval``: answers as files of the alpaca_eval package, and that package's win rates of them."""
+"""``lm-eval-partial alpaca-eval``: answers as files of the alpaca_eval package, and that package's win rates."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "alpaca-eval",
         help="export answers to AlpacaEval, and have them judged",
-        description="What the task alpaca_eval generated, as files of the alpaca_eval package; and that package's win rates "
-        "of it. A judge is paid by the call: --dry-run counts calls and tokens first.",
+        description="What the task alpaca_eval generated, as files of the alpaca_eval package; and that package's win "
+        "rates of it. A judge is paid by the call: --dry-run counts calls and tokens first.",
         epilog="examples:\n"
         "  lm-eval-partial alpaca-eval export results/mypair\n"
         "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n"
@@ -30,8 +30,8 @@ def add_parser(subparsers: Any) -> None:
     install = commands.add_parser(
         "install",
         help="make the environment that judge runs in",
-        description="Make an environment of its own with alpaca_eval 0.6.6 and setuptools < 81, outside the one that you "
-        "are in.",
+        description="Make an environment of its own with alpaca_eval 0.6.6 and setuptools < 81, outside the one that "
+        "you are in.",
     )
     install.add_argument("--environment", type=Path, metavar="DIR", help="where (default: where judge looks for it)")
     install.set_defaults(run=run_install)
@@ -41,7 +41,8 @@ def _add_export(commands: Any) -> None:
     parser = commands.add_parser(
         "export",
         help="write model_outputs.json for each λ",
-        description="Write model_outputs.json for each λ, as the alpaca_eval package reads it, each λ a generator of its own.",
+        description="Write model_outputs.json for each λ, as the alpaca_eval package reads it, each λ a generator of "
+        "its own.",
         epilog="examples:\n"
         "  lm-eval-partial alpaca-eval export results/mypair\n"
         "  lm-eval-partial alpaca-eval export results/mypair --output_path outputs\n"
@@ -53,7 +54,9 @@ def _add_export(commands: Any) -> None:
 
 
 def _add_folders(parser: Any) -> None:
-    parser.add_argument("results", metavar="RESULTS_DIR", type=Path, help="folder of a sweep, or lm_eval's --output_path")
+    parser.add_argument(
+        "results", metavar="RESULTS_DIR", type=Path, help="folder of a sweep, or lm_eval's --output_path"
+    )
     parser.add_argument("--output_path", type=Path, metavar="DIR", help="default: RESULTS_DIR/alpaca_eval")
 
 
@@ -61,9 +64,9 @@ def _add_judge(commands: Any) -> None:
     parser = commands.add_parser(
         "judge",
         help="run the alpaca_eval package on each λ",
-        description="Have the alpaca_eval package judge each λ against the reference answers. Judgements are on disk as they "
-        "come: stopped, killed or failed, the same command goes on and asks for none twice. Keys are read from the "
-        "environment (OPENAI_API_KEY) and written nowhere. The result files lie beside the judgements, where "
+        description="Have the alpaca_eval package judge each λ against the reference answers. Judgements are on disk "
+        "as they come: stopped, killed or failed, the same command goes on and asks for none twice. Keys are read from "
+        "the environment (OPENAI_API_KEY) and written nowhere. The result files lie beside the judgements, where "
         "lm-eval-partial report finds them.",
         epilog="examples:\n"
         "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n"
@@ -91,9 +94,15 @@ def _add_judge(commands: Any) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the number of calls and tokens, and call nobody")
     parser.add_argument("--concurrency", type=_positive, default=5, metavar="N", help="calls at a time (default: 5)")
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds a call may take (default: 60)")
     parser.add_argument(
-        "--attempts", type=_positive, default=6, metavar="N", help="how often a call is tried, waits doubling (default: 6)"
+        "--timeout", type=float, default=60.0, metavar="S", help="seconds a call may take (default: 60)"
+    )
+    parser.add_argument(
+        "--attempts",
+        type=_positive,
+        default=6,
+        metavar="N",
+        help="how often a call is tried, waits doubling (default: 6)",
     )
     parser.add_argument("--python", type=Path, metavar="PATH", help="of an environment that has alpaca_eval")
     parser.set_defaults(run=run_judge)
@@ -143,15 +152,14 @@ def run_judge(args: argparse.Namespace) -> int:
         timeout=args.timeout,
         attempts=args.attempts,
     )
-    bar: Any = None
+    bars: dict[str, Any] = {}
 
     def tell(point: str, done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None or bar.desc != f"{point}: ":
-            if bar is not None:
-                bar.close()
-            bar = tqdm(total=total, initial=done, desc=point, unit=" judgements", file=sys.stderr)
-        bar.update(done - bar.n)
+        if point not in bars:
+            bars[point] = tqdm(total=total, initial=done, desc=point, unit=" judgements", file=sys.stderr)
+        bars[point].update(done - bars[point].n)
+        if done == total:
+            bars[point].close()
 
     try:
         verdicts = judge(
@@ -164,7 +172,7 @@ def run_judge(args: argparse.Namespace) -> int:
             tell=tell,
         )
     finally:
-        if bar is not None:
+        for bar in bars.values():
             bar.close()
     console = Console(highlight=False)
     (_show_estimate if args.dry_run else _show)(verdicts, console)
@@ -201,7 +209,9 @@ def _show_estimate(verdicts: list[Verdict], console: Any) -> None:
     for verdict in verdicts:
         table.add_row(verdict.point.name, *_cells(verdict.estimate))
         for name in total:
-            total[name] = None if None in (total[name], verdict.estimate[name]) else total[name] + verdict.estimate[name]
+            total[name] = (
+                None if None in (total[name], verdict.estimate[name]) else total[name] + verdict.estimate[name]
+            )
     table.add_section()
     table.add_row("all", *_cells(verdicts[0].estimate | total))
     console.print(table)

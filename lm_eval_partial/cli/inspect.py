@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lm_eval_partial.pair import Pair
 
 
 def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +21,22 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", default="instruct", help="instruct (default), base, or a path: whose ids the result has"
     )
     parser.add_argument("--trust_remote_code", action="store_true", help="run model code from the checkpoint")
+
+
+def open_pair(args: argparse.Namespace) -> Pair:
+    """Return the pair that `add_pair_arguments` names."""
+    from lm_eval_partial.pair import Pair
+
+    return Pair.open(
+        args.base,
+        args.instruct,
+        base_revision=args.base_revision,
+        instruct_revision=args.instruct_revision,
+        base_subfolder=args.base_subfolder,
+        instruct_subfolder=args.instruct_subfolder,
+        tokenizer=args.tokenizer,
+        trust_remote_code=args.trust_remote_code,
+    )
 
 
 def add_parser(subparsers: Any) -> None:
@@ -44,18 +63,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.inspection` finds."""
     from lm_eval_partial.inspection import inspect_pair, show
-    from lm_eval_partial.pair import Pair
 
-    pair = Pair.open(
-        args.base,
-        args.instruct,
-        base_revision=args.base_revision,
-        instruct_revision=args.instruct_revision,
-        base_subfolder=args.base_subfolder,
-        instruct_subfolder=args.instruct_subfolder,
-        tokenizer=args.tokenizer,
-        trust_remote_code=args.trust_remote_code,
-    )
+    pair = open_pair(args)
     found = inspect_pair(pair, read_weights=not args.headers_only)
     if args.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))

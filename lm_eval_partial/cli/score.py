@@ -34,7 +34,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.score` finds."""
     from lm_eval_partial.cli.tasks import task_configs
-    from lm_eval_partial.score import read_result, read_suite, score
+    from lm_eval_partial.result_files import read_result
+    from lm_eval_partial.score import read_suite, score
 
     file, result = read_result(args.results)
     scores = score(result, read_suite(task_configs()))

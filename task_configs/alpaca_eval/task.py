@@ -21,7 +21,7 @@ from lm_eval_partial.errors import UserError, show_without_traceback
 
 HUB_ID = "tatsu-lab/alpaca_eval"
 REFERENCE = "alpaca_eval_gpt4_baseline"
-"""The evaluation set of AlpacaEval 2: the instructions, and the answers of gpt4_1106_preview that judges compare with."""
+"""AlpacaEval 2's evaluation set: the instructions, and the answers of gpt4_1106_preview that judges compare with."""
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -59,7 +59,7 @@ class AlpacaEval(ConfigurableTask):  # type: ignore[misc]
     def process_results(self, doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
         """Return what `measure` finds, and of the answer's length in the model's tokens.
 
-        ``tokens``, and ``cut``: 1 if the answer was cut at the limit. Neither is there if the model has no tokenizer here.
+        ``tokens``, and ``cut``: 1 if it was cut at the limit. Neither is there if the model has no tokenizer here.
         """
         found: dict[str, Any] = super().process_results(doc, results)
         if callable(self._tokenizer):
@@ -107,16 +107,18 @@ def sampling(model: Any) -> dict[str, Any]:
         return {"do_sample": False, "temperature": 0.0}
     stated = {name: getattr(config, name, None) for name in SAMPLING}
     # The harness takes a missing temperature for 0.
-    return {"do_sample": True, "temperature": 1.0} | {name: value for name, value in stated.items() if value is not None}
+    return {"do_sample": True, "temperature": 1.0} | {
+        name: value for name, value in stated.items() if value is not None
+    }
 
 
 def measure(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """Return what can be said of an answer without a judge or a tokenizer.
 
     Returns:
-        ``characters``, white space around it left off; ``empty``, 1 if it is; ``repetition``, the share of its four-word
-        sequences that stood before, 0 to 1 (seq-rep-4, arXiv 1908.04319); ``duplicate``, what `share_of_duplicates`
-        counts by.
+        ``characters``, white space around it left off; ``empty``, 1 if it is; ``repetition``, the share of its
+        four-word sequences that stood before, 0 to 1 (seq-rep-4, arXiv 1908.04319); ``duplicate``, what
+        `share_of_duplicates` counts by.
     """
     answer = results[0].strip()
     return {

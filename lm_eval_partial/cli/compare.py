@@ -1,0 +1,173 @@
+"""``lm-eval-partial compare``: paired comparison of result files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lm_eval_partial.compare import Comparison, Difference, Mismatch
+    from lm_eval_partial.result_files import Run
+
+SHOWN = 5
+"""Differing documents that are printed a pair of runs."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="compare models on the same documents",
+        description="Compare every run with the first, document by document: difference of each\n"
+        "task's main metric, paired standard error, 95 % bootstrap interval, and\n"
+        "p-value (McNemar's exact test for right/wrong metrics, a randomisation test\n"
+        "for others), with Holm's correction over all tasks. Runs must have been made\n"
+        "by lm_eval or by a sweep with --log_samples; different task versions, shots,\n"
+        "limits or documents are refused.",
+        epilog="examples:\n"
+        "  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60\n"
+        "  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60 --json > comparison.json\n"
+        "  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_1.00 --expect-equal\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "results", metavar="RESULTS", type=Path, nargs="+", help="result file or folder of one model; the first is the "
+        "reference; of several files in a folder, the newest of each task counts"
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument(
+        "--resamples", type=int, default=2000, metavar="N", help="resamples of the bootstrap (default: 2000)"
+    )
+    parser.add_argument(
+        "--expect-equal",
+        action="store_true",
+        help="exit with 1 and list the first differing documents unless all prompts, responses and metrics are equal",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="with --expect-equal: numbers (log-likelihoods, metrics) may differ by X (default: 0)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what `lm_eval_partial.compare` finds."""
+    from lm_eval_partial.cli.tasks import task_configs
+    from lm_eval_partial.compare import compare, mismatches, read_runs
+    from lm_eval_partial.errors import UserError
+    from lm_eval_partial.score import read_suite
+
+    if args.resamples < 100:
+        raise UserError(f"--resamples {args.resamples}: give 100 or more.")
+    if not 0 <= args.tolerance < float("inf"):
+        raise UserError(f"--tolerance {args.tolerance}: give a number from 0.")
+    if args.tolerance and not args.expect_equal:
+        raise UserError("--tolerance is for --expect-equal, which was not given.")
+    runs = read_runs(args.results)
+    if args.expect_equal:
+        return _parity(runs, [mismatches(runs[0], other, args.tolerance) for other in runs[1:]], args.json)
+    found = compare(runs, read_suite(task_configs()), args.resamples)
+    if args.json:
+        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        show(found)
+    return 0
+
+
+def _parity(runs: Sequence[Run], found: list[list[Mismatch]], as_json: bool) -> int:
+    from dataclasses import asdict
+
+    if as_json:
+        print(json.dumps([[asdict(mismatch) for mismatch in of_run] for of_run in found], indent=2, ensure_ascii=False))
+        return int(any(found))
+    for other, of_run in zip(runs[1:], found, strict=True):
+        if not of_run:
+            print(f"equal: {runs[0].label} and {other.label}")
+            continue
+        print(f"not equal: {runs[0].label} and {other.label}, {len(of_run)} differences", file=sys.stderr)
+        for mismatch in of_run[:SHOWN]:
+            place = f"doc_id {mismatch.doc_id}: " if mismatch.doc_id is not None else ""
+            print(f"  {mismatch.task}, {place}{mismatch.what}", file=sys.stderr)
+            print(f"    {_short(mismatch.one)}\n    {_short(mismatch.two)}", file=sys.stderr)
+        if len(of_run) > SHOWN:
+            print(f"  and {len(of_run) - SHOWN} more; --json lists all", file=sys.stderr)
+    return int(any(found))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 160 else text[:159] + "…"
+
+
+def show(found: Comparison) -> None:
+    """Print one table for every run but the first, on stdout."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from lm_eval_partial.cli.printing import print_table
+
+    console = Console(highlight=False)
+    console.print(f"A  {found.runs[0]}", markup=False, soft_wrap=True)
+    for label, differences in zip(found.runs[1:], found.differences, strict=True):
+        console.print(f"B  {label}", markup=False, soft_wrap=True)
+        over_tasks = any(row.interval_over_tasks for row in differences)
+        table = Table(box=SIMPLE_HEAD)
+        for column in ("score", "metric"):
+            table.add_column(column, no_wrap=True)
+        for column in ("docs", "A", "B", "B − A", "± SE", "95 % interval", "p", "p (Holm)"):
+            table.add_column(column, justify="right", no_wrap=True)
+        if over_tasks:
+            table.add_column("interval over tasks", justify="right", no_wrap=True)
+        for kind in ("group", "task"):
+            for row in (row for row in differences if row.kind == kind):
+                last = [_interval(row.interval_over_tasks)] if over_tasks else []
+                table.add_row(*_cells(row), *last, style="bold" if _is_clear(row) else None)
+            table.add_section()
+        print_table(table)
+        if over_tasks:
+            console.print("Interval over tasks: the tasks of a group are resampled too (clustered by task).")
+    console.print(
+        "B − A in percent points where the metric is a fraction. 95 % interval: documents resampled within each task, "
+        "paired. p (Holm): corrected for all tasks. Bold: p (Holm) < 0.05, or a group's interval leaves out 0.",
+        soft_wrap=True,
+    )
+    for note in found.notes:
+        console.print(f"Note: {note}.", markup=False, soft_wrap=True)
+
+
+def _is_clear(row: Difference) -> bool:
+    if row.kind == "task":
+        return row.p_holm is not None and row.p_holm < 0.05
+    return row.interval is not None and not row.interval[0] <= 0 <= row.interval[1]
+
+
+def _cells(row: Difference) -> list[str]:
+    return [
+        row.name,
+        row.metric.removesuffix(",none"),
+        f"{row.documents:,}",
+        f"{row.reference:.2f}",
+        f"{row.value:.2f}",
+        f"{row.difference:+.2f}",
+        "–" if row.stderr is None else f"{row.stderr:.2f}",
+        _interval(row.interval),
+        _p(row.p),
+        _p(row.p_holm),
+    ]
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "–" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "≤ 0.0001" if value <= 0.0001 else f"{value:.4f}"

@@ -1,0 +1,105 @@
+"""``lm-eval-partial report``: tables, figures and a page from result files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lm_eval_partial.curves import Curve, Trajectory
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "report",
+        help="turn the result files of a sweep into tables, figures and a page",
+        description="From result files alone: trajectory.csv, report.md (scores per task and λ,\n"
+        "best λ chosen on one half of the documents and measured on the other),\n"
+        "figures/*.png and *.svg, and report.html, one file that needs no network.\n"
+        "Reads folders made by lm-eval-partial sweep, or any folder of lm_eval results\n"
+        "of partial-hf with logged samples; the newest file of a λ and task counts.\n"
+        "Several folders give one report of all pairs.",
+        epilog="examples:\n"
+        "  lm-eval-partial report results/mypair\n"
+        "  lm-eval-partial report results/llama results/mistral --output_path results/both\n"
+        "  lm-eval-partial report results/mypair --instruction ifeval\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="folder with the result files of a pair")
+    parser.add_argument(
+        "--output_path", type=Path, metavar="DIR", help="where to write (default: into DIR, if there is one)"
+    )
+    parser.add_argument(
+        "--instruction",
+        metavar="TASK",
+        nargs="+",
+        help="tasks or groups about following instructions, shell patterns allowed "
+        "(default: partial_demo_chat*, partial_if*, *ifeval*, *alpaca_eval*, *mt_bench*)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the report and print where, below a short table."""
+    from lm_eval_partial.cli.tasks import task_configs
+    from lm_eval_partial.curves import read
+    from lm_eval_partial.errors import UserError
+    from lm_eval_partial.outline import INSTRUCTION
+    from lm_eval_partial.score import read_suite
+
+    if args.output_path is None and len(args.folders) > 1:
+        raise UserError(f"{len(args.folders)} folders make one report. Say where it goes: --output_path DIR.")
+    found = read(args.folders, read_suite(task_configs()), args.instruction or INSTRUCTION)
+
+    from lm_eval_partial.report import write  # matplotlib: only once the files are known to be good
+
+    paths = write(found, args.output_path or args.folders[0])
+    for trajectory in found:
+        show(trajectory)
+    for path in paths:
+        print(path)
+    return 0
+
+
+def show(trajectory: Trajectory) -> None:
+    """Print the overall scores and areas over λ on stdout, the best in bold."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from lm_eval_partial.cli.printing import print_table
+    from lm_eval_partial.tables import number
+
+    shown = [curve for curve in (trajectory.icl, trajectory.instruction, *trajectory.areas) if curve]
+    curves = list({curve.node.name: curve for curve in shown}.values())
+    table = Table(title=f"{escape(trajectory.name)}: scores over λ", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for name in trajectory.columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for curve in curves:
+        cells = [number(value) for value in curve.values.tolist()]
+        best = trajectory.lams.index(curve.best.lam)
+        cells[best] = f"[bold]{cells[best]}[/]"
+        table.add_row(escape(curve.node.label), *cells)
+    print_table(table)
+    console = Console(highlight=False)
+    for curve in curves[:1]:
+        console.print(f"Best λ for {curve.node.label}: {summary(curve)}", markup=False, soft_wrap=True)
+    for note in trajectory.notes:
+        console.print(f"Note: {note}.", markup=False, soft_wrap=True)
+
+
+def summary(curve: Curve) -> str:
+    """Return the best λ and its gain in words."""
+    best = curve.best
+    naive = f"{best.lam:g}, {best.gain:+.2f} over λ = 1 on the documents that chose it."
+    if best.chosen is None or best.honest_gain is None or best.interval is None:
+        return naive
+    low, high = best.interval
+    return (
+        f"{naive} Chosen on one half and measured on the other: {best.chosen:g} most often, {best.honest_gain:+.2f} "
+        f"(95 %: {low:+.2f} to {high:+.2f})."
+    )

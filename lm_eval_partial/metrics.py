@@ -1,0 +1,182 @@
+"""Metrics as functions of sums over documents, so that they can be computed again for any weighting of the documents.
+
+A mean is a sum divided by the number of documents, but so are macro-F1, entity F1, Matthews' correlation or perplexity
+functions of sums: of a confusion matrix, of counts, of log-likelihoods. Each document gives a row of numbers, the rows
+are added up, and `finish` turns sums into the metric. A bootstrap resample is another weighting of the rows.
+
+Known gap: BLEU, chrF, TER and metrics of the user's own are not among them; their reported value has no interval.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Finish = Callable[[Array, Array], Array]
+"""(sums [..., k], documents [...]) → metric [...]."""
+
+
+def rows(values: Sequence[Sequence[Any]], aggregation: str | None) -> tuple[Array, Finish] | None:
+    """Return every document's numbers and the function that turns their sums into the metric.
+
+    Args:
+        values: what the samples log for the metric, [columns][documents]; a column is a model.
+        aggregation: as in the task's ``metric_list``: a name, or the source of a function.
+
+    Returns:
+        An array [documents, columns, k] and the function; None if the metric is not one of those known here.
+    """
+    try:
+        return _KNOWN.get(_name(aggregation), _mean)(values)
+    except (TypeError, ValueError):  # values of another form than this aggregation takes
+        return None
+
+
+def is_known(aggregation: str | None) -> bool:
+    """Return whether `rows` computes this aggregation, and does not merely try whether it is a mean."""
+    return _name(aggregation) in _KNOWN
+
+
+def _name(aggregation: str | None) -> str:
+    source = re.match(r"(?:@.*\n)*\s*def (\w+)\(", aggregation or "")
+    return source[1] if source else aggregation or "mean"
+
+
+def _table(values: Sequence[Sequence[Any]]) -> Array:
+    """Return [documents, columns, k] of numbers, or of tuples of k numbers."""
+    table = np.array(values, dtype=float)
+    table = table[..., None] if table.ndim == 2 else table
+    if table.ndim != 3 or not np.isfinite(table).all():
+        raise ValueError("not a number a document")
+    return table.swapaxes(0, 1)
+
+
+def _confusion(values: Sequence[Sequence[Any]]) -> tuple[Array, list[Any]]:
+    """Return [documents, columns, classes²], one-hot at (gold, predicted), and the classes."""
+    classes = sorted({label for column in values for pair in column for label in pair})
+    index = {label: number for number, label in enumerate(classes)}
+    cells = np.array(
+        [[index[gold] * len(classes) + index[predicted] for gold, predicted in column] for column in values]
+    )
+    return np.eye(len(classes) ** 2)[cells].swapaxes(0, 1), classes
+
+
+def _mean(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
+    table = _table(values)
+    if table.shape[2] != 1:
+        raise ValueError("not one number a document")
+    return table, mean
+
+
+def mean(sums: Array, documents: Array) -> Array:
+    """Return the mean, the metric that most tasks have."""
+    result: Array = sums[..., 0] / documents
+    return result
+
+
+def _perplexity(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
+    table, _ = _mean(values)
+    return table, lambda sums, documents: np.exp(-mean(sums, documents))
+
+
+def _ratio(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
+    table = _table(values)
+    if table.shape[2] != 2:
+        raise ValueError("not two numbers a document")
+    return table, lambda sums, documents: sums[..., 0] / sums[..., 1]
+
+
+def _weighted_perplexity(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
+    table, ratio = _ratio(values)
+    return table, lambda sums, documents: np.exp(-ratio(sums, documents))
+
+
+def _bits_per_byte(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
+    table, ratio = _ratio(values)
+    return table, lambda sums, documents: -ratio(sums, documents) / math.log(2)
+
+
+def _instructions(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
+    """IFEval: the fraction of all instructions that were followed; a document has a list of them."""
+    return _ratio([[(sum(followed), len(followed)) for followed in column] for column in values])
+
+
+def _entity_f1(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
+    """Documents give (found, predicted, gold) counts, as `entities` of task_configs/utils.py does."""
+    table = _table(values)
+    if table.shape[2] != 3:
+        raise ValueError("not three numbers a document")
+
+    def f1(sums: Array, documents: Array) -> Array:
+        total = sums[..., 1] + sums[..., 2]
+        return np.divide(2 * sums[..., 0], total, out=np.zeros_like(total), where=total > 0)
+
+    return table, f1
+
+
+def _classes_f1(sums: Array, classes: int) -> tuple[Array, Array]:
+    """Return the F1 of each class and where the class occurs at all, both [..., classes]."""
+    confusion = sums.reshape(*sums.shape[:-1], classes, classes)
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    total = confusion.sum(-1) + confusion.sum(-2)
+    return np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0), total > 0
+
+
+def _macro_f1(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
+    """Mean of the F1 of the classes that are right or predicted at least once."""
+    table, classes = _confusion(values)
+
+    def macro(sums: Array, documents: Array) -> Array:
+        f1, present = _classes_f1(sums, len(classes))
+        result: Array = f1.sum(-1) / present.sum(-1)
+        return result
+
+    return table, macro
+
+
+def _binary_f1(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
+    """F1 of class 1, as scikit-learn's `f1_score` has it."""
+    table, classes = _confusion(values)
+    if not set(classes) <= {0, 1}:
+        raise ValueError("not two classes")
+
+    def f1(sums: Array, documents: Array) -> Array:
+        found = _classes_f1(sums, len(classes))[0]
+        return found[..., classes.index(1)] if 1 in classes else np.zeros_like(sums[..., 0])
+
+    return table, f1
+
+
+def _matthews(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
+    """Matthews' correlation, as scikit-learn has it for any number of classes; 0 where it is undefined."""
+    table, classes = _confusion(values)
+
+    def correlation(sums: Array, documents: Array) -> Array:
+        confusion = sums.reshape(*sums.shape[:-1], len(classes), len(classes))
+        gold, predicted = confusion.sum(-1), confusion.sum(-2)
+        trace = np.trace(confusion, axis1=-2, axis2=-1)
+        covariance = trace * documents - (gold * predicted).sum(-1)
+        spread = np.sqrt((documents**2 - (gold**2).sum(-1)) * (documents**2 - (predicted**2).sum(-1)))
+        result: Array = np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
+        return result
+
+    return table, correlation
+
+
+_KNOWN: dict[str, Callable[[Sequence[Sequence[Any]]], tuple[Array, Finish]]] = {
+    "mean": _mean,
+    "perplexity": _perplexity,
+    "weighted_perplexity": _weighted_perplexity,
+    "bits_per_byte": _bits_per_byte,
+    "agg_inst_level_acc": _instructions,
+    "entity_f1": _entity_f1,
+    "macro_f1": _macro_f1,
+    "f1": _binary_f1,
+    "matthews_corrcoef": _matthews,
+}

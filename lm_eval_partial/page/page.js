@@ -1,0 +1,192 @@
+"use strict";
+const pairs = JSON.parse(document.getElementById("data").textContent);
+const NS = "http://www.w3.org/2000/svg";
+
+const lam = (x) => (Math.abs(x * 100 - Math.round(x * 100)) < 1e-9 ? x.toFixed(2) : String(x));
+const plain = (y) => y.toFixed(2);
+const percent = (y) => (y > 0 ? "+" : y < 0 ? "\u2212" : "") + Math.abs(y).toFixed(1) + "\u00a0%";
+const span = (p, show) => (p.low == null ? "" : `, 95\u00a0% interval ${show(p.low)} to ${show(p.high)}`);
+
+function node(name, attributes = {}, text) {
+  const made = document.createElementNS(NS, name);
+  for (const key in attributes) made.setAttribute(key, attributes[key]);
+  if (text != null) made.textContent = text;
+  return made;
+}
+
+function ticks(low, high, count) {
+  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough);
+  const found = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) found.push(+(i * step).toPrecision(12));
+  return found;
+}
+
+function range(values, margin) {
+  const low = Math.min(...values), high = Math.max(...values), pad = (high - low || Math.abs(high) || 1) * margin;
+  return [low - pad, high + pad];
+}
+
+/* Draw points {x, y, low, high, text} in order, with stock markers {x, y, side, text}, into `figure`. The chart is one
+   stop of the Tab key; arrow keys walk through its points, and what they say is read out and shown below. */
+function chart(figure, { title, points, stock = [], xLabel, yLabel, zero, best, named, small }) {
+  const shown = points.filter((p) => p.y != null), markers = stock.filter((p) => p.x != null && p.y != null);
+  const output = document.createElement("output");
+  output.setAttribute("aria-live", "polite");
+  const heading = document.createElement("h4");
+  heading.textContent = title;
+  figure.replaceChildren(heading);
+  if (!shown.length) {
+    output.textContent = "The score at λ = 1 is 0: there is no percentage of it.";
+    figure.append(output);
+    return;
+  }
+  const width = Math.max(220, figure.clientWidth), height = small ? 150 : Math.min(360, Math.max(220, width * 0.62));
+  const all = [...shown, ...markers];
+  const box = { left: 46, right: width - 14, top: 12, bottom: height - (xLabel ? 40 : 24) };
+  const [x0, x1] = range([...all.map((p) => p.x), ...(named ? shown.flatMap((p) => [p.xLow ?? p.x, p.xHigh ?? p.x]) : [0, 1])], 0.05);
+  const [y0, y1] = range([...all.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]), ...(zero ? [0] : [])], 0.08);
+  const X = (x) => box.left + ((x - x0) / (x1 - x0)) * (box.right - box.left);
+  const Y = (y) => box.bottom - ((y - y0) / (y1 - y0)) * (box.bottom - box.top);
+  const rest = best == null ? "" : points[best].text;
+  const svg = node("svg", {
+    viewBox: `0 0 ${width} ${height}`, height, tabindex: 0, role: "img",
+    "aria-label": `${title}. Line chart of ${yLabel} over ${named ? xLabel : "λ"}, ${shown.length} points. ${rest} ` +
+      "Arrow keys walk through the points; a table has all values.",
+  });
+  for (const y of ticks(y0, y1, small ? 4 : 5)) {
+    svg.append(node("line", { class: "axis", x1: box.left, x2: box.right, y1: Y(y), y2: Y(y) }));
+    svg.append(node("text", { x: box.left - 6, y: Y(y) + 4, "text-anchor": "end" }, String(y).replace("-", "\u2212")));
+  }
+  for (const x of ticks(x0, x1, small || width < 400 ? 4 : 6))
+    svg.append(node("text", { x: X(x), y: box.bottom + 16, "text-anchor": "middle" }, String(x)));
+  if (zero) svg.append(node("line", { class: "zero", x1: box.left, x2: box.right, y1: Y(0), y2: Y(0) }));
+  if (xLabel) svg.append(node("text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" }, xLabel));
+  const at = (p) => `${X(p.x).toFixed(1)},${Y(p.y).toFixed(1)}`;
+  if (named)
+    for (const p of shown.filter((p) => p.low != null && p.xLow != null)) {
+      svg.append(node("line", { class: "bar", x1: X(p.x), x2: X(p.x), y1: Y(p.low), y2: Y(p.high) }));
+      svg.append(node("line", { class: "bar", x1: X(p.xLow), x2: X(p.xHigh), y1: Y(p.y), y2: Y(p.y) }));
+    }
+  else if (shown.every((p) => p.low != null)) {
+    const edge = [...shown.map((p) => at({ x: p.x, y: p.high })), ...shown.map((p) => at({ x: p.x, y: p.low })).reverse()];
+    svg.append(node("polygon", { class: "band", points: edge.join(" ") }));
+  }
+  svg.append(node("polyline", { class: "curve", points: shown.map(at).join(" ") }));
+  shown.forEach((p, i) => {
+    const chosen = p === points[best];
+    svg.append(node("circle", { class: chosen ? "best" : "point", cx: X(p.x), cy: Y(p.y), r: chosen ? 5 : 3.5 }));
+    if (!named) return;
+    const near = i > 0 && Math.hypot(X(p.x) - X(shown[i - 1].x), Y(p.y) - Y(shown[i - 1].y)) < 30;
+    const place = near ? { x: X(p.x) - 7, y: Y(p.y) + 8, "text-anchor": "end" } : { x: X(p.x) + 7, y: Y(p.y) - 6 };
+    svg.append(node("text", { class: "name", ...place }, lam(p.lam)));
+  });
+  for (const p of markers) {
+    const [x, y, s] = [X(p.x), Y(p.y), 6.5];
+    const corners = p.side === "base" ? [[0, -s], [s, 0], [0, s], [-s, 0]] : [[-s, -s], [s, -s], [s, s], [-s, s]].map((c) => c.map((v) => v * 0.8));
+    svg.append(node("polygon", { class: "stock", points: corners.map(([a, b]) => `${x + a},${y + b}`).join(" ") }));
+    if (!small) {
+      const left = x < (box.left + box.right) / 2, up = y > box.top + 24;
+      svg.append(node("text", { class: "name", x: x + (left ? 10 : -10), y: y + (up ? -10 : 20), "text-anchor": left ? "start" : "end" }, `stock ${p.side}`));
+    }
+  }
+  const ring = node("circle", { class: "ring", r: 7, visibility: "hidden" });
+  svg.append(ring);
+  let current = -1;
+  function show(index) {
+    current = index;
+    const p = all[index];
+    ring.setAttribute("visibility", p ? "visible" : "hidden");
+    if (p) { ring.setAttribute("cx", X(p.x)); ring.setAttribute("cy", Y(p.y)); }
+    output.textContent = p ? p.text : rest;
+  }
+  svg.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
+    const to = step ? (current < 0 ? (step > 0 ? 0 : all.length - 1) : (current + step + all.length) % all.length)
+      : { Home: 0, End: all.length - 1, Escape: -1 }[event.key];
+    if (to == null) return;
+    event.preventDefault();
+    show(to);
+  });
+  svg.addEventListener("pointermove", (event) => {
+    const frame = svg.getBoundingClientRect(), scale = width / frame.width;
+    const [x, y] = [(event.clientX - frame.left) * scale, (event.clientY - frame.top) * scale];
+    const far = all.map((p) => Math.hypot(X(p.x) - x, (Y(p.y) - y) * (named ? 1 : 0.15)));
+    show(far.indexOf(Math.min(...far)));
+  });
+  svg.addEventListener("pointerleave", () => show(-1));
+  svg.addEventListener("blur", () => show(-1));
+  show(-1);
+  figure.append(svg, output);
+}
+
+function curvePoints(pair, curve, change) {
+  const [values, low, high] = change ? [curve.change, curve.change_low, curve.change_high] : [curve.values, curve.low, curve.high];
+  const show = change ? percent : plain;
+  const text = (name, i) => values[i] == null ? "" : `${name}: ${show(values[i])}${span({ low: low[i], high: high[i] }, show)}`;
+  const point = (x, name, i) => ({ x, y: values[i], low: low[i], high: high[i], text: text(name, i), name });
+  return {
+    points: pair.lams.map((x, i) => point(x, `λ = ${lam(x)}`, i)),
+    stock: pair.baselines.map((side, i) => ({ ...point(side === "base" ? 0 : 1, `stock ${side}`, pair.lams.length + i), side })),
+    best: pair.lams.indexOf(curve.best.lam),
+  };
+}
+
+function drawPanels(section, pair) {
+  const host = section.querySelector(".panels");
+  const names = [pair.icl, ...pair.areas.filter((name) => name !== pair.icl)].filter((name) => name != null);
+  const wide = names.length > 1 && matchMedia("(min-width: 56rem)").matches;
+  host.replaceChildren(...names.map(() => document.createElement("figure")));
+  names.forEach((name, i) => {
+    const curve = pair.curves[name], large = i === 0;
+    chart(host.children[i], {
+      ...curvePoints(pair, curve, true), title: curve.label, zero: true, small: !large || !wide && names.length > 1,
+      xLabel: large ? "λ (0: base, 1: instruct)" : "", yLabel: "percent difference from λ = 1",
+    });
+  });
+}
+
+function drawScore(section, pair) {
+  const curve = pair.curves[section.querySelector("select").value];
+  const change = section.querySelector("input[value=change]").checked;
+  const { points, stock, best } = curvePoints(pair, curve, change);
+  const show = change ? percent : plain;
+  chart(section.querySelector(".score"), {
+    points, stock, best, title: `${curve.label} (${curve.metric.replace(",none", "")})`, zero: change, xLabel: "λ (0: base, 1: instruct)",
+    yLabel: change ? "percent difference from λ = 1" : curve.metric,
+  });
+  const table = section.querySelector(".of-score");
+  table.caption.textContent = `${curve.label}: ${change ? "percent difference from λ = 1" : curve.percent ? "score in percent" : curve.metric}`;
+  table.tBodies[0].replaceChildren(...[...points, ...stock].filter((p) => p.y != null).map((p) => {
+    const row = document.createElement("tr"), head = document.createElement("th");
+    head.scope = "row";
+    head.textContent = p.name;
+    row.append(head);
+    for (const text of [show(p.y), p.low == null ? "–" : `${show(p.low)} to ${show(p.high)}`]) row.insertCell().textContent = text;
+    if (p === points[best]) row.cells[1].className = "best";
+    return row;
+  }));
+}
+
+function drawTradeoff(section, pair) {
+  const figure = section.querySelector(".tradeoff");
+  if (!figure) return;
+  const across = pair.curves[pair.instruction], up = pair.curves[pair.icl];
+  const point = (name, i) => ({
+    x: across.values[i], y: up.values[i], low: up.low[i], high: up.high[i], xLow: across.low[i], xHigh: across.high[i],
+    text: across.values[i] == null || up.values[i] == null ? "" : `${name}: ${up.label} ${plain(up.values[i])}, ${across.label} ${plain(across.values[i])}`,
+  });
+  chart(figure, {
+    points: pair.lams.map((x, i) => ({ ...point(`λ = ${lam(x)}`, i), lam: x })), named: true,
+    stock: pair.baselines.map((side, i) => ({ ...point(`stock ${side}`, pair.lams.length + i), side })),
+    title: `${up.label} over ${across.label}`, xLabel: `instruction following: ${across.label}`, yLabel: `in-context learning: ${up.label}`,
+  });
+}
+
+for (const section of document.querySelectorAll("section[data-pair]")) {
+  const pair = pairs[section.dataset.pair];
+  const draw = () => { drawPanels(section, pair); drawScore(section, pair); drawTradeoff(section, pair); };
+  section.querySelector("form").addEventListener("change", () => drawScore(section, pair));
+  let width = 0;
+  new ResizeObserver(() => { if (section.clientWidth !== width) { width = section.clientWidth; draw(); } }).observe(section);
+}

@@ -1,0 +1,106 @@
+"""W&B and Trackio through the harness's own loggers: one run a sweep, λ as the axis."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import Any
+
+from lm_eval.loggers import TrackioLogger, WandbLogger
+
+from lm_eval_partial.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Trackers:
+    """What finished points are told to; by default nobody.
+
+    Args:
+        run: a name for the run that a resumed sweep has again.
+        wandb_args: the harness's ``--wandb_args``; none starts no run.
+        wandb_config_args: the harness's ``--wandb_config_args``.
+        trackio_args: the harness's ``--trackio_args``; none starts no run.
+    """
+
+    def __init__(
+        self,
+        run: str = "",
+        wandb_args: dict[str, Any] | None = None,
+        wandb_config_args: dict[str, Any] | None = None,
+        trackio_args: dict[str, Any] | None = None,
+    ) -> None:
+        self._wandb = self._trackio = None
+        if wandb_args:
+            self._wandb = WandbLogger({"id": run, "resume": "allow"} | wandb_args, wandb_config_args)
+            self._wandb.run.define_metric("lam")
+            self._wandb.run.define_metric("*", step_metric="lam")
+        if trackio_args:
+            self._trackio = TrackioLogger({"name": run, "resume": "allow"} | trackio_args)
+
+    def log(self, name: str, lam: float | None, result: dict[str, Any], samples: dict[str, Any] | None) -> None:
+        """Log a point. A failure is logged and goes by, as in lm_eval: the files are what counts.
+
+        Args:
+            name: of the point.
+            lam: its λ; None for stock ``hf``, whose scores are no point on the axis and carry `name` instead.
+            result: the harness's, without samples.
+            samples: the harness's, by task, if they are wanted.
+        """
+        for tool, log in (("W&B", self._log_wandb), ("Trackio", self._log_trackio)):
+            try:
+                log(name, lam, result, samples)
+            except Exception as error:
+                logger.warning(f"{name} was not logged to {tool}: {error}")
+
+    def _log_wandb(self, name: str, lam: float | None, result: dict[str, Any], samples: dict[str, Any] | None) -> None:
+        if self._wandb is None:
+            return
+        run = self._wandb.run
+        if lam is None:
+            run.summary.update(_numbers(name, result))
+            return
+        # One step a point: log_eval_result logs several times, and every row must have its λ.
+        self._wandb.step = run.step
+        run.log({"lam": lam}, step=self._wandb.step)
+        _tell(self._wandb, result, samples)
+        run.log({}, step=self._wandb.step, commit=True)
+
+    def _log_trackio(
+        self, name: str, lam: float | None, result: dict[str, Any], samples: dict[str, Any] | None
+    ) -> None:
+        if self._trackio is None:
+            return
+        self._trackio._trackio.log(_numbers(name, result) if lam is None else {"lam": lam})
+        if lam is not None:
+            _tell(self._trackio, result, samples)
+
+    def finish(self) -> None:
+        """End the runs."""
+        if self._wandb is not None:
+            self._wandb.run.finish()
+        if self._trackio is not None:
+            self._trackio.finish()
+
+
+def _tell(to: Any, result: dict[str, Any], samples: dict[str, Any] | None) -> None:
+    to.post_init(result)
+    to.log_eval_result()
+    if samples is not None:
+        to.log_eval_samples(samples)
+
+
+def _numbers(point: str, result: dict[str, Any]) -> dict[str, float]:
+    """Return the scores of a result, flat."""
+    return {
+        f"{point}/{task}/{metric.removesuffix(',none')}": value
+        for task, scores in result["results"].items()
+        for metric, value in scores.items()
+        if "," in metric and isinstance(value, int | float)
+    }
+
+
+def require(module: str, flag: str) -> None:
+    """Raise `UserError` if the package behind a flag is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{flag} needs {module}, which is not installed. Install it with: pip install {module}")
