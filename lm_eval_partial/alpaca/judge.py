@@ -122,7 +122,7 @@ def judge(
     where = output / settings.folder
     files = outputs.export(points, output)
     if not dry_run:
-        _claim(where / "judge.json", settings)
+        _claim(where, settings)
     outputs.write_json(where / "reference_outputs.json", _subset(references, points[0]))
     job = {
         "reference": str((where / "reference_outputs.json").resolve()),
@@ -186,11 +186,15 @@ def install(environment: Path) -> Path:
 
 
 def find_python(given: Path | None = None) -> Path:
-    """Return a python whose environment has alpaca_eval: `given`, or else that of `install`, or else this one.
+    """Return a python whose environment has alpaca_eval.
+
+    It is `given`, or what the environment variable ALPACA_EVAL_PYTHON says, or else that of `install`, or this one.
 
     Raises:
         UserError: there is none; the message says how to get one.
     """
+    if given is None and (named := os.environ.get("ALPACA_EVAL_PYTHON")):
+        given = Path(named)
     candidates = [given] if given else [default_environment() / "bin" / "python", Path(sys.executable)]
     question = "import importlib.metadata as m, pkg_resources; print(m.version('alpaca_eval'))"
     for python in candidates:
@@ -331,21 +335,21 @@ def _config_path(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
-def _claim(path: Path, settings: Settings) -> None:
+def _claim(folder: Path, settings: Settings) -> None:
     """Write who judges; refuse a folder that another endpoint's judgements are in."""
+    path = folder / "judge.json"
     identity = {
         "annotators_config": settings.annotators_config,
         "judge_model": settings.judge_model,
         "base_url": settings.base_url,
     }
-    if path.is_file():
+    if path.is_file() and any(journal.stat().st_size for journal in folder.glob("*/journal.jsonl")):
         recorded = json.loads(path.read_text(encoding="utf-8"))
         if recorded != identity:
             raise UserError(
-                f"{path.parent} holds judgements by {_words(recorded)}, not by {_words(identity)}. Give --output_path "
+                f"{folder} holds judgements by {_words(recorded)}, not by {_words(identity)}. Give --output_path "
                 "another folder, or the recorded settings."
             )
-        return
     outputs.write_json(path, identity)
 
 
@@ -359,8 +363,9 @@ def _words(identity: Mapping[str, str | None]) -> str:
 def _write_result(point: Point, scores: Mapping[str, float], folder: Path, settings: Settings) -> Path:
     """Write the judgements as a result file and samples of lm_eval, task `TASK`, and return the result file.
 
-    Win rates are fractions there; ``lc_win_rate`` of a document is what the package's model predicts for it at equal
-    lengths, so that its standard error, as the package's, leaves out how well that model is known.
+    Win rates are fractions there. Documents have no length-controlled one: what the package's model predicts for them
+    varies with their difficulty alone, and an interval from it (or the package's own standard error) leaves out how
+    well that model is known.
     """
     judged = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
     by_instruction = {row["instruction"]: row for row in judged}
@@ -389,9 +394,7 @@ def _write_result(point: Point, scores: Mapping[str, float], folder: Path, setti
         row = by_instruction[sample["doc"]["instruction"]]
         kept = {"doc_id": sample["doc_id"], "doc": {"instruction": sample["doc"]["instruction"]}}
         kept |= {name: sample[name] for name in ("filtered_resps", "filter", "doc_hash", "prompt_hash", "target_hash")}
-        lines.append(
-            json.dumps(kept | {"metrics": list(fields)} | {name: row[name] for name in fields}, ensure_ascii=False)
-        )
+        lines.append(json.dumps(kept | {"metrics": ["win_rate"], "win_rate": row["win_rate"]}, ensure_ascii=False))
     # The result last: where it is, the samples are.
     write_text(folder / f"samples_{TASK}_{point.file.date}.jsonl", "\n".join(lines) + "\n")
     path = folder / f"results_{point.file.date}.json"

@@ -205,17 +205,16 @@ def _show_estimate(verdicts: list[Verdict], console: Any) -> None:
     table = Table()
     for name in ("", "judged already", "calls to make", "prompt tokens", "reply tokens at most", "dollars"):
         table.add_column(name, justify="right" if name else "left")
-    total = {"judged": 0, "calls": 0, "tokens": 0, "reply_tokens": 0, "dollars": 0.0}
     for verdict in verdicts:
         table.add_row(verdict.point.name, *_cells(verdict.estimate))
-        for name in total:
-            total[name] = (
-                None if None in (total[name], verdict.estimate[name]) else total[name] + verdict.estimate[name]
-            )
+    total: dict[str, Any] = {"counted": all(verdict.estimate["counted"] for verdict in verdicts)}
+    for name in ("judged", "calls", "tokens", "reply_tokens", "dollars"):
+        values = [verdict.estimate[name] for verdict in verdicts]
+        total[name] = None if None in values else sum(values)
     table.add_section()
-    table.add_row("all", *_cells(verdicts[0].estimate | total))
+    table.add_row("all", *_cells(total))
     console.print(table)
-    if not all(verdict.estimate["counted"] for verdict in verdicts):
+    if not total["counted"]:
         console.print(f"tokens at 4 characters each: the tokenizer of {verdicts[0].estimate['model']} is not at hand")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import threading
 import time
 from collections import Counter
@@ -12,13 +13,18 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Fault = Callable[[int], "str | None"]
-"""Number of the call, from 0 → what goes wrong with it, None if nothing does."""
+Fault = Callable[[int, str], "str | None"]
+"""Number of the call, from 0, and its prompt → what goes wrong with it, None if nothing does."""
 
 
 def chance_of_m(prompt: str) -> float:
-    """Return the probability, 0.02 to 0.98, that the judge gives to the answer called "m"."""
-    return 0.02 + 0.96 * int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF
+    """Return the probability that the judge gives to the answer called "m": exclamation marks please it, and luck."""
+    marks = {name: text.count("!") for name, text in re.findall(ANSWER, prompt, re.DOTALL)}
+    luck = int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF - 0.5
+    return 1 / (1 + math.exp(-0.7 * (marks["m"] - marks["M"]) - luck))
+
+
+ANSWER = r'"model_identifier": "(m|M)",\s+"output": """(.*?)"""'
 
 
 class Endpoint:
@@ -30,9 +36,10 @@ class Endpoint:
         keys: Authorization headers seen.
     """
 
-    def __init__(self, fault: Fault = lambda call: None) -> None:
+    def __init__(self, fault: Fault = lambda call, prompt: None, delay: float = 0) -> None:
         self.fault, self.calls, self.answered, self.keys = fault, [], Counter(), set()
         self.models: set[str] = set()
+        self.delay = delay
         self.lock = threading.Lock()
         outer = self
 
@@ -64,14 +71,15 @@ class Endpoint:
             self.calls.append(prompt)
             self.keys.add(request.headers["Authorization"])
             self.models.add(body["model"])
-        what = self.fault(number)
+        time.sleep(self.delay)
+        what = self.fault(number, prompt)
         if what == "hang":
             time.sleep(3)
             return
         if what == "drop":
             request.connection.close()
             return
-        status, text = 200, json.dumps(self.reply(body, prompt, logprobs=what != "no logprobs"))
+        status, text = 200, json.dumps(self.reply(body, logprobs=what != "no logprobs"))
         if what == "429":
             status, text = 429, '{"error": {"message": "Rate limit reached", "type": "requests"}}'
         elif what == "500":
@@ -91,8 +99,9 @@ class Endpoint:
         except OSError:  # whoever asked was killed
             pass
 
-    def reply(self, body: dict[str, Any], prompt: str, logprobs: bool) -> dict[str, Any]:
-        chances = {"m": chance_of_m(prompt), "M": 1 - chance_of_m(prompt)}
+    def reply(self, body: dict[str, Any], logprobs: bool) -> dict[str, Any]:
+        chance = chance_of_m(body["messages"][-1]["content"])
+        chances = {"m": chance, "M": 1 - chance}
         best = max(chances, key=chances.get)
         top = [{"token": name, "bytes": None, "logprob": math.log(chance)} for name, chance in chances.items()]
         content = [{"token": best, "bytes": None, "logprob": math.log(chances[best]), "top_logprobs": top}]

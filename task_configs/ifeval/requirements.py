@@ -39,7 +39,7 @@ def need_sentence_data(docs: Any) -> Any:
         raise UserError(
             f"the answers to {count} of IFEval's {len(docs)} prompts are checked with nltk's punkt_tab data, which is "
             "not on this machine and could not be downloaded. With a network: python -m nltk.downloader punkt_tab. "
-            f"Without: copy nltk_data/tokenizers/punkt_tab of another machine to {nltk.data.path[0]}/tokenizers, or set "
-            "NLTK_DATA to a folder nltk_data that has it."
+            f"Without: copy nltk_data/tokenizers/punkt_tab of another machine to {nltk.data.path[0]}/tokenizers, or "
+            "set NLTK_DATA to a folder nltk_data that has it."
         ) from None
     return docs
