@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 INSTRUCTIONS = [f"Say the word for number {number}, and nothing else." for number in range(12)]
-WORDS = "zero one two three four five six seven eight nine ten eleven".split()
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
 DATE = "2026-01-01T00-00-00.000000"
 
 

@@ -1,4 +1,4 @@
-"""The alpaca_eval package judges through a real endpoint on loopback, which fails in every way; its numbers are ours."""
+"""The alpaca_eval package judges through a real endpoint on loopback, which fails in every way; the numbers are its."""
 
 from __future__ import annotations
 
