@@ -24,6 +24,7 @@ examples:
   lm-eval-partial sweep --base BASE --instruct INSTRUCT --lam 0:1:0.1 --tasks partial_icl --output_path results/pair
   lm-eval-partial compare results/pair/hf_instruct results/pair/lam_0.60
   lm-eval-partial report results/pair
+  lm-eval-partial alpaca-eval judge results/pair --dry-run
   lm-eval-partial export --base BASE --instruct INSTRUCT --lam 0.6 --output DIR
 """
 

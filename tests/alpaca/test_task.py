@@ -1,4 +1,4 @@
-"""The task alpaca_eval: what it asks, what it measures without a judge, and what the real package makes of its answers."""
+"""The task alpaca_eval: what it asks, what it measures without a judge, and the real package on its answers."""
 
 from __future__ import annotations
 
