@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import types
 
 import pytest
 
@@ -129,3 +130,20 @@ def test_every_check_that_needs_sentence_data_is_known(requirements):
         if any(word in inspect.getsource(kind) for word in ("word_tokenize", "count_sentences"))
     }
     assert using == requirements().COUNT_SENTENCES
+
+
+def test_a_sweep_finds_its_tasks_the_same_in_another_process(hub, one_task_index):
+    """A function in a task's config shows where it lies in memory, and that is another place every time."""
+    from lm_eval.tasks import TaskManager
+
+    from lm_eval_partial.prompts import Tasks
+
+    found = []
+    for _ in range(2):
+        tasks = Tasks.__new__(Tasks)
+        tasks._loaded = TaskManager(include_path=str(CONFIGS)).load(["partial_if"])
+        task = tasks._loaded["tasks"]["ifeval"]
+        copy = types.FunctionType(task.config.process_docs.__code__, {}, "need_sentence_data")
+        task.config.fewshot_config["process_docs"] = copy
+        found.append((repr(copy), copy, tasks.identity(None)["ifeval"]["config"]))
+    assert found[0][0] != found[1][0] and found[0][2] == found[1][2]
