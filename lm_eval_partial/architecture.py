@@ -7,6 +7,7 @@ the model by transformers' own rules, so that two sides saved by different relea
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +17,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError
@@ -44,6 +46,7 @@ class Architecture:
         head: name of the output head, [vocab, hidden].
         rows: of the embedding, as the config has them.
         vocabulary: names of all tensors with one row a token.
+        linear: names of the weights of linear layers, the head left out, and whether they are stored as [in, out].
         float32: patterns of names that the model may keep in float32 whatever its dtype.
 
     Args:
@@ -68,6 +71,11 @@ class Architecture:
         self.rows: int = self._state[self.embedding].shape[0]
         self.vocabulary = {self.embedding, self.head, f"{head}.bias"}
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._state.items() if name not in self.vocabulary}
+        self.linear = {
+            f"{name}.weight": isinstance(module, Conv1D)
+            for name, module in model.named_modules()
+            if isinstance(module, (torch.nn.Linear, Conv1D)) and name != head
+        }
         kept = (model._keep_in_fp32_modules, model._keep_in_fp32_modules_strict)
         self.float32 = {pattern for patterns in kept for pattern in patterns or ()}
         self._optional = {name for name, _ in model.named_buffers()} | {self.head}
@@ -79,12 +87,35 @@ class Architecture:
         """
         placed = {}
         for key, tensor in tensors.items():
-            name, pattern = rename_source_key(key, self._renamings, self._converters, self._prefix, self._state)
-            if name not in self._state and key in self._state:
-                name, pattern = key, None
-            if name in self._state:
-                placed[name if pattern is None else key] = Placed(key, name, pattern is None, tensor)
+            name, as_is = self.locate(key)
+            if name is not None:
+                placed[name if as_is else key] = Placed(key, name, as_is, tensor)
         return placed
+
+    def locate(self, key: str) -> tuple[str | None, bool]:
+        """Return the name in the model of a tensor named `key` on disk, and whether it is used as it is.
+
+        The name is None if the model does not need it.
+        """
+        name, pattern = rename_source_key(key, self._renamings, self._converters, self._prefix, self._state)
+        if name not in self._state and key in self._state:
+            name, pattern = key, None
+        return (name if name in self._state else None), pattern is None
+
+    def group_of(self, name: str) -> tuple[str, str]:
+        """Return the layer a tensor of the model belongs to ("model.layers.3"; "" outside of them) and its kind."""
+        if name in (self.embedding, self.head):
+            return "", "embedding" if name == self.embedding else "head"
+        layer = re.match(r"(.*?\.\d+)\.", name)
+        if "norm" in name or re.search(r"\bln_", name):
+            kind = "norm"
+        elif "attn" in name or "attention" in name:
+            kind = "attention"
+        elif re.search(r"mlp|expert|moe|feed_forward|\bfc\d", name):
+            kind = "mlp"
+        else:
+            kind = "other"
+        return (layer[1], kind) if layer else ("", f"final {kind}" if kind == "norm" else kind)
 
     def missing(self, placed: Iterable[Placed]) -> set[str]:
         """Return the model's tensors that nothing fills: transformers would draw them at random."""
@@ -101,7 +132,8 @@ def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
     found: Any
     remote = getattr(config, "auto_map", {}).get("AutoModelForCausalLM")
     if remote is not None and checkpoint.trust_remote_code:
-        found = get_class_from_dynamic_module(remote, checkpoint.path, revision=checkpoint.revision)
+        home = checkpoint.home
+        found = get_class_from_dynamic_module(remote, home.path, revision=home.revision)
         return cast("type[PreTrainedModel]", found)
     if getattr(config, "is_encoder_decoder", False) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         kind = "an encoder-decoder" if getattr(config, "is_encoder_decoder", False) else "not a causal language"

@@ -6,26 +6,27 @@ model class. Here it is caught first, with the nearest name.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Iterable
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
-from transformers import PreTrainedConfig
+from transformers import BitsAndBytesConfig, PreTrainedConfig
 
 from lm_eval_partial.errors import UserError, nearest
 
 OWN = (
     *("base", "base_revision", "base_subfolder"),
     *("instruct", "instruct_revision", "instruct_subfolder"),
-    *("lam", "tokenizer", "model", "share_prefix"),
+    *("lam", "merge", "rank", "rest", "schedule", "quantization_config", "tokenizer", "model", "share_prefix"),
 )
 # HFLM arguments that name one checkpoint, or ask for something that is not θ(λ), and what to type instead.
 INSTEAD = {
     "pretrained": "give base=... and instruct=...; for a single model use --model hf",
     "revision": "give base_revision=... and instruct_revision=...",
     "subfolder": "give base_subfolder=... and instruct_subfolder=...",
-    "peft": "merge the adapter into its base and give the merged folder as instruct=...",
+    "peft": "give the adapter as instruct=...",
     "delta": "give the two models as base=... and instruct=...; the difference is scaled by lam",
     "autogptq": "give unquantised checkpoints",
     "gptqmodel": "give unquantised checkpoints",
@@ -39,6 +40,11 @@ INSTEAD = {
 }
 # What transformers' from_pretrained takes besides config fields and makes sense for θ(λ).
 LOADER = ("attn_implementation", "experts_implementation", "low_cpu_mem_usage")
+# On-the-fly quantisation, as the fields of transformers' BitsAndBytesConfig.
+BITSANDBYTES = (
+    *("load_in_8bit", "load_in_4bit"),
+    *("bnb_4bit_quant_type", "bnb_4bit_compute_dtype", "bnb_4bit_use_double_quant"),
+)
 
 
 def check(base: Any, instruct: Any, lam: Any, others: dict[str, Any]) -> dict[str, Any]:
@@ -78,4 +84,18 @@ def check_fields(given: Iterable[str], config: PreTrainedConfig) -> None:
 
 def _known() -> set[str]:
     harness = [name for name in inspect.signature(HFLM.__init__).parameters if name not in ("self", "kwargs")]
-    return {*OWN, *LOADER, *harness} - INSTEAD.keys()
+    return {*OWN, *LOADER, *BITSANDBYTES, *harness} - INSTEAD.keys()
+
+
+def take_quantization(others: dict[str, Any]) -> Any:
+    """Take the arguments that quantise θ(λ) out of `others`; return what the loader wants of them, or None.
+
+    Raises:
+        UserError: bitsandbytes is asked for and not installed.
+    """
+    fields = {name: others.pop(name) for name in BITSANDBYTES if name in others}
+    if not (fields.get("load_in_8bit") or fields.get("load_in_4bit")):
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("load_in_8bit= and load_in_4bit= need bitsandbytes. Install it: pip install bitsandbytes.")
+    return BitsAndBytesConfig(**fields)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,18 +39,6 @@ TOKENIZER_FILES = (
 
 _BLOCK = 16 * 1024  # bytes a fingerprint reads at one place
 _BLOCKS = 256  # places a fingerprint reads in one file
-
-
-class AdapterError(UserError):
-    """The folder holds an adapter where a full checkpoint is expected; `trained_on` names its base model."""
-
-    def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
-        parent = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        self.trained_on = str(parent.get("base_model_name_or_path"))
-        super().__init__(
-            f"{checkpoint} is an adapter trained on {self.trained_on!r}; a full checkpoint is expected. Merge it "
-            "into that model (peft: merge_and_unload, then save_pretrained) and give the merged folder."
-        )
 
 
 class SafetensorsSlice:
@@ -108,7 +96,7 @@ class Checkpoint:
     def _open_config(self) -> PreTrainedConfig:
         if os.path.isdir(self.path):
             self._check_folder(Path(self.path, self.subfolder))
-        elif _looks_local(self.path):
+        elif looks_local(self.path):
             raise UserError(f"{self}: no such folder. Give a folder with a config.json, or a Hub id.")
         try:
             config: PreTrainedConfig = AutoConfig.from_pretrained(
@@ -131,8 +119,11 @@ class Checkpoint:
         if (folder / "config.json").is_file():
             return
         if (folder / "adapter_config.json").is_file():
-            raise AdapterError(self, folder)
-        inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
+            raise UserError(
+                f"{self} is an adapter; a full checkpoint is expected. Give it as instruct=..., and as base=... the "
+                "model it was trained on."
+            )
+        inner = sorted({path.parent.name for name in ("", "adapter_") for path in folder.glob(f"*/{name}config.json")})
         hint = (
             f"Its subfolders {listing(inner)} hold checkpoints: add {self.role}_subfolder={inner[0]}."
             if inner
@@ -142,8 +133,17 @@ class Checkpoint:
 
     def find(self, name: str) -> str | None:
         """Return where the file `name` of this checkpoint lies on this machine (fetched if need be)."""
-        found: str | None = cached_file(self.path, name, _raise_exceptions_for_missing_entries=False, **self.location)
-        return found
+        return find_file(self.path, name, self.revision, self.subfolder)
+
+    @property
+    def home(self) -> Checkpoint:
+        """The checkpoint whose model config, generation config and model code this one has."""
+        return self
+
+    @property
+    def words(self) -> Checkpoint:
+        """The checkpoint whose tokenizer this one has."""
+        return self
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -153,6 +153,8 @@ class Checkpoint:
             UserError: it has one that cannot be opened. Taken for none, embedding rows would silently be
                 matched by position.
         """
+        if self.words is not self:
+            return self.words.tokenizer
         if not any(self.find(name) for name in TOKENIZER_FILES):
             return None
         try:
@@ -195,10 +197,14 @@ class Checkpoint:
     @cached_property
     def tensors(self) -> dict[str, LazyTensor]:
         """Every tensor of the checkpoint by its name on disk; only headers are read."""
+        return self.read_tensors(self.files)
+
+    def read_tensors(self, files: Iterable[str]) -> dict[str, LazyTensor]:
+        """Return the tensors of weight files by name; only headers are read. Raises `UserError` if one is damaged."""
         tensors: dict[str, LazyTensor] = {}
-        for file in self.files:
+        for file in files:
             try:
-                tensors.update(_open_safetensors(file) if file.endswith(".safetensors") else _open_bin(file))
+                tensors.update(open_safetensors(file) if file.endswith(".safetensors") else _open_bin(file))
             except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
                 raise UserError(
                     f"{self}: {Path(file).name} is truncated or damaged ({_first_line(error)}). Fetch it again."
@@ -228,6 +234,22 @@ class Checkpoint:
                 digest.update(block)
         return f"local-{digest.hexdigest()[:16]}"
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of tensor names, shapes, and the first and last row of each: the same for a copy of the weights.
+
+        Unlike `sha` it does not depend on how they are cut into files.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            if not tensor.shape:
+                continue
+            rows = tensor.shape[0]
+            for start in (0, max(0, rows - 1)):
+                digest.update(tensor[start : start + 1].to(torch.float32).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     @property
     def identity(self) -> str:
         """`sha`, and on the Hub the repository and folder it is a commit of."""
@@ -253,11 +275,21 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
-def _looks_local(path: str) -> bool:
+def find_file(path: str, name: str, revision: str, subfolder: str) -> str | None:
+    """Return where a file of a folder or Hub repository lies on this machine, fetched if need be; None if it is not."""
+    found: str | None = cached_file(
+        path, name, revision=revision, subfolder=subfolder, _raise_exceptions_for_missing_entries=False
+    )
+    return found
+
+
+def looks_local(path: str) -> bool:
+    """Return whether a path cannot be a Hub id."""
     return path.startswith((".", "/", "~")) or path.count("/") > 1
 
 
-def _open_safetensors(file: str) -> dict[str, LazyTensor]:
+def open_safetensors(file: str) -> dict[str, LazyTensor]:
+    """Return the tensors of a safetensors file by name; only its header is read."""
     handle = safe_open(file, framework="pt", device="cpu")
     return {name: SafetensorsSlice(handle, name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
 

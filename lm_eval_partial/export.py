@@ -28,9 +28,10 @@ from lm_eval_partial import __version__
 from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import LOCK, explained, free_bytes, gib, locked, publish
-from lm_eval_partial.interpolate import DTYPE_NAMES, InterpolatedTensor, check_lam, format_lam
+from lm_eval_partial.interpolate import DTYPE_NAMES, InterpolatedTensor, format_lam
 from lm_eval_partial.loading import generation_config, resolve_dtype
 from lm_eval_partial.pair import Pair, open_tokenizer
+from lm_eval_partial.schedule import Lam, Schedule, read_lam
 
 SHARD_SIZE = "5GB"  # as save_pretrained and the Hub
 SPARE = 64 * 2**20  # bytes for tokenizer, headers and what the file system wants
@@ -53,7 +54,7 @@ class Stored(NamedTuple):
 
 def export(
     pair: Pair,
-    lam: float,
+    lam: Lam,
     output: Path,
     dtype: str | torch.dtype = "auto",
     max_shard_size: int | str = SHARD_SIZE,
@@ -66,7 +67,7 @@ def export(
 
     Args:
         pair: the two checkpoints.
-        lam: finite; 0 is base, 1 instruct.
+        lam: finite; 0 is base, 1 instruct; or a schedule.
         output: a new or empty folder.
         dtype: what weights are stored in; ``auto`` is what ``partial-hf`` would load them in.
         max_shard_size: of one weight file, as in ``save_pretrained``: bytes, or text such as ``5GB``.
@@ -76,7 +77,7 @@ def export(
     Raises:
         UserError: `output` holds something, the disk is too small, or the reference side has no tokenizer.
     """
-    lam, target = check_lam(lam), resolve_dtype(pair, dtype)
+    lam, target = read_lam(lam), resolve_dtype(pair, dtype)
     require_new(output)
     tokenizer = _tokenizer(pair)
     stored = [_stored(pair, name, tensor, target) for name, tensor in pair.at(lam, target).items()]
@@ -192,22 +193,22 @@ def _header(tensors: list[Stored]) -> bytes:
 
 
 def _write_config(folder: Path, pair: Pair, dtype: torch.dtype) -> None:
-    reference = pair.reference
+    home = pair.reference.home
     config = copy.deepcopy(pair.config)
     config.dtype, config.architectures = dtype, [pair.architecture.model_class.__name__]
     # Not save_pretrained: it refuses configs with generation settings in them, which old checkpoints have.
     config.to_json_file(folder / "config.json")
-    generation = reference.find("generation_config.json")
+    generation = home.find("generation_config.json")
     if generation is not None:
         shutil.copyfile(generation, folder / "generation_config.json")
     else:
         generation_config(pair).to_json_file(folder / "generation_config.json")
     if getattr(config, "auto_map", None):  # of a model on the Hub it names the repository that has the code
-        for code in Path(reference.path, reference.subfolder).glob("*.py"):
+        for code in Path(home.path, home.subfolder).glob("*.py"):
             shutil.copyfile(code, folder / code.name)
 
 
-def model_card(pair: Pair, lam: float, dtype: torch.dtype, output: Path, command: str | None) -> str:
+def model_card(pair: Pair, lam: Lam, dtype: torch.dtype, output: Path, command: str | None) -> str:
     """Return the model card: the formula, both sources, λ, licences, and the command."""
     sides = (pair.base, pair.instruct)
     licenses = [_license(side) for side in sides]
@@ -227,7 +228,7 @@ def model_card(pair: Pair, lam: float, dtype: torch.dtype, output: Path, command
         f"| `{side.sha}` | {license or 'not stated'} |\n"
         for side, license in zip(sides, licenses, strict=True)
     )
-    value = format_lam(lam)
+    value = str(lam) if isinstance(lam, Schedule) else format_lam(lam)
     name = str(dtype).removeprefix("torch.")
     made = f"Made by lm_eval_partial {__version__}" + (f" with\n\n    {command}\n" if command else ".\n")
     return f"""---

@@ -57,13 +57,15 @@ def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
     while work:
         part, done, cache = work.pop()
         if done < part.start:
-            cache = model.after(cache, tree.sequences[part.first][done : part.start])
+            with model.first("generate"):
+                cache = model.after(cache, tree.sequences[part.first][done : part.start])
         alone, deeper = tree.cut_singly(part)
         if alone:
             alone.sort(key=lambda place: -len(tree.sequences[place]))
             group = Group([index for place in alone for index in of_sequence[place]], part.start, cache)
             if cache is not None and "generate" not in model.checked:
-                _check(model, prompts, group)
+                with model.first("generate"):
+                    _check(model, prompts, group)
                 model.checked.add("generate")
             yield group
         work += [(below, part.start, cache) for below in reversed(deeper)]

@@ -16,8 +16,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Column, Table
 
 from lm_eval_partial.checkpoint import Checkpoint
-from lm_eval_partial.interpolate import DTYPE_NAMES
+from lm_eval_partial.interpolate import DTYPE_NAMES, format_lam
+from lm_eval_partial.memory import readable
 from lm_eval_partial.pair import Pair
+from lm_eval_partial.schedule import Lam
 
 # Two independent random matrices of one scale lie √2 of their norm apart, fine-tuning a few percent.
 UNRELATED = 1.0
@@ -25,12 +27,16 @@ BANDS = 8  # rows of the printed table of layers, at most
 KINDS = ("attention", "mlp", "norm", "other")
 
 
-def inspect_pair(pair: Pair, read_weights: bool = True) -> dict[str, Any]:
+def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) -> dict[str, Any]:
     """Return what is known of `pair`, as JSON values.
 
     Args:
         pair: the two checkpoints.
         read_weights: whether to read both sides in full for the size of the update.
+        lam: what to list for every parameter, if anything.
+
+    Raises:
+        UserError: `lam` does not fit the model.
     """
     numel = {each.key: math.prod(each.instruct.shape) for each in pair.tensors}
     report: dict[str, Any] = {
@@ -47,7 +53,11 @@ def inspect_pair(pair: Pair, read_weights: bool = True) -> dict[str, Any]:
         "largest_tensor_bytes": max(numel.values()) * 4,
         "warnings": pair.notes(),
         "update": None,
+        "lam": None,
     }
+    if lam is not None:
+        given = pair.assign(lam)
+        report["lam"] = {key: {"lam": value, "rule": pattern} for key, (value, pattern) in given.items()}
     if read_weights:
         report["update"] = update_size(pair)
         if report["update"]["overall"] >= UNRELATED:
@@ -73,7 +83,7 @@ def update_size(pair: Pair) -> dict[str, Any]:
                 continue
             change = torch.linalg.vector_norm(instruct.float() - base.float()).item() ** 2
             size = torch.linalg.vector_norm(base.float()).item() ** 2
-            for total in [squares[group_of(pair, each.name)]] + ([matrices] if base.dim() > 1 else []):
+            for total in [squares[pair.architecture.group_of(each.name)]] + ([matrices] if base.dim() > 1 else []):
                 total[0] += change
                 total[1] += size
     layers: dict[str, dict[str, float]] = {}
@@ -82,28 +92,14 @@ def update_size(pair: Pair) -> dict[str, Any]:
     return {"overall": _ratio(matrices), "groups": layers.pop("", {}), "layers": layers}
 
 
-def group_of(pair: Pair, name: str) -> tuple[str, str]:
-    """Return the layer a tensor of the model belongs to ("model.layers.3"; "" outside of them) and its kind."""
-    if name in (pair.architecture.embedding, pair.architecture.head):
-        return "", "embedding" if name == pair.architecture.embedding else "head"
-    layer = re.match(r"(.*?\.\d+)\.", name)
-    if "norm" in name or re.search(r"\bln_", name):
-        kind = "norm"
-    elif "attn" in name or "attention" in name:
-        kind = "attention"
-    elif re.search(r"mlp|expert|moe|feed_forward|\bfc\d", name):
-        kind = "mlp"
-    else:
-        kind = "other"
-    return (layer[1], kind) if layer else ("", f"final {kind}" if kind == "norm" else kind)
-
-
 def show(report: dict[str, Any]) -> None:
     """Print a report of `inspect_pair` for people: tables on stdout."""
     console = Console(highlight=False, markup=False)  # paths and tokens such as [/INST] are not markup
     console.print(_summary(report))
     if report["update"] is not None:
         console.print(_update_table(report["update"]))
+    if report["lam"] is not None:
+        console.print(_lam_table(report["lam"]))
     for warning in report["warnings"]:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     for line in (_vocabulary_line(report["vocabulary"]), _memory_line(report), "This pair can be interpolated."):
@@ -171,12 +167,21 @@ def _vocabulary_line(found: dict[str, Any]) -> str:
 
 
 def _memory_line(report: dict[str, Any]) -> str:
-    sizes = ", ".join(f"{_size(size)} in {name}" for name, size in report["memory_bytes"].items())
-    return f"θ(λ) takes {sizes}; its largest tensor {_size(report['largest_tensor_bytes'])} in float32."
+    sizes = ", ".join(f"{readable(count)} in {name}" for name, count in report["memory_bytes"].items())
+    return f"θ(λ) takes {sizes}; its largest tensor {readable(report['largest_tensor_bytes'])} in float32."
 
 
-def _size(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**29 else f"{count / 2**20:.2f} MiB"
+def _lam_table(found: dict[str, dict[str, Any]]) -> Table:
+    """Return one row for the tensors that differ in layer and expert only and are under one rule."""
+    table = Table("rule", Column("parameters", overflow="fold"), "tensors", "λ", title="λ of each parameter")
+    rows: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for key in sorted(found, key=lambda key: [int(part) if part.isdigit() else -1 for part in key.split(".")]):
+        each = found[key]
+        rows[each["rule"], re.sub(r"\.\d+(?=\.)", ".*", key)].append(each["lam"])
+    for (rule, names), lams in rows.items():
+        values = format_lam(lams[0]) + (f" … {format_lam(lams[-1])}" if len(set(lams)) > 1 else "")
+        table.add_row(rule or "all", names, str(len(lams)), values)
+    return table
 
 
 def _update_table(update: dict[str, Any]) -> Table:

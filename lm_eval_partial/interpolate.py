@@ -94,6 +94,8 @@ class InterpolatedTensor:
             self.dtype, self.lam = instruct.dtype, 0.0 if lam == 0 else 1.0
         elif target is not None:
             self.dtype = torch.promote_types(self.dtype, target)
+        if self.constant:
+            self.lam = 0.0  # one read
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         if index is Ellipsis:
@@ -126,6 +128,11 @@ class InterpolatedTensor:
                 result.copy_(torch.lerp(ours, theirs, self.lam, out=ours))
             else:
                 torch.lerp(base, instruct, self.lam, out=result)
+
+    @property
+    def constant(self) -> bool:
+        """Whether both sides are one tensor: the same at every λ."""
+        return self.base is self.instruct
 
     @property
     def _only_side(self) -> LazyTensor:

@@ -11,19 +11,21 @@ import hashlib
 import json
 import logging
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
 from transformers import PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
+from transformers.distributed.configuration_utils import DistributedConfig
 
-from lm_eval_partial import __version__, arguments, loading, response_cache
+from lm_eval_partial import __version__, arguments, extract, loading, memory, response_cache
+from lm_eval_partial.adapter import Adapter
 from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError, show_without_traceback
-from lm_eval_partial.interpolate import check_lam, format_lam
 from lm_eval_partial.pair import Pair
+from lm_eval_partial.schedule import Lam, Schedule, lam_to_json, name_lam, read_lam, scaled
 from lm_eval_partial.shared_prefix import SharedPrefixHFLM
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class PartialHFLM(SharedPrefixHFLM):
         self,
         base: str | None = None,
         instruct: str | None = None,
-        lam: float | str | None = None,
+        lam: float | str | dict[str, Any] | Schedule | None = None,
         tokenizer: str | PreTrainedTokenizerBase = "instruct",
         base_revision: str = "main",
         instruct_revision: str = "main",
@@ -58,6 +60,11 @@ class PartialHFLM(SharedPrefixHFLM):
         trust_remote_code: bool | None = False,
         device: str | None = None,
         dtype: str | torch.dtype | None = "auto",
+        merge: bool = False,
+        rank: int | None = None,
+        rest: str = "dense",
+        schedule: str | dict[str, Any] | Schedule | None = None,
+        quantization_config: Any = None,
         share_prefix: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -65,8 +72,9 @@ class PartialHFLM(SharedPrefixHFLM):
 
         Args:
             base: folder or Hub id of the base model.
-            instruct: folder or Hub id of the model fine-tuned from it.
-            lam: λ, finite; 0 is base, 1 instruct, outside [0, 1] extrapolates.
+            instruct: folder or Hub id of the model fine-tuned from it, or of a LoRA adapter trained on it.
+            lam: λ, finite; 0 is base, 1 instruct, outside [0, 1] extrapolates. Or rules that give parameters their
+                own: a YAML file, inline, or a mapping; see `lm_eval_partial.schedule`.
             tokenizer: ``instruct`` or ``base``: whose tokenizer, ids, config, chat template and generation
                 config the model has. Or another tokenizer with the ids of either: its path, or itself.
             base_revision: branch, tag or commit of `base` on the Hub.
@@ -77,6 +85,13 @@ class PartialHFLM(SharedPrefixHFLM):
             trust_remote_code: as in transformers.
             device: as in `HFLM`; by default a GPU if there is one.
             dtype: as in `HFLM`.
+            merge: fold an adapter's low-rank updates into the weights, which is faster than computing them beside
+                the weights as stock `hf` does with ``peft=``, and equal but for rounding.
+            rank: replace each linear layer's update by its best approximation of this rank.
+            rest: with `rank`, what the updates of all else become: ``dense`` leaves them, ``base`` drops them.
+            schedule: rules, as `lam` takes them, that the number `lam` scales as a whole: for a sweep over them.
+            quantization_config: quantise θ(λ) as it is loaded: one of transformers', for bitsandbytes or torchao. For
+                bitsandbytes also ``load_in_8bit=True`` or ``load_in_4bit=True`` and the ``bnb_4bit_`` fields.
             share_prefix: whether prefixes that requests share are computed once; False is stock's way, bit for bit.
             **kwargs: `HFLM`'s other arguments, and config fields to override.
 
@@ -84,15 +99,13 @@ class PartialHFLM(SharedPrefixHFLM):
             UserError: an argument is wrong or the two sides cannot be interpolated; no weight has been read.
         """
         kwargs = arguments.check(base, instruct, lam, kwargs)
-        self._lam: float | None = check_lam(lam)
+        self._lam: Lam | None = read_lam(lam)
         loading.parse_dtype(dtype)
         if not isinstance(share_prefix, bool):
             raise UserError(f"share_prefix={share_prefix} is neither True nor False.")
         if leftover := arguments.unknown(kwargs):
-            above = Checkpoint(
-                "instruct", str(instruct), instruct_revision, instruct_subfolder, bool(trust_remote_code)
-            )
-            arguments.check_fields(leftover, above.config)
+            below = Checkpoint("base", str(base), base_revision, base_subfolder, bool(trust_remote_code))
+            arguments.check_fields(leftover, below.config)
         self.pair = Pair.open(
             str(base),
             str(instruct),
@@ -106,17 +119,34 @@ class PartialHFLM(SharedPrefixHFLM):
         of_a_side = isinstance(tokenizer, str) and tokenizer in ("base", "instruct")
         if of_a_side and self.pair.reference.tokenizer is None:
             raise UserError(f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one.")
+        self._schedule: Lam = 1.0 if schedule is None else read_lam(schedule)
+        if schedule is not None and isinstance(self._lam, Schedule):
+            raise UserError(f"lam={self._lam} and schedule= are both rules. Give lam=1 for the schedule as it is.")
+        self.pair.assign(self._scaled(self._lam))
+        if merge and rank is None and not isinstance(self.pair.instruct, Adapter):
+            raise UserError(
+                f"merge={merge} is for adapters and rank=...; {self.pair.instruct} is a full checkpoint. Leave it out."
+            )
+        if rank is None and rest != "dense":
+            raise UserError(f"rest={rest} goes with rank=... only. Add rank=16, say, or leave it out.")
+        if rank is not None:
+            self.pair = extract.with_rank(self.pair, rank, rest)
+        self._variant: dict[str, Any] = {} if rank is None else {"rank": int(rank), "rest": rest}
+        if schedule is not None:
+            self._variant["schedule"] = lam_to_json(self._schedule)
+        self._merge = bool(merge)
         self._dtype = loading.resolve_dtype(self.pair, dtype)
+        self._quantization = quantization_config or arguments.take_quantization(kwargs)
         self._settings = {name: value for name, value in kwargs.items() if name not in SPEED_ONLY}
         self._settings["share_prefix"] = share_prefix
         for note in self.pair.notes():
             logger.warning(note)
         self._warn_if_extrapolating()
-        reference = self.pair.reference
+        words = self.pair.reference.words
         super().__init__(
-            pretrained=reference.path,
-            revision=reference.revision,
-            subfolder=reference.subfolder,
+            pretrained=words.path,
+            revision=words.revision,
+            subfolder=words.subfolder,
             tokenizer=None if of_a_side else tokenizer,
             trust_remote_code=trust_remote_code,
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
@@ -151,7 +181,7 @@ class PartialHFLM(SharedPrefixHFLM):
         return lm
 
     @property
-    def lam(self) -> float:
+    def lam(self) -> Lam:
         """λ of the loaded model. Raises `UserError` if a move to another λ was cut off."""
         if self._lam is None:
             raise UserError("the move to another λ was cut off and the model is of no λ. Call set_lam again.")
@@ -165,25 +195,32 @@ class PartialHFLM(SharedPrefixHFLM):
             parts = re.split(r"[/\\]+", f"{side.path}/{side.subfolder}".rstrip("/"))
             revision = [] if side.revision == "main" else [side.revision]
             names.append("__".join([*parts[-2:], *revision])[-80:])
-        return "__".join([*names, f"lam_{format_lam(self.lam)}"])
+        variant = self._variant | ({"schedule": name_lam(self._schedule)} if "schedule" in self._variant else {})
+        names += [f"{name}_{value}" for name, value in variant.items() if value != "dense"]
+        return "__".join([*names, f"lam_{name_lam(self.lam)}"])
 
-    def set_lam(self, lam: float) -> None:
+    def _scaled(self, lam: Lam) -> Lam:
+        """Return what λ means for the weights: itself, or the schedule that it scales."""
+        return lam if isinstance(lam, Schedule) or self._schedule == 1.0 else scaled(self._schedule, lam)
+
+    def set_lam(self, lam: Lam) -> None:
         """Move the loaded model to another λ; two models are never held.
 
         A response cache in use is closed and let go, since it holds the answers of the λ before.
 
         Raises:
-            UserError: `lam` is not finite.
+            UserError: `lam` is not finite, or a schedule that does not fit the model.
         """
-        lam = check_lam(lam)
+        lam = read_lam(lam)
+        self.pair.assign(self._scaled(lam))
         if self.cache_hook.dbdict is not None:
             self.cache_hook.dbdict.close()
             self.cache_hook = CacheHook(None)
         self._lam = None
-        self._model = loading.move(self._model, self.pair, lam, lambda: self._load(lam))
+        self._model = loading.move(self._model, self.pair, self._scaled(lam), lambda: self._load(lam))
         self._lam = lam
         self.batch_sizes: dict[int, int] = {}  # found for the model before
-        self.paths.clear()
+        self.forget_paths()
         self._warn_if_extrapolating()
 
     @property
@@ -194,7 +231,9 @@ class PartialHFLM(SharedPrefixHFLM):
         return {
             "base": self.pair.base.identity,
             "instruct": self.pair.instruct.identity,
-            "lam": self.lam,
+            "lam": lam_to_json(self.lam),
+            "merge": self._merge,
+            **self._variant,
             "dtype": str(self._dtype).removeprefix("torch."),
             "tokenizer": _digest(
                 words.to_str() if words else self.tokenizer.get_vocab(), self.tokenizer.special_tokens_map
@@ -227,7 +266,9 @@ class PartialHFLM(SharedPrefixHFLM):
             "instruct_revision": pair.instruct.revision,
             "instruct_subfolder": pair.instruct.subfolder,
             "instruct_sha": pair.instruct.sha,
-            "lam": self.lam,
+            "lam": lam_to_json(self.lam),
+            "merge": self._merge,
+            **self._variant,
             "vocabulary": pair.reference.role,
             "tokenizer": pair.tokenizer,
             "share_prefix": self.path_counts(),
@@ -236,7 +277,9 @@ class PartialHFLM(SharedPrefixHFLM):
         }
 
     def _warn_if_extrapolating(self) -> None:
-        if not 0 <= self.lam <= 1:
+        lam = self._scaled(self.lam)
+        smallest, largest = lam.extremes() if isinstance(lam, Schedule) else (lam, lam)
+        if not 0 <= smallest <= largest <= 1:
             logger.warning(f"lam={self.lam} lies outside [0, 1]: this extrapolates (ExPO, arXiv 2404.16792)")
 
     # What HFLM calls while it is made --------------------------------------------------------------------
@@ -252,13 +295,14 @@ class PartialHFLM(SharedPrefixHFLM):
         gpus: int | None = None,
         max_memory_per_gpu: int | str | None = None,
         max_cpu_memory: int | str | None = None,
-        tp_plan: str | dict[str, str] | None = None,
+        tp_plan: Literal["auto"] | dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         for unused in ("trust_remote_code", "quantization_config", *arguments.INSTEAD):
             kwargs.pop(unused, None)
+        resized = bool(arguments.unknown(kwargs))  # by a config field, perhaps
         if tp_plan is not None:
-            kwargs["tp_plan"] = tp_plan
+            kwargs["distributed_config"] = DistributedConfig(tp_plan=tp_plan)
         else:
             kwargs |= self._get_accelerate_args(
                 parallelize=bool(parallelize and gpus),  # with no GPU, stock spreads the model over the disk
@@ -268,11 +312,15 @@ class PartialHFLM(SharedPrefixHFLM):
                 gpus=gpus,
             )
             kwargs.pop("offload_folder", None)  # stock's ./offload: the next model there would overwrite this one
+        if self._quantization is not None:
+            kwargs["quantization_config"] = self._quantization
+        elif not resized and tp_plan is None:
+            memory.check_fits(self.pair, dtype, self._merge, kwargs["device_map"], kwargs["max_memory"])
         self._loader_arguments = kwargs
         self._model = self._load(self.lam)
 
-    def _load(self, lam: float) -> Any:
-        return loading.load(self.pair, lam, self._dtype, **self._loader_arguments)
+    def _load(self, lam: Lam) -> Any:
+        return loading.load(self.pair, self._scaled(lam), self._dtype, self._merge, **self._loader_arguments)
 
 
 def _digest(*values: Any) -> str:

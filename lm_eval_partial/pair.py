@@ -6,7 +6,7 @@
 The *reference* is the side whose ids, config, generation config and chat template the result has: instruct,
 unless the tokenizer asked for is the base's. Only headers are read here.
 
-Known gaps: no adapters (LoRA) as a side, no encoder-decoder models.
+Known gaps: no encoder-decoder models.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
+from lm_eval_partial.adapter import Adapter, holds_adapter
 from lm_eval_partial.architecture import Architecture, Placed
-from lm_eval_partial.checkpoint import AdapterError, Checkpoint
+from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.interpolate import InterpolatedTensor, LazyTensor, check_lam
+from lm_eval_partial.interpolate import InterpolatedTensor, LazyTensor
+from lm_eval_partial.low_rank import LowRank
+from lm_eval_partial.schedule import Assigned, Lam, assign, read_lam
 from lm_eval_partial.vocabulary import MIN_SHARED, AlignedRows, Alignment, align, check_shared, tokenizer_differences
 
 # Config fields that do not change what a model computes (or, for the vocabulary, are handled row by row).
@@ -94,7 +97,7 @@ class Pair:
 
         Args:
             base: local folder or Hub id.
-            instruct: local folder or Hub id of a model fine-tuned from `base`.
+            instruct: local folder or Hub id of a model fine-tuned from `base`, or of a LoRA adapter.
             base_revision: branch, tag or commit of `base` on the Hub.
             instruct_revision: the same of `instruct`.
             base_subfolder: folder inside `base` that holds the checkpoint.
@@ -106,27 +109,68 @@ class Pair:
             UserError: the two cannot be interpolated; the message says why.
         """
         below = Checkpoint("base", base, base_revision, base_subfolder, trust_remote_code)
-        try:
+        if holds_adapter(instruct, instruct_revision, instruct_subfolder):
+            above: Checkpoint = Adapter(below, instruct, instruct_revision, instruct_subfolder)
+        else:
             above = Checkpoint("instruct", instruct, instruct_revision, instruct_subfolder, trust_remote_code)
-        except AdapterError as error:
-            if error.trained_on not in (base, below.path):
-                raise UserError(f"{error} Nor is it an adapter of {below}.") from error
-            raise
         if tokenizer in ("base", "instruct"):
             reference = above if tokenizer == "instruct" else below
             return cls(below, above, reference, reference.path)
         words = open_tokenizer(tokenizer, trust_remote_code) if isinstance(tokenizer, str) else tokenizer
         return cls(below, above, _side_of_tokenizer(words, below, above), words.name_or_path)
 
-    def at(self, lam: float, dtype: torch.dtype | None = None) -> dict[str, InterpolatedTensor]:
+    def at(self, lam: Lam, dtype: torch.dtype | None = None, merge: bool = True) -> dict[str, InterpolatedTensor]:
         """Return the state dict of θ(λ), in the reference checkpoint's names; values are read when indexed.
 
         Args:
-            lam: finite; 0 gives the base, 1 the instruct weights bit for bit, outside [0, 1] extrapolates.
+            lam: finite; 0 gives the base, 1 the instruct weights bit for bit, outside [0, 1] extrapolates. Or a
+                schedule, which gives each tensor its own.
             dtype: what the weights will be stored in, if known; see `InterpolatedTensor`.
+            merge: whether an adapter's low-rank updates are in the weights; without, `low_rank.attach` puts them
+                beside a model.
+
+        Raises:
+            UserError: `lam` is neither, or a schedule that does not fit this model.
         """
-        lam = check_lam(lam)
-        return {each.key: InterpolatedTensor(each.base, each.instruct, lam, dtype) for each in self.tensors}
+        lams, state = self.assign(lam), {}
+        for each in self.tensors:
+            above = each.instruct if merge or not isinstance(each.instruct, LowRank) else each.instruct.dense
+            state[each.key] = InterpolatedTensor(each.base, above, lams[each.key].lam, dtype)
+        return state
+
+    def replaced(self, tensors: list[PairedTensor]) -> Pair:
+        """Return the same pair made of other tensors."""
+        found = copy.copy(self)
+        found.tensors = tensors
+        return found
+
+    @property
+    def updates(self) -> dict[str, LowRank]:
+        """An adapter's low-rank updates, by the name of the weight in the model."""
+        return {each.name: each.instruct for each in self.tensors if isinstance(each.instruct, LowRank)}
+
+    def assign(self, lam: Lam) -> dict[str, Assigned]:
+        """Return λ of every tensor, by its key, and the rule it is from. Raises as `at`."""
+        return assign(read_lam(lam), self.architecture, {each.key: each.name for each in self.tensors})
+
+    def scales(self, lam: Lam) -> dict[str, float]:
+        """Return λs of every low-rank update, by the name of the weight in the model."""
+        lams = self.assign(lam)
+        updates = ((each.key, each.name, each.instruct) for each in self.tensors)
+        return {name: lams[key].lam * update.scale for key, name, update in updates if isinstance(update, LowRank)}
+
+    def check_unmerged(self) -> None:
+        """Raise `UserError` if an adapter's updates cannot stand beside the weights at every λ."""
+        hint = "Add merge=True, which puts them into the weights."
+        for each in self.tensors:
+            if isinstance(each.instruct, LowRank) and each.instruct.magnitude is not None:
+                raise UserError(f"{self.instruct} is a DoRA, whose updates are linear in λ only as weights. {hint}")
+            if isinstance(each.instruct, LowRank) and not each.as_is:
+                raise UserError(f"{self.instruct} updates {each.key}, which the model fuses with others. {hint}")
+        moved = self.alignment is not None and not self.alignment.identity
+        names = self.instruct.updated if isinstance(self.instruct, Adapter) and moved else set()
+        if names & self.architecture.vocabulary:
+            raise UserError(f"{self.instruct} has updates of a vocabulary whose rows both sides number apart. {hint}")
 
     @property
     def other(self) -> Checkpoint:
@@ -135,7 +179,7 @@ class Pair:
 
     def notes(self) -> list[str]:
         """Return what a user should know of this pair, one line each. Reads a few MiB for the fingerprints."""
-        lines = []
+        lines = list(self.instruct.notes) if isinstance(self.instruct, Adapter) else []
         if self.base.identity == self.instruct.identity:
             lines.append(
                 f"{self.base} and {self.instruct} seem to hold the same weights: every λ would give the same model. "

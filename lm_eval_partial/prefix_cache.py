@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -15,11 +18,14 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from lm_eval_partial.prefix_tree import Ints
 
 logger = logging.getLogger(__name__)
+
+WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+"""Config fields that say how many tokens back a token sees."""
 
 MASKS = ("sdpa", "eager", "flex_attention")
 """Attention implementations that take a mask of any shape; the last skips what is masked, and wants a GPU."""
@@ -91,6 +97,7 @@ class PrefixModel:
         autocast: dtype for `torch.autocast`; None for none.
         tokens_run: tokens run through it so far.
         checked: ways of asking whose numbers have been compared with the plain way's.
+        most_prompts: prompts to generate from at a time, once memory has run out with more.
     """
 
     def __init__(self, model: Any, budget: int, autocast: torch.dtype | None = None) -> None:
@@ -102,6 +109,7 @@ class PrefixModel:
         self._config = model.config.get_text_config()
         self.autocast = autocast
         self._most: int | None = None
+        self.most_prompts: int | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -115,11 +123,13 @@ class PrefixModel:
         implementation = self._config._attn_implementation
         if implementation not in MASKS:
             return f"attn_implementation={implementation} takes no mask of one's own, as {', '.join(MASKS)} do"
-        if getattr(self.model, "_is_stateful", False):
-            return "the model keeps recurrent state"
         if getattr(self._config, "is_encoder_decoder", False):
             return "the model is an encoder-decoder"
-        accepted = inspect.signature(self.model.forward).parameters
+        kept = {type(layer) for layer in DynamicCache(config=self._config).layers}
+        if getattr(self.model, "_is_stateful", False) or kept - {DynamicLayer, DynamicSlidingWindowLayer}:
+            return "the model keeps more than keys and values (recurrent or compressed state)"
+        whole = getattr(self.model, "get_base_model", lambda: self.model)()  # of peft, whose own forward hides names
+        accepted = inspect.signature(whole.forward).parameters
         missing = {"attention_mask", "past_key_values", "position_ids"} - accepted.keys()
         return f"the model's forward takes no {', '.join(sorted(missing))}" if missing else None
 
@@ -129,7 +139,7 @@ class PrefixModel:
 
         Given a mask, transformers' models apply no sliding window; positions of dynamic RoPE depend on the batch.
         """
-        limits = [getattr(self._config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+        limits = [getattr(self._config, name, None) for name in WINDOWS]
         rope = getattr(self._config, "rope_parameters", None) or {}
         for each in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
             if each.get("rope_type") in ("dynamic", "longrope"):
@@ -213,8 +223,20 @@ class PrefixModel:
             else:
                 return longer
 
+    @contextmanager
+    def first(self, way: str) -> Iterator[None]:
+        """Take an error while `way` of asking is not in `checked` for a disagreement; memory that ran out is none."""
+        try:
+            yield
+        except DisagreementError:
+            raise
+        except Exception as error:
+            if way in self.checked or (isinstance(error, RuntimeError) and should_reduce_batch_size(error)):
+                raise
+            raise DisagreementError(f"{type(error).__name__}: {error}") from error
+
     def check(self, found: float, plain: float, tokens: int) -> None:
         """Raise `DisagreementError` if two log-likelihoods of `tokens` tokens differ by more than rounding."""
-        tolerance = tokens * max(1e-4, min(0.5, 1000 * torch.finfo(self.dtype).eps))
-        if not abs(found - plain) <= tolerance:
+        tolerance = tokens * max(1e-4, min(0.1, 1000 * torch.finfo(self.dtype).eps))
+        if not (abs(found - plain) <= tolerance or (math.isnan(found) and math.isnan(plain))):
             raise DisagreementError(f"{found:.5f} instead of {plain:.5f} for {tokens} tokens")

@@ -74,7 +74,8 @@ def score(
     while work:
         part, done, cache = work.pop()
         if done < part.start:
-            cache = model.after(cache, tree.sequences[part.first][done : part.start])
+            with model.first("forking rows after a cache"):
+                cache = model.after(cache, tree.sequences[part.first][done : part.start])
         rows, deeper = tree.cut(part, min(ROW_TOKENS, model.budget), model.budget)
         rows.sort(key=tree.size)
         while rows:
@@ -82,8 +83,13 @@ def score(
             batch = [rows.pop()]
             while rows and (len(batch) + 1) * width <= model.budget and 2 * tree.size(rows[-1]) > width:
                 batch.append(rows.pop())
+            way = _way(batch, cache)
             try:
-                answers = questions.answer(batch, cache)
+                with model.first(way):
+                    answers = questions.answer(batch, cache)
+                    if way not in model.checked:
+                        questions.check(answers)
+                        model.checked.add(way)
             except RuntimeError as error:
                 smaller = batch if len(batch) > 1 else _halves(batch[0])
                 if len(smaller) == 1 or not should_reduce_batch_size(error):
@@ -91,10 +97,6 @@ def score(
                 model.halve(len(batch) * width)
                 rows = sorted([*rows, *smaller], key=tree.size)
                 continue
-            way = "rows after a cache" if cache else "rows"
-            if way not in model.checked:
-                questions.check(answers)
-                model.checked.add(way)
             yield from answers
         work += [(below, part.start, cache) for below in reversed(deeper)]
 
@@ -148,8 +150,9 @@ class _Questions:
         )
         target = torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(logits.device)
         place = torch.from_numpy(where).to(logits.device)
-        greedy = (logits.argmax(dim=-1)[place] == target).cpu().numpy()
-        logprobs = F.log_softmax(logits, dim=-1, dtype=self._softmax_dtype)[place, target].cpu()
+        all_logprobs = F.log_softmax(logits, dim=-1, dtype=self._softmax_dtype)
+        greedy = (all_logprobs.argmax(dim=-1)[place] == target).cpu().numpy()  # ties are decided as stock does
+        logprobs = all_logprobs[place, target].cpu()
         begins = np.cumsum([0, *(len(each) for each in outputs[:-1])])
         sums = torch.from_numpy(np.add.reduceat(logprobs.double().numpy(), begins))
         rounded = sums.to(logprobs.dtype).tolist()  # as the sum of such numbers is
@@ -157,18 +160,24 @@ class _Questions:
         return [Answer(*answer) for answer in zip(indices, rounded, are_greedy, strict=True)]
 
     def check(self, answers: list[Answer]) -> None:
-        """Compare the first and the last answer with those of the model asked one sequence at a time.
+        """Compare some answers, the last too, with those of the model asked one sequence at a time.
 
         Raises:
             DisagreementError: they differ by more than rounding.
         """
-        for answer in {answers[0], answers[-1]}:
+        for answer in {answers[index * (len(answers) - 1) // 3] for index in range(4)}:
             tokens, length = self._requests[answer.request]
             ids = torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self._model.model.device)
             logits = self._model.logits(ids[None, :-1], np.arange(len(ids) - 1 - length, len(ids) - 1))
             logprobs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
             plain = logprobs.gather(1, ids[-length:, None].to(logits.device)).sum().item()
             self._model.check(answer.logprob, plain, length)
+
+
+def _way(batch: list[Range], cache: PrefixCache | None) -> str:
+    """Return how `batch` is asked: only a row that forks shows whether the mask does its work."""
+    forking = "forking rows" if any(part.last - part.first > 1 for part in batch) else "plain rows"
+    return f"{forking} after a cache" if cache else forking
 
 
 def _padded(arrays: list[Ints], width: int) -> torch.Tensor:

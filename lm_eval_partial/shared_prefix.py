@@ -27,8 +27,14 @@ from lm_eval_partial.scoring import Request, score
 
 logger = logging.getLogger(__name__)
 
-LEAST_TOKENS = 512
-"""Tokens at a time even where ``batch_size`` times the longest request is fewer: less leaves two cores idle."""
+SHARED = "shared"
+
+LEAST_TOKENS, LEAST_BYTES = 512, 2**27
+"""Tokens at a time even where ``batch_size`` times the longest request is fewer, as far as the outputs of so many take
+no more than so many bytes: less leaves cores idle."""
+
+GREEDY = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty"}
+"""Settings of generation that do not ask for another kind of decoding, where nothing is sampled."""
 
 CPU_ROWS = 8
 """Prompts at a time that a CPU generates from at least: reading the weights costs as much for one."""
@@ -49,6 +55,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self._share_prefix = share_prefix
         self._prefix_model: PrefixModel | None = None
         self._disagreement: str | None = None
+        self._said: set[str] = set()
         self._encoded: dict[tuple[str, str], tuple[Ints, Ints]] = {}
         self._prompts: dict[str, Ints] = {}
         self._going_on: tuple[dict[str, Ints], Group] | None = None
@@ -60,6 +67,12 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         for (kind, path), count in self.paths.items():
             counts.setdefault(kind, {})[path] = count
         return counts
+
+    def forget_paths(self) -> None:
+        """Begin anew: the model has other weights."""
+        self.paths.clear()
+        self._said.clear()
+        self._disagreement = None
 
     # Log-likelihoods -------------------------------------------------------------------------------------
 
@@ -73,7 +86,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Return the log-likelihood of each whole text, in stock's own way."""
-        self._count("loglikelihood_rolling", 0, len(requests), "plain: windows share nothing")
+        self._count("loglikelihood_rolling", "plain: windows of a text share nothing", len(requests))
         answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         return answers
 
@@ -86,7 +99,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         model, reason = self._model_or_reason()
         found: dict[int, tuple[float, bool]] = {}
         if model is not None:
-            with self._bar(requests, "loglikelihood", disable_tqdm) as bar, self._falling_back(model):
+            with self._bar(requests, "loglikelihood", disable_tqdm) as bar, self._falling_back():
                 for index, answer in self._score_shared(model, requests):
                     found[index] = answer
                     if (key := requests[index][0]) is not None:
@@ -94,10 +107,12 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
                     bar.update()
             reason = self._model_or_reason()[1] or "plain: longer than the model's window"
         rest = [index for index in range(len(requests)) if index not in found]
+        self._count("loglikelihood", SHARED, len(found))
+        self._count("loglikelihood", reason, len(rest))
         if rest:
-            plain = super()._loglikelihood_tokens([_as_lists(requests[index]) for index in rest], disable_tqdm)
+            with self._stock_batches(some=model is not None or self._disagreement is not None):
+                plain = super()._loglikelihood_tokens([_as_lists(requests[index]) for index in rest], disable_tqdm)
             found.update(zip(rest, plain, strict=True))
-        self._count("loglikelihood", len(requests) - len(rest), len(rest), reason)
         return [found[index] for index in range(len(requests))]
 
     def _score_shared(
@@ -128,50 +143,59 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         """Return the text generated for each request, as `HFLM` does."""
         model, reason = self._model_or_reason()
         texts: dict[int, str] = {}
+        why: dict[int, str] = {}
         if model is not None:
-            with self._bar(requests, "generate_until", disable_tqdm) as bar, self._falling_back(model):
-                for index, text in self._generate_shared(model, requests):
+            with self._bar(requests, "generate_until", disable_tqdm) as bar, self._falling_back():
+                for index, text in self._generate_shared(model, requests, why):
                     texts[index] = text
                     bar.update()
-            reason = self._model_or_reason()[1] or "plain: sampled, too long, or sharing no prefix"
+            reason = self._model_or_reason()[1]
         rest = [index for index in range(len(requests)) if index not in texts]
+        self._count("generate_until", SHARED, len(texts))
+        for path, count in Counter(reason or why[index] for index in rest).items():
+            self._count("generate_until", path, count)
         if rest:
-            plain = super().generate_until([requests[index] for index in rest], disable_tqdm=disable_tqdm)
+            with self._stock_batches(some=model is not None or self._disagreement is not None):
+                plain = super().generate_until([requests[index] for index in rest], disable_tqdm=disable_tqdm)
             texts.update(zip(rest, plain, strict=True))
-        self._count("generate_until", len(requests) - len(rest), len(rest), reason)
         return [texts[index] for index in range(len(requests))]
 
-    def _generate_shared(self, model: PrefixModel, requests: list[Instance]) -> Iterator[tuple[int, str]]:
-        """Yield which request and its text, for those that share a prefix and are decoded greedily."""
+    def _generate_shared(
+        self, model: PrefixModel, requests: list[Instance], why: dict[int, str]
+    ) -> Iterator[tuple[int, str]]:
+        """Yield which request and its text, for those that can be shared; put into `why` why others cannot."""
         of_settings: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             of_settings.setdefault(repr(request.args[1]), []).append(index)
         prompts = self._encode_prompts([request.args[0] for request in requests])
         for alike in of_settings.values():
             settings = normalize_gen_kwargs(requests[alike[0]].args[1], self.max_gen_toks)
-            new_tokens = settings["max_gen_toks"]
-            if settings["do_sample"] or settings.get("num_beams", 1) != 1 or "max_length" in settings:
+            if settings["do_sample"] or settings.get("num_beams", 1) != 1 or settings.keys() - GREEDY:
+                why.update(dict.fromkeys(alike, "plain: not decoded greedily, token by token"))
                 continue
+            new_tokens = settings["max_gen_toks"]
             room = self.max_length - new_tokens
             indices = [i for i in alike if 0 < len(prompts[i]) <= room and model.reaches(len(prompts[i]) + new_tokens)]
+            why.update(dict.fromkeys(set(alike) - set(indices), "plain: longer than the model's window"))
             model.set_budget(self._budget(max((len(prompts[index]) for index in indices), default=1)))
             for group in groups(model, [prompts[index] for index in indices]):
-                if group.cache is None:
-                    continue
                 left = [indices[place] for place in group.indices]
-                rows = self._rows(group.prefix, len(prompts[left[0]]), new_tokens)
+                if group.cache is None:
+                    why.update(dict.fromkeys(left, "plain: no long prefix shared with another prompt"))
+                    continue
+                most = self._rows(group.prefix, len(prompts[left[0]]), new_tokens)
                 while left:
-                    batch = left[:rows]
+                    batch = left[: min(most, model.most_prompts or most)]
                     try:
-                        texts = self._go_on(
-                            [requests[index] for index in batch], [prompts[index] for index in batch], group
-                        )
+                        texts = self._go_on([requests[i] for i in batch], [prompts[i] for i in batch], group)
                     except RuntimeError as error:
                         if len(batch) == 1 or not should_reduce_batch_size(error):
                             raise
                         clear_device_cache(garbage_collection=True)
-                        rows = len(batch) // 2
-                        logger.warning(f"out of memory with {len(batch)} prompts at a time: going on with {rows}")
+                        model.most_prompts = len(batch) // 2
+                        logger.warning(
+                            f"out of memory with {len(batch)} prompts at a time: going on with {model.most_prompts}"
+                        )
                         continue
                     yield from zip(batch, texts, strict=True)
                     left = left[len(batch) :]
@@ -227,17 +251,23 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         return (None, f"plain: {reason}") if reason else (self._prefix_model, "")
 
     @contextmanager
-    def _falling_back(self, model: PrefixModel) -> Iterator[None]:
+    def _falling_back(self) -> Iterator[None]:
         """Leave the rest to stock's way if the model's first answers are not stock's."""
         try:
             yield
-        except Exception as error:
-            if not isinstance(error, DisagreementError) and (
-                model.checked or (isinstance(error, RuntimeError) and should_reduce_batch_size(error))
-            ):
-                raise
-            self._disagreement = f"sharing prefixes fails on this model ({type(error).__name__}: {error})"
-            logger.warning(f"{self._disagreement}: its requests take stock's way")
+        except DisagreementError as error:
+            self._disagreement = f"sharing prefixes fails on this model ({error})"
+
+    @contextmanager
+    def _stock_batches(self, some: bool) -> Iterator[None]:
+        """Keep stock from finding a batch size when only `some` processes ask it: it would wait for the others."""
+        batch_size = self.batch_size_per_gpu
+        if some and self.world_size > 1 and batch_size == "auto":
+            self.batch_size_per_gpu = 1
+        try:
+            yield
+        finally:
+            self.batch_size_per_gpu = batch_size
 
     @contextmanager
     def _bar(self, requests: Sequence[Any], kind: str, disable: bool) -> Iterator[Any]:
@@ -249,17 +279,22 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             bar.total, bar.leave = bar.n, bar.n > 0
             bar.close()
 
-    def _count(self, kind: str, shared: int, plain: int, reason: str) -> None:
-        self.paths.update(
-            {path: count for path, count in (((kind, "shared"), shared), ((kind, reason), plain)) if count}
-        )
+    def _count(self, kind: str, path: str, count: int) -> None:
+        """Count requests that went one way; say once why it is stock's."""
+        if not count:
+            return
+        self.paths[kind, path] += count
+        if path != SHARED and path not in self._said and self._share_prefix:
+            self._said.add(path)
+            logger.warning(f"{count} {kind} requests take stock's way: {path.removeprefix('plain: ')}")
 
     def _budget(self, longest: int) -> int:
         """Return tokens at a time: stock's ``batch_size`` times the longest request."""
         rows = self.batch_size
         if rows == "auto":  # where memory can run out softly, begin high
             rows = self.max_batch_size if self.device.type == "cuda" else 1
-        return max(LEAST_TOKENS, int(rows) * longest)
+        outputs: int = LEAST_BYTES // (8 * self.model.config.get_text_config().vocab_size)
+        return max(1, min(LEAST_TOKENS, outputs), int(rows) * longest)
 
     def _rows(self, prefix: int, longest: int, new_tokens: int) -> int:
         """Return prompts to generate from at a time."""

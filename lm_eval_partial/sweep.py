@@ -146,7 +146,10 @@ def _release() -> None:
 
 def stock_arguments(model_args: Mapping[str, Any], side: Checkpoint) -> dict[str, Any]:
     """Return the arguments with which stock ``hf`` loads one side as the sweep loads the pair."""
-    where = {"pretrained": side.path, "revision": side.revision, "subfolder": side.subfolder}
+    home = side.home
+    where = {"pretrained": home.path, "revision": home.revision, "subfolder": home.subfolder}
+    if home is not side:  # an adapter, with or without a tokenizer of its own
+        where |= {"peft": os.path.join(side.path, side.subfolder).rstrip("/"), "tokenizer": side.words.path}
     own = {name: value for name, value in where.items() if value not in ("", "main")}
     if model_args.get("tokenizer", "instruct") not in ("base", "instruct"):
         own["tokenizer"] = model_args["tokenizer"]
@@ -210,6 +213,7 @@ def _check_baselines(config: EvaluatorConfig, pair: Pair, baselines: Sequence[st
 def identity(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, Any]:
     """Return what every point of a sweep has in common, as JSON values; equal identities make points comparable."""
     aside = {*arguments.OWN, *SPEED_ONLY, "dtype", "trust_remote_code", "device"} - {"share_prefix"}
+    aside -= {"merge", "rank", "rest", "quantization_config", "schedule"}
     fields = {
         "base_sha": pair.base.sha,
         "instruct_sha": pair.instruct.sha,

@@ -105,7 +105,10 @@ class AlignedRows:
         rows = self._rows[first]
         result = self._reference[first].to(self.dtype, copy=True)
         known = (rows >= 0).nonzero().squeeze(1)
-        result[known] = self._other[:].index_select(0, rows[known]).to(self.dtype)
+        if len(known):
+            # Only the stretch that holds them: tokenizers move tokens together, and blocks of rows are asked for.
+            start, stop = int(rows[known].min()), int(rows[known].max()) + 1
+            result[known] = self._other[start:stop].index_select(0, rows[known] - start).to(self.dtype)
         return result[(slice(None), *rest)]
 
 

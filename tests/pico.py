@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import random
+import warnings
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -154,3 +156,18 @@ def reordered(
             else:
                 moved[name].copy_(value)
     return result, tokens
+
+
+def adapter(base: Path, folder: Path, seed: int = 5, **lora: object) -> Path:
+    """Train nothing, but write a LoRA adapter of `base` whose every trainable weight is noise, as peft saves it."""
+    made = AutoModelForCausalLM.from_pretrained(base)
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's advice on tied weights, and on embeddings saved along
+        wrapped = get_peft_model(made, LoraConfig(**{"r": 4, "lora_alpha": 8, **lora}))
+        with torch.no_grad():
+            for parameter in wrapped.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter) * 0.15)
+        wrapped.save_pretrained(folder)
+    return folder

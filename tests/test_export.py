@@ -15,14 +15,16 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
-from lm_eval_partial import __version__, bench, files
+from lm_eval_partial import __version__, files
 from lm_eval_partial import export as exporting
+from lm_eval_partial.bench import models
 from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.export import export, model_card
 from lm_eval_partial.interpolate import InterpolatedTensor
 from lm_eval_partial.loading import load
 from lm_eval_partial.pair import Pair
+from lm_eval_partial.schedule import read_lam
 from tests import pico
 
 
@@ -92,6 +94,17 @@ def test_sides_of_two_dtypes_and_an_untied_head(tmp_path):
         assert all(torch.equal(value, expected[name]) for name, value in found.items())
         assert not torch.equal(found["lm_head.weight"], found["model.embed_tokens.weight"])
         assert stored(tmp_path / reference)["lm_head.weight"].dtype == load(pair, 0.5).dtype
+
+
+def test_an_adapter_under_a_schedule(pairs, tmp_path):
+    base = pairs("llama")[0]
+    pico.adapter(base, tmp_path / "a", target_modules=["q_proj"], modules_to_save=["lm_head"])
+    pair = Pair.open(str(base), str(tmp_path / "a"))
+    lam = read_lam("attention:0.3+all:0.8")
+    export(pair, lam, tmp_path / "out")
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in load(pair, lam).state_dict().items())
+    assert "λ = attention:0.3+all:0.8" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_what_a_model_keeps_in_float32_is_stored_in_it(pairs, tmp_path, monkeypatch):
@@ -189,10 +202,10 @@ def test_every_tensor_starts_at_a_multiple_of_its_width(tmp_path):
 
 def test_memory_holds_one_tensor_beyond_the_map(tmp_path):
     """100 MiB of weights, the largest tensor 31 MiB."""
-    bench.make_pair(tmp_path, hidden=256, layers=16)
+    models.make_pair(tmp_path, hidden=256, layers=16)
     script = f"""
 from pathlib import Path
-from lm_eval_partial.bench import _anonymous
+from lm_eval_partial.bench.models import _anonymous
 from lm_eval_partial.export import export
 from lm_eval_partial.pair import Pair
 pair = Pair.open("{tmp_path}/base", "{tmp_path}/instruct")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lm_eval_partial.lm import PartialHFLM
 from lm_eval_partial.prefix_cache import PrefixModel
+from tests import pico
 from tests.test_scoring import assert_equal, few_shot, made, one_by_one, shared
 
 pytestmark = [
@@ -32,3 +34,27 @@ def test_memory_that_runs_out_is_found_and_survived():
         assert_equal(shared(PrefixModel(model, budget=2**20), requests), expected)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_an_adapter_moves_on_a_gpu_as_on_a_cpu(pairs, tmp_path):
+    base = pairs("llama")[0]
+    adapter = pico.adapter(base, tmp_path / "adapter", target_modules=["q_proj", "embed_tokens"])
+    tokens = torch.arange(20)[None]
+    ours, expected = (PartialHFLM(str(base), str(adapter), 0, device=device) for device in ("cuda", "cpu"))
+    for lam in (0, 0.3, 1):
+        ours.set_lam(lam)
+        expected.set_lam(lam)
+        found = ours.model(tokens.cuda()).logits.cpu()
+        torch.testing.assert_close(found, expected.model(tokens).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_layers_that_wait_in_the_cpus_memory(pairs):
+    base, instruct = map(str, pairs("llama"))
+    limits = {"parallelize": True, "max_memory_per_gpu": 100_000, "max_cpu_memory": "1GiB"}
+    lm = PartialHFLM(base, instruct, 0.9, **limits)
+    lm.set_lam(0.3)
+    tokens = torch.arange(20)[None]
+    expected = PartialHFLM(base, instruct, 0.3, device="cpu").model(tokens).logits
+    found = lm.model(tokens.cuda()).logits.cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert {str(device) for device in lm.model.hf_device_map.values()} == {"0", "cpu"}

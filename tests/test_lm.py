@@ -258,7 +258,7 @@ def test_parallelize_without_a_gpu_is_one_device(pair, tmp_path, monkeypatch):
         ({"lam": "nan"}, r"lam=nan is not a finite number"),
         ({"pretrained": "x"}, r"pretrained= does not go with partial-hf: give base=\.\.\. and instruct="),
         ({"revision": "x"}, r"revision= does not .* base_revision=\.\.\. and instruct_revision="),
-        ({"peft": "x"}, r"peft= does not .* merge the adapter"),
+        ({"peft": "x"}, r"peft= does not .* give the adapter as instruct="),
         ({"delta": "x"}, r"delta= does not .* the difference is scaled by lam"),
         ({"backend": "seq2seq"}, r"backend= does not .* causal \(decoder-only\)"),
         ({"token": "x"}, r"token= does not .* HF_TOKEN"),
@@ -327,3 +327,27 @@ def test_a_user_error_ends_the_command_in_one_line(pair, tmp_path):
     assert done.stderr.splitlines()[-1] == (
         f"error: instruct={tmp_path}/nope: no such folder. Give a folder with a config.json, or a Hub id."
     )
+
+
+def test_the_readme_has_every_argument_with_its_default_and_an_example():
+    import inspect
+    import re
+    from pathlib import Path
+
+    from lm_eval.models.huggingface import HFLM
+
+    from lm_eval_partial import arguments
+
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = [
+        line.strip("|").split("|") for line in readme.splitlines() if line.startswith("| `") and line.count("|") == 5
+    ]
+    documented = {name: row for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    assert documented.keys() == arguments._known()
+    parameters = {**inspect.signature(HFLM.__init__).parameters, **inspect.signature(PartialHFLM.__init__).parameters}
+    for name, row in documented.items():
+        example = re.search(r"`(\w+)=[^`]+`", row[3])
+        assert example and f"`{example[1]}`" in row[0], f"no example of {name}"
+        default = parameters[name].default if name in parameters else None
+        if isinstance(default, (bool, int)) or (isinstance(default, str) and default and name != "device"):
+            assert f"`{default}`" in row[1], f"another default of {name}"

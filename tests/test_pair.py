@@ -192,19 +192,6 @@ def test_not_a_causal_model(sides, tmp_path):
     )
 
 
-def test_adapter_of_another_base(sides, tmp_path):
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "other/base"}))
-    refused(
-        sides[0],
-        adapter,
-        r"adapter trained on 'other/base'; a full checkpoint.*merge_and_unload.*Nor is it an adapter of base=",
-    )
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(sides[0])}))
-    refused(sides[0], adapter, r"full checkpoint is expected\. Merge it into that model .* give the merged folder\.$")
-
-
 def test_same_weights_twice_is_said(sides, tmp_path):
     shutil.copytree(sides[0], tmp_path / "copy")
     assert "seem to hold the same weights" in opened(sides[0], tmp_path / "copy").notes()[0]

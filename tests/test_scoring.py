@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, FalconH1Config, GPTNeoConfig, Lfm2Config, MambaConfig
 
 from lm_eval_partial import prefix_tree
 from lm_eval_partial.prefix_cache import DisagreementError, PrefixCache, PrefixModel
@@ -34,8 +36,9 @@ def one_by_one(model, requests: list[Request]) -> list[tuple[float, bool]]:
     for tokens, length in requests:
         ids = torch.tensor(tokens)
         logits = model(ids[None, :-1]).logits[0, -length:]
-        logprobs = logits.log_softmax(-1).gather(1, ids[-length:, None])
-        answers.append((logprobs.sum().item(), bool((logits.argmax(-1) == ids[-length:]).all())))
+        logprobs = logits.log_softmax(-1)
+        answer = logprobs.gather(1, ids[-length:, None]).sum().item()
+        answers.append((answer, bool((logprobs.argmax(-1) == ids[-length:]).all())))
     return answers
 
 
@@ -100,7 +103,7 @@ def test_answers_do_not_depend_on_the_budget_or_the_order(llama):
 
 def test_a_prefix_is_run_once_and_a_context_once():
     model = PrefixModel(made("llama"), budget=4096)
-    model.checked = {"rows", "rows after a cache"}
+    model.checked = {"forking rows after a cache"}
     requests = few_shot(documents=160, shots=200, subjects=1)
     shared(model, requests)
     nodes = {tuple(tokens[: end + 1]) for tokens, _ in requests for end in range(len(tokens) - 1)}
@@ -210,6 +213,42 @@ def test_a_model_that_is_not_what_it_seems_is_caught_before_an_answer(cached):
         next(score(PrefixModel(model, 100), few_shot(shots=90 if cached else 5)))
 
 
+def test_a_lone_sequence_does_not_vouch_for_rows_that_fork():
+    """It takes the model's own mask, so it proves nothing about ours."""
+    model = made("llama")
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def deaf(input_ids, **kwargs):
+        return forward(input_ids=input_ids, **{**kwargs, "attention_mask": None})
+
+    model.forward = deaf
+    prefix_model = PrefixModel(model, 300)
+    long = Request([number % VOCABULARY for number in range(400)], 2)
+    assert len(list(score(prefix_model, [long]))) == 1
+    with pytest.raises(DisagreementError):
+        list(score(prefix_model, [long, *few_shot(shots=5)]))
+
+
+def test_the_likeliest_token_is_found_after_rounding_as_in_stock():
+    """In bfloat16 a flat distribution is all ties, and the first of them wins."""
+    model = made("llama", torch.bfloat16)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(0.001)
+    asked = [Request([*tokens[:-length], 0], 1) for tokens, length in few_shot(documents=4)]
+    expected = one_by_one(model, asked)
+    assert all(is_greedy for _, is_greedy in expected)
+    assert [answer[1] for answer in shared(PrefixModel(model, 300), asked)] == [True] * len(asked)
+
+
+def test_autocast_is_used():
+    seen = []
+    model = made("llama")
+    model.lm_head.register_forward_hook(lambda _, args, out: seen.append(out.dtype))
+    list(score(PrefixModel(model, 300, autocast=torch.bfloat16), few_shot(documents=1)))
+    assert set(seen) == {torch.bfloat16}
+
+
 def test_what_cannot_be_asked_says_why():
     def reason(**changes: object) -> str | None:
         model = made("llama")
@@ -226,15 +265,34 @@ def test_what_cannot_be_asked_says_why():
     assert PrefixModel(model, 1).unsupported == "the model's forward takes no past_key_values, position_ids"
 
 
+@pytest.mark.parametrize(
+    "kind, settings",
+    [(Lfm2Config, {"layer_types": ["conv", "full_attention"]}), (FalconH1Config, {}), (MambaConfig, {})],
+)
+def test_models_with_other_state_than_keys_and_values_are_left_alone(kind, settings):
+    """Their caches hold more: convolutions, recurrent states. In bfloat16 a comparison might not tell."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(kind(num_hidden_layers=2, **settings))
+    assert PrefixModel(model, 1).unsupported
+
+
 def test_how_far_a_model_reaches():
     assert PrefixModel(made("llama"), 1).longest is None
     assert PrefixModel(made("mistral", sliding_window=48), 1).longest == 48
+    assert PrefixModel(made("llama", attention_chunk_size=64), 1).longest == 64
+    with torch.device("meta"):
+        gpt_neo = AutoModelForCausalLM.from_config(
+            GPTNeoConfig(num_layers=2, attention_types=[[["global", "local"], 1]])
+        )
+    assert PrefixModel(gpt_neo, 1).longest == gpt_neo.config.window_size == 256
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
     config = pico.config("llama", VOCABULARY)
     config.rope_parameters = {**rope, "original_max_position_embeddings": 100}
     model = made("llama")
     model.config = config
     assert PrefixModel(model, 1).longest == 100
+    config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    assert PrefixModel(model, 1).longest == config.max_position_embeddings
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma2"])

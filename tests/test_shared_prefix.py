@@ -98,7 +98,7 @@ def test_rolling_is_stocks(made):
     ours, stock = made(max_length=16)
     asked = [Instance("loglikelihood_rolling", {}, (few_shot()[0][0],), 0)]
     assert ours.loglikelihood_rolling(asked) == stock.loglikelihood_rolling(asked)
-    assert ours.path_counts() == {"loglikelihood_rolling": {"plain: windows share nothing": 1}}
+    assert ours.path_counts() == {"loglikelihood_rolling": {"plain: windows of a text share nothing": 1}}
 
 
 def test_without_sharing_it_is_stock_bit_for_bit(made):
@@ -152,16 +152,23 @@ def test_the_cache_hook_hears_every_answer(made):
     assert heard == {("loglikelihood", pair): answer for pair, answer in zip(pairs, answers, strict=True)}
 
 
-def test_sampling_and_beams_take_stocks_way(made):
+def test_sampling_beams_and_the_like_take_stocks_way(made):
     ours, stock = made()
     texts = [context for context, _ in few_shot()[::4]]
-    for gen_kwargs in ({"do_sample": True, "temperature": 0.7}, {"num_beams": 2}):
+    unusual = (
+        {"do_sample": True, "temperature": 0.7},
+        {"num_beams": 2},
+        {"cache_implementation": "static"},
+        {"prompt_lookup_num_tokens": 2},
+        {"max_length": 250},
+    )
+    for gen_kwargs in unusual:
         found = []
         for lm in (ours, stock):
             torch.manual_seed(0)
             found.append(lm.generate_until(prompts(texts, **gen_kwargs)))
         assert found[0] == found[1]
-    assert ours.path_counts() == {"generate_until": {"plain: sampled, too long, or sharing no prefix": 12}}
+    assert ours.path_counts() == {"generate_until": {"plain: not decoded greedily, token by token": 30}}
 
 
 def test_settings_of_generation_are_not_mixed(made):
@@ -257,3 +264,70 @@ def test_a_pad_token_beyond_the_vocabulary_does_no_harm(made):
     ours.tokenizer.add_special_tokens({"pad_token": "<pad>"})
     texts = [context for context, _ in few_shot()[::4]]
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+
+
+def test_an_error_in_a_way_not_checked_yet_is_stocks_to_answer(made, monkeypatch):
+    """Log-likelihoods went well; that says nothing of generation."""
+    ours, stock = made()
+    asked, texts = choices(few_shot()), [context for context, _ in few_shot()[::4]]
+    assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
+    monkeypatch.setattr(shared_prefix, "groups", generation_that_fails)
+    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+    (path,) = ours.path_counts()["generate_until"]
+    assert path == "plain: sharing prefixes fails on this model (ValueError: no such layer)"
+
+
+def generation_that_fails(model, asked):
+    with model.first("generate"):
+        raise ValueError("no such layer")
+    yield
+
+
+def test_truncation_takes_stocks_way(made):
+    ours, stock = made(truncation=True)
+    texts = [context for context, _ in few_shot()[::4]]
+    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+    assert ours.path_counts() == {"generate_until": {"plain: truncation=True cuts prompts in stock's own way": 6}}
+
+
+def test_why_stocks_way_is_taken_is_said_once(made, caplog):
+    ours, _ = made(truncation=True)
+    for _ in range(2):
+        ours.loglikelihood(choices(few_shot(1)))
+    said = [record.message for record in caplog.records if "stock's way" in record.message]
+    assert said == ["4 loglikelihood requests take stock's way: truncation=True cuts prompts in stock's own way"]
+
+
+def test_texts_of_the_call_before_are_forgotten(made):
+    ours, _ = made()
+    ours.loglikelihood(choices(few_shot(1)))
+    ours.loglikelihood(choices(few_shot(1, seed=1)))
+    assert set(ours._encoded) == set(few_shot(1, seed=1))
+
+
+def test_other_weights_are_tried_anew(made, monkeypatch):
+    ours, _ = made()
+    monkeypatch.setattr(ours, "_disagreement", "the λ before was NaN")
+    ours.loglikelihood(choices(few_shot(1)))
+    ours.forget_paths()
+    ours.loglikelihood(choices(few_shot(1)))
+    assert ours.path_counts() == {"loglikelihood": {"shared": 4}}
+
+
+@pytest.mark.parametrize("vocabulary, tokens", [(1_000, 512), (32_000, 512), (128_000, 131), (10**9, 20)])
+def test_the_least_budget_is_bounded_by_its_outputs(made, monkeypatch, vocabulary, tokens):
+    ours, _ = made()
+    monkeypatch.setattr(ours.model.config, "vocab_size", vocabulary)
+    assert ours._budget(longest=20) == tokens
+
+
+def test_processes_do_not_wait_for_each_other_over_a_batch_size(made, monkeypatch):
+    """With several processes stock gathers the sizes that each finds; one without such requests never asks."""
+    ours, _ = made("mistral", batch_size="auto")
+    ours.model.config.sliding_window = 150
+    monkeypatch.setattr(type(ours), "world_size", property(lambda _: 2))
+    monkeypatch.setattr(ours, "_detect_batch_size", lambda *_: 1 / 0)
+    long = [(context * 3, word) for context, word in few_shot(1)]
+    assert len(ours.loglikelihood(choices(long))) == 4
+    assert len(ours.generate_until(prompts([context for context, _ in long]))) == 4
+    assert ours.batch_size == "auto"

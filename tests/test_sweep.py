@@ -22,6 +22,7 @@ from lm_eval_partial import files, sweep, trajectory
 from lm_eval_partial.cli import main
 from lm_eval_partial.lm import PartialHFLM
 from tests import pico
+from tests.answers import agree
 from tests.conftest import TASKS
 
 # What two runs of one thing do not share.
@@ -153,6 +154,43 @@ def test_stock_arguments(pairs):
         "dtype": "float16",
     }
     assert sweep.stock_arguments({"tokenizer": "mine"}, side)["tokenizer"] == "mine"
+
+
+def test_stock_arguments_of_an_adapter(pairs, tmp_path):
+    from lm_eval_partial.pair import Pair
+
+    base = pairs("llama")[0]
+    pico.adapter(base, tmp_path / "a", target_modules=["q_proj"])
+    adapter = Pair.open(str(base), str(tmp_path / "a")).instruct
+    expected = {"pretrained": str(base), "peft": str(tmp_path / "a"), "tokenizer": str(base), "dtype": "float16"}
+    assert sweep.stock_arguments({"dtype": "float16"}, adapter) == expected
+
+
+def test_a_sweep_over_an_adapter(pairs, tmp_path, run):
+    base = pairs("llama")[0]
+    adapter = pico.adapter(base, tmp_path / "a", target_modules=["q_proj"])
+    assert run("--instruct", str(adapter), "--lam", "0.5,1", "--baselines") == 0
+    one, stock = (read(tmp_path / "out" / name)[1]["pico_mc"] for name in ("lam_1.00", "hf_instruct"))
+    assert agree([sample["filtered_resps"] for sample in one], [sample["filtered_resps"] for sample in stock])
+
+
+def test_a_sweep_scales_a_schedule(pairs, tmp_path, run, lm_eval):
+    assert run("--lam", "0.5,1", "--model_args", "schedule=attention:0.8+all:0.4") == 0
+    result, samples = read(tmp_path / "out" / "lam_0.50")
+    assert result["config"]["lam"] == 0.5 and result["config"]["schedule"] == "attention:0.8+all:0.4"
+    base, instruct = pairs("llama")
+    _, separate = lm_eval("partial-hf", "pico_mc", base=base, instruct=instruct, lam="attention:0.4+all:0.2")
+    responses = [[sample["resps"] for sample in each["pico_mc"]] for each in (samples, separate)]
+    assert agree(*responses)
+    assert run("--lam", "0.25", "--model_args", "schedule=attention:0.8+all:0.5") == 1
+
+
+def test_another_rank_is_another_run(run, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert run("--lam", "0.5", "--model_args", "rank=4") == 0
+    capsys.readouterr()
+    assert run("--lam", "1", "--model_args", "rank=5") == 1
+    assert "rank" in capsys.readouterr().err
 
 
 def test_the_model_is_loaded_once_and_prompts_are_built_once(run, monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from lm_eval_partial import __version__
-from lm_eval_partial.cli import alpaca_eval, bench, compare, demo, export, inspect, report, score, sweep, tasks
+from lm_eval_partial.cli import alpaca_eval, bench, compare, demo, export, extract, inspect, report, score, sweep, tasks
 from lm_eval_partial.errors import UserError
 
 EXAMPLES = """\
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"lm_eval_partial {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (inspect, sweep, score, compare, report, alpaca_eval, export, demo, bench, tasks):
+    for command in (inspect, sweep, score, compare, report, alpaca_eval, export, extract, demo, bench, tasks):
         command.add_parser(subparsers)
     argv = sys.argv[1:] if argv is None else argv
     parser.set_defaults(command=shlex.join(["lm-eval-partial", *argv]))

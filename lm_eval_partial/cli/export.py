@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from lm_eval_partial.export import claim_repository, export, push, require_new
-    from lm_eval_partial.interpolate import check_lam
+    from lm_eval_partial.schedule import read_lam
 
-    lam = check_lam(args.lam)
+    lam = read_lam(args.lam)
     require_new(args.output)
     pair = open_pair(args)
     if args.push_to_hub:

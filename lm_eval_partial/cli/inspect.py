@@ -49,6 +49,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="examples:\n"
         "  lm-eval-partial inspect --base ./base --instruct ./instruct\n"
         "  lm-eval-partial inspect --base ./base --instruct ./instruct --headers_only\n"
+        "  lm-eval-partial inspect --base ./base --instruct ./instruct --lam attention:0.8+layers:0.2..0.6+all:0.5\n"
         "  lm-eval-partial inspect --base ./base --instruct ./instruct --json > pair.json\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -56,6 +57,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--headers_only", action="store_true", help="read no weights: leaves out the size of the update"
     )
+    parser.add_argument("--lam", help="a number, rules or a YAML file: also show which parameter gets which λ")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.set_defaults(run=run)
 
@@ -63,9 +65,11 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.inspection` finds."""
     from lm_eval_partial.inspection import inspect_pair, show
+    from lm_eval_partial.schedule import read_lam
 
     pair = open_pair(args)
-    found = inspect_pair(pair, read_weights=not args.headers_only)
+    lam = None if args.lam is None else read_lam(args.lam)
+    found = inspect_pair(pair, read_weights=not args.headers_only, lam=lam)
     if args.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:

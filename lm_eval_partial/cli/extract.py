@@ -1,0 +1,83 @@
+"""``lm-eval-partial extract``: the update between two checkpoints as a LoRA adapter of low rank."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval_partial.cli.inspect import add_pair_arguments, open_pair
+
+if TYPE_CHECKING:
+    from lm_eval_partial.extract import Kept
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "extract",
+        help="write the update of a pair as a LoRA adapter",
+        description="Approximate the update of each linear layer by a matrix of low rank (LoRE-Adapt, arXiv "
+        "2405.15007), write it as a LoRA adapter in peft's format, and print what is lost.",
+        epilog="examples:\n"
+        "  lm-eval-partial extract --base ./base --instruct ./instruct --rank 16 --output adapter\n"
+        "  lm-eval-partial extract --base ./base --instruct ./instruct --energy 0.9 --output adapter\n"
+        "  lm_eval --model partial-hf --model_args base=./base,instruct=adapter,lam=0.5 --tasks arc_challenge\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_pair_arguments(parser)
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--rank", help="rank of every linear layer's update")
+    size.add_argument("--energy", type=float, help="or the share of each ‖ΔW‖² to keep, e.g. 0.9; ranks then differ")
+    parser.add_argument(
+        "--rest",
+        choices=("dense", "base"),
+        default="dense",
+        help="what the updates of embeddings, head, norms and biases become: saved whole (dense, the default), or "
+        "dropped (base)",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty folder")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table: one entry a weight")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the adapter and print its errors."""
+    from lm_eval_partial.errors import UserError
+    from lm_eval_partial.extract import check_rank, extract, relative_error
+
+    rank = None if args.rank is None else check_rank(args.rank)
+    if args.energy is not None and not 0 < args.energy <= 1:
+        raise UserError(f"--energy {args.energy} is not a share. Give more than 0 and at most 1, such as 0.9.")
+    pair = open_pair(args)
+    found = extract(pair, args.output, rank, args.energy, args.rest)
+    if args.json:
+        print(json.dumps([each._asdict() | {"relative_error": relative_error([each])} for each in found], indent=2))
+    else:
+        show(found, args.output)
+    return 0
+
+
+def show(found: list[Kept], output: Path) -> None:
+    """Print one row for the weights that differ in layer only."""
+    import re
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from lm_eval_partial.extract import relative_error
+
+    table = Table("weights", "matrices", "rank", "‖ΔW − BA‖ / ‖ΔW‖")
+    groups: dict[str, list[Kept]] = {}
+    for each in found:
+        groups.setdefault(re.sub(r"\.\d+(?=\.)", ".*", each.name), []).append(each)
+    for name, group in [*groups.items(), ("all linear layers", found)]:
+        ranks = sorted({each.rank for each in group})
+        span = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}–{ranks[-1]}"
+        last = group is list(groups.values())[-1]
+        table.add_row(name, str(len(group)), span, f"{relative_error(group):.4f}", end_section=last)
+    console = Console(highlight=False)
+    console.print(table)
+    size = sum(file.stat().st_size for file in output.glob("adapter_model.*"))
+    console.print(f"{output}: {size / 2**20:.2f} MiB. Use it as instruct={output}.", markup=False, soft_wrap=True)
