@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from lm_eval_partial.alpaca import outputs
 from lm_eval_partial.alpaca.outputs import Point
+from lm_eval_partial.alpaca.runner import hide_secrets
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import write_text
 
@@ -252,18 +253,17 @@ def _run(python: Path, job: Mapping[str, Any], environment: Mapping[str, str]) -
         assert process.stdin and process.stdout
         try:
             process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.flush()  # and left open: the runner stops when it is closed
+            process.stdin.close()
             for line in process.stdout:
                 yield json.loads(line)
         except BrokenPipeError:
             pass  # it ended at once; why is said below
         finally:
-            process.stdin.close()
-            process.stdout.close()
+            process.stdout.close()  # the runner stops when it cannot tell of the next judgement
             status = process.wait()
-        if status not in (0, 1):
+        if status:
             complaints.seek(0)
-            last = complaints.read().strip().splitlines()[-1:] or ["it said nothing"]
+            last = hide_secrets(complaints.read()).strip().splitlines()[-1:] or ["it said nothing"]
             raise UserError(
                 f"the judge's process ended with status {status} ({last[0][:300]}). Judgements that were made are "
                 "kept: run the same command again."

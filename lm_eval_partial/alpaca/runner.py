@@ -1,7 +1,7 @@
 """Judges answers with the alpaca_eval package; runs in the environment of that package, started by `judge`.
 
 A script on its own: nothing of lm_eval_partial is installed there. It reads one job (a line of JSON) from standard
-input and writes events (a line of JSON each) to standard output; when standard input ends, so does it.
+input and writes events (a line of JSON each) to standard output; when nobody reads these any more, it stops.
 
 Annotator, prompts, parser and metrics are the package's own. Two things it does itself. The package keeps judgements
 128 at a time and loses them all if one call fails; here each is on disk before it counts. And the package's annotation
@@ -119,8 +119,6 @@ class Decoder:
 
     def ask_all(self, missing: Mapping[str, str], settings: Mapping[str, Any]) -> None:
         """Ask for all of `missing`, several at a time; raise `Failure` if some could not be had."""
-        watch = threading.Thread(target=self.watch_input, daemon=True)
-        watch.start()
         pool = ThreadPoolExecutor(self.job["concurrency"])
         try:
             for future in [pool.submit(self.ask, key, prompt, settings) for key, prompt in missing.items()]:
@@ -137,12 +135,6 @@ class Decoder:
                 f"{len(lost)} of {self.total} judgements are missing: {why}. The other {self.total - len(lost)} are "
                 "kept: run the same command again for the rest."
             )
-
-    def watch_input(self) -> None:
-        """Stop when whoever started this script is gone: nobody would want what is paid for from then on."""
-        while os.read(0, 4096):
-            pass
-        self.stop.set()
 
     def ask(self, key: str, prompt: str, settings: Mapping[str, Any]) -> None:
         """Ask until there is an answer that the parser can read, or it is given up."""

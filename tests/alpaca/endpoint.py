@@ -19,7 +19,7 @@ Fault = Callable[[int, str], "str | None"]
 
 def chance_of_m(prompt: str) -> float:
     """Return the probability that the judge gives to the answer called "m": exclamation marks please it, and luck."""
-    marks = {name: text.count("!") for name, text in re.findall(ANSWER, prompt, re.DOTALL)}
+    marks = {"m": 0, "M": 0} | {name: text.count("!") for name, text in re.findall(ANSWER, prompt, re.DOTALL)}
     luck = int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF - 0.5
     return 1 / (1 + math.exp(-0.7 * (marks["m"] - marks["M"]) - luck))
 

@@ -285,6 +285,25 @@ def test_another_endpoint_s_judgements_are_not_mixed_in(folder):
         judge(folder, Settings(base_url="http://elsewhere/v1", length_controlled=False))
 
 
+def test_a_process_that_breaks_says_so(folder, tmp_path):
+    (tmp_path / "mine.yaml").write_text("mine: {prompt_template: x, unheard_of: 1}")
+    with Endpoint() as endpoint, pytest.raises(UserError, match="judge's process ended with status 1 .*unheard_of"):
+        judge(folder, quick(endpoint, annotators_config=str(tmp_path / "mine.yaml")))
+
+
+def test_an_annotator_of_one_s_own(folder, tmp_path):
+    (tmp_path / "prompt.txt").write_text("<|im_start|>user\n{instruction} {output_1} {output_2}<|im_end|>")
+    (tmp_path / "configs.yaml").write_text(
+        f"mine: {{prompt_template: {tmp_path}/prompt.txt, fn_completions: openai_completions, "
+        "completions_kwargs: {model_name: mine, max_tokens: 2}, fn_completion_parser: regex_parser, "
+        "completion_parser_kwargs: {outputs_to_match: {1: ^m, 2: ^M}}}"
+    )
+    with Endpoint() as endpoint:
+        verdicts = judge(folder, quick(endpoint, annotators_config=str(tmp_path / "configs.yaml")))
+    assert endpoint.models == {"mine"} and len(endpoint.calls) == 24
+    assert [verdict.scores["n_total"] for verdict in verdicts] == [12, 12]
+
+
 def test_two_judges_at_once_are_refused(folder):
     import fcntl
 
