@@ -16,8 +16,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "alpaca-eval",
         help="export answers to AlpacaEval, and have them judged",
-        description="What the task alpaca_eval generated, as files of the alpaca_eval package; and that package's win "
-        "rates of it. A judge is paid by the call: --dry-run counts calls and tokens first.",
+        description="What the task alpaca_eval generated, as files of the alpaca_eval package, and that package's\n"
+        "win rates of it. A judge is paid by the call: --dry-run counts calls and tokens first.",
         epilog="examples:\n"
         "  lm-eval-partial alpaca-eval export results/mypair\n"
         "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n"
@@ -41,8 +41,8 @@ def _add_export(commands: Any) -> None:
     parser = commands.add_parser(
         "export",
         help="write model_outputs.json for each λ",
-        description="Write model_outputs.json for each λ, as the alpaca_eval package reads it, each λ a generator of "
-        "its own.",
+        description="Write model_outputs.json for each λ, as the alpaca_eval package reads it, each λ a generator\n"
+        "of its own.",
         epilog="examples:\n"
         "  lm-eval-partial alpaca-eval export results/mypair\n"
         "  lm-eval-partial alpaca-eval export results/mypair --output_path outputs\n"
@@ -64,10 +64,10 @@ def _add_judge(commands: Any) -> None:
     parser = commands.add_parser(
         "judge",
         help="run the alpaca_eval package on each λ",
-        description="Have the alpaca_eval package judge each λ against the reference answers. Judgements are on disk "
-        "as they come: stopped, killed or failed, the same command goes on and asks for none twice. Keys are read from "
-        "the environment (OPENAI_API_KEY) and written nowhere. The result files lie beside the judgements, where "
-        "lm-eval-partial report finds them.",
+        description="Have the alpaca_eval package judge each λ against the reference answers.\n\n"
+        "Judgements are on disk as they come: stopped, killed or failed, the same command goes on\n"
+        "and asks for none twice. Keys are read from the environment (OPENAI_API_KEY) and written\n"
+        "nowhere. The result files lie beside the judgements, where lm-eval-partial report finds them.",
         epilog="examples:\n"
         "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n"
         "  lm-eval-partial alpaca-eval judge results/mypair --annotators_config weighted_alpaca_eval_gpt4_turbo\n"
