@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The judge's package wants an older setuptools than ours: an environment of its own.
+ALPACA := $(VENV)/alpaca_eval
 
 .PHONY: demo test check env clean
 
@@ -11,8 +13,8 @@ demo: $(READY)  ## the main job on the embedded pair: a few-shot score at λ = 0
 	  --model_args base=lm_eval_partial/demo/base,instruct=lm_eval_partial/demo/instruct,lam=0.5 \
 	  --tasks partial_demo --include_path task_configs
 
-test: $(READY)  ## the tests (CPU; `make test ARGS="-m slow"` for the slow ones)
-	$(BIN)/python -m pytest -n auto $(ARGS)
+test: $(READY) $(ALPACA)/.ready  ## the tests (CPU; `make test ARGS="-m slow"` for the slow ones)
+	ALPACA_EVAL_PYTHON=$(abspath $(ALPACA))/bin/python $(BIN)/python -m pytest -n auto $(ARGS)
 
 check: $(READY)  ## style and types
 	$(BIN)/ruff check .
@@ -28,6 +30,10 @@ $(READY): requirements.lock pyproject.toml lm_eval_partial_autoload.pth
 	$(BIN)/pip install --quiet --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
+
+$(ALPACA)/.ready: $(READY)
+	$(BIN)/lm-eval-partial alpaca-eval install --environment $(ALPACA)
+	touch $@
 
 clean:
 	rm -rf $(VENV) dist

@@ -106,7 +106,7 @@ class _Builder:
         following = [name for name in [*self.run.groups, *self.run.tasks] if self.follows(name)]
         following = [name for name in following if not any(self.follows(up) for up in self.parents.get(name, []))]
         known = groups | tasks
-        instruction = self.mean("instruction following", [known[name] for name in following if name in known])
+        instruction = self.mean("instruction following", self.expand(following, known))
         others = self.expand([name for name in self.roots if name not in {*following, *covered}], known)
         if of_suite:
             found = [

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -76,7 +77,8 @@ class Tasks:
             default = task.get_config("num_fewshot")
             shots = (default or 0) if num_fewshot is None or default == 0 else num_fewshot
             settings = {**task.dump_config(), "metadata": None, "num_fewshot": None}
-            text = json.dumps(settings, default=repr, sort_keys=True)
+            # A function (process_docs of fewshot_config) shows its address, which is another in every process.
+            text = re.sub(r" at 0x[0-9a-f]+", "", json.dumps(settings, default=repr, sort_keys=True))
             found[name] = {"version": task.VERSION, "num_fewshot": shots, "config": digest(text.encode())}
         return found
 

@@ -121,5 +121,7 @@ def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str
         if paid := tables.tradeoff(trajectory):
             lines += ["", "### The price in instruction following", "", f"![Trade-off](figures/{prefix}tradeoff.svg)"]
             lines += ["", paid.markdown()]
+        if budget := tables.budget(trajectory):
+            lines += ["", f"{budget.caption}:", "", budget.markdown()]
         lines += ["", "### All scores", "", tables.scores(trajectory).markdown()]
     return "\n".join(lines) + "\n"

@@ -13,6 +13,9 @@ from lm_eval_partial.curves import Best, Curve, Trajectory
 from lm_eval_partial.metrics import Array
 from lm_eval_partial.result_files import format_lam
 
+BUDGETS = (0.5, 1.0, 2.0, 5.0)
+"""Points of instruction following that one may be willing to pay."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -139,3 +142,25 @@ def tradeoff(trajectory: Trajectory) -> Table | None:
             if math.isfinite(one) and math.isfinite(two)
         ],
     )
+
+
+def budget(trajectory: Trajectory) -> Table | None:
+    """Return how far below 1 λ can go for some points of instruction following; None unless both axes were run.
+
+    From λ = 1 down, λ goes on as long as every λ on the way costs at most that much.
+    """
+    up, across = trajectory.icl, trajectory.instruction
+    if up is None or across is None:
+        return None
+    reference = trajectory.lams.index(1.0)
+    sign = 1 if across.node.higher_is_better else -1
+    costs = sign * (across.values[reference] - across.values[: len(trajectory.lams)])
+    rows = []
+    for allowed in BUDGETS:
+        at = reference
+        while at > 0 and costs[at - 1] <= allowed:
+            at -= 1
+        change = f"{up.values[at] - up.values[reference]:+.2f}"
+        rows.append(Row([f"{allowed:g}", format_lam(trajectory.lams[at]), f"{costs[at]:.2f}", change]))
+    head = ["points allowed", "lowest λ", f"{across.node.label} lost", f"{up.node.label} gained"]
+    return Table("The largest drop of λ that costs at most so many points of instruction following", head, rows)

@@ -156,3 +156,8 @@ def test_a_perplexity_is_no_fraction_and_in_no_mean(tmp_path):
     assert found.icl.label == "ICL, mean of 2" and found.notes == [
         "not in the mean, being no fraction of which more is better: text"
     ]
+
+
+def test_a_group_without_a_score_stands_for_its_tasks_on_the_axis_of_following_instructions(tmp_path):
+    found = of(tmp_path, {"ifeval": [1, 0], "other": [1, 1]}, groups={"partial_if": ["ifeval"]}, without=["partial_if"])
+    assert found.instruction.name == "ifeval" and found.instruction_tasks == ["ifeval"]

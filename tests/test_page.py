@@ -139,7 +139,7 @@ def test_charts_and_controls_have_names(browser):
         if not node.get("ignored"):
             roles.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", "").strip())
     assert all(roles["image"]) and roles["combobox"] == ["Score"] and roles["radio"][0] == "score"
-    assert len(roles["table"]) == 5 and all(roles["table"])
+    assert len(roles["table"]) == 6 and all(roles["table"])
 
 
 @needs_browser

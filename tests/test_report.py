@@ -229,3 +229,20 @@ def test_the_harnesss_own_files(lm_eval, pairs, tmp_path, capsys):
     result = json.loads(next((tmp_path / "run2").glob("*/results_*.json")).read_text())
     assert float(by["pico_mc", "partial-hf", "0.5"]) == pytest.approx(100 * result["results"]["pico_mc"]["acc,none"])
     assert by["pico_mc", "stock instruct", "1.0"] == by["pico_mc", "partial-hf", "1.0"]
+
+
+def test_how_far_a_budget_of_instruction_following_goes(tmp_path):
+    """95, 98, 97, 99.2 and 100 points: two buy λ = 0.75 only, for at 0.5 three are lost, though 0.25 costs two."""
+    for lam, followed in ((0.0, 950), (0.25, 980), (0.5, 970), (0.75, 992), (1.0, 1000)):
+        values = {"few": [1.0] * round(800 - 400 * lam) + [0.0] * round(200 + 400 * lam)}
+        write(tmp_path / str(lam), values | {"ifeval": [1.0] * followed + [0.0] * (1000 - followed)}, lam=lam)
+    (found,) = trajectories(tmp_path, {})
+    assert [row.cells for row in tables.budget(found).rows] == [
+        ["0.5", "1.00", "0.00", "+0.00"],
+        ["1", "0.75", "0.80", "+10.00"],
+        ["2", "0.75", "0.80", "+10.00"],
+        ["5", "0.00", "5.00", "+40.00"],
+    ]
+    report.write([found], tmp_path / "out")
+    for name in ("report.md", "report.html"):
+        assert "The largest drop of λ that costs at most so many points" in (tmp_path / "out" / name).read_text()

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from lm_eval_partial import __version__
-from lm_eval_partial.cli import bench, compare, demo, export, extract, inspect, report, score, sweep, tasks
+from lm_eval_partial.cli import alpaca_eval, bench, compare, demo, export, extract, inspect, report, score, sweep, tasks
 from lm_eval_partial.errors import UserError
 
 EXAMPLES = """\
@@ -24,6 +24,7 @@ examples:
   lm-eval-partial sweep --base BASE --instruct INSTRUCT --lam 0:1:0.1 --tasks partial_icl --output_path results/pair
   lm-eval-partial compare results/pair/hf_instruct results/pair/lam_0.60
   lm-eval-partial report results/pair
+  lm-eval-partial alpaca-eval judge results/pair --dry-run
   lm-eval-partial export --base BASE --instruct INSTRUCT --lam 0.6 --output DIR
 """
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"lm_eval_partial {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (inspect, sweep, score, compare, report, export, extract, demo, bench, tasks):
+    for command in (inspect, sweep, score, compare, report, alpaca_eval, export, extract, demo, bench, tasks):
         command.add_parser(subparsers)
     argv = sys.argv[1:] if argv is None else argv
     parser.set_defaults(command=shlex.join(["lm-eval-partial", *argv]))

@@ -64,11 +64,11 @@ def _numbers(values: Array) -> list[float | None]:
 
 def _section(index: int, trajectory: Trajectory) -> str:
     notes = "".join(f"<p>Note: {escape(note)}.</p>" for note in trajectory.notes)
-    tradeoff = tables.tradeoff(trajectory)
+    tradeoff, budget = tables.tradeoff(trajectory), tables.budget(trajectory)
     paid = (
         "<h3>The price in instruction following</h3>\n"
-        f'<div class="beside"><figure class="tradeoff"></figure>{tradeoff.html()}</div>'
-        if tradeoff
+        f'<div class="beside"><figure class="tradeoff"></figure>{tradeoff.html()}</div>{budget.html()}'
+        if tradeoff and budget
         else ""
     )
     return f"""<section id="pair-{index}" data-pair="{index}" aria-labelledby="name-{index}">

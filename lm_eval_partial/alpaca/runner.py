@@ -1,0 +1,374 @@
+"""Judges answers with the alpaca_eval package; runs in the environment of that package, started by `judge`.
+
+A script on its own: nothing of lm_eval_partial is installed there. It reads one job (a line of JSON) from standard
+input and writes events (a line of JSON each) to standard output; when nobody reads these any more, it stops.
+
+Annotator, prompts, parser and metrics are the package's own. Two things it does itself. The package keeps judgements
+128 at a time and loses them all if one call fails; here each is on disk before it counts. And the package's annotation
+cache knows no model settings and is shared by everything that uses an annotator; here every λ has its own journal, in
+which a judgement is found by the very prompt and settings that it was an answer to.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import inspect
+import json
+import logging
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+Tell = Callable[..., None]
+"""Writes one event, given its fields."""
+
+HOPELESS = 5
+"""Stop when so many judgements were given up and none has succeeded: the other 800 would fail as well."""
+REFUSED = (400, 401, 403, 404, 422)
+"""HTTP states that asking again does not change."""
+
+
+class Failure(Exception):
+    """Something the user can put right."""
+
+
+class Counted(Exception):
+    """Ends a dry run: carries the prompts that would be sent, how many are judged already, and the settings."""
+
+
+class Journal:
+    """Judgements on disk, one a line, found by their key."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("a+b")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Failure(f"{path} is in use by another judge. Wait for that one, or stop it.") from None
+        self.lock = threading.Lock()
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.file.seek(0)
+        whole = 0
+        for line in self.file:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if not line.endswith(b"\n"):
+                break
+            self.entries[entry["key"]] = entry
+            whole += len(line)
+        else:
+            return
+        if self.file.read(1):
+            raise Failure(f"{path} is damaged after byte {whole}. Restore it, or move it away to judge anew.")
+        self.file.truncate(whole)  # a line that was being written when the judge was killed
+
+    def usable(self, key: str) -> bool:
+        """Return whether there is a judgement that the annotator's parser can read."""
+        return bool(self.entries.get(key, {}).get("usable"))
+
+    def add(self, key: str, usable: bool, answer: Mapping[str, Any]) -> None:
+        """Keep an answer; it is on disk when this returns."""
+        entry = {"key": key, "usable": usable, "answer": answer}
+        line = hide_secrets(json.dumps(entry)).encode() + b"\n"
+        with self.lock:
+            self.file.write(line)
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.entries[key] = json.loads(line)
+
+    def close(self) -> None:
+        """Let other judges have it."""
+        self.file.close()
+
+
+class Decoder:
+    """Stands in for a decoder of the package: asks it for one prompt at a time and keeps each answer in a journal."""
+
+    def __init__(self, annotator: Any, journal: Journal, job: Mapping[str, Any], tell: Tell) -> None:
+        self.decode, self.parse = annotator.fn_completions, annotator.fn_completion_parser
+        self.answer_column, self.batch_size = annotator.completion_key, annotator.batch_size
+        self.journal, self.job, self.tell = journal, job, tell
+        self.stop = threading.Event()
+        self.succeeded, self.given_up = 0, 0
+        self.errors: list[str] = []
+        self.lock = threading.Lock()
+
+    def __call__(self, prompts: Sequence[str], **settings: Any) -> dict[str, list[Any]]:
+        """Return the package's columns for all `prompts`, asking for those that are not in the journal."""
+        keys = [digest([prompt, settings]) for prompt in prompts]
+        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if not self.journal.usable(key)}
+        self.total = len(set(keys))
+        if self.job["dry_run"]:
+            raise Counted(list(missing.values()), self.total - len(missing), settings)
+        self.done = self.total - len(missing)
+        self.tell(done=self.done, total=self.total)
+        self.ask_all(missing, settings)
+        answers = [self.journal.entries[key]["answer"] for key in keys]
+        return {column: [answer[column] for answer in answers] for column in answers[0]}
+
+    def ask_all(self, missing: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+        """Ask for all of `missing`, several at a time; raise `Failure` if some could not be had."""
+        pool = ThreadPoolExecutor(self.job["concurrency"])
+        try:
+            for future in [pool.submit(self.ask, key, prompt, settings) for key, prompt in missing.items()]:
+                future.result()
+        except BaseException:
+            self.stop.set()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)  # what is under way is paid for, and kept
+        lost = [key for key in missing if key not in self.journal.entries]
+        if lost:
+            why = self.errors[-1] if self.errors else "interrupted"
+            raise Failure(
+                f"{len(lost)} of {self.total} judgements are missing: {why}. The other {self.total - len(lost)} are "
+                "kept: run the same command again for the rest."
+            )
+
+    def ask(self, key: str, prompt: str, settings: Mapping[str, Any]) -> None:
+        """Ask until there is an answer that the parser can read, or it is given up."""
+        answer, error = None, ""
+        for attempt in range(self.job["attempts"]):
+            if attempt:
+                self.stop.wait(min(30.0, self.job["backoff"] * 2 ** (attempt - 1)))
+            if self.stop.is_set():
+                return
+            try:
+                answer = self.ask_once(prompt, settings)
+                usable, error = self.readable(answer), "the judge's replies cannot be read by the annotator's parser"
+            except Exception as caught:
+                error = f"{type(caught).__name__}: {caught}"
+                if getattr(caught, "status_code", None) in REFUSED:
+                    break
+                continue
+            if usable:
+                self.journal.add(key, True, answer)
+                with self.lock:
+                    self.succeeded, self.done = self.succeeded + 1, self.done + 1
+                    self.tell(done=self.done, total=self.total)
+                return
+        if answer is not None:
+            self.journal.add(key, False, answer)
+        with self.lock:
+            self.errors.append(error)
+            self.given_up += 1
+            if self.given_up >= HOPELESS and not self.succeeded:
+                self.stop.set()
+
+    def ask_once(self, prompt: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the package's columns for one prompt."""
+        more: dict[str, Any] = {}
+        if "num_procs" in inspect.signature(self.decode).parameters:
+            more["num_procs"] = 1
+        if self.decode.__name__ == "openai_completions":
+            # One attempt and no sleep: its own would retry rate limits only, and not keep count.
+            more |= {"n_retries": 1, "sleep_time": 0}
+            more["client_kwargs"] = {
+                **settings.get("client_kwargs", {}),
+                "timeout": self.job["timeout"],
+                "max_retries": 0,
+            }
+        columns = self.decode(prompts=[prompt], **{**settings, **more})
+        answer = {name: values[0] for name, values in columns.items()}
+        whole = answer.get("completions_all")
+        if isinstance(whole, dict) and whole.get("text") == "" and whole.get("total_tokens") == 0:
+            raise RuntimeError("no reply: rate limit, or the prompt was refused")  # what the package returns for it
+        return answer
+
+    def readable(self, answer: Mapping[str, Any]) -> bool:
+        """Return whether the annotator's parser finds a judgement in an answer."""
+        try:
+            found = list(self.parse(answer[self.answer_column]))
+        except Exception:
+            return False
+        return len(found) == self.batch_size and not any(
+            value is None or isinstance(value, float) and math.isnan(value) for value in found
+        )
+
+
+def digest(content: Any) -> str:
+    """Return a hash of JSON values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def secrets() -> list[str]:
+    """Return the values of the environment that nobody else may see, the longest first."""
+    names = [name for name in os.environ if name.endswith(("_KEY", "_KEYS", "_TOKEN", "_SECRET"))]
+    values = {part for name in names for part in [os.environ[name], *os.environ[name].split(",")]}
+    return sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
+
+
+def hide_secrets(text: str) -> str:
+    """Return `text` without keys, which an endpoint may repeat in its messages."""
+    for secret in secrets():
+        text = text.replace(secret, "***")
+    return text
+
+
+def judge(job: Mapping[str, Any], tell: Tell) -> None:
+    """Judge every point of the job, one after the other."""
+    reference = read_json(job["reference"])
+    if job["length_controlled"]:
+        need_difficulties(len(reference))
+    for point in job["points"]:
+        journal = Journal(Path(point["journal"]))
+        try:
+            judge_point(job, point, reference, journal, partial(tell, point=point["name"]))
+        finally:
+            journal.close()
+
+
+def judge_point(
+    job: Mapping[str, Any], point: Mapping[str, Any], reference: list[Any], journal: Journal, tell: Tell
+) -> None:
+    """Tell the package's metrics of one point, or what they would take, and write each instruction's judgement."""
+    import pandas as pd
+
+    annotator = make_annotator(job)
+    (single,) = annotator.annotators.values()
+    single.fn_completions = Decoder(single, journal, job, tell)
+    frames: list[Any] = []
+
+    def metric(annotations: Any) -> Any:
+        frame = pd.DataFrame(annotations)
+        frames.append(frame)
+        if not frame["preference"].notna().any():
+            raise Failure("no win rate: not one reply of the judge could be read by the annotator's parser.")
+        metrics = package("metrics")
+        if job["length_controlled"]:  # adds the column glm_preference
+            return metrics.get_length_controlled_winrate(frame, save_weights_dir=None)
+        return metrics.get_winrate(frame)
+
+    try:
+        # Data frames: a path would be read by pandas, which turns answers like "42" into numbers.
+        board, _ = package("main").evaluate(
+            model_outputs=pd.DataFrame(read_json(point["outputs"])),
+            reference_outputs=pd.DataFrame(reference),
+            annotators_config=job["annotators_config"],
+            Annotator=lambda **_: annotator,
+            fn_metric=metric,
+            annotation_kwargs={"chunksize": None},
+            precomputed_leaderboard=None,
+            output_path=None,
+            sort_by="win_rate",
+            is_cache_leaderboard=False,
+            is_return_instead_of_print=True,
+        )
+    except Counted as found:
+        tell(**estimate(*found.args))
+        return
+    scores = {name: float(value) for name, value in board.loc[point["generator"]].items() if name != "mode"}
+    (frame,) = frames
+    # A preference is 1 for the reference, 2 for the model; what the length-controlled model predicts, 0 and 1.
+    frame["win_rate"], frame["lc_win_rate"] = frame["preference"] - 1, frame.get("glm_preference")
+    rows = json.loads(frame[["instruction", "win_rate", "lc_win_rate"]].to_json(orient="records", double_precision=15))
+    Path(point["annotations"]).write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    tell(scores=scores, unusable=len(frame) - int(scores["n_total"]))
+
+
+def package(module: str) -> Any:
+    """Return a module of the alpaca_eval package."""
+    return importlib.import_module(f"alpaca_eval.{module}")
+
+
+def read_json(path: str) -> Any:
+    """Return the content of a file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def make_annotator(job: Mapping[str, Any]) -> Any:
+    """Return the package's annotator, its own cache off."""
+    kind = package("annotators").PairwiseAnnotator
+    try:
+        annotator = kind(annotators_config=job["annotators_config"], caching_path=None)
+    except FileNotFoundError:
+        known = ", ".join(sorted(path.parent.name for path in kind.DEFAULT_BASE_DIR.glob("*/configs.yaml")))
+        raise Failure(
+            f"--annotators_config {job['annotators_config']} is neither a file nor one of alpaca_eval's: {known}."
+        ) from None
+    if len(annotator.annotators) != 1:
+        raise Failure(
+            f"--annotators_config {job['annotators_config']} mixes {len(annotator.annotators)} judges. Give one of one."
+        )
+    (single,) = annotator.annotators.values()
+    if job["judge_model"]:
+        single.completions_kwargs = {**single.completions_kwargs, "model_name": job["judge_model"]}
+    return annotator
+
+
+def need_difficulties(instructions: int) -> None:
+    """Refuse to start if the length-controlled win rate could not be computed in the end."""
+    import pandas as pd
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download("tatsu-lab/alpaca_eval", "df_gamed.csv", repo_type="dataset")
+    except Exception as error:
+        raise Failure(
+            "the length-controlled win rate needs df_gamed.csv of tatsu-lab/alpaca_eval, which cannot be fetched: "
+            f"{str(error).splitlines()[0]} Connect to the Hub once, or give --win_rate_only."
+        ) from None
+    known = pd.read_csv(path)["index"].nunique()
+    if known != instructions:
+        raise Failure(
+            f"the length-controlled win rate knows the difficulty of {known} instructions, in their order, and there "
+            f"are {instructions} reference outputs. Give --reference_outputs with all of them, or --win_rate_only."
+        )
+
+
+def estimate(prompts: Sequence[str], judged: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a judgement of `prompts` would take: calls, tokens, and dollars if the package knows a price."""
+    model = str(settings.get("model_name", ""))
+    try:
+        import tiktoken
+
+        encoding = tiktoken.encoding_for_model(model)
+        tokens, counted = sum(len(encoding.encode(text, disallowed_special=())) for text in prompts), True
+    except Exception:  # not a model of OpenAI's, or its vocabulary cannot be fetched
+        tokens, counted = sum(len(text) for text in prompts) // 4, False
+    price = package("decoders.openai")._get_price_per_token(model) * tokens if counted else math.nan
+    answer = settings.get("max_tokens")
+    return {
+        "calls": len(prompts),
+        "judged": judged,
+        "model": model,
+        "tokens": tokens,
+        "counted": counted,
+        "reply_tokens": answer * len(prompts) if isinstance(answer, int) else None,
+        "dollars": None if math.isnan(price) else price,
+    }
+
+
+def main() -> int:
+    """Run the job on standard input; return 0, or 1 after an event that says what failed."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the package prints is no event
+
+    def tell(**event: Any) -> None:
+        events.write(hide_secrets(json.dumps(event)) + "\n")
+        events.flush()
+
+    logging.disable(logging.CRITICAL)  # it logs whole prompts and tracebacks of every failed call
+    try:
+        judge(json.loads(sys.stdin.readline()), tell)
+    except Failure as error:
+        tell(error=str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""``lm-eval-partial alpaca-eval``: answers as files of the alpaca_eval package, and that package's win rates."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lm_eval_partial.alpaca.judge import Verdict
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand and its own: export, judge, install."""
+    parser = subparsers.add_parser(
+        "alpaca-eval",
+        help="export answers to AlpacaEval, and have them judged",
+        description="What the task alpaca_eval generated, as files of the alpaca_eval package, and that package's\n"
+        "win rates of it. A judge is paid by the call: --dry-run counts calls and tokens first.",
+        epilog="examples:\n"
+        "  lm-eval-partial alpaca-eval export results/mypair\n"
+        "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n"
+        "  lm-eval-partial alpaca-eval install\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_export(commands)
+    _add_judge(commands)
+    install = commands.add_parser(
+        "install",
+        help="make the environment that judge runs in",
+        description="Make an environment of its own with alpaca_eval 0.6.6 and setuptools < 81, outside the one that "
+        "you are in.",
+    )
+    install.add_argument("--environment", type=Path, metavar="DIR", help="where (default: where judge looks for it)")
+    install.set_defaults(run=run_install)
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write model_outputs.json for each λ",
+        description="Write model_outputs.json for each λ, as the alpaca_eval package reads it, each λ a generator\n"
+        "of its own.",
+        epilog="examples:\n"
+        "  lm-eval-partial alpaca-eval export results/mypair\n"
+        "  lm-eval-partial alpaca-eval export results/mypair --output_path outputs\n"
+        "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_folders(parser)
+    parser.set_defaults(run=run_export)
+
+
+def _add_folders(parser: Any) -> None:
+    parser.add_argument(
+        "results", metavar="RESULTS_DIR", type=Path, help="folder of a sweep, or lm_eval's --output_path"
+    )
+    parser.add_argument("--output_path", type=Path, metavar="DIR", help="default: RESULTS_DIR/alpaca_eval")
+
+
+def _add_judge(commands: Any) -> None:
+    parser = commands.add_parser(
+        "judge",
+        help="run the alpaca_eval package on each λ",
+        description="Have the alpaca_eval package judge each λ against the reference answers.\n\n"
+        "Judgements are on disk as they come: stopped, killed or failed, the same command goes on\n"
+        "and asks for none twice. Keys are read from the environment (OPENAI_API_KEY) and written\n"
+        "nowhere. The result files lie beside the judgements, where lm-eval-partial report finds them.",
+        epilog="examples:\n"
+        "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n"
+        "  lm-eval-partial alpaca-eval judge results/mypair --annotators_config weighted_alpaca_eval_gpt4_turbo\n"
+        "  lm-eval-partial alpaca-eval judge results/mypair --base_url http://localhost:8000/v1 --judge_model mine \\\n"
+        "      --win_rate_only\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_folders(parser)
+    parser.add_argument(
+        "--annotators_config",
+        default="weighted_alpaca_eval_gpt4_turbo",
+        metavar="NAME",
+        help="an annotator of the package, or the path of a config (default: %(default)s, AlpacaEval 2's)",
+    )
+    parser.add_argument("--judge_model", metavar="NAME", help="in place of the model that the annotator names")
+    parser.add_argument("--base_url", metavar="URL", help="of an endpoint that speaks OpenAI's protocol")
+    parser.add_argument(
+        "--reference_outputs", type=Path, metavar="FILE", help="JSON (default: what came with the instructions)"
+    )
+    parser.add_argument(
+        "--win_rate_only",
+        action="store_true",
+        help="leave out the length-controlled win rate, which needs all 805 instructions and a file from the Hub",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the number of calls and tokens, and call nobody")
+    parser.add_argument("--concurrency", type=_positive, default=5, metavar="N", help="calls at a time (default: 5)")
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="S", help="seconds a call may take (default: 60)"
+    )
+    parser.add_argument(
+        "--attempts",
+        type=_positive,
+        default=6,
+        metavar="N",
+        help="how often a call is tried, waits doubling (default: 6)",
+    )
+    parser.add_argument("--python", type=Path, metavar="PATH", help="of an environment that has alpaca_eval")
+    parser.set_defaults(run=run_judge)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Write the files and say where they are."""
+    from lm_eval_partial.alpaca import outputs
+
+    points = outputs.read(args.results)
+    for path, point in zip(
+        outputs.export(points, args.output_path or args.results / outputs.FOLDER), points, strict=True
+    ):
+        empty = sum(not row["output"] for row in point.outputs)
+        print(f"{path}: {len(point.outputs)} outputs of {point.generator}" + (f", {empty} empty" if empty else ""))
+    return 0
+
+
+def run_install(args: argparse.Namespace) -> int:
+    """Make the environment and print its python."""
+    from lm_eval_partial.alpaca import judge
+
+    print(judge.install(args.environment or judge.default_environment()))
+    return 0
+
+
+def run_judge(args: argparse.Namespace) -> int:
+    """Judge with a bar on stderr; print win rates, or what they would take."""
+    from rich.console import Console
+    from tqdm import tqdm
+
+    from lm_eval_partial.alpaca.judge import Settings, judge
+
+    settings = Settings(
+        annotators_config=args.annotators_config,
+        judge_model=args.judge_model,
+        base_url=args.base_url,
+        length_controlled=not args.win_rate_only,
+        concurrency=args.concurrency,
+        timeout=args.timeout,
+        attempts=args.attempts,
+    )
+    bars: dict[str, Any] = {}
+
+    def tell(point: str, done: int, total: int) -> None:
+        if point not in bars:
+            bars[point] = tqdm(total=total, initial=done, desc=point, unit=" judgements", file=sys.stderr)
+        bars[point].update(done - bars[point].n)
+        if done == total:
+            bars[point].close()
+
+    try:
+        verdicts = judge(
+            args.results,
+            settings,
+            output=args.output_path,
+            reference=args.reference_outputs,
+            python=args.python,
+            dry_run=args.dry_run,
+            tell=tell,
+        )
+    finally:
+        for bar in bars.values():
+            bar.close()
+    console = Console(highlight=False)
+    (_show_estimate if args.dry_run else _show)(verdicts, console)
+    return 0
+
+
+def _show(verdicts: list[Verdict], console: Any) -> None:
+    from rich.table import Table
+
+    controlled = "length_controlled_winrate" in verdicts[0].scores
+    table = Table()
+    for name in ("", *(("LC win rate", "± se") if controlled else ()), "win rate", "± se", "judged", "length"):
+        table.add_column(name, justify="right" if name else "left")
+    for verdict in verdicts:
+        scores = verdict.scores
+        names = ["length_controlled_winrate", "lc_standard_error"] if controlled else []
+        cells = [f"{scores[name]:.2f}" for name in (*names, "win_rate", "standard_error")]
+        table.add_row(verdict.point.name, *cells, f"{scores['n_total']:.0f}", f"{scores['avg_length']:.0f}")
+    console.print(table)
+    console.print("in percent, as the alpaca_eval package computes them; length in characters")
+    if unusable := sum(verdict.unusable for verdict in verdicts):
+        console.print(
+            f"{unusable} replies could not be read and are left out, as the package does; the same command asks again."
+        )
+
+
+def _show_estimate(verdicts: list[Verdict], console: Any) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for name in ("", "judged already", "calls to make", "prompt tokens", "reply tokens at most", "dollars"):
+        table.add_column(name, justify="right" if name else "left")
+    for verdict in verdicts:
+        table.add_row(verdict.point.name, *_cells(verdict.estimate))
+    total: dict[str, Any] = {"counted": all(verdict.estimate["counted"] for verdict in verdicts)}
+    for name in ("judged", "calls", "tokens", "reply_tokens", "dollars"):
+        values = [verdict.estimate[name] for verdict in verdicts]
+        total[name] = None if None in values else sum(values)
+    table.add_section()
+    table.add_row("all", *_cells(total))
+    console.print(table)
+    if not total["counted"]:
+        console.print(f"tokens at 4 characters each: the tokenizer of {verdicts[0].estimate['model']} is not at hand")
+
+
+def _cells(estimate: dict[str, Any]) -> list[str]:
+    about = "" if estimate["counted"] else "≈ "
+    most, dollars = estimate["reply_tokens"], estimate["dollars"]
+    return [
+        f"{estimate['judged']:,}",
+        f"{estimate['calls']:,}",
+        f"{about}{estimate['tokens']:,}",
+        "–" if most is None else f"{most:,}",
+        "–" if dollars is None else f"{dollars:,.2f}",
+    ]
