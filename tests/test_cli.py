@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from lm_eval_partial import __version__
+from lm_eval_partial.bench import sweep as bench_sweep
 from lm_eval_partial.bench.models import make_pair
 from lm_eval_partial.cli import main
 from tests import pico
@@ -177,6 +178,24 @@ def test_bench_of_scoring_compares_answers_and_writes_json(tmp_path, capsys):
         assert found.get("different", 0) == 0 and found.get("largest_difference", 0) < 1e-4, name
     assert workloads["fixed shots"]["ours_tokens"] < 0.5 * workloads["fixed shots"]["stock_tokens"]
     assert "letters, shots per document" in capsys.readouterr().out
+
+
+def test_bench_of_a_sweep_scales_three_runs_to_eleven(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def seconds(arguments):
+        asked.append(arguments)
+        return 30.0 if "sweep" in arguments else 10.0
+
+    monkeypatch.setattr(bench_sweep, "seconds", seconds)
+    file = tmp_path / "bench.json"
+    assert main(["bench", "sweep", "--limit", "5", "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["11 lm_eval runs / sweep"] == 3.67
+    assert [("sweep" in arguments) for arguments in asked] == [False, False, True, False]
+    lams = [argument.rsplit("lam=")[1] for run in asked for argument in run if "lam=" in argument]
+    assert lams == ["0.0", "0.5", "1.0"] and asked[2][asked[2].index("--lam") + 1] == "0:1:0.1"
+    assert all(run[run.index("--limit") + 1] == "5" for run in asked)
+    assert "11 lm_eval runs / sweep: 3.67" in capsys.readouterr().out
 
 
 def test_bench_says_what_is_wrong_before_it_starts(capsys):

@@ -1,1 +1,1 @@
-"""Timings side by side with stock: `load`, and `scoring` on a loaded model."""
+"""Timings side by side with stock: `load`, `scoring` on a loaded model, and a `sweep` over λ."""

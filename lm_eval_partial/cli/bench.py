@@ -16,14 +16,15 @@ def add_parser(subparsers: Any) -> None:
         help="time loading, moving to another λ and scoring against stock",
         description="load: loading at λ and set_lam against stock hf (and mergekit, if --mergekit names its command). "
         "scoring: few-shot questions and generation on a loaded model. Both run in turns with stock in one run, and "
-        "print medians, ratios and peak anonymous memory.",
+        "print medians, ratios and peak anonymous memory. sweep: 11 λ in one sweep against separate lm_eval runs.",
         epilog="examples:\n"
         "  lm-eval-partial bench load --stored bfloat16 --dtype float32 --json load.json\n"
         "  lm-eval-partial bench scoring --documents 64 --json scoring.json\n"
+        "  lm-eval-partial bench sweep --tasks partial_demo\n"
         "  lm-eval-partial bench scoring --base ./base --instruct ./instruct --device cuda --batch_size 16\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", choices=("load", "scoring"), help="what to time")
+    parser.add_argument("part", choices=("load", "scoring", "sweep"), help="what to time")
     parser.add_argument("--base", help="folder or Hub id of a base model; by default one is made")
     parser.add_argument("--instruct", help="folder or Hub id of the model trained from it")
     parser.add_argument("--hidden", type=int, help="hidden size of the models made (default: load 1024, scoring 512)")
@@ -33,7 +34,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds after one warm-up (default 3)")
     parser.add_argument("--mergekit", metavar="COMMAND", help="load: path of the mergekit-yaml command, to time it too")
     parser.add_argument("--documents", type=int, default=64, help="scoring: few-shot questions (default 64)")
-    parser.add_argument("--batch_size", type=int, default=1, help="scoring: as in lm_eval (default 1)")
+    parser.add_argument("--batch_size", type=int, default=1, help="scoring, sweep: as in lm_eval (default 1)")
+    parser.add_argument("--tasks", default="partial_demo", help="sweep: as in lm_eval (default partial_demo)")
+    parser.add_argument("--limit", type=int, help="sweep: as in lm_eval")
     parser.add_argument("--vllm", metavar="PYTHON", help="scoring: python of an environment with vLLM, to time it too")
     parser.add_argument("--device", help="scoring: as in lm_eval (default: a GPU if there is one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
@@ -42,7 +45,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table of `lm_eval_partial.bench`."""
-    from lm_eval_partial.bench import load, scoring
+    from lm_eval_partial.bench import load, scoring, sweep
+    from lm_eval_partial.cli.tasks import task_configs
     from lm_eval_partial.errors import UserError
     from lm_eval_partial.loading import parse_dtype
 
@@ -58,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("give --base and --instruct, or neither to have models made.")
     if args.documents < 4:
         raise UserError(f"--documents {args.documents}: give 4 or more.")
-    bench = load if args.part == "load" else scoring
+    args.include_path = task_configs()
+    bench: Any = {"load": load, "scoring": scoring, "sweep": sweep}[args.part]
     figures = bench.measure(args)
     if args.json is not None:
         args.json.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
