@@ -33,7 +33,7 @@ from lm_eval_partial.bench.models import machine, make_pair, peak_memory
 from lm_eval_partial.lm import PartialHFLM
 
 HIDDEN, LAYERS = 512, 8
-"""Size of the models made: 56M parameters."""
+"""Size of the models made: 58M parameters."""
 
 SHOTS, QUESTION, CHOICE, CHOICES = 900, (30, 60), (5, 30), 4
 """Tokens of the shots, of a question, of a choice; choices a question."""
