@@ -288,23 +288,23 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             self._said.add(path)
             logger.warning(f"{count} {kind} requests take stock's way: {path.removeprefix('plain: ')}")
 
+    def _stock_rows(self) -> int:
+        """Return stock's ``batch_size``; for ``auto``, where to begin: high where memory can run out softly."""
+        if self.batch_size != "auto":
+            return int(self.batch_size)
+        return int(self.max_batch_size) if self.device.type == "cuda" else 1
+
     def _budget(self, longest: int) -> int:
         """Return tokens at a time: stock's ``batch_size`` times the longest request."""
-        rows = self.batch_size
-        if rows == "auto":  # where memory can run out softly, begin high
-            rows = self.max_batch_size if self.device.type == "cuda" else 1
         outputs: int = LEAST_BYTES // (8 * self.model.config.get_text_config().vocab_size)
-        return max(1, min(LEAST_TOKENS, outputs), int(rows) * longest)
+        return max(1, min(LEAST_TOKENS, outputs), self._stock_rows() * longest)
 
     def _rows(self, prefix: int, longest: int, new_tokens: int) -> int:
         """Return prompts to generate from at a time."""
-        rows = self.batch_size
-        if rows == "auto":
-            rows = self.max_batch_size if self.device.type == "cuda" else 1
         if self.tokenizer.pad_token_id >= self.model.get_input_embeddings().num_embeddings:
             return 1  # a prompt that ends before another would be padded with an unknown token
         layers = self.model.config.get_text_config().num_hidden_layers
-        fit = rows_that_fit(int(rows), layers, prefix, longest, new_tokens)
+        fit = rows_that_fit(self._stock_rows(), layers, prefix, longest, new_tokens)
         return max(CPU_ROWS, fit) if self.device.type == "cpu" else fit
 
     # Tokenising ------------------------------------------------------------------------------------------
