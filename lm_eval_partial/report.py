@@ -119,7 +119,8 @@ def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str
         lines += ["", "### Percent difference from λ = 1", "", tables.changes(trajectory).markdown()]
         lines += ["", "### Best λ", "", page.BEST, "", tables.best(trajectory).markdown()]
         if paid := tables.tradeoff(trajectory):
-            lines += ["", "### The price in instruction following", "", f"![Trade-off](figures/{prefix}tradeoff.svg)"]
+            lines += ["", "### The price in instruction following", "", page.axis(trajectory)]
+            lines += ["", f"![Trade-off](figures/{prefix}tradeoff.svg)"]
             lines += ["", paid.markdown()]
         if budget := tables.budget(trajectory):
             lines += ["", f"{budget.caption}:", "", budget.markdown()]

@@ -102,6 +102,11 @@ def test_the_figures_name_what_they_draw(written):
     assert (written[0].parent / "figures" / "percent_difference.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_where_no_judge_was_asked_the_report_says_what_stands_for_instruction_following(written):
+    for path in written[1:3]:
+        assert "Instruction following is if here. No judge was asked" in path.read_text(), path
+
+
 def test_without_instruction_following_there_is_no_tradeoff(tmp_path):
     for lam in (0.0, 1.0):
         write(tmp_path / str(lam), {"t": [lam, 1.0, 0.0]}, lam=lam)

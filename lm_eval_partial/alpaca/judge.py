@@ -2,9 +2,8 @@
 
     lm-eval-partial alpaca-eval judge results/mypair --annotators_config weighted_alpaca_eval_gpt4_turbo
 
-The package needs setuptools < 81, which most environments of today have not; `runner` is what runs there. Judged points
-are written as ordinary result files with samples, task ``alpaca_eval_judged``, so that `compare` and `report` read them
-like any other. Keys are read from the environment by the package, and by nothing else.
+Judged points are written as ordinary result files with samples, task ``alpaca_eval_judged``, so that `compare` and
+`report` read them like any other. Keys are read from the environment by the package, and by nothing else.
 
 Known gaps: annotators that mix several judges; a judgement under way when a process is killed is paid for and lost.
 """
@@ -12,28 +11,19 @@ Known gaps: annotators that mix several judges; a judgement under way when a pro
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from lm_eval_partial.alpaca import outputs
+from lm_eval_partial.alpaca.environment import find_python, run, variables_for
 from lm_eval_partial.alpaca.outputs import Point
-from lm_eval_partial.alpaca.runner import hide_secrets
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import write_text
 
-PACKAGE = "alpaca_eval==0.6.6"
-# It imports pkg_resources, which setuptools 81 dropped. The others are the newest that its tests here have seen.
-REQUIREMENTS = (PACKAGE, "setuptools<81", "openai<4", "pandas<4", "numpy<3", "scikit-learn<1.10")
 TASK = "alpaca_eval_judged"
-RUNNER = Path(__file__).with_name("runner.py")
 
 Tell = Callable[[str, int, int], None]
 """Called with a point's name, how many judgements there are, and how many there will be."""
@@ -118,23 +108,17 @@ def judge(
     output = output or folder / outputs.FOLDER
     references = _read_reference(reference) if reference else outputs.references(points[0])
     _check(points, references, settings, folder)
-    environment = _environment(settings, dry_run)
+    variables = variables_for(settings.base_url, needs_key=not dry_run)
     python = find_python(python)
     where = output / settings.folder
     files = outputs.export(points, output)
     if not dry_run:
         _claim(where, settings)
     outputs.write_json(where / "reference_outputs.json", _subset(references, points[0]))
-    job = {
-        "reference": str((where / "reference_outputs.json").resolve()),
+    job = asdict(settings) | {
         "annotators_config": _config_path(settings.annotators_config),
-        "judge_model": settings.judge_model,
-        "length_controlled": settings.length_controlled,
+        "reference": str((where / "reference_outputs.json").resolve()),
         "dry_run": dry_run,
-        "concurrency": settings.concurrency,
-        "timeout": settings.timeout,
-        "attempts": settings.attempts,
-        "backoff": settings.backoff,
         "points": [
             {
                 "name": point.name,
@@ -148,9 +132,7 @@ def judge(
     }
     named = {point.name: point for point in points}
     verdicts = []
-    for event in _run(python, job, environment):
-        if "error" in event:
-            raise UserError(event["error"])
+    for event in run(python, job, variables):
         point = named[event["point"]]
         if "done" in event:
             tell(point.name, event["done"], event["total"])
@@ -160,114 +142,6 @@ def judge(
             path = _write_result(point, event["scores"], where / point.name, settings)
             verdicts.append(Verdict(point, event["scores"], event["unusable"], result=path))
     return verdicts
-
-
-# The environment -----------------------------------------------------------------------------------------
-
-
-def default_environment() -> Path:
-    """Return the folder that `install` makes."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "lm_eval_partial" / PACKAGE.replace("==", "-")
-
-
-def install(environment: Path) -> Path:
-    """Make an environment that has alpaca_eval and nothing of ours, and return its python.
-
-    Raises:
-        UserError: pip failed; it said why.
-    """
-    for command in (
-        [sys.executable, "-m", "venv", str(environment)],
-        [str(environment / "bin" / "python"), "-m", "pip", "install", *REQUIREMENTS],
-    ):
-        if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
-            raise UserError(f"{' '.join(command)} failed; what it said is above.")
-    return environment / "bin" / "python"
-
-
-def find_python(given: Path | None = None) -> Path:
-    """Return a python whose environment has alpaca_eval.
-
-    It is `given`, or what the environment variable ALPACA_EVAL_PYTHON says, or else that of `install`, or this one.
-
-    Raises:
-        UserError: there is none; the message says how to get one.
-    """
-    if given is None and (named := os.environ.get("ALPACA_EVAL_PYTHON")):
-        given = Path(named)
-    candidates = [given] if given else [default_environment() / "bin" / "python", Path(sys.executable)]
-    question = "import importlib.metadata as m, pkg_resources; print(m.version('alpaca_eval'))"
-    for python in candidates:
-        try:
-            answer = subprocess.run(
-                [str(python), "-I", "-W", "ignore", "-c", question], capture_output=True, text=True, check=False
-            )
-        except OSError:
-            continue
-        if answer.returncode == 0:
-            return python
-    raise UserError(
-        f"no environment with {PACKAGE} and setuptools < 81 {f'at {given}' if given else 'was found'}. "
-        "lm-eval-partial alpaca-eval install makes one; or give --python PATH of one you have."
-    )
-
-
-def _environment(settings: Settings, dry_run: bool) -> dict[str, str]:
-    """Return the environment variables for the runner."""
-    variables = dict(os.environ)
-    # A file of client settings would hold keys, and other endpoints than the one that was asked for.
-    variables |= {"OPENAI_CLIENT_CONFIG_PATH": os.devnull, "TQDM_DISABLE": "1"}
-    keys = variables.get("OPENAI_API_KEYS") or variables.get("OPENAI_API_KEY")
-    url = settings.base_url or variables.get("OPENAI_API_BASE") or variables.get("OPENAI_BASE_URL")
-    if settings.base_url:
-        parts = urlsplit(settings.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise UserError(
-                f"--base_url {parts.scheme}://{parts.hostname or ''}… is not the plain address of an endpoint. Give "
-                "e.g. http://localhost:8000/v1; keys go into the environment variable OPENAI_API_KEY."
-            )
-        variables["OPENAI_API_BASE"] = settings.base_url
-    if not keys and not url and not dry_run:
-        raise UserError(
-            "OPENAI_API_KEY is not set, and keys are read from the environment only. Set it, or give --base_url of an "
-            "endpoint that needs none."
-        )
-    if not keys:
-        variables["OPENAI_API_KEYS"] = variables["OPENAI_API_KEY"] = "none"  # the client wants one in any case
-    return variables
-
-
-def _run(python: Path, job: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
-    """Yield the events of a runner; it is gone when this ends."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
-        process = subprocess.Popen(
-            [str(python), "-I", "-W", "ignore", str(RUNNER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            env=dict(environment),
-            text=True,
-            encoding="utf-8",
-        )
-        assert process.stdin and process.stdout
-        try:
-            process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.close()
-            for line in process.stdout:
-                yield json.loads(line)
-        except BrokenPipeError:
-            pass  # it ended at once; why is said below
-        finally:
-            process.stdout.close()  # the runner stops when it cannot tell of the next judgement
-            status = process.wait()
-        if status:
-            complaints.seek(0)
-            last = hide_secrets(complaints.read()).strip().splitlines()[-1:] or ["it said nothing"]
-            raise UserError(
-                f"the judge's process ended with status {status} ({last[0][:300]}). Judgements that were made are "
-                "kept: run the same command again."
-            )
 
 
 # Checks --------------------------------------------------------------------------------------------------

@@ -304,6 +304,9 @@ def make_annotator(job: Mapping[str, Any]) -> Any:
     (single,) = annotator.annotators.values()
     if job["judge_model"]:
         single.completions_kwargs = {**single.completions_kwargs, "model_name": job["judge_model"]}
+        if "<|im_start|>" in single.prompt_template:
+            # The package takes a model with "instruct" in its name for one of 2023's, which knew no chat.
+            single.completions_kwargs["requires_chatml"] = True
     return annotator
 
 

@@ -130,9 +130,9 @@ def run_export(args: argparse.Namespace) -> int:
 
 def run_install(args: argparse.Namespace) -> int:
     """Make the environment and print its python."""
-    from lm_eval_partial.alpaca import judge
+    from lm_eval_partial.alpaca.environment import default_environment, install
 
-    print(judge.install(args.environment or judge.default_environment()))
+    print(install(args.environment or default_environment()))
     return 0
 
 

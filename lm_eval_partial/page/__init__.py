@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from lm_eval_partial import __version__, tables
+from lm_eval_partial.alpaca.judge import TASK as JUDGED
 from lm_eval_partial.curves import Curve, Trajectory
 from lm_eval_partial.metrics import Array
 from lm_eval_partial.result_files import format_lam
@@ -66,7 +67,7 @@ def _section(index: int, trajectory: Trajectory) -> str:
     notes = "".join(f"<p>Note: {escape(note)}.</p>" for note in trajectory.notes)
     tradeoff, budget = tables.tradeoff(trajectory), tables.budget(trajectory)
     paid = (
-        "<h3>The price in instruction following</h3>\n"
+        f"<h3>The price in instruction following</h3>\n<p>{escape(axis(trajectory))}</p>\n"
         f'<div class="beside"><figure class="tradeoff"></figure>{tradeoff.html()}</div>{budget.html()}'
         if tradeoff and budget
         else ""
@@ -103,6 +104,18 @@ BEST = (
     "chooses λ and the other half says what the choice gains over λ = 1, both ways, averaged over 20 random splits. "
     "Agreement is how many of the halves choose the λ named. Gains are percent points where the metric is a fraction."
 )
+
+
+def axis(trajectory: Trajectory) -> str:
+    """Return one line on what stands for following instructions; empty if nothing does."""
+    if not (curve := trajectory.instruction):
+        return ""
+    if JUDGED in trajectory.outline.instruction_tasks:
+        return f"Instruction following is {curve.node.label}."
+    return (
+        f"Instruction following is {curve.node.label} here. No judge was asked, so there is no AlpacaEval win rate: "
+        "run the task alpaca_eval and lm-eval-partial alpaca-eval judge for one."
+    )
 
 
 def describe(trajectory: Trajectory) -> str:

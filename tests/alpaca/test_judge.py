@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm_eval_partial.alpaca.judge import Settings, find_python, judge
+from lm_eval_partial import page
+from lm_eval_partial.alpaca.environment import find_python
+from lm_eval_partial.alpaca.judge import Settings, judge
 from lm_eval_partial.cli import main
 from lm_eval_partial.curves import trajectories
 from lm_eval_partial.errors import UserError
@@ -30,11 +32,12 @@ PACKAGE = """
 import json, sys
 import pandas as pd
 from alpaca_eval import evaluate, metrics
-model, reference, metric = sys.argv[1:]
+model, reference, metric, *annotator = sys.argv[1:]
 frame, _ = evaluate(
     model_outputs=pd.DataFrame(json.load(open(model))), reference_outputs=pd.DataFrame(json.load(open(reference))),
     output_path=None, precomputed_leaderboard=None, is_return_instead_of_print=True, caching_path=None,
     fn_metric=metric, metric_kwargs={"save_weights_dir": None} if "length" in metric else {}, sort_by="win_rate",
+    **({"annotators_config": annotator[0]} if annotator else {}),
 )
 print(json.dumps({k: float(v) for k, v in frame.iloc[0].items() if k != "mode"}))
 """
@@ -88,11 +91,11 @@ def journal(folder: Path, point: str) -> list[dict]:
     return [json.loads(line) for line in (folder / JUDGED / point / "journal.jsonl").read_text().splitlines()]
 
 
-def of_package(python: Path, endpoint: Endpoint, folder: Path, point: str, metric: str) -> dict[str, float]:
+def of_package(python: Path, url: str, folder: Path, point: str, metric: str, *annotator: str) -> dict[str, float]:
     files = [folder / "alpaca_eval" / point / "model_outputs.json", folder / "alpaca_eval" / "reference_outputs.json"]
     done = subprocess.run(
-        [str(python), "-I", "-W", "ignore", "-c", PACKAGE, *map(str, files), metric],
-        env={**os.environ, "OPENAI_API_BASE": endpoint.url},
+        [str(python), "-I", "-W", "ignore", "-c", PACKAGE, *map(str, files), metric, *annotator],
+        env={**os.environ, "OPENAI_API_BASE": url},
         capture_output=True,
         text=True,
         check=True,
@@ -106,7 +109,7 @@ def test_win_rates_are_the_package_s_own(folder, python):
         ours = {verdict.point.name: verdict.scores for verdict in verdicts}
         asked = Counter(endpoint.calls)
         theirs = {
-            name: of_package(python, endpoint, folder, name, "get_length_controlled_winrate")
+            name: of_package(python, endpoint.url, folder, name, "get_length_controlled_winrate")
             for name in ("lam_0.50", "lam_1.00")
         }
     assert ours == {name: pytest.approx(scores, abs=1e-12) for name, scores in theirs.items()}
@@ -273,9 +276,9 @@ def test_tokens_of_a_dry_run_are_those_of_the_prompts(folder):
 def test_another_judge_model_has_a_folder_and_judgements_of_its_own(folder):
     with Endpoint() as endpoint:
         judge(folder, quick(endpoint))
-        judge(folder, quick(endpoint, judge_model="org/mine"))
-    assert len(endpoint.calls) == 48 and endpoint.models == {"gpt-4-1106-preview", "org/mine"}
-    assert (folder / f"{JUDGED}__org_mine" / "judge.json").is_file()
+        judge(folder, quick(endpoint, judge_model="org/mine-instruct"))
+    assert len(endpoint.calls) == 48 and endpoint.models == {"gpt-4-1106-preview", "org/mine-instruct"}
+    assert (folder / f"{JUDGED}__org_mine-instruct" / "judge.json").is_file()
 
 
 def test_another_endpoint_s_judgements_are_not_mixed_in(folder):
@@ -334,6 +337,7 @@ def test_the_report_reads_judgements_as_it_reads_any_task(folder):
     assert found.instruction.node.metric == "lc_win_rate,none"
     expected = [verdict.scores["length_controlled_winrate"] for verdict in verdicts]
     assert found.instruction.values.tolist() == pytest.approx(expected)
+    assert page.axis(found) == "Instruction following is alpaca_eval_judged."
     assert np.isnan(found.instruction.low).all(), "an interval would leave out what is not known of the length's part"
 
 

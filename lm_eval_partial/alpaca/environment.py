@@ -1,0 +1,145 @@
+"""The environment that the alpaca_eval package lives in, and the process in it that judges.
+
+The package needs setuptools < 81, which most environments of today have not, so it has one of its own; `runner` is what
+runs there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lm_eval_partial.alpaca.runner import hide_secrets
+from lm_eval_partial.errors import UserError
+
+PACKAGE = "alpaca_eval==0.6.6"
+# It imports pkg_resources, which setuptools 81 dropped. The others are the newest that its tests here have seen.
+REQUIREMENTS = (PACKAGE, "setuptools<81", "openai<4", "pandas<4", "numpy<3", "scikit-learn<1.10")
+RUNNER = Path(__file__).with_name("runner.py")
+
+
+def default_environment() -> Path:
+    """Return the folder that `install` makes."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "lm_eval_partial" / PACKAGE.replace("==", "-")
+
+
+def install(environment: Path) -> Path:
+    """Make an environment that has alpaca_eval and nothing of ours, and return its python.
+
+    Raises:
+        UserError: pip failed; it said why.
+    """
+    for command in (
+        [sys.executable, "-m", "venv", str(environment)],
+        [str(environment / "bin" / "python"), "-m", "pip", "install", *REQUIREMENTS],
+    ):
+        if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
+            raise UserError(f"{' '.join(command)} failed; what it said is above.")
+    return environment / "bin" / "python"
+
+
+def find_python(given: Path | None = None) -> Path:
+    """Return a python whose environment has alpaca_eval.
+
+    It is `given`, or what the environment variable ALPACA_EVAL_PYTHON says, or else that of `install`, or this one.
+
+    Raises:
+        UserError: there is none; the message says how to get one.
+    """
+    if given is None and (named := os.environ.get("ALPACA_EVAL_PYTHON")):
+        given = Path(named)
+    candidates = [given] if given else [default_environment() / "bin" / "python", Path(sys.executable)]
+    question = "import importlib.metadata as m, pkg_resources; print(m.version('alpaca_eval'))"
+    for python in candidates:
+        try:
+            answer = subprocess.run(
+                [str(python), "-I", "-W", "ignore", "-c", question], capture_output=True, text=True, check=False
+            )
+        except OSError:
+            continue
+        if answer.returncode == 0:
+            return python
+    raise UserError(
+        f"no environment with {PACKAGE} and setuptools < 81 {f'at {given}' if given else 'was found'}. "
+        "lm-eval-partial alpaca-eval install makes one; or give --python PATH of one you have."
+    )
+
+
+def variables_for(base_url: str | None, needs_key: bool) -> dict[str, str]:
+    """Return the environment variables for `run`.
+
+    Args:
+        base_url: of the endpoint; the package's default if it is not given.
+        needs_key: whether a key has to be there for the package's default endpoint.
+
+    Raises:
+        UserError: the address is none, or there is no key.
+    """
+    variables = dict(os.environ)
+    # A file of client settings would hold keys, and other endpoints than the one that was asked for.
+    variables |= {"OPENAI_CLIENT_CONFIG_PATH": os.devnull, "TQDM_DISABLE": "1"}
+    keys = variables.get("OPENAI_API_KEYS") or variables.get("OPENAI_API_KEY")
+    url = base_url or variables.get("OPENAI_API_BASE") or variables.get("OPENAI_BASE_URL")
+    if base_url:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            raise UserError(
+                f"--base_url {parts.scheme}://{parts.hostname or ''}… is not the plain address of an endpoint. Give "
+                "e.g. http://localhost:8000/v1; keys go into the environment variable OPENAI_API_KEY."
+            )
+        variables["OPENAI_API_BASE"] = base_url
+    if not keys and not url and needs_key:
+        raise UserError(
+            "OPENAI_API_KEY is not set, and keys are read from the environment only. Set it, or give --base_url of an "
+            "endpoint that needs none."
+        )
+    if not keys:
+        variables["OPENAI_API_KEYS"] = variables["OPENAI_API_KEY"] = "none"  # the client wants one in any case
+    return variables
+
+
+def run(python: Path, job: Mapping[str, Any], variables: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield the events of a runner in the environment of `python`; it is gone when this ends.
+
+    Raises:
+        UserError: it said why it cannot go on, or it died.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
+        process = subprocess.Popen(
+            [str(python), "-I", "-W", "ignore", str(RUNNER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=dict(variables),
+            text=True,
+            encoding="utf-8",
+        )
+        assert process.stdin and process.stdout
+        try:
+            process.stdin.write(json.dumps(job) + "\n")
+            process.stdin.close()
+            for line in process.stdout:
+                event = json.loads(line)
+                if "error" in event:
+                    raise UserError(event["error"])
+                yield event
+        except BrokenPipeError:
+            pass  # it ended at once; why is said below
+        finally:
+            process.stdout.close()  # the runner stops when it cannot tell of the next judgement
+            status = process.wait()
+        if status:
+            complaints.seek(0)
+            last = hide_secrets(complaints.read()).strip().splitlines()[-1:] or ["it said nothing"]
+            raise UserError(
+                f"the judge's process ended with status {status} ({last[0][:300]}). Judgements that were made are "
+                "kept: run the same command again."
+            )
