@@ -101,7 +101,7 @@ def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens:
     """Return how many prompts of a group take no more memory than `rows` prompts, each with a cache of its own.
 
     The group holds its prefix once, the rest of each prompt in every layer, and for one layer at a time the two
-    joined, before and after.
+    joined.
 
     Args:
         rows: prompts at a time without sharing.
@@ -111,7 +111,7 @@ def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens:
         new_tokens: tokens generated.
     """
     length = longest + new_tokens
-    return max(rows, layers * (rows * length - prefix) // (layers * (length - prefix) + 2 * length))
+    return max(rows, layers * (rows * length - prefix) // (layers * (length - prefix) + length))
 
 
 def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:

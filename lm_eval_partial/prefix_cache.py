@@ -31,8 +31,36 @@ MASKS = ("sdpa", "eager", "flex_attention")
 """Attention implementations that take a mask of any shape; the last skips what is masked, and wants a GPU."""
 
 
+SPARE = 32
+"""Tokens more than needed that a room is made for: generation takes one more at every step."""
+
 Pieces = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of tokens in a row, each [1, heads, tokens, size]."""
+
+
+class Joint:
+    """Room in which a layer's prefix is joined to what came after it; one serves all layers, which run in turn.
+
+    An allocator that is asked for as much in every layer and at every step comes to hold several times that.
+    """
+
+    def __init__(self, reuse: bool = True) -> None:
+        """Start without room; without `reuse`, for models that look at a layer's keys in another, always make new."""
+        self._reuse = reuse
+        self._rooms: dict[tuple[str, torch.device, torch.dtype], torch.Tensor] = {}
+
+    def join(self, name: str, pieces: list[torch.Tensor]) -> torch.Tensor:
+        """Return `pieces`, each [batch, heads, tokens, size], in a row, over what was joined as `name` before."""
+        if not self._reuse:
+            return torch.cat(pieces, dim=-2)
+        batch, heads, _, size = pieces[-1].shape
+        tokens = sum(piece.shape[-2] for piece in pieces)
+        room = (name, pieces[-1].device, pieces[-1].dtype)
+        if room not in self._rooms or self._rooms[room].numel() < batch * heads * tokens * size:
+            self._rooms.pop(room, None)  # before the larger one is made
+            self._rooms[room] = pieces[-1].new_empty(batch * heads * (tokens + SPARE) * size)
+        shape = (batch, heads, tokens, size)
+        return torch.cat(pieces, dim=-2, out=self._rooms[room][: math.prod(shape)].view(shape))
 
 
 class SharedPrefixLayer(DynamicLayer):
@@ -41,11 +69,12 @@ class SharedPrefixLayer(DynamicLayer):
     The pieces are joined to a row's own keys only while its attention runs.
     """
 
-    def __init__(self, pieces: Pieces, keep: bool) -> None:
+    def __init__(self, pieces: Pieces, keep: bool, joint: Joint) -> None:
         """Start after `pieces`; what is added is kept, or seen by that one call only."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._before = pieces
         self._keep = keep
+        self._joint = joint
         self._prefix_length = sum(keys.shape[-2] for keys, _ in pieces)
 
     def update(
@@ -59,7 +88,7 @@ class SharedPrefixLayer(DynamicLayer):
         batch = key_states.shape[0]
         keys = [keys.expand(batch, -1, -1, -1) for keys, _ in self._before]
         values = [values.expand(batch, -1, -1, -1) for _, values in self._before]
-        return torch.cat([*keys, key_states], dim=-2), torch.cat([*values, value_states], dim=-2)
+        return self._joint.join("keys", [*keys, key_states]), self._joint.join("values", [*values, value_states])
 
     @property
     def pieces(self) -> Pieces:
@@ -77,10 +106,13 @@ class PrefixCache(Cache):
 
     of_layers: list[SharedPrefixLayer]
 
-    def __init__(self, layers: int, prefix: PrefixCache | None = None, keep: bool = True) -> None:
+    def __init__(
+        self, layers: int, prefix: PrefixCache | None = None, keep: bool = True, joint: Joint | None = None
+    ) -> None:
         """Start with `layers` empty layers, or after `prefix`, whose tensors are shared, not copied."""
         before: list[Pieces] = [layer.pieces for layer in prefix.of_layers] if prefix else [[] for _ in range(layers)]
-        self.of_layers = [SharedPrefixLayer(pieces, keep) for pieces in before]
+        self.joint: Joint = prefix.joint if prefix else joint or Joint()
+        self.of_layers = [SharedPrefixLayer(pieces, keep, self.joint) for pieces in before]
         super().__init__(layers=list(self.of_layers))
 
 
@@ -145,6 +177,12 @@ class PrefixModel:
             if each.get("rope_type") in ("dynamic", "longrope"):
                 limits.append(each.get("original_max_position_embeddings") or self._config.max_position_embeddings)
         return min((limit for limit in limits if limit), default=None)
+
+    @property
+    def _layers_share(self) -> bool:
+        """Whether a layer looks at keys that an earlier layer was given (Gemma 3n and 4, ...)."""
+        shared = getattr(self._config, "num_kv_shared_layers", 0) or any(getattr(self._config, "kv_sharing_modes", ()))
+        return bool(shared)
 
     def reaches(self, tokens: int) -> bool:
         """Return whether `tokens` tokens lie within `longest`."""
@@ -212,7 +250,7 @@ class PrefixModel:
         ids = torch.from_numpy(tokens.astype(np.int64))[None].to(self.model.device)
         nothing = np.zeros(0, dtype=np.int64)
         while True:
-            longer = PrefixCache(self._config.num_hidden_layers, cache)
+            longer = PrefixCache(self._config.num_hidden_layers, cache, joint=Joint(reuse=not self._layers_share))
             try:
                 for piece in torch.split(ids, self.budget, dim=1):
                     self.logits(piece, nothing, past_key_values=longer, use_cache=True)

@@ -36,7 +36,7 @@ no more than so many bytes: less leaves cores idle."""
 GREEDY = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty"}
 """Settings of generation that do not ask for another kind of decoding, where nothing is sampled."""
 
-CPU_ROWS = 8
+CPU_ROWS = 4
 """Prompts at a time that a CPU generates from at least: reading the weights costs as much for one."""
 
 TOKENIZED_AT_ONCE = 1024

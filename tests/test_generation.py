@@ -69,7 +69,7 @@ def test_no_more_rows_than_memory():
     for rows, layers, prefix, longest, new in ((1, 8, 900, 946, 16), (8, 32, 900, 946, 16), (4, 32, 40, 946, 256)):
         fit = rows_that_fit(rows, layers, prefix, longest, new)
         length = longest + new
-        held = layers * (prefix + fit * (length - prefix)) + 2 * fit * length
+        held = layers * (prefix + fit * (length - prefix)) + fit * length
         assert fit == rows or held <= layers * rows * length
     assert rows_that_fit(8, 32, 900, 946, 16) > 40, "sharing the prefix makes room"
 

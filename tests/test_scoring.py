@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, FalconH1Config, GPTNeoConfig, Lfm2Config, MambaConfig
 
 from lm_eval_partial import prefix_tree
-from lm_eval_partial.prefix_cache import DisagreementError, PrefixCache, PrefixModel
+from lm_eval_partial.prefix_cache import SPARE, DisagreementError, Joint, PrefixCache, PrefixModel
 from lm_eval_partial.scoring import Request, score
 from tests import pico
 
@@ -328,3 +328,29 @@ def test_a_cache_after_a_cache_holds_the_first_once(llama):
     with torch.no_grad():
         llama(torch.tensor([[1, 2]]), past_key_values=passing, use_cache=True)
     assert passing.get_seq_length() == 8
+
+
+def test_layers_take_turns_in_one_room():
+    joint, pieces = Joint(), [torch.randn(2, 3, tokens, 5) for tokens in (4, 2)]
+    first = joint.join("keys", pieces)
+    assert torch.equal(first, torch.cat(pieces, dim=-2))
+    other = [*pieces, torch.randn(2, 3, SPARE, 5)]
+    second = joint.join("keys", other)
+    assert torch.equal(second, torch.cat(other, dim=-2)) and second.data_ptr() == first.data_ptr()
+    values = joint.join("values", pieces)
+    assert torch.equal(values, torch.cat(pieces, dim=-2)) and torch.equal(second, torch.cat(other, dim=-2))
+    longer = [*other, torch.randn(2, 3, 1, 5)]
+    assert torch.equal(joint.join("keys", longer), torch.cat(longer, dim=-2))
+
+
+def test_keys_that_another_layer_looks_at_are_not_written_over(llama, monkeypatch):
+    tokens, pieces = torch.arange(5).numpy(), [torch.randn(1, 1, 4, 5), torch.randn(1, 1, 2, 5)]
+    for name, value in (("num_kv_shared_layers", 1), ("kv_sharing_modes", [None, "reuse"])):
+        with monkeypatch.context() as patch:
+            patch.setattr(llama.config, name, value, raising=False)
+            joint = PrefixModel(llama, 100).after(None, tokens).joint
+        first = joint.join("keys", pieces)
+        assert joint.join("keys", pieces).data_ptr() != first.data_ptr()
+    joint = PrefixModel(llama, 100).after(None, tokens).joint
+    first = joint.join("keys", pieces)
+    assert joint.join("keys", pieces).data_ptr() == first.data_ptr()

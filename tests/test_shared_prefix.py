@@ -210,7 +210,7 @@ def test_out_of_memory_while_generating_halves_the_rows(made, monkeypatch, caplo
     monkeypatch.setattr(ours.model, "generate", limited)
     texts = [context for context, _ in few_shot()[::4]]
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
-    assert "out of memory with 6 prompts at a time: going on with 3" in caplog.text
+    assert "out of memory with 4 prompts at a time: going on with 2" in caplog.text
 
 
 def test_a_disagreement_is_logged_once_and_stocks_answers_given(made, monkeypatch, caplog):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from rich.console import Console
@@ -220,8 +221,12 @@ def forget_texts(lm: PartialHFLM) -> None:
 
 @contextmanager
 def counting(model: Any) -> Iterator[dict[str, float]]:
-    """Yield counts of the tokens that go through `model`, and of the FLOP of its linear layers."""
+    """Yield counts of the tokens that go through `model`, and of the FLOP of its matrix products.
+
+    Of attention's, those of tokens that see each other: what is computed and masked is no work.
+    """
     counts = {"tokens": 0.0, "flop": 0.0}
+    attend = F.scaled_dot_product_attention
 
     def count_tokens(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         counts["tokens"] += (kwargs["input_ids"] if "input_ids" in kwargs else args[0]).numel()
@@ -229,13 +234,28 @@ def counting(model: Any) -> Iterator[dict[str, float]]:
     def count_flop(layer: Any, args: tuple[Any, ...], _: Any) -> None:
         counts["flop"] += 2 * args[0].numel() * layer.out_features
 
+    def count_attention(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        batch, heads, queries, size = query.shape
+        mask = kwargs.get("attn_mask")
+        if mask is not None:  # of True or False, [batch or 1, 1, queries, keys]
+            pairs = float(mask.sum()) * batch / mask.shape[0]
+        elif kwargs.get("is_causal"):
+            pairs = batch * queries * (queries + 1) / 2
+        else:
+            pairs = batch * queries * key.shape[-2]
+        counts["flop"] += 4 * size * heads * pairs
+        attended: torch.Tensor = attend(query, key, *args, **kwargs)
+        return attended
+
     hooks = [model.register_forward_pre_hook(count_tokens, with_kwargs=True)]
     hooks += [
         layer.register_forward_hook(count_flop) for layer in model.modules() if isinstance(layer, torch.nn.Linear)
     ]
+    F.scaled_dot_product_attention = count_attention
     try:
         yield counts
     finally:
+        F.scaled_dot_product_attention = attend
         for hook in hooks:
             hook.remove()
 
