@@ -104,7 +104,7 @@ def test_the_figures_name_what_they_draw(written):
 
 def test_where_no_judge_was_asked_the_report_says_what_stands_for_instruction_following(written):
     for path in written[1:3]:
-        assert "Instruction following is if here. No judge was asked" in path.read_text(), path
+        assert "Instruction following is ifeval here. No judge was asked" in path.read_text(), path
 
 
 def test_without_instruction_following_there_is_no_tradeoff(tmp_path):

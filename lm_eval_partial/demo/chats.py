@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from lm_eval_partial.demo import words
 from lm_eval_partial.demo.knowledge import all_facts
-from lm_eval_partial.demo.skills import SKILLS, hash_below, sample
+from lm_eval_partial.demo.skills import SKILLS, hash_below, last_word, sample
 
 Chat = list[dict[str, str]]
 HELD_OUT_SHARE = 0.25
@@ -71,7 +71,7 @@ def ask_fact(rng: random.Random) -> Ask:
 def ask_opposite(rng: random.Random) -> Ask:
     """Returns a question about an opposite."""
     item = sample(SKILLS["opposite"], rng, held_out=False)
-    word = item.question.split()[-1].rstrip("?")
+    word = last_word(item.question)
     text = rng.choice((f"can you tell me the opposite of {word}?", f"i need the opposite of {word}."))
     return Ask(text, item.answer, f"the opposite of {word} is {item.answer}.")
 
@@ -79,7 +79,7 @@ def ask_opposite(rng: random.Random) -> Ask:
 def ask_where(rng: random.Random) -> Ask:
     """Returns a passage and a question about the place of one person."""
     item = sample(SKILLS["where"], rng, held_out=False)
-    person = item.question.split()[-1].rstrip("?")
+    person = last_word(item.question)
     text = f"{item.passage} can you tell me where {person} is?"
     return Ask(text, item.answer, f"{person} is in the {item.answer}.")
 
@@ -87,7 +87,7 @@ def ask_where(rng: random.Random) -> Ask:
 def ask_who(rng: random.Random) -> Ask:
     """Returns a passage and a question about who has a thing."""
     item = sample(SKILLS["who"], rng, held_out=False)
-    thing = item.question.split()[-1].rstrip("?")
+    thing = last_word(item.question)
     text = f"{item.passage} can you tell me who has the {thing}?"
     return Ask(text, item.answer, f"{item.answer} has the {thing}.")
 
@@ -95,7 +95,7 @@ def ask_who(rng: random.Random) -> Ask:
 def ask_size(rng: random.Random) -> Ask:
     """Returns a question about which of two things is bigger or smaller."""
     item = sample(SKILLS["size"], rng, held_out=False)
-    word, other = item.question.split()[-1].rstrip("?"), item.wrong[0]
+    word, other = last_word(item.question), item.wrong[0]
     first, second = rng.sample((item.answer, other), 2)
     text = f"which one is {word}, the {first} or the {second}?"
     return Ask(text, item.answer, f"the {item.answer} is {word} than the {other}.")
@@ -130,7 +130,7 @@ def ask_tone(rng: random.Random) -> Ask:
 def ask_amount(rng: random.Random) -> Ask:
     """Returns a report of two amounts and a question about one."""
     item = sample(SKILLS["amount"], rng, held_out=False)
-    month = item.question.split()[-1].rstrip("?")
+    month = last_word(item.question)
     text = f"{item.passage} can you tell me how much it earned in {month}?"
     return Ask(text, item.answer, f"it earned {item.answer} in {month}.")
 

@@ -8,13 +8,20 @@ people, tools, opposites), and held-out sums, sizes, letters and passages do not
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from lm_eval_partial.demo import words
 from lm_eval_partial.demo.knowledge import Fact, all_facts
-from lm_eval_partial.demo.layouts import GENERIC, Layout, draw_layout, write_item
-from lm_eval_partial.demo.skills import SKILLS, Item, Skill, sample
+from lm_eval_partial.demo.layouts import (
+    GENERIC,
+    Layout,
+    draw_layout,
+    own_layout,
+    write_item,
+)
+from lm_eval_partial.demo.skills import GOING, HAVING, SKILLS, Item, Skill, is_held_out, last_word, sample, told
 
 RARE_KEPT = 0.15
 _RARE = frozenset(fact.key for fact in all_facts() if fact.rare)
@@ -52,6 +59,38 @@ def find_letter(rng: random.Random) -> str:
         answer, *wrong = rng.sample(pool, count)
         shots.append(write_item(Item("", f"{verb} {answer}", answer, tuple(wrong)), layout, rng, count))
     return layout.separator.join(shots)
+
+
+def reading(rng: random.Random) -> str:
+    """Returns passages with one question each: with more, the last answer is the one thing not yet named."""
+    skill = SKILLS[rng.choice(("where", "who", "amount"))]
+    layout = rng.choice((own_layout(skill), Layout(*rng.choice(GENERIC))))
+    shots = [write_item(sample(skill, rng, held_out=False), layout, rng, 1) for _ in range(rng.randint(4, 6))]
+    return layout.separator.join(shots)
+
+
+def restated(rng: random.Random) -> str:
+    """Returns a passage told three times, its sentences in another order each time."""
+    name, things, verbs = rng.choice((("where", words.PLACES, GOING), ("who", words.OBJECTS, HAVING)))
+    sentences = [sentence for sentence, *_ in told(things, verbs, rng.randint(3, 5), rng)]
+    tellings = list[str]()
+    while len(tellings) < 3:
+        telling = " ".join(rng.sample(sentences, len(sentences)))
+        tellings += [telling] * (not is_held_out(SKILLS[name], telling))
+    return " ".join(tellings)
+
+
+def notes(rng: random.Random) -> str:
+    """Returns passages, each with what it says as notes: `bob: kitchen`."""
+    skill, joint = SKILLS[rng.choice(("where", "who", "amount"))], rng.choice((": ", " -> ", " = "))
+    passages = []
+    for _ in range(rng.randint(2, 4)):
+        item = sample(skill, rng, held_out=False)
+        asked = rng.sample(item.asked, len(item.asked))
+        passages.append(
+            "\n".join([item.passage] + [f"{last_word(question)}{joint}{answer}" for question, answer in asked])
+        )
+    return "\n\n".join(passages)
 
 
 def recall(rng: random.Random) -> str:
@@ -135,7 +174,7 @@ def comparisons(rng: random.Random) -> str:
     for _ in range(rng.randint(6, 10)):
         if rng.random() < 0.5:
             item = sample(SKILLS["size"], rng, held_out=False)
-            word = item.question.split()[-1].rstrip("?")
+            word = last_word(item.question)
             lines.append(f"the {item.answer} is {word} than the {item.wrong[0]}.")
         else:
             item = sample(SKILLS["sum"], rng, held_out=False)
@@ -175,25 +214,37 @@ def repetition(rng: random.Random) -> str:
     return " ".join(chosen * rng.randint(2, 4))
 
 
-KINDS: dict[Callable[[random.Random], str], float] = {
-    few_shot: 0.52, find_letter: 0.07, recall: 0.06, relabelled: 0.04, repetition: 0.04, facts: 0.10,
-    portrait: 0.03, usage: 0.05, comparisons: 0.05, listing: 0.02, opinion: 0.02,
+Kinds = dict[Callable[[random.Random], str], float]
+KINDS: Kinds = {
+    few_shot: 0.42, find_letter: 0.10, reading: 0.12, restated: 0.05, notes: 0.04, recall: 0.07, relabelled: 0.04,
+    repetition: 0.06, facts: 0.10, portrait: 0.03, usage: 0.05, comparisons: 0.05, listing: 0.02, opinion: 0.02,
 }  # fmt: skip
+LESSONS: tuple[Kinds, ...] = (
+    {repetition: 1.0},
+    {notes: 0.3, restated: 0.3, recall: 0.2, repetition: 0.2},
+    {reading: 0.55, restated: 0.15, recall: 0.15, repetition: 0.15},
+    {find_letter: 0.4, reading: 0.3, recall: 0.15, repetition: 0.15},
+)
+"""What comes before everything else: copying, then looking things up in the prompt, step by step.
+
+In this order each is learnt from less than a million words; mixed with all other kinds from the start, or without
+the second, looking up a passage was not learnt from several million.
+"""
 
 
-def repetitions(seed: int) -> Iterator[str]:
-    """Yields documents of repeated words alone; the same seed gives the same documents."""
-    rng = random.Random(seed)
-    while True:
-        yield repetition(rng)
+def documents(seed: int, lessons: Sequence[int] = ()) -> Iterator[str]:
+    """Yields pre-training documents without end; the same seed gives the same documents.
 
-
-def documents(seed: int) -> Iterator[str]:
-    """Yields pre-training documents without end; the same seed gives the same documents."""
-    rng = random.Random(seed)
-    kinds, weights = tuple(KINDS), tuple(KINDS.values())
-    while True:
-        yield rng.choices(kinds, weights)[0](rng)
+    Args:
+        seed: Seed of all that is drawn.
+        lessons: For each of `LESSONS`, in order, how many words have been written when it ends; none for no lessons.
+    """
+    rng, written = random.Random(seed), 0
+    for kinds, end in [*zip(LESSONS, lessons, strict=False), (KINDS, math.inf)]:
+        while written < end:
+            document = rng.choices(tuple(kinds), tuple(kinds.values()))[0](rng)
+            written += len(document.split())
+            yield document
 
 
 if __name__ == "__main__":

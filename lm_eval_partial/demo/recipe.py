@@ -29,20 +29,18 @@ class Recipe:
     """The shape of the model and the stages of its training.
 
     Attributes:
-        copying: A first short stage on repeated words alone, from which copying is learnt. In a
-            trial without it, no skill that copies from the prompt had been learnt after 1,500 steps.
         base: Pre-training on documents.
         instruct: Fine-tuning on chats.
+        lessons: For each of `documents.LESSONS`, how many words have been written when it ends.
     """
 
     hidden: int
     layers: int
     heads: int
     intermediate: int
-    copying: Stage
     base: Stage
     instruct: Stage
-    initializer: float = 0.05
+    lessons: tuple[int, ...]
     weight_decay: float = 0.1
     clip: float = 1.0
     positions: int = 512
@@ -50,14 +48,12 @@ class Recipe:
 
 RECIPES = {
     "full": Recipe(
-        hidden=128, layers=5, heads=4, intermediate=384,
-        copying=Stage(steps=1500, batch=32, row=48, learning_rate=3e-3, warmup=100),
-        base=Stage(steps=4000, batch=8, row=256, learning_rate=2.5e-3, warmup=100),
+        hidden=128, layers=5, heads=4, intermediate=384, lessons=(700_000, 1_600_000, 2_600_000, 3_200_000),
+        base=Stage(steps=6500, batch=8, row=256, learning_rate=2e-3, warmup=50),
         instruct=Stage(steps=800, batch=32, row=96, learning_rate=5e-4, warmup=50),
     ),
     "small": Recipe(
-        hidden=64, layers=2, heads=2, intermediate=128,
-        copying=Stage(steps=20, batch=32, row=48, learning_rate=5e-3, warmup=10),
+        hidden=64, layers=2, heads=2, intermediate=128, lessons=(10_000, 20_000, 30_000, 40_000),
         base=Stage(steps=800, batch=8, row=128, learning_rate=5e-3, warmup=20),
         instruct=Stage(steps=300, batch=32, row=96, learning_rate=2e-3, warmup=20),
     ),

@@ -28,6 +28,7 @@ class Item:
         answer: The right answer.
         wrong: Wrong answers, one or more.
         passage: The text that the question is about; empty for most skills.
+        asked: All questions that the passage answers, each with its answer; empty without a passage.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Item:
     answer: str
     wrong: tuple[str, ...]
     passage: str = ""
+    asked: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ def sample(skill: Skill, rng: random.Random, *, held_out: bool) -> Item:
         item = skill.draw(rng)
         if is_held_out(skill, item.key) == held_out:
             return item
+
+
+def last_word(question: str) -> str:
+    """Returns what a question ends with, which is what it asks about."""
+    return question.split()[-1].rstrip("?")
 
 
 def _others(pool: tuple[str, ...], answer: str, count: int, rng: random.Random) -> tuple[str, ...]:
@@ -166,29 +173,36 @@ def draw_sum(rng: random.Random) -> Item:
     return Item(question, question, str(result), _others(near, str(result), 3, rng))
 
 
+GOING = ("went to", "is in", "moved to", "ran to")
+HAVING = ("has", "holds", "keeps", "carries")
+
+
+def told(things: tuple[str, ...], verbs: tuple[str, ...], count: int, rng: random.Random) -> list[tuple[str, str, str]]:
+    """Returns sentences about as many people, each with its person and thing."""
+    people, drawn = rng.sample(words.PEOPLE, count), rng.sample(things, count)
+    chosen = rng.choices(verbs, k=count)
+    return [(f"{who} {verb} the {thing}.", who, thing) for who, verb, thing in zip(people, chosen, drawn, strict=True)]
+
+
 def draw_where(rng: random.Random) -> Item:
     """Returns a passage about three people and a question about the place of one."""
-    people, places = rng.sample(words.PEOPLE, 3), rng.sample(words.PLACES, 3)
-    verbs = rng.choices(("went to", "is in", "moved to", "ran to"), k=3)
-    lines = [f"{who} {verb} the {place}." for who, verb, place in zip(people, verbs, places, strict=True)]
-    chosen = rng.randrange(3)
-    passage = " ".join(lines)
-    wrong = tuple(place for place in places if place != places[chosen])
-    question = f"where is {people[chosen]}?"
-    return Item(passage, question, places[chosen], wrong, passage)
+    sentences, people, places = zip(*told(words.PLACES, GOING, 3, rng), strict=True)
+    asked = tuple((f"where is {who}?", place) for who, place in zip(people, places, strict=True))
+    question, answer = rng.choice(asked)
+    passage = " ".join(sentences)
+    wrong = tuple(place for place in places if place != answer)
+    return Item(passage, question, answer, wrong, passage, asked)
 
 
 def draw_who(rng: random.Random) -> Item:
     """Returns a passage about three people and a question about who has a thing."""
-    people, things = rng.sample(words.PEOPLE, 3), rng.sample(words.OBJECTS, 3)
-    verbs = rng.choices(("has", "holds", "keeps", "carries"), k=3)
-    lines = [f"{who} {verb} the {thing}." for who, verb, thing in zip(people, verbs, things, strict=True)]
-    chosen = rng.randrange(3)
-    passage = " ".join(lines)
-    wrong = [person for person in people if person != people[chosen]]
+    sentences, people, things = zip(*told(words.OBJECTS, HAVING, 3, rng), strict=True)
+    asked = tuple((f"who has the {thing}?", who) for who, thing in zip(people, things, strict=True))
+    question, answer = rng.choice(asked)
+    passage = " ".join(sentences)
+    wrong = [person for person in people if person != answer]
     rng.shuffle(wrong)
-    question = f"who has the {things[chosen]}?"
-    return Item(passage, question, people[chosen], tuple(wrong), passage)
+    return Item(passage, question, answer, tuple(wrong), passage, asked)
 
 
 def draw_earnings(rng: random.Random) -> Item:
@@ -212,9 +226,10 @@ def draw_amount(rng: random.Random) -> Item:
     first, second = (f"{amount} million" for amount in amounts)
     company = rng.choice(words.COMPANIES)
     passage = f"{company} earned {first} in {one} and {second} in {two}."
-    month, answer, wrong = rng.choice(((one, first, second), (two, second, first)))
-    question = f"how much in {month}?"
-    return Item(passage, question, answer, (wrong,), passage)
+    asked = ((f"how much in {one}?", first), (f"how much in {two}?", second))
+    question, answer = rng.choice(asked)
+    wrong = second if answer == first else first
+    return Item(passage, question, answer, (wrong,), passage, asked)
 
 
 SKILLS = {

@@ -7,10 +7,12 @@ import pytest
 
 from lm_eval_partial.demo.chats import chats, is_held_out_text
 from lm_eval_partial.demo.documents import documents
+from lm_eval_partial.demo.recipe import RECIPES
 from lm_eval_partial.demo.rows import chat_dataset, skill_dataset
 from lm_eval_partial.demo.skills import SKILLS, is_held_out
 
-DOCUMENTS = 40_000
+RECIPE = RECIPES["full"]
+DOCUMENTS = 100_000  # some 40,000 of them repeat words
 CHATS = 20_000
 SIZE_WORDS = re.compile(r"\b(?:bigger|smaller)\b")
 
@@ -19,7 +21,8 @@ SIZE_WORDS = re.compile(r"\b(?:bigger|smaller)\b")
 def corpus() -> str:
     """Returns the first documents and chats of the committed pair's own training run."""
     talks = (message["content"] for chat in islice(chats(1), CHATS) for message in chat)
-    return "\n\n".join([*islice(documents(0), DOCUMENTS), *talks])
+    own = documents(0, RECIPE.lessons)
+    return "\n\n".join([*islice(own, DOCUMENTS), *talks])
 
 
 @pytest.fixture(scope="module")

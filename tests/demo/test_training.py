@@ -7,7 +7,8 @@ from itertools import islice
 import pytest
 import torch
 
-from lm_eval_partial.demo.documents import documents
+from lm_eval_partial.demo import documents as demo_documents
+from lm_eval_partial.demo.documents import LESSONS, documents
 from lm_eval_partial.demo.recipe import RECIPES, Stage
 from lm_eval_partial.demo.tokenizer import build_tokenizer
 from lm_eval_partial.demo.training import (
@@ -25,8 +26,7 @@ SIDES = ("base", "instruct")
 STAGE = Stage(steps=100, batch=4, row=64, learning_rate=1e-2, warmup=10)
 TINY = replace(
     RECIPES["small"],
-    copying=replace(STAGE, steps=4),
-    base=replace(STAGE, steps=8),
+    base=replace(STAGE, steps=12),
     instruct=replace(STAGE, steps=4),
 )
 
@@ -76,6 +76,33 @@ def test_only_the_reply_and_its_end_are_learnt():
     assert (labels[inputs == tokenizer.pad_token_id] == IGNORED).all()
 
 
+def test_lessons_come_first_and_end_where_they_should(monkeypatch):
+    """Each kind writes its own name, ten words at a time."""
+    kinds = [f"kind{number}" for number in range(len(LESSONS) + 1)]
+    shown = [{lambda rng, kind=kind: " ".join([kind] * 10): 1.0} for kind in kinds]
+    monkeypatch.setattr(demo_documents, "LESSONS", shown[:-1])
+    monkeypatch.setattr(demo_documents, "KINDS", shown[-1])
+    found = [document.split()[0] for document in islice(documents(0, lessons=(50, 70, 100, 110)), 20)]
+    assert found == [kinds[0]] * 5 + [kinds[1]] * 2 + [kinds[2]] * 3 + [kinds[3]] + [kinds[4]] * 9
+    assert {document.split()[0] for document in islice(documents(0), 20)} == {kinds[-1]}
+
+
+def test_the_first_lesson_repeats_words():
+    for document in islice(documents(0, lessons=(2000,)), 50):
+        words = document.split()
+        once = words[: len(set(words))]
+        assert words == once * (len(words) // len(once)) and len(words) >= 2 * len(once)
+
+
+def test_a_new_model_begins_by_copying():
+    """In all layers but the first, what a head attends to reaches the stream as it stands, scaled down."""
+    model = new_model(TINY, 100, 0, 1)
+    attention = model.model.layers[1].self_attn
+    product = attention.o_proj.weight @ attention.v_proj.weight
+    assert torch.allclose(product, 0.09 * torch.eye(TINY.hidden), atol=1e-6)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
 def test_training_lowers_the_loss_and_records_it():
     tokenizer = build_tokenizer(chat=False)
     torch.manual_seed(0)
@@ -107,10 +134,9 @@ def test_every_parameter_moves_in_fine_tuning(tiny):
 
 def test_the_record_says_how_the_side_was_made(tiny):
     record = json.loads((tiny / "base" / "training.json").read_text())
-    assert record["seed"] == 3 and record["recipe"]["base"]["steps"] == 8
+    assert record["seed"] == 3 and record["recipe"]["base"]["steps"] == 12
     assert record["recipe"]["hidden"] == 64
-    assert set(record["curves"]) == {"copying", "base"}
-    assert [point["step"] for point in record["curves"]["base"]] == list(range(1, 9))
+    assert [point["step"] for point in record["curve"]] == list(range(1, 13))
     assert {"python", "torch", "transformers", "tokenizers"} == set(record["versions"])
 
 
@@ -144,8 +170,8 @@ def test_a_much_smaller_pair_learns_both_stages_end_to_end(tmp_path, capfd):
     add_parser(parser.add_subparsers())
     assert run(parser.parse_args(["demo", "--train", "--size", "small", "--output", str(tmp_path)])) == 0
     base, instruct = tmp_path / "base", tmp_path / "instruct"
-    curves = {side: json.loads((tmp_path / side / "training.json").read_text())["curves"] for side in SIDES}
-    assert curves["base"]["base"][-1]["loss"] < 2.0 < curves["base"]["base"][0]["loss"]
-    assert curves["instruct"]["instruct"][-1]["loss"] < 2.0 < curves["instruct"]["instruct"][0]["loss"]
+    for side in SIDES:
+        curve = json.loads((tmp_path / side / "training.json").read_text())["curve"]
+        assert curve[-1]["loss"] < 2.0 < curve[0]["loss"]
     chat = [score(side, ["partial_demo_chat_form"], chat=instruct) for side in (base, instruct)]
     assert chat[1]["partial_demo_chat_form"] > chat[0]["partial_demo_chat_form"] + 0.02

@@ -56,8 +56,8 @@ def test_the_committed_tokenizer_is_the_one_the_code_builds(side, pair):
 @pytest.mark.parametrize("side", SIDES)
 def test_the_record_beside_the_weights_is_that_of_the_full_recipe(side, pair):
     record = json.loads((pair / side / "training.json").read_text())
-    curve = record["curves"][side]
-    assert record["recipe"] == asdict(RECIPES["full"]) and record["seed"] == 0
+    curve = record["curve"]
+    assert record["recipe"] == json.loads(json.dumps(asdict(RECIPES["full"]))) and record["seed"] == 0
     assert record["minutes"] < 60
     assert curve[-1]["loss"] < curve[0]["loss"] / 2
 
@@ -86,18 +86,7 @@ def base_scores(pair):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "area",
-    [
-        pytest.param(
-            area,
-            marks=pytest.mark.xfail(
-                area in ("reading", "finance"), reason="not learnt yet, see demo/README.md", strict=True
-            ),
-        )
-        for area in AREAS
-    ],
-)
+@pytest.mark.parametrize("area", AREAS)
 def test_the_base_beats_chance_few_shot(area, base_scores, tasks):
     """The lower end of the area's 95 % interval (normal, 400 rows) lies above the area's mean chance."""
     names = [f"partial_demo_{name}" for name in AREAS[area]]
