@@ -89,8 +89,8 @@ def new_model(recipe: Recipe, vocabulary: int, eos: int, pad: int) -> Any:
     Embeddings are large beside what the layers add at first, and a head's output projection is the transpose of
     its value projection, so what a head attends to is added to the stream as it stands and, the head of
     the model being tied to the embeddings, foreseen. Copying from the prompt then has only to learn *where* to
-    look: words repeated once are 90 % right after 0.8 million tokens. From an ordinary random
-    start no copying had appeared after 0.6 million, and little after 3 million.
+    look: words repeated once are 75 % right after 0.8 million tokens and 91 % after 1.6. From an ordinary random
+    start none were right after 0.6 million, and 52 % after 2.3.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
