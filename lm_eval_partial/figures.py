@@ -127,19 +127,23 @@ def tradeoff(trajectory: Trajectory) -> Figure | None:
         axes.plot(x, y, color=COLOURS[0], marker="o")
         axes.margins(0.12)
         axes.autoscale_view()
-        previous = None
-        for lam, place in zip(trajectory.lams, zip(x, y, strict=True), strict=True):
-            at = axes.transLimits.transform(place)
-            near = previous is not None and np.abs(at - previous).max() < 0.06
-            text = f"λ = {format_lam(lam)}" if lam in (0, 1) else format_lam(lam)
-            offset, align = ((-5, -2), "right") if near else ((5, 4), "left")
-            axes.annotate(text, place, offset, textcoords="offset points", fontsize=7, ha=align)
-            previous = at
+        places = axes.transLimits.transform(np.column_stack([x, y]))
+        named = list[int]()
+        for index in dict.fromkeys((0, count - 1, *range(count))):  # the ends first, then those with room for a name
+            if index in (0, count - 1) or not _crowded(places[index], places[named]):
+                named.append(index)
+                text = ("λ = " if index in (0, count - 1) else "") + format_lam(trajectory.lams[index])
+                axes.annotate(text, (x[index], y[index]), (5, 4), textcoords="offset points", fontsize=7)
         for side, x_stock, y_stock in zip(trajectory.baselines, across.values[count:], up.values[count:], strict=True):
             axes.plot(x_stock, y_stock, STOCK[side], color=INK, fillstyle="none", markersize=7)
         axes.set_xlabel(f"instruction following: {across.node.label}{_unit(across)}")
         axes.set_ylabel(f"in-context learning: {up.node.label}{_unit(up)}")
     return figure
+
+
+def _crowded(place: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> bool:
+    """Return whether a name at `place` would run into one of `others`, [others, 2], all as shares of the axes."""
+    return bool((np.abs(others - place) < (0.1, 0.05)).all(axis=1).any())
 
 
 def _unit(curve: Curve) -> str:

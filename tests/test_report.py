@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lm_eval_partial import report, tables
+from lm_eval_partial import figures, report, tables
 from lm_eval_partial.cli import main
 from lm_eval_partial.curves import trajectories
 from task_configs import utils
@@ -100,6 +100,16 @@ def test_the_figures_name_what_they_draw(written):
     for words in ("top", "left", "right", "stock base", "stock instruct", "percent difference from λ = 1"):
         assert f"<!-- {words} -->" in svg, words
     assert (written[0].parent / "figures" / "percent_difference.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_tradeoff_names_the_ends_and_the_points_with_room(trajectory, tmp_path):
+    spread = [text.get_text() for text in figures.tradeoff(trajectory).axes[0].texts]
+    assert spread[:2] == ["λ = 0.00", "λ = 1.00"] and set(spread[2:]) == {"0.25", "0.50", "0.75"}
+    for lam in (0.0, 0.25, 0.5, 0.75, 1.0):
+        chat = [1.0] * 100 if lam > 0.6 else [0.0] * 100
+        write(tmp_path / str(lam), {"t": [1.0, float(lam > 0.6), 0.0], "ifeval": chat}, lam=lam)
+    (heap,) = trajectories(tmp_path, {})
+    assert [text.get_text() for text in figures.tradeoff(heap).axes[0].texts] == ["λ = 0.00", "λ = 1.00"]
 
 
 def test_where_no_judge_was_asked_the_report_says_what_stands_for_instruction_following(written):
