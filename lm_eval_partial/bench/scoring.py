@@ -227,6 +227,7 @@ def counting(model: Any) -> Iterator[dict[str, float]]:
     """
     counts = {"tokens": 0.0, "flop": 0.0}
     attend = F.scaled_dot_product_attention
+    masked: list[torch.Tensor] = []  # summed at the end: a GPU would be waited for at every layer
 
     def count_tokens(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         counts["tokens"] += (kwargs["input_ids"] if "input_ids" in kwargs else args[0]).numel()
@@ -238,12 +239,10 @@ def counting(model: Any) -> Iterator[dict[str, float]]:
         batch, heads, queries, size = query.shape
         mask = kwargs.get("attn_mask")
         if mask is not None:  # of True or False, [batch or 1, 1, queries, keys]
-            pairs = float(mask.sum()) * batch / mask.shape[0]
-        elif kwargs.get("is_causal"):
-            pairs = batch * queries * (queries + 1) / 2
+            masked.append(mask.sum().double() * (4 * size * heads * batch / mask.shape[0]))
         else:
-            pairs = batch * queries * key.shape[-2]
-        counts["flop"] += 4 * size * heads * pairs
+            keys = (queries + 1) / 2 if kwargs.get("is_causal") else key.shape[-2]
+            counts["flop"] += 4 * size * heads * batch * queries * keys
         attended: torch.Tensor = attend(query, key, *args, **kwargs)
         return attended
 
@@ -258,6 +257,7 @@ def counting(model: Any) -> Iterator[dict[str, float]]:
         F.scaled_dot_product_attention = attend
         for hook in hooks:
             hook.remove()
+        counts["flop"] += float(sum(masked))
 
 
 def gemm_rate(model: Any) -> float:

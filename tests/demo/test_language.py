@@ -8,7 +8,7 @@ import pytest
 
 from lm_eval_partial.demo import words
 from lm_eval_partial.demo.chats import CHECKS, chats, follows, instructed
-from lm_eval_partial.demo.documents import documents, facts, few_shot
+from lm_eval_partial.demo.documents import documents, facts, few_shot, restated
 from lm_eval_partial.demo.knowledge import all_facts, country_facts
 from lm_eval_partial.demo.layouts import Layout, prompt, write_item
 from lm_eval_partial.demo.skills import SKILLS, Item, is_held_out, sample
@@ -155,3 +155,14 @@ def test_the_reply_that_is_taught_passes_its_check_and_a_wordy_one_does_not(kind
 )
 def test_checks_refuse_what_misses_the_instruction(kind, reply, answer):
     assert not follows(kind, reply, answer)
+
+
+def test_a_passage_whose_every_order_is_held_out_is_drawn_again(monkeypatch):
+    first = []
+    monkeypatch.setattr(
+        "lm_eval_partial.demo.documents.is_held_out",
+        lambda skill, text: first.append(text) or len(first) <= 100,
+    )
+    document = restated(random.Random(0))
+    told = document.split(". ")
+    assert len(first) == 103 and not any(document.startswith(text) for text in first[:100]) and len(told) % 3 == 0
