@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import sdpa_kernel
 
-from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel
+from lm_eval_partial.prefix_cache import UNPLANNED, PrefixCache, PrefixModel
 from lm_eval_partial.prefix_tree import Ints, PrefixTree, Range
 
 
@@ -87,12 +88,16 @@ def padded_between(prompts: Sequence[Ints], prefix: int) -> tuple[torch.Tensor, 
 
 
 @contextmanager
-def own_cache(model: Any) -> Iterator[None]:
-    """Let `generate` take a cache though a generation config asks for one of another kind (Gemma 2's does)."""
+def going_on(model: Any) -> Iterator[None]:
+    """Let `generate` take a cache though a generation config asks for one of another kind (Gemma 2's does).
+
+    Its attention, of one more token at every step, plans for none of these shapes.
+    """
     wanted = model.generation_config.cache_implementation
     model.generation_config.cache_implementation = None
     try:
-        yield
+        with sdpa_kernel(UNPLANNED):
+            yield
     finally:
         model.generation_config.cache_implementation = wanted
 
@@ -129,7 +134,7 @@ def _first_logprobs(
     """Return the log-probabilities of the first token that `generate` sees, [prompts, vocabulary]."""
     device = model.model.device
     autocast = torch.autocast(device.type, model.autocast, enabled=model.autocast is not None)
-    with torch.no_grad(), autocast, own_cache(model.model):
+    with torch.no_grad(), autocast, going_on(model.model):
         made = model.model.generate(
             ids.to(device),
             attention_mask=mask.to(device),

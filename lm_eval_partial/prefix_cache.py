@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
@@ -30,6 +31,13 @@ WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 MASKS = ("sdpa", "eager", "flex_attention")
 """Attention implementations that take a mask of any shape; the last skips what is masked, and wants a GPU."""
 
+
+MULTIPLES = {"sdpa": 64, "flex_attention": 128}
+"""What a GPU pads rows to, by attention: cuDNN's plans for every new shape, which takes as long as a tenth of a batch;
+flex attention has blocks of 128, and for less than one a kernel that fails on grouped heads (torch 2.11)."""
+
+UNPLANNED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Attention that plans nothing, for shapes that come once: a prefix's, and every step's of generation."""
 
 SPARE = 32
 """Tokens more than needed that a room is made for: generation takes one more at every step."""
@@ -198,6 +206,12 @@ class PrefixModel:
         self.budget = self._most = max(1, tokens // 2)
         logger.warning(f"out of memory with {tokens} tokens at a time: going on with {self.budget}")
 
+    def rounded(self, width: int) -> int:
+        """Return the width to pad rows of `width` tokens to."""
+        on_gpu = self.model.device.type == "cuda"
+        multiple = MULTIPLES.get(self._config._attn_implementation, 1) if on_gpu else 1
+        return -(-width // multiple) * multiple
+
     def mask(self, ends: torch.Tensor, start: int) -> Any:
         """Return who sees whom, in the form that the model takes.
 
@@ -236,7 +250,7 @@ class PrefixModel:
         """
         self.tokens_run += ids.numel()
         gather = self.model.get_output_embeddings().register_forward_pre_hook(
-            lambda _, args: (args[0].flatten(0, 1)[torch.from_numpy(wanted).to(args[0].device)][None],)
+            lambda _, args: (args[0].flatten(0, 1)[on_device(wanted, args[0].device)][None],)
         )
         try:
             with torch.no_grad(), torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
@@ -247,13 +261,14 @@ class PrefixModel:
 
     def after(self, cache: PrefixCache | None, tokens: Ints) -> PrefixCache:
         """Return a cache of what `cache` holds and `tokens`, [length]."""
-        ids = torch.from_numpy(tokens.astype(np.int64))[None].to(self.model.device)
+        ids = on_device(tokens, self.model.device)[None]
         nothing = np.zeros(0, dtype=np.int64)
         while True:
             longer = PrefixCache(self._config.num_hidden_layers, cache, joint=Joint(reuse=not self._layers_share))
             try:
-                for piece in torch.split(ids, self.budget, dim=1):
-                    self.logits(piece, nothing, past_key_values=longer, use_cache=True)
+                with sdpa_kernel(UNPLANNED):
+                    for piece in torch.split(ids, self.budget, dim=1):
+                        self.logits(piece, nothing, past_key_values=longer, use_cache=True)
             except RuntimeError as error:
                 if self.budget == 1 or not should_reduce_batch_size(error):
                     raise
@@ -278,3 +293,23 @@ class PrefixModel:
         tolerance = tokens * max(1e-4, min(0.1, 1000 * torch.finfo(self.dtype).eps))
         if not (abs(found - plain) <= tolerance or (math.isnan(found) and math.isnan(plain))):
             raise DisagreementError(f"{found:.5f} instead of {plain:.5f} for {tokens} tokens")
+
+
+def on_device(values: Ints, device: torch.device) -> torch.Tensor:
+    """Return `values` as int64 on `device`; a GPU at work is not waited for."""
+    tensor = torch.from_numpy(values.astype(np.int64, copy=False))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def on_cpu(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Begin to copy `tensor` to the CPU; return what waits for it, not for work that a GPU was given since."""
+    if not tensor.is_cuda:
+        return tensor.cpu
+    copy = tensor.to("cpu", non_blocking=True)
+    copied = torch.cuda.current_stream(tensor.device).record_event()
+
+    def wait() -> torch.Tensor:
+        copied.synchronize()
+        return copy
+
+    return wait

@@ -9,7 +9,7 @@ sees its own sequence alone. Only the outputs that predict a continuation's toke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
 
-from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel
+from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel, on_cpu, on_device
 from lm_eval_partial.prefix_tree import Ints, PrefixTree, Range
 
 ROW_TOKENS = 512
@@ -71,6 +71,7 @@ def score(
     )
     questions = _Questions(model, tree, requests, softmax_dtype)
     work: list[tuple[Range, int, PrefixCache | None]] = [(tree.root, 0, None)]
+    asked: Callable[[], list[Answer]] = list  # the last batch, whose answers a GPU may still be computing
     while work:
         part, done, cache = work.pop()
         if done < part.start:
@@ -86,9 +87,9 @@ def score(
             way = _way(batch, cache)
             try:
                 with model.first(way):
-                    answers = questions.answer(batch, cache)
+                    answers = questions.ask(batch, cache)
                     if way not in model.checked:
-                        questions.check(answers)
+                        questions.check(answers())
                         model.checked.add(way)
             except RuntimeError as error:
                 smaller = batch if len(batch) > 1 else _halves(batch[0])
@@ -97,8 +98,10 @@ def score(
                 model.halve(len(batch) * width)
                 rows = sorted([*rows, *smaller], key=tree.size)
                 continue
-            yield from answers
+            yield from asked()
+            asked = answers
         work += [(below, part.start, cache) for below in reversed(deeper)]
+    yield from asked()
 
 
 class _Questions:
@@ -119,10 +122,14 @@ class _Questions:
         for index, place in enumerate(tree.index):
             self._of[place].append(index)
 
-    def answer(self, parts: list[Range], cache: PrefixCache | None) -> list[Answer]:
-        """Return the answers to all that is asked of the sequences of `parts`, one row each, in one call."""
+    def ask(self, parts: list[Range], cache: PrefixCache | None) -> Callable[[], list[Answer]]:
+        """Ask all that is asked of the sequences of `parts`, one row each, in one call.
+
+        Returns:
+            what waits for the answers and returns them: until then a GPU works while the next batch is laid out.
+        """
         rows = [self._tree.lay_out(part) for part in parts]
-        width = max(len(row.tokens) for row in rows)
+        width = self._model.rounded(max(len(row.tokens) for row in rows))
         indices: list[int] = []
         outputs: list[Ints] = []  # positions of those wanted, in rows put end to end
         targets: list[Sequence[int] | Ints] = []
@@ -138,7 +145,8 @@ class _Questions:
         wanted, where = np.unique(np.concatenate(outputs), return_inverse=True)
         device = self._model.model.device
         ids, positions, ends = (
-            _padded([getattr(row, name) for row in rows], width).to(device) for name in ("tokens", "positions", "ends")
+            on_device(_padded([getattr(row, name) for row in rows], width), device)
+            for name in ("tokens", "positions", "ends")
         )
         logits = self._model.logits(
             ids,
@@ -148,16 +156,20 @@ class _Questions:
             past_key_values=PrefixCache(0, cache, keep=False) if cache else None,
             use_cache=cache is not None,
         )
-        target = torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(logits.device)
-        place = torch.from_numpy(where).to(logits.device)
+        target = on_device(np.concatenate(targets), logits.device)
+        place = on_device(where, logits.device)
         all_logprobs = F.log_softmax(logits, dim=-1, dtype=self._softmax_dtype)
-        greedy = (all_logprobs.argmax(dim=-1)[place] == target).cpu().numpy()  # ties are decided as stock does
-        logprobs = all_logprobs[place, target].cpu()
+        are_target = on_cpu(all_logprobs.argmax(dim=-1)[place] == target)  # ties are decided as stock does
+        logprobs = on_cpu(all_logprobs[place, target])
         begins = np.cumsum([0, *(len(each) for each in outputs[:-1])])
-        sums = torch.from_numpy(np.add.reduceat(logprobs.double().numpy(), begins))
-        rounded = sums.to(logprobs.dtype).tolist()  # as the sum of such numbers is
-        are_greedy = np.logical_and.reduceat(greedy, begins).tolist()
-        return [Answer(*answer) for answer in zip(indices, rounded, are_greedy, strict=True)]
+
+        def answers() -> list[Answer]:
+            sums = torch.from_numpy(np.add.reduceat(logprobs().double().numpy(), begins))
+            rounded = sums.to(logprobs().dtype).tolist()  # as the sum of such numbers is
+            are_greedy = np.logical_and.reduceat(are_target().numpy(), begins).tolist()
+            return [Answer(*answer) for answer in zip(indices, rounded, are_greedy, strict=True)]
+
+        return answers
 
     def check(self, answers: list[Answer]) -> None:
         """Compare some answers, the last too, with those of the model asked one sequence at a time.
@@ -167,7 +179,7 @@ class _Questions:
         """
         for answer in {answers[index * (len(answers) - 1) // 3] for index in range(4)}:
             tokens, length = self._requests[answer.request]
-            ids = torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self._model.model.device)
+            ids = on_device(np.asarray(tokens), self._model.model.device)
             logits = self._model.logits(ids[None, :-1], np.arange(len(ids) - 1 - length, len(ids) - 1))
             logprobs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
             plain = logprobs.gather(1, ids[-length:, None].to(logits.device)).sum().item()
@@ -180,12 +192,12 @@ def _way(batch: list[Range], cache: PrefixCache | None) -> str:
     return f"{forking} after a cache" if cache else forking
 
 
-def _padded(arrays: list[Ints], width: int) -> torch.Tensor:
-    """Return `arrays` as rows of one tensor, zeros at the ends, [rows, width]."""
+def _padded(arrays: list[Ints], width: int) -> Ints:
+    """Return `arrays` as rows of one array, zeros at the ends, [rows, width]."""
     rows = np.zeros((len(arrays), width), dtype=np.int64)
     for row, array in zip(rows, arrays, strict=True):
         row[: len(array)] = array
-    return torch.from_numpy(rows)
+    return rows
 
 
 def _halves(part: Range) -> list[Range]:

@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
-from lm_eval_partial.generation import Group, groups, own_cache, padded_between, rows_that_fit
+from lm_eval_partial.generation import Group, going_on, groups, padded_between, rows_that_fit
 from lm_eval_partial.prefix_cache import DisagreementError, PrefixCache, PrefixModel
 from lm_eval_partial.prefix_tree import Ints
 from lm_eval_partial.scoring import Request, score
@@ -230,7 +230,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
     def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
         if self._going_on is not None:
             kwargs["past_key_values"] = PrefixCache(0, self._going_on[1].cache)
-            with own_cache(self.model):
+            with going_on(self.model):
                 return super()._model_generate(*args, **kwargs)
         return super()._model_generate(*args, **kwargs)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from lm_eval_partial import __version__
 from lm_eval_partial.bench import sweep as bench_sweep
-from lm_eval_partial.bench.models import make_pair
+from lm_eval_partial.bench.models import SIZES, make_pair
 from lm_eval_partial.cli import main
 from tests import pico
 
@@ -215,7 +215,7 @@ def test_bench_says_what_is_wrong_before_it_starts(capsys):
 
 
 def test_bench_makes_models_of_the_size_asked_for(tmp_path):
-    base, instruct = make_pair(tmp_path, hidden=64, layers=2, stored="bfloat16")
+    base, instruct = make_pair(tmp_path, {**SIZES["58m"], "hidden_size": 64, "num_hidden_layers": 2}, stored="bfloat16")
     sides = [load_file(f"{side}/model.safetensors") for side in (base, instruct)]
     embedding = sides[0]["model.embed_tokens.weight"]
     assert embedding.shape == (32000, 64) and embedding.dtype == torch.bfloat16

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lm_eval_partial import interpolate
 from lm_eval_partial.lm import PartialHFLM
 from lm_eval_partial.prefix_cache import PrefixModel
 from tests import pico
@@ -19,9 +20,10 @@ pytestmark = [
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "flex_attention"])
 def test_log_likelihoods_equal_a_cpus(attention):
-    requests = few_shot()
-    expected = one_by_one(made("llama"), requests)
-    model = made("llama", attn_implementation=attention).cuda()
+    requests = few_shot(shots=150)
+    size = {"hidden_size": 64}  # flex attention wants heads of 16, and prompts of 128 tokens
+    expected = one_by_one(made("llama", **size), requests)
+    model = made("llama", attn_implementation=attention, **size).cuda()
     assert_equal(shared(PrefixModel(model, budget=300), requests), expected)
 
 
@@ -34,6 +36,19 @@ def test_memory_that_runs_out_is_found_and_survived():
         assert_equal(shared(PrefixModel(model, budget=2**20), requests), expected)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_weights_at_lam_are_a_cpus_bit_for_bit(pairs, monkeypatch):
+    base, instruct = map(str, pairs("llama"))
+    ours, expected = (PartialHFLM(base, instruct, 0.6, device=device) for device in ("cuda", "cpu"))
+    monkeypatch.setattr(interpolate, "BLOCK", 64)  # several a tensor
+    for lam in (0.6, 0.3, 1, 0, 1.3):
+        if lam != 0.6:
+            ours.set_lam(lam)
+            expected.set_lam(lam)
+        theirs = expected.model.state_dict()
+        for name, tensor in ours.model.state_dict().items():
+            assert torch.equal(tensor.cpu(), theirs[name]), (lam, name)
 
 
 def test_an_adapter_moves_on_a_gpu_as_on_a_cpu(pairs, tmp_path):

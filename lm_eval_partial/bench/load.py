@@ -21,22 +21,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lm_eval_partial.bench.models import machine, make_pair, peak_anonymous
+from lm_eval_partial.bench.models import SIZES, machine, make_pair, peak_anonymous
 from lm_eval_partial.errors import UserError
 
-HIDDEN, LAYERS = 1024, 24
-"""Size of the models made: 364M parameters."""
+SIZE = "364m"
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of one run: medians in seconds, GiB of anonymous memory, and ratios."""
+    device = args.device or "cpu"
     with tempfile.TemporaryDirectory(prefix="lm-eval-partial-bench-") as scratch:
         base, instruct = args.base, args.instruct
         if base is None:
-            base, instruct = make_pair(Path(scratch), args.hidden or HIDDEN, args.layers or LAYERS, args.stored)
+            base, instruct = make_pair(Path(scratch), SIZES[args.size or SIZE], args.stored, device)
         ways: dict[str, Callable[[], dict[str, float]]] = {
-            "stock": lambda: _in_process("stock", base, instruct, args.dtype),
-            "partial": lambda: _in_process("partial", base, instruct, args.dtype),
+            "stock": lambda: _in_process("stock", base, instruct, args.dtype, device),
+            "partial": lambda: _in_process("partial", base, instruct, args.dtype, device),
         }
         if args.mergekit:
             ways["mergekit"] = lambda: _mergekit(args.mergekit, base, instruct, Path(scratch, "merged"))
@@ -51,8 +51,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             name: {key: statistics.median(each[key] for each in runs) for key in runs[0]}
             for name, runs in rounds.items()
         }
-    settings = {name: getattr(args, name) for name in ("rounds", "stored", "dtype")}
-    settings |= {"hidden": args.hidden or HIDDEN, "layers": args.layers or LAYERS} if args.base is None else {}
+    settings = {name: getattr(args, name) for name in ("rounds", "stored", "dtype")} | {"device": device}
+    settings |= {"size": args.size or SIZE} if args.base is None else {}
     return {"machine": machine(), **settings, "medians": medians, "ratios": _ratios(medians)}
 
 
@@ -85,8 +85,8 @@ def _ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
     return {name: round(ratio, 2) for name, ratio in ratios.items()}
 
 
-def _in_process(way: str, base: str, instruct: str, dtype: str) -> dict[str, float]:
-    command = [sys.executable, "-W", "ignore", "-m", "lm_eval_partial.bench.load", way, base, instruct, dtype]
+def _in_process(way: str, base: str, instruct: str, dtype: str, device: str) -> dict[str, float]:
+    command = [sys.executable, "-W", "ignore", "-m", "lm_eval_partial.bench.load", way, base, instruct, dtype, device]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"the benchmark's {way} process failed: {done.stderr.strip().splitlines()[-1]}")
@@ -113,8 +113,9 @@ def _mergekit(command: str, base: str, instruct: str, output: Path) -> dict[str,
 # What runs in the process of its own --------------------------------------------------------------------
 
 
-def _worker(way: str, base: str, instruct: str, dtype: str) -> dict[str, float]:
+def _worker(way: str, base: str, instruct: str, dtype: str, device: str) -> dict[str, float]:
     """Load one model and let it answer; ours then moves through a few λ."""
+    import torch
     from lm_eval.models.huggingface import HFLM
 
     from lm_eval_partial.lm import PartialHFLM
@@ -123,14 +124,16 @@ def _worker(way: str, base: str, instruct: str, dtype: str) -> dict[str, float]:
     with peak_anonymous() as before:
         start = time.perf_counter()
         lm: Any = (
-            HFLM(pretrained=instruct, device="cpu", dtype=dtype)
+            HFLM(pretrained=instruct, device=device, dtype=dtype)
             if way == "stock"
-            else PartialHFLM(base=base, instruct=instruct, lam=0.5, device="cpu", dtype=dtype)
+            else PartialHFLM(base=base, instruct=instruct, lam=0.5, device=device, dtype=dtype)
         )
         figures["load_s"] = time.perf_counter() - start
         lm._loglikelihood_tokens([(None, [2, 3, 4], [5, 6])], disable_tqdm=True)
         figures["load_and_answer_s"] = time.perf_counter() - start
     figures["load_peak_anonymous_gib"] = before["peak"] / 2**30
+    if lm.device.type == "cuda":
+        figures["load_peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
     figures["weights_gib"] = sum(p.numel() * p.element_size() for p in lm.model.parameters()) / 2**30
     if way == "partial":
         times = []
@@ -138,11 +141,15 @@ def _worker(way: str, base: str, instruct: str, dtype: str) -> dict[str, float]:
             for lam in (0.6, 0.1, 0.9):
                 start = time.perf_counter()
                 lm.set_lam(lam)
+                if lm.device.type == "cuda":
+                    torch.cuda.synchronize()
                 times.append(time.perf_counter() - start)
         figures["set_lam_s"] = statistics.median(times)
         figures["set_lam_peak_anonymous_gib"] = during["peak"] / 2**30
+        if lm.device.type == "cuda":
+            figures["set_lam_peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return figures
 
 
 if __name__ == "__main__":
-    print(json.dumps(_worker(*sys.argv[1:5])))
+    print(json.dumps(_worker(*sys.argv[1:6])))

@@ -11,9 +11,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lm_eval_partial.errors import UserError
-
-VOCABULARY = 32_000
+SIZES: dict[str, dict[str, int]] = {
+    "58m": {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1344, "vocab_size": 32_000},
+    "364m": {"hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 2688, "vocab_size": 32_000},
+    "8b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "intermediate_size": 14336,
+        "vocab_size": 128_256,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
+}
+"""Shapes of the llamas made, as fields of their config: two small ones with heads of 64, and Llama 3.1 8B's."""
 
 
 def machine() -> dict[str, Any]:
@@ -31,39 +41,36 @@ def machine() -> dict[str, Any]:
     }
 
 
-def make_pair(folder: Path, hidden: int, layers: int, stored: str = "float32") -> tuple[str, str]:
-    """Write a random llama and a noisy copy of it, vocabulary 32,000; return both folders.
+def make_pair(folder: Path, shape: dict[str, int], stored: str = "float32", device: str = "cpu") -> tuple[str, str]:
+    """Write a random llama and a noisy copy of it; return both folders.
 
     Args:
         folder: where ``base`` and ``instruct`` are made.
-        hidden: hidden size, a multiple of 64.
-        layers: number of layers.
+        shape: fields of their config, such as one of `SIZES`.
         stored: dtype of the files.
+        device: where they are made; billions of parameters take a CPU minutes.
     """
     import torch
+    from accelerate.utils.memory import clear_device_cache
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    if hidden % 64:
-        raise UserError(f"--hidden {hidden} is not a multiple of 64, the size of an attention head.")
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(shape["vocab_size"])}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", unk_token="w0")
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        intermediate_size=hidden * 8 // 3 // 64 * 64,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-    )
+    fields: dict[str, Any] = {"num_attention_heads": shape["hidden_size"] // 64, **shape}
+    config = LlamaConfig(**fields)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config).to(getattr(torch, stored))
+    with torch.device(device):
+        model = LlamaForCausalLM(config).to(getattr(torch, stored))
     for side in ("base", "instruct"):
         model.save_pretrained(folder / side)
         tokenizer.save_pretrained(folder / side)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.002)
+    del model, parameter
+    clear_device_cache(garbage_collection=True)  # a GPU's memory is what comes next's
     return str(folder / "base"), str(folder / "instruct")
 
 

@@ -30,11 +30,10 @@ from lm_eval.models.huggingface import HFLM
 from rich.console import Console
 from rich.table import Table
 
-from lm_eval_partial.bench.models import machine, make_pair, peak_memory
+from lm_eval_partial.bench.models import SIZES, machine, make_pair, peak_memory
 from lm_eval_partial.lm import PartialHFLM
 
-HIDDEN, LAYERS = 512, 8
-"""Size of the models made: 58M parameters."""
+SIZE = "58m"
 
 SHOTS, QUESTION, CHOICE, CHOICES = 900, (30, 60), (5, 30), 4
 """Tokens of the shots, of a question, of a choice; choices a question."""
@@ -67,9 +66,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of one run: medians in seconds, tokens, GiB of memory above the weights, ratios."""
     with tempfile.TemporaryDirectory(prefix="lm-eval-partial-bench-") as scratch:
         base, instruct = args.base, args.instruct
-        if base is None:
-            base, instruct = make_pair(Path(scratch), args.hidden or HIDDEN, args.layers or LAYERS, args.stored)
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if base is None:
+            base, instruct = make_pair(Path(scratch), SIZES[args.size or SIZE], args.stored, device)
         settings = {"device": device, "dtype": args.dtype, "batch_size": args.batch_size}
         stock = HFLM(pretrained=instruct, **settings)
         ours = PartialHFLM(base=base, instruct=instruct, lam=1, **settings)
@@ -122,7 +121,7 @@ def workloads(lm: HFLM, documents: int) -> dict[str, Workload]:
 
 
 def compare(name: str, workload: Workload, stock: HFLM, ours: PartialHFLM, rounds: int, gemm: float) -> dict[str, Any]:
-    """Return medians of both, and how far their answers are apart."""
+    """Return medians of both, and how far their answers are apart; in 16 bits, stock too at another batch size."""
     runs: dict[str, list[dict[str, float]]] = {"stock": [], "ours": []}
     answers: dict[str, list[Any]] = {}
     for turn in range(rounds + 1):
@@ -143,12 +142,23 @@ def compare(name: str, workload: Workload, stock: HFLM, ours: PartialHFLM, round
         for key in ("s", "tokens", "peak_gib")
     }
     flop = statistics.median(run["flop"] / run["s"] for run in runs["ours"])
-    return {
+    found = {
         **medians,
         "stock / ours": round(medians["stock_s"] / medians["ours_s"], 2),
         "fraction_of_gemm": round(flop / gemm, 3),
         **difference(answers["stock"], answers["ours"], workload.choices),
     }
+    if workload.requests[0].request_type == "loglikelihood":
+        forget_texts(ours)
+        start = time.perf_counter()
+        ours._encode_pairs([request.args for request in workload.requests], disable_tqdm=True)
+        found["ours_tokenizing_s"] = time.perf_counter() - start
+    if torch.finfo(stock.model.dtype).bits < 32:  # what rounding alone makes of stock's answers
+        size = stock.batch_size_per_gpu
+        stock.batch_size_per_gpu = 2 * size
+        found["stock_at_twice_the_batch"] = difference(answers["stock"], workload.ask(stock), workload.choices)
+        stock.batch_size_per_gpu = size
+    return found
 
 
 def difference(stock: list[Any], ours: list[Any], choices: int) -> dict[str, Any]:
@@ -169,12 +179,15 @@ def difference(stock: list[Any], ours: list[Any], choices: int) -> dict[str, Any
 def trajectory(workload: Workload, ours: PartialHFLM, stock_s: float) -> dict[str, Any]:
     """Return the time of 11 λ on one load, beside stock's on one λ."""
     print("11 λ", file=sys.stderr)
+    moving = 0.0
     start = time.perf_counter()
     for lam in LAMS:
+        begin = time.perf_counter()
         ours.set_lam(lam)
+        moving += time.perf_counter() - begin
         workload.ask(ours)
     seconds = time.perf_counter() - start
-    return {"stock_s": stock_s, "ours_s": seconds, "stock / ours": round(stock_s / seconds, 2)}
+    return {"stock_s": stock_s, "ours_s": seconds, "set_lam_s": moving, "stock / ours": round(stock_s / seconds, 2)}
 
 
 def vllm(python: str, folder: str, workload: Workload, stock: HFLM, found: dict[str, Any]) -> dict[str, Any] | None:
@@ -211,6 +224,12 @@ def vllm(python: str, folder: str, workload: Workload, stock: HFLM, found: dict[
         "stock / ours": round(seconds / found["ours_s"], 2),
         "largest_difference": max(abs(a - b) for a, b in zip(answers["logprobs"], expected, strict=True)),
     }
+
+
+def _different(found: dict[str, Any]) -> str:
+    """Return how many answers differ, and of how many stock alone gives another at twice the batch size."""
+    again = found.get("stock_at_twice_the_batch")
+    return f"{found.get('different', '')}" + (f" (stock {again['different']})" if again else "")
 
 
 def forget_texts(lm: PartialHFLM) -> None:
@@ -297,7 +316,7 @@ def show(figures: dict[str, Any]) -> None:
             *(f"{found[key]:.2f}" for key in ("stock_s", "ours_s", "stock / ours")),
             *(f"{found[key]:,.0f}" if key in found else "" for key in ("stock_tokens", "ours_tokens")),
             f"{found['largest_difference']:.0e}" if "largest_difference" in found else "",
-            str(found.get("different", "")),
+            _different(found),
             f"{found['fraction_of_gemm']:.0%}" if "fraction_of_gemm" in found else "",
             *(f"{found[key]:.2f}" if key in found else "" for key in ("stock_peak_gib", "ours_peak_gib")),
         ]

@@ -21,14 +21,16 @@ def add_parser(subparsers: Any) -> None:
         "  lm-eval-partial bench load --stored bfloat16 --dtype float32 --json load.json\n"
         "  lm-eval-partial bench scoring --documents 64 --json scoring.json\n"
         "  lm-eval-partial bench sweep --tasks partial_demo\n"
+        "  lm-eval-partial bench scoring --size 8b --stored bfloat16 --batch_size 16 --device cuda\n"
         "  lm-eval-partial bench scoring --base ./base --instruct ./instruct --device cuda --batch_size 16\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", choices=("load", "scoring", "sweep"), help="what to time")
     parser.add_argument("--base", help="folder or Hub id of a base model; by default one is made")
     parser.add_argument("--instruct", help="folder or Hub id of the model trained from it")
-    parser.add_argument("--hidden", type=int, help="hidden size of the models made (default: load 1024, scoring 512)")
-    parser.add_argument("--layers", type=int, help="layers of the models made (default: load 24, scoring 8)")
+    parser.add_argument(
+        "--size", choices=("58m", "364m", "8b"), help="parameters of the models made (default: load 364m, scoring 58m)"
+    )
     parser.add_argument("--stored", default="float32", help="dtype of the files made (default float32)")
     parser.add_argument("--dtype", default="auto", help="dtype to load in (default auto: as stored)")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds after one warm-up (default 3)")
@@ -38,7 +40,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--tasks", default="partial_demo", help="sweep: as in lm_eval (default partial_demo)")
     parser.add_argument("--limit", type=int, help="sweep: as in lm_eval")
     parser.add_argument("--vllm", metavar="PYTHON", help="scoring: python of an environment with vLLM, to time it too")
-    parser.add_argument("--device", help="scoring: as in lm_eval (default: a GPU if there is one)")
+    parser.add_argument(
+        "--device", help="load, scoring: as in lm_eval (default: load cpu, scoring a GPU if there is one)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.set_defaults(run=run)
 
