@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.nn.attention import sdpa_kernel
 
-from lm_eval_partial.prefix_cache import UNPLANNED, PrefixCache, PrefixModel
+from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel, without_plans
 from lm_eval_partial.prefix_tree import Ints, PrefixTree, Range
 
 
@@ -91,22 +90,22 @@ def padded_between(prompts: Sequence[Ints], prefix: int) -> tuple[torch.Tensor, 
 def going_on(model: Any) -> Iterator[None]:
     """Let `generate` take a cache though a generation config asks for one of another kind (Gemma 2's does).
 
-    Its attention, of one more token at every step, plans for none of these shapes.
+    Its shapes, one token longer at every step, are not worth a plan.
     """
     wanted = model.generation_config.cache_implementation
     model.generation_config.cache_implementation = None
     try:
-        with sdpa_kernel(UNPLANNED):
+        with without_plans():
             yield
     finally:
         model.generation_config.cache_implementation = wanted
 
 
-def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens: int) -> int:
+def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens: int, repeats: int = 0) -> int:
     """Return how many prompts of a group take no more memory than `rows` prompts, each with a cache of its own.
 
     The group holds its prefix once, the rest of each prompt in every layer, and for one layer at a time the two
-    joined.
+    joined. Both ways repeat the keys and values of one layer at a time where several heads share them.
 
     Args:
         rows: prompts at a time without sharing.
@@ -114,9 +113,11 @@ def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens:
         prefix: tokens shared.
         longest: tokens of the longest prompt.
         new_tokens: tokens generated.
+        repeats: heads that share keys and values; 0 if each has its own.
     """
     length = longest + new_tokens
-    return max(rows, layers * (rows * length - prefix) // (layers * (length - prefix) + length))
+    without = rows * length * (layers + repeats)
+    return max(rows, (without - layers * prefix) // (layers * (length - prefix) + (1 + repeats) * length))
 
 
 def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
@@ -33,11 +32,8 @@ MASKS = ("sdpa", "eager", "flex_attention")
 
 
 MULTIPLES = {"sdpa": 64, "flex_attention": 128}
-"""What a GPU pads rows to, by attention: cuDNN's plans for every new shape, which takes as long as a tenth of a batch;
-flex attention has blocks of 128, and for less than one a kernel that fails on grouped heads (torch 2.11)."""
-
-UNPLANNED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Attention that plans nothing, for shapes that come once: a prefix's, and every step's of generation."""
+"""What a GPU pads rows to, by attention: cuDNN's plans for every new shape, for as long as a tenth of a batch takes;
+flex attention has blocks of 128, and for fewer queries a kernel that fails on grouped heads (torch 2.11)."""
 
 SPARE = 32
 """Tokens more than needed that a room is made for: generation takes one more at every step."""
@@ -266,7 +262,7 @@ class PrefixModel:
         while True:
             longer = PrefixCache(self._config.num_hidden_layers, cache, joint=Joint(reuse=not self._layers_share))
             try:
-                with sdpa_kernel(UNPLANNED):
+                with without_plans():
                     for piece in torch.split(ids, self.budget, dim=1):
                         self.logits(piece, nothing, past_key_values=longer, use_cache=True)
             except RuntimeError as error:
@@ -293,6 +289,17 @@ class PrefixModel:
         tolerance = tokens * max(1e-4, min(0.1, 1000 * torch.finfo(self.dtype).eps))
         if not (abs(found - plain) <= tolerance or (math.isnan(found) and math.isnan(plain))):
             raise DisagreementError(f"{found:.5f} instead of {plain:.5f} for {tokens} tokens")
+
+
+@contextmanager
+def without_plans() -> Iterator[None]:
+    """Keep cuDNN's attention from shapes that come once: a prefix's, and those of generation's steps."""
+    allowed = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(allowed)
 
 
 def on_device(values: Ints, device: torch.device) -> torch.Tensor:
