@@ -105,7 +105,8 @@ def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens:
     """Return how many prompts of a group take no more memory than `rows` prompts, each with a cache of its own.
 
     The group holds its prefix once, the rest of each prompt in every layer, and for one layer at a time the two
-    joined. Both ways repeat the keys and values of one layer at a time where several heads share them.
+    joined, and repeated where several heads share keys and values. (Without sharing, they are repeated too, but not if
+    all prompts are of one length.)
 
     Args:
         rows: prompts at a time without sharing.
@@ -116,8 +117,7 @@ def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens:
         repeats: heads that share keys and values; 0 if each has its own.
     """
     length = longest + new_tokens
-    without = rows * length * (layers + repeats)
-    return max(rows, (without - layers * prefix) // (layers * (length - prefix) + (1 + repeats) * length))
+    return max(rows, layers * (rows * length - prefix) // (layers * (length - prefix) + (1 + repeats) * length))
 
 
 def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:

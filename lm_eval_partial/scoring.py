@@ -61,7 +61,8 @@ def score(
         softmax_dtype: dtype of the log-softmax; by default that of the logits.
 
     Raises:
-        DisagreementError: before an answer is given, if packed rows do not have this model's own numbers.
+        DisagreementError: before an answer of that kind of row is given, if packed rows do not have this model's own
+            numbers.
     """
     if not requests:
         return
@@ -80,9 +81,10 @@ def score(
         rows, deeper = tree.cut(part, min(ROW_TOKENS, model.budget), model.budget)
         rows.sort(key=tree.size)
         while rows:
-            width = tree.size(rows[-1])
+            size = tree.size(rows[-1])
+            width = model.rounded(size)
             batch = [rows.pop()]
-            while rows and (len(batch) + 1) * width <= model.budget and 2 * tree.size(rows[-1]) > width:
+            while rows and (len(batch) + 1) * width <= model.budget and 2 * tree.size(rows[-1]) > size:
                 batch.append(rows.pop())
             way = _way(batch, cache)
             try:
@@ -129,7 +131,10 @@ class _Questions:
             what waits for the answers and returns them: until then a GPU works while the next batch is laid out.
         """
         rows = [self._tree.lay_out(part) for part in parts]
-        width = self._model.rounded(max(len(row.tokens) for row in rows))
+        start = parts[0].start
+        alone = not start and len(rows) == 1 and len(rows[0].paths) == 1  # the model's own causal mask will do
+        longest = max(len(row.tokens) for row in rows)
+        width = longest if alone else self._model.rounded(longest)
         indices: list[int] = []
         outputs: list[Ints] = []  # positions of those wanted, in rows put end to end
         targets: list[Sequence[int] | Ints] = []
@@ -140,8 +145,6 @@ class _Questions:
                     indices.append(index)
                     outputs.append(path[-length:] + number * width)
                     targets.append(tokens[-length:])
-        start = parts[0].start
-        alone = not start and len(rows) == 1 and len(rows[0].paths) == 1  # the model's own causal mask will do
         wanted, where = np.unique(np.concatenate(outputs), return_inverse=True)
         device = self._model.model.device
         ids, positions, ends = (

@@ -304,8 +304,8 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         if self.tokenizer.pad_token_id >= self.model.get_input_embeddings().num_embeddings:
             return 1  # a prompt that ends before another would be padded with an unknown token
         config = self.model.config.get_text_config()
-        shared = config.num_attention_heads // getattr(config, "num_key_value_heads", config.num_attention_heads)
-        repeats = shared if shared > 1 else 0
+        heads, shared = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
+        repeats = heads // shared if isinstance(heads, int) and isinstance(shared, int) and shared < heads else 0
         fit = rows_that_fit(self._stock_rows(), config.num_hidden_layers, prefix, longest, new_tokens, repeats)
         return max(CPU_ROWS, fit) if self.device.type == "cpu" else fit
 

@@ -198,9 +198,11 @@ def test_bench_of_a_sweep_scales_three_runs_to_eleven(monkeypatch, tmp_path, cap
     assert "11 lm_eval runs / sweep: 3.67" in capsys.readouterr().out
 
 
-def test_bench_says_what_is_wrong_before_it_starts(capsys):
+def test_bench_says_what_is_wrong_before_it_starts(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for wrong, message in (
         (["--vllm", "/no/such"], "--vllm /no/such: no such command. Give the python of an environment that has vLLM."),
+        (["--device", "cuda:99"], "--device cuda:99: PyTorch sees no GPU here. Give cpu."),
         (["--base", "x"], "give --base and --instruct, or neither to have models made."),
         (
             ["--dtype", "float33"],

@@ -201,7 +201,7 @@ def test_every_tensor_starts_at_a_multiple_of_its_width(tmp_path):
 
 
 def test_memory_holds_one_tensor_beyond_the_map(tmp_path):
-    """100 MiB of weights, the largest tensor 31 MiB."""
+    """142 MiB of weights, the largest tensor 31 MiB."""
     models.make_pair(tmp_path, {**models.SIZES["58m"], "hidden_size": 256, "num_hidden_layers": 16})
     script = f"""
 from pathlib import Path

@@ -71,7 +71,7 @@ def test_no_more_rows_than_memory(repeats):
         fit = rows_that_fit(rows, layers, prefix, longest, new, repeats)
         length = longest + new
         held = layers * (prefix + fit * (length - prefix)) + fit * length * (1 + repeats)
-        assert fit == rows or held <= (layers + repeats) * rows * length
+        assert fit == rows or held <= layers * rows * length
     assert rows_that_fit(8, 32, 900, 946, 16, repeats) > 30, "sharing the prefix makes room"
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, FalconH1Config, GPTNeoConfig, Lfm2Config, MambaConfig
 
-from lm_eval_partial import prefix_tree
+from lm_eval_partial import prefix_tree, scoring
 from lm_eval_partial.prefix_cache import SPARE, DisagreementError, Joint, PrefixCache, PrefixModel
 from lm_eval_partial.scoring import Request, score
 from tests import pico
@@ -99,6 +99,25 @@ def test_answers_do_not_depend_on_the_budget_or_the_order(llama):
     order = random.Random(1).sample(range(len(requests)), len(requests))
     found = shared(PrefixModel(llama, 200), [requests[index] for index in order])
     assert_equal(found, [expected[index] for index in order])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_rows_padded_as_for_a_gpu_give_the_same_answers_within_the_budget(family, monkeypatch):
+    monkeypatch.setattr(PrefixModel, "rounded", lambda self, width: -(-width // 64) * 64)
+    monkeypatch.setattr(scoring, "ROW_TOKENS", 100)
+    model = PrefixModel(made(family), budget=512)
+    requests = few_shot(documents=12)
+    expected = one_by_one(model.model, requests)
+    shapes = []
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    assert_equal(shared(model, requests), expected)
+    assert any(rows > 1 and not width % 64 for rows, width in shapes)
+    assert max(rows * width for rows, width in shapes) <= 512
+    shapes.clear()
+    shared(model, requests[:1])
+    assert shapes[0] == (1, len(requests[0].tokens) - 1), "a lone sequence has the model's own mask, and no padding"
 
 
 def test_a_prefix_is_run_once_and_a_context_once():

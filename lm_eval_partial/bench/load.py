@@ -137,6 +137,8 @@ def _worker(way: str, base: str, instruct: str, dtype: str, device: str) -> dict
     figures["weights_gib"] = sum(p.numel() * p.element_size() for p in lm.model.parameters()) / 2**30
     if way == "partial":
         times = []
+        if lm.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         with peak_anonymous(before["start"]) as during:
             for lam in (0.6, 0.1, 0.9):
                 start = time.perf_counter()

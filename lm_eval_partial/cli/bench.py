@@ -40,15 +40,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--tasks", default="partial_demo", help="sweep: as in lm_eval (default partial_demo)")
     parser.add_argument("--limit", type=int, help="sweep: as in lm_eval")
     parser.add_argument("--vllm", metavar="PYTHON", help="scoring: python of an environment with vLLM, to time it too")
-    parser.add_argument(
-        "--device", help="load, scoring: as in lm_eval (default: load cpu, scoring a GPU if there is one)"
-    )
+    parser.add_argument("--device", help="as in lm_eval (default: load and sweep cpu, scoring a GPU if there is one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table of `lm_eval_partial.bench`."""
+    import torch
+
     from lm_eval_partial.bench import load, scoring, sweep
     from lm_eval_partial.cli.tasks import task_configs
     from lm_eval_partial.errors import UserError
@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--vllm {args.vllm}: no such command. Give the python of an environment that has vLLM.")
     if args.mergekit and shutil.which(args.mergekit) is None:
         raise UserError(f"--mergekit {args.mergekit}: no such command. Give the path of mergekit-yaml.")
+    if (args.device or "").startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {args.device}: PyTorch sees no GPU here. Give cpu.")
     if (args.base is None) != (args.instruct is None):
         raise UserError("give --base and --instruct, or neither to have models made.")
     if args.documents < 4:
