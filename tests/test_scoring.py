@@ -106,7 +106,7 @@ def test_rows_padded_as_for_a_gpu_give_the_same_answers_within_the_budget(family
     monkeypatch.setattr(PrefixModel, "rounded", lambda self, width: -(-width // 64) * 64)
     monkeypatch.setattr(scoring, "ROW_TOKENS", 100)
     model = PrefixModel(made(family), budget=512)
-    requests = few_shot(documents=12)
+    requests = few_shot(documents=40)
     expected = one_by_one(model.model, requests)
     shapes = []
     model.model.register_forward_pre_hook(
