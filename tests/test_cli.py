@@ -203,6 +203,7 @@ def test_bench_says_what_is_wrong_before_it_starts(capsys, monkeypatch):
     for wrong, message in (
         (["--vllm", "/no/such"], "--vllm /no/such: no such command. Give the python of an environment that has vLLM."),
         (["--device", "cuda:99"], "--device cuda:99: PyTorch sees no GPU here. Give cpu."),
+        (["--device", "gpu0"], "--device gpu0 is no device. Give cpu, cuda or cuda:0."),
         (["--base", "x"], "give --base and --instruct, or neither to have models made."),
         (
             ["--dtype", "float33"],

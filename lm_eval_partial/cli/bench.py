@@ -62,7 +62,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--vllm {args.vllm}: no such command. Give the python of an environment that has vLLM.")
     if args.mergekit and shutil.which(args.mergekit) is None:
         raise UserError(f"--mergekit {args.mergekit}: no such command. Give the path of mergekit-yaml.")
-    if (args.device or "").startswith("cuda") and not torch.cuda.is_available():
+    try:
+        kind = torch.device(args.device or "cpu").type
+    except RuntimeError as error:
+        raise UserError(f"--device {args.device} is no device. Give cpu, cuda or cuda:0.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {args.device}: PyTorch sees no GPU here. Give cpu.")
     if (args.base is None) != (args.instruct is None):
         raise UserError("give --base and --instruct, or neither to have models made.")
