@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from itertools import combinations
 
 import pytest
 
@@ -69,6 +70,28 @@ def test_it_opens_and_draws_without_an_error(browser, file):
     assert browser("document.querySelectorAll('.panels .band').length") == 3
     assert browser("document.querySelectorAll('.panels figure:first-child .stock').length") == 2
     assert "NaN" not in browser("document.querySelector('main').innerHTML")
+
+
+@needs_browser
+def test_names_of_lams_lie_apart_and_the_ends_have_theirs(tmp_path):
+    """Nine λ within a hundredth of one another, and one far off."""
+    lams = [*(step / 100 for step in range(9)), 1.0]
+    for lam in lams:
+        follows = [min(1.0, 0.8 * lam + 0.01 * index) for index in range(20)]
+        tasks = {"few": [1 - value for value in follows], "ifeval": follows}
+        write(tmp_path / f"{lam}", tasks, lam=lam)
+    (found,) = trajectories(tmp_path, {})
+    file = tmp_path / "report.html"
+    file.write_text(page.render([found]), encoding="utf-8")
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(file)
+        boxes = browser(
+            "[...document.querySelectorAll('.tradeoff .name')].map((n) => "
+            "[n.textContent, ...['left', 'right', 'top', 'bottom'].map((s) => n.getBoundingClientRect()[s])])"
+        )
+    assert {"0.00", "1.00"} <= {text for text, *_ in boxes} and 2 <= len(boxes) < len(lams)
+    for (_, left, right, top, bottom), (_, *other) in combinations(boxes, 2):
+        assert right <= other[0] or other[1] <= left or bottom - 3 <= other[2] or other[3] <= top + 3
 
 
 @needs_browser

@@ -27,6 +27,23 @@ function range(values, margin) {
   return [low - pad, high + pad];
 }
 
+/* Return a function that writes `text` beside the point (x, y) and between `low` and `high`, where it covers no point and
+   no name; else nowhere. */
+function namer(svg, points, low, high) {
+  const taken = points.map(([x, y]) => ({ left: x - 4, right: x + 4, top: y - 4, bottom: y + 4 }));
+  const free = (a) => taken.every((b) => a.right < b.left || b.right < a.left || a.bottom < b.top || b.bottom < a.top);
+  return (text, x, y, gap) => {
+    for (const [side, down] of [[1, -6], [-1, -6], [-1, 15], [1, 15]]) {
+      const from = x + side * gap, to = from + side * 6.5 * text.length, baseline = y + down;
+      const area = { left: Math.min(from, to), right: Math.max(from, to), top: baseline - 10, bottom: baseline + 2 };
+      if (area.left < low || area.right > high || !free(area)) continue;
+      taken.push(area);
+      svg.append(node("text", { class: "name", x: from, y: baseline, "text-anchor": side > 0 ? "start" : "end" }, text));
+      return;
+    }
+  };
+}
+
 /* Draw points {x, y, low, high, text} in order, with stock markers {x, y, side, text}, into `figure`. The chart is one
    stop of the Tab key; arrow keys walk through its points, and what they say is read out and shown below. */
 function chart(figure, { title, points, stock = [], xLabel, yLabel, zero, best, named, small }) {
@@ -73,23 +90,19 @@ function chart(figure, { title, points, stock = [], xLabel, yLabel, zero, best, 
     svg.append(node("polygon", { class: "band", points: edge.join(" ") }));
   }
   svg.append(node("polyline", { class: "curve", points: shown.map(at).join(" ") }));
-  shown.forEach((p, i) => {
+  shown.forEach((p) => {
     const chosen = p === points[best];
     svg.append(node("circle", { class: chosen ? "best" : "point", cx: X(p.x), cy: Y(p.y), r: chosen ? 5 : 3.5 }));
-    if (!named) return;
-    const near = i > 0 && Math.hypot(X(p.x) - X(shown[i - 1].x), Y(p.y) - Y(shown[i - 1].y)) < 30;
-    const place = near ? { x: X(p.x) - 7, y: Y(p.y) + 8, "text-anchor": "end" } : { x: X(p.x) + 7, y: Y(p.y) - 6 };
-    svg.append(node("text", { class: "name", ...place }, lam(p.lam)));
   });
+  const name = namer(svg, all.map((p) => [X(p.x), Y(p.y)]), box.left, width);
   for (const p of markers) {
     const [x, y, s] = [X(p.x), Y(p.y), 6.5];
     const corners = p.side === "base" ? [[0, -s], [s, 0], [0, s], [-s, 0]] : [[-s, -s], [s, -s], [s, s], [-s, s]].map((c) => c.map((v) => v * 0.8));
     svg.append(node("polygon", { class: "stock", points: corners.map(([a, b]) => `${x + a},${y + b}`).join(" ") }));
-    if (!small) {
-      const left = x < (box.left + box.right) / 2, up = y > box.top + 24;
-      svg.append(node("text", { class: "name", x: x + (left ? 10 : -10), y: y + (up ? -10 : 20), "text-anchor": left ? "start" : "end" }, `stock ${p.side}`));
-    }
+    if (!small) name(`stock ${p.side}`, x, y, 9);
   }
+  if (named)
+    for (const p of new Set([shown[0], shown[shown.length - 1], ...shown])) name(lam(p.lam), X(p.x), Y(p.y), 7);
   const ring = node("circle", { class: "ring", r: 7, visibility: "hidden" });
   svg.append(ring);
   let current = -1;
