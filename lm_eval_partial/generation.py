@@ -19,7 +19,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel, without_plans
+from lm_eval_partial.gpu import without_plans
+from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel
 from lm_eval_partial.prefix_tree import Ints, PrefixTree, Range
 
 

@@ -162,6 +162,6 @@ def _buffers(numel: int, dtype: torch.dtype, pinned: bool = False) -> torch.Tens
     Kept, not made anew: freed between tensors that stay, they would leave holes the size of half the model.
     """
     kept: torch.Tensor | None = getattr(_local, "buffers", None)
-    if kept is None or kept.dtype != dtype or kept.shape[1] < numel or kept.is_pinned() < pinned:
+    if kept is None or kept.dtype != dtype or kept.shape[1] < numel or (pinned and not kept.is_pinned()):
         kept = _local.buffers = torch.empty((2, max(numel, BLOCK)), dtype=dtype, pin_memory=pinned)
     return kept[:, :numel]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from lm_eval_partial.gpu import on_device, without_plans
 from lm_eval_partial.prefix_tree import Ints
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,6 @@ WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 
 MASKS = ("sdpa", "eager", "flex_attention")
 """Attention implementations that take a mask of any shape; the last skips what is masked, and wants a GPU."""
-
 
 MULTIPLES = {"sdpa": 64, "flex_attention": 128}
 """What a GPU pads rows to, by attention: cuDNN's plans for every new shape, for as long as a tenth of a batch takes;
@@ -289,34 +289,3 @@ class PrefixModel:
         tolerance = tokens * max(1e-4, min(0.1, 1000 * torch.finfo(self.dtype).eps))
         if not (abs(found - plain) <= tolerance or (math.isnan(found) and math.isnan(plain))):
             raise DisagreementError(f"{found:.5f} instead of {plain:.5f} for {tokens} tokens")
-
-
-@contextmanager
-def without_plans() -> Iterator[None]:
-    """Keep cuDNN's attention from shapes that come once: a prefix's, and those of generation's steps."""
-    allowed = torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(allowed)
-
-
-def on_device(values: Ints, device: torch.device) -> torch.Tensor:
-    """Return `values` as int64 on `device`; a GPU at work is not waited for."""
-    tensor = torch.from_numpy(values.astype(np.int64, copy=False))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def on_cpu(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """Begin to copy `tensor` to the CPU; return what waits for it, not for work that a GPU was given since."""
-    if not tensor.is_cuda:
-        return tensor.cpu
-    copy = tensor.to("cpu", non_blocking=True)
-    copied = torch.cuda.current_stream(tensor.device).record_event()
-
-    def wait() -> torch.Tensor:
-        copied.synchronize()
-        return copy
-
-    return wait

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
 
-from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel, on_cpu, on_device
+from lm_eval_partial.gpu import on_cpu, on_device
+from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel
 from lm_eval_partial.prefix_tree import Ints, PrefixTree, Range
 
 ROW_TOKENS = 512

@@ -1,8 +1,11 @@
 """What the benchmarks count."""
 
-import torch
+from types import SimpleNamespace
 
-from lm_eval_partial.bench.scoring import counting
+import torch
+from lm_eval.api.instance import Instance
+
+from lm_eval_partial.bench.scoring import Workload, counting, rounding
 from tests.test_scoring import made
 
 
@@ -19,3 +22,18 @@ def test_flop_are_those_of_the_linear_layers_and_of_tokens_that_see_each_other()
     with torch.no_grad(), counting(model) as alone:
         model(ids, attention_mask=sees)
     assert alone["flop"] == 2 * tokens * linear + pair * tokens
+
+
+def test_stock_is_compared_with_itself_at_twice_the_batch_size():
+    def answer(requests, disable_tqdm):
+        sizes.append(stock.batch_size_per_gpu)
+        if len(sizes) > 1:
+            raise torch.OutOfMemoryError
+        return [(-1.5, True), (-3.0, False)]
+
+    sizes = []
+    stock = SimpleNamespace(batch_size_per_gpu=4, loglikelihood=answer)
+    workload = Workload([Instance("loglikelihood", {}, ("a", choice), 0) for choice in [" x", " y"]], choices=2)
+    plain = [(-2.0, True), (-1.0, False)]
+    assert rounding(workload, stock, plain) == {"largest_difference": 2.0, "different": 1}
+    assert rounding(workload, stock, plain) == {} and sizes == [8, 8] and stock.batch_size_per_gpu == 4

@@ -74,7 +74,7 @@ def test_it_opens_and_draws_without_an_error(browser, file):
 
 @needs_browser
 def test_names_of_lams_lie_apart_and_the_ends_have_theirs(tmp_path):
-    """Nine λ within a hundredth of one another, and one far off."""
+    """Nine λ a hundredth apart, and one far off."""
     lams = [*(step / 100 for step in range(9)), 1.0]
     for lam in lams:
         follows = [min(1.0, 0.8 * lam + 0.01 * index) for index in range(20)]

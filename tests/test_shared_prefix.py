@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from lm_eval_partial import shared_prefix
+from lm_eval_partial.generation import rows_that_fit
 from lm_eval_partial.shared_prefix import SharedPrefixHFLM
 from tests import pico
 from tests.answers import agree
@@ -257,6 +258,15 @@ def test_thinking_is_refused_as_in_stock(made):
     ours, _ = made(enable_thinking=True, think_end_token="</s>")
     with pytest.raises(ValueError, match="not compatible with loglikelihood"):
         ours.loglikelihood(choices(few_shot(1)))
+
+
+def test_heads_that_share_keys_leave_room_for_fewer_prompts(made):
+    """Of the pico models, llama has two heads to each, gpt_neox one."""
+    sizes = {"prefix": 300, "longest": 310, "new_tokens": 10}
+    for family, repeats in (("llama", 2), ("gpt_neox", 0)):
+        ours, _ = made(family, batch_size=16)
+        assert ours._rows(**sizes) == rows_that_fit(16, 2, 300, 310, 10, repeats)
+    assert rows_that_fit(16, 2, 300, 310, 10, 2) < rows_that_fit(16, 2, 300, 310, 10, 0)
 
 
 def test_a_pad_token_beyond_the_vocabulary_does_no_harm(made):

@@ -24,31 +24,10 @@ from lm_eval_partial.curves import trajectories
 from lm_eval_partial.errors import UserError
 from tests.alpaca import runs
 from tests.alpaca.endpoint import Endpoint
+from tests.alpaca.package import of_package
 
 KEY = "sk-loopback-0123456789"
 JUDGED = Path("alpaca_eval/judged_by_weighted_alpaca_eval_gpt4_turbo")
-# The package's own way, with nothing of ours: its command's function on the exported file.
-PACKAGE = """
-import json, sys
-import pandas as pd
-from alpaca_eval import evaluate, metrics
-model, reference, metric, *annotator = sys.argv[1:]
-frame, _ = evaluate(
-    model_outputs=pd.DataFrame(json.load(open(model))), reference_outputs=pd.DataFrame(json.load(open(reference))),
-    output_path=None, precomputed_leaderboard=None, is_return_instead_of_print=True, caching_path=None,
-    fn_metric=metric, metric_kwargs={"save_weights_dir": None} if "length" in metric else {}, sort_by="win_rate",
-    **({"annotators_config": annotator[0]} if annotator else {}),
-)
-print(json.dumps({k: float(v) for k, v in frame.iloc[0].items() if k != "mode"}))
-"""
-
-
-@pytest.fixture(scope="session")
-def python() -> Path:
-    try:
-        return find_python()
-    except UserError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -89,18 +68,6 @@ def quick(endpoint: Endpoint, **more) -> Settings:
 
 def journal(folder: Path, point: str) -> list[dict]:
     return [json.loads(line) for line in (folder / JUDGED / point / "journal.jsonl").read_text().splitlines()]
-
-
-def of_package(python: Path, url: str, folder: Path, point: str, metric: str, *annotator: str) -> dict[str, float]:
-    files = [folder / "alpaca_eval" / point / "model_outputs.json", folder / "alpaca_eval" / "reference_outputs.json"]
-    done = subprocess.run(
-        [str(python), "-I", "-W", "ignore", "-c", PACKAGE, *map(str, files), metric, *annotator],
-        env={**os.environ, "OPENAI_API_BASE": url},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
 
 
 def test_win_rates_are_the_package_s_own(folder, python):

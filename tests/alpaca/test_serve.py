@@ -15,7 +15,7 @@ import pytest
 
 import lm_eval_partial.demo
 from lm_eval_partial.cli import main
-from tests.alpaca.test_judge import of_package, python  # noqa: F401
+from tests.alpaca.package import of_package
 
 pytestmark = pytest.mark.slow
 PAIR = Path(lm_eval_partial.demo.__file__).parent
@@ -77,7 +77,7 @@ def rows() -> list[dict[str, str]]:
     ]
 
 
-def test_six_lams_from_the_sweep_to_the_figure(served, python, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_six_lams_from_the_sweep_to_the_figure(served, python, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "160")

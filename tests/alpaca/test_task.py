@@ -13,7 +13,7 @@ from lm_eval_partial.alpaca import outputs
 from lm_eval_partial.alpaca.judge import judge
 from lm_eval_partial.errors import UserError
 from tests.alpaca.endpoint import Endpoint
-from tests.alpaca.test_judge import KEY, hub_with_difficulties, python, quick  # noqa: F401
+from tests.alpaca.test_judge import KEY, hub_with_difficulties, quick
 from tests.suite.conftest import CONFIGS
 
 FLAGS = ("--include_path", str(CONFIGS), "--apply_chat_template", "--gen_kwargs", "max_gen_toks=12")
@@ -164,7 +164,7 @@ def test_a_real_run_is_judged_by_the_real_package_against_the_real_references(
     pairs,
     tmp_path,
     monkeypatch,
-    python,  # noqa: F811
+    python,
 ):
     base, instruct = pairs("llama")
     for lam in (0.0, 1.0):
