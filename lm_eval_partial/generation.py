@@ -4,9 +4,11 @@ Prompts that begin alike (the same shots) form a group, whose prefix runs once. 
 its left, so that the padding lies *between* prefix and rest, and `generate` goes on from the cache: decoding,
 stopping and limits stay transformers' own.
 
-    for group in groups(PrefixModel(model, budget=2048), prompts):
+    asked = PrefixModel(model, budget=2048)
+    for group in groups(asked, prompts):
         ids, mask = padded_between([prompts[index] for index in group.indices], group.prefix)
-        model.generate(ids, attention_mask=mask, past_key_values=PrefixCache(0, group.cache), max_new_tokens=16)
+        after = asked.with_cache(PrefixCache(0, group.cache))
+        model.generate(ids, attention_mask=mask, max_new_tokens=16, **after)
 """
 
 from __future__ import annotations
@@ -140,7 +142,7 @@ def _first_logprobs(
         made = model.model.generate(
             ids.to(device),
             attention_mask=mask.to(device),
-            past_key_values=cache,
+            **model.with_cache(cache),
             max_new_tokens=1,
             do_sample=False,
             output_logits=True,

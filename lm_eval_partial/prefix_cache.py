@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 """Config fields that say how many tokens back a token sees."""
 
+CACHE_NAMES = ("cache", "past_key_values")
+"""What a model's forward calls its cache: the first since transformers 5.24, the second before."""
+
 MASKS = ("sdpa", "eager", "flex_attention")
 """Attention implementations that take a mask of any shape; the last skips what is masked, and wants a GPU."""
 
@@ -164,10 +167,26 @@ class PrefixModel:
         kept = {type(layer) for layer in DynamicCache(config=self._config).layers}
         if getattr(self.model, "_is_stateful", False) or kept - {DynamicLayer, DynamicSlidingWindowLayer}:
             return "the model keeps more than keys and values (recurrent or compressed state)"
-        whole = getattr(self.model, "get_base_model", lambda: self.model)()  # of peft, whose own forward hides names
-        accepted = inspect.signature(whole.forward).parameters
-        missing = {"attention_mask", "past_key_values", "position_ids"} - accepted.keys()
-        return f"the model's forward takes no {', '.join(sorted(missing))}" if missing else None
+        missing = [name for name in ("attention_mask", "position_ids") if name not in self._accepted]
+        if self.cache_name is None:
+            missing.append(" or ".join(CACHE_NAMES))
+        return f"the model's forward takes no {', '.join(missing)}" if missing else None
+
+    @cached_property
+    def _accepted(self) -> frozenset[str]:
+        """The arguments that the model's forward names."""
+        # A PeftModel's own forward takes **kwargs and hides them.
+        whole = getattr(self.model, "get_base_model", lambda: self.model)()
+        return frozenset(inspect.signature(whole.forward).parameters)
+
+    @cached_property
+    def cache_name(self) -> str | None:
+        """What forward and `generate` of this model call the cache; None if forward takes none."""
+        return next((name for name in CACHE_NAMES if name in self._accepted), None)
+
+    def with_cache(self, cache: PrefixCache | None) -> dict[str, Any]:
+        """Return the arguments of the model's forward that hand it `cache`, or that say there is none."""
+        return {str(self.cache_name): cache, "use_cache": cache is not None}
 
     @cached_property
     def longest(self) -> int | None:
@@ -264,7 +283,7 @@ class PrefixModel:
             try:
                 with without_plans():
                     for piece in torch.split(ids, self.budget, dim=1):
-                        self.logits(piece, nothing, past_key_values=longer, use_cache=True)
+                        self.logits(piece, nothing, **self.with_cache(longer))
             except RuntimeError as error:
                 if self.budget == 1 or not should_reduce_batch_size(error):
                     raise

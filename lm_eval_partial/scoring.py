@@ -157,8 +157,7 @@ class _Questions:
             wanted,
             position_ids=positions,
             attention_mask=None if alone else self._model.mask(ends, start),
-            past_key_values=PrefixCache(0, cache, keep=False) if cache else None,
-            use_cache=cache is not None,
+            **self._model.with_cache(PrefixCache(0, cache, keep=False) if cache else None),
         )
         target = on_device(np.concatenate(targets), logits.device)
         place = on_device(where, logits.device)

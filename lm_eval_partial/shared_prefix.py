@@ -228,8 +228,8 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         return encoded
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-        if self._going_on is not None:
-            kwargs["past_key_values"] = PrefixCache(0, self._going_on[1].cache)
+        if self._going_on is not None and self._prefix_model is not None:
+            kwargs[str(self._prefix_model.cache_name)] = PrefixCache(0, self._going_on[1].cache)
             with going_on(self.model):
                 return super()._model_generate(*args, **kwargs)
         return super()._model_generate(*args, **kwargs)

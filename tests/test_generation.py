@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_every_family_writes_what_it_writes_alone(family):
     for group in groups(shared, given):
         ids, mask = padded_between([given[index] for index in group.indices], group.prefix)
         cache = group.cache and PrefixCache(0, group.cache)
-        made_of_group = model.generate(ids, attention_mask=mask, past_key_values=cache, **settings)
+        made_of_group = model.generate(ids, attention_mask=mask, **{shared.cache_name: cache}, **settings)
         kept.update(zip(group.indices, made_of_group[:, ids.shape[1] :].tolist(), strict=True))
     for index, prompt in enumerate(given):
         alone = model.generate(torch.tensor(prompt)[None], **settings)
@@ -86,13 +87,16 @@ def test_no_more_rows_than_memory(repeats, many):
 
 def test_a_model_that_does_not_go_on_from_a_cache_is_caught():
     model = made("llama")
+    prefix_model = PrefixModel(model, 64)
     forward = model.forward
 
+    @functools.wraps(forward)
     def shifted(input_ids, **kwargs):
-        if kwargs.get("position_ids") is not None and input_ids.shape[1] > 1:
-            kwargs["position_ids"] = kwargs["position_ids"] + 5 * (kwargs["past_key_values"].get_seq_length() > 0)
+        cache = kwargs.get(prefix_model.cache_name)
+        if cache is not None and cache.get_seq_length() > 0 and input_ids.shape[1] > 1:
+            kwargs["position_ids"] = kwargs["position_ids"] + 5
         return forward(input_ids=input_ids, **kwargs)
 
     model.forward = shifted
     with pytest.raises(DisagreementError, match="for 1 tokens"):
-        list(groups(PrefixModel(model, 64), prompts()))
+        list(groups(prefix_model, prompts()))

@@ -191,6 +191,7 @@ def forgetful(model, most: int):
     """Let `model` run out of memory with more than `most` tokens at a time."""
     forward = model.forward
 
+    @functools.wraps(forward)
     def checked(input_ids, **kwargs):
         if input_ids.numel() > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
@@ -221,8 +222,9 @@ def test_a_model_that_is_not_what_it_seems_is_caught_before_an_answer(cached):
     model = made("llama")
     forward = model.forward
 
+    @functools.wraps(forward)
     def deaf(input_ids, **kwargs):
-        if (kwargs.get("past_key_values") is not None) == cached:
+        if bool(kwargs.get("use_cache")) == cached:
             kwargs["position_ids"] = None
             kwargs["attention_mask"] = None
         return forward(input_ids=input_ids, **kwargs)
@@ -281,7 +283,7 @@ def test_what_cannot_be_asked_says_why():
     assert "encoder-decoder" in reason(is_encoder_decoder=True)
     model = made("llama")
     model.forward = lambda input_ids, attention_mask=None: None
-    assert PrefixModel(model, 1).unsupported == "the model's forward takes no past_key_values, position_ids"
+    assert PrefixModel(model, 1).unsupported == "the model's forward takes no position_ids, cache or past_key_values"
 
 
 @pytest.mark.parametrize(
@@ -345,7 +347,7 @@ def test_a_cache_after_a_cache_holds_the_first_once(llama):
     assert second.of_layers[0].pieces[0][0] is first.of_layers[0].pieces[0][0]
     passing = PrefixCache(0, second, keep=False)
     with torch.no_grad():
-        llama(torch.tensor([[1, 2]]), past_key_values=passing, use_cache=True)
+        llama(torch.tensor([[1, 2]]), **model.with_cache(passing))
     assert passing.get_seq_length() == 8
 
 
