@@ -19,11 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from lm_eval_partial.gpu import without_plans
 from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel
 from lm_eval_partial.prefix_tree import Ints, PrefixTree, Range
+from lm_eval_partial.self_check import Kind, check, deviations
+
+STEPS_CHECKED = 2
+"""New tokens that the self-check generates: one after the prompt, one after a token that the cache was given."""
 
 
 class Group(NamedTuple):
@@ -47,10 +50,9 @@ def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
         model: a model that is not `unsupported`.
         prompts: token ids, none empty.
 
-    Raises:
-        DisagreementError: before the first group with a cache, if the model does not go on from one as it should.
+    Once the self-check has failed for generation, no more are yielded; `model.failed` says why.
     """
-    if not prompts:
+    if not prompts or Kind.GENERATION in model.failed:
         return
     tree = PrefixTree(prompts, [len(prompt) - 1 for prompt in prompts])
     of_sequence: list[list[int]] = [[] for _ in tree.sequences]
@@ -60,16 +62,20 @@ def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
     while work:
         part, done, cache = work.pop()
         if done < part.start:
-            with model.first("generate"):
+            with model.trying(Kind.GENERATION):
                 cache = model.after(cache, tree.sequences[part.first][done : part.start])
+            if Kind.GENERATION in model.failed:
+                return
         alone, deeper = tree.cut_singly(part)
         if alone:
             alone.sort(key=lambda place: -len(tree.sequences[place]))
             group = Group([index for place in alone for index in of_sequence[place]], part.start, cache)
-            if cache is not None and "generate" not in model.checked:
-                with model.first("generate"):
+            if cache is not None and Kind.GENERATION not in model.passed:
+                with model.trying(Kind.GENERATION):
                     _check(model, prompts, group)
-                model.checked.add("generate")
+                    model.passed.add(Kind.GENERATION)
+                if Kind.GENERATION in model.failed:
+                    return
             yield group
         work += [(below, part.start, cache) for below in reversed(deeper)]
 
@@ -124,28 +130,46 @@ def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens:
 
 
 def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
-    """Compare the first token after the shortest prompt of `group`, which has most padding, with the plain way's."""
-    several = [prompts[group.indices[0]], prompts[group.indices[-1]]]
-    found = _first_logprobs(model, *padded_between(several, group.prefix), PrefixCache(0, group.cache))[-1]
-    plain = _first_logprobs(model, *padded_between(several[-1:], group.prefix), None)[-1]
-    best = int(plain.argmax())
-    model.check(float(found[best]), float(plain[best]), 1)
+    """Compare the logits of the first two tokens after some prompts of `group` with the plain way's.
+
+    Raises:
+        DisagreementError: they differ by more than rounding.
+    """
+
+    def compare(chosen: list[Ints]) -> torch.Tensor:
+        found = (logits for pair in _long_with_short(chosen) for logits in _first_logits(model, pair, group))
+        return torch.cat([deviations(logits, model.alone(text, STEPS_CHECKED)) for text, logits in found])
+
+    def noise(chosen: list[Ints]) -> torch.Tensor:
+        return torch.cat([deviations(model.alone(each, 1, crowded=True), model.alone(each, 1)) for each in chosen])
+
+    check([prompts[index] for index in group.indices], compare, noise, model.dtype)
 
 
-def _first_logprobs(
-    model: PrefixModel, ids: torch.Tensor, mask: torch.Tensor, cache: PrefixCache | None
-) -> torch.Tensor:
-    """Return the log-probabilities of the first token that `generate` sees, [prompts, vocabulary]."""
+def _long_with_short(prompts: list[Ints]) -> Iterator[list[Ints]]:
+    """Yield prompts that are sorted by length in pairs: the longest with the shortest, which gets most padding."""
+    for place in range(len(prompts) // 2):
+        yield [prompts[place], prompts[-1 - place]]
+    if len(prompts) % 2:
+        yield [prompts[len(prompts) // 2]]
+
+
+def _first_logits(model: PrefixModel, prompts: list[Ints], group: Group) -> Iterator[tuple[Ints, torch.Tensor]]:
+    """Yield what `generate` makes of each prompt: the ids it saw, and logits of its steps, [steps, vocabulary]."""
     device = model.model.device
     autocast = torch.autocast(device.type, model.autocast, enabled=model.autocast is not None)
+    ids, mask = padded_between(prompts, group.prefix)
     with torch.no_grad(), autocast, going_on(model.model):
         made = model.model.generate(
             ids.to(device),
             attention_mask=mask.to(device),
-            **model.with_cache(cache),
-            max_new_tokens=1,
+            **{str(model.cache_name): PrefixCache(0, group.cache)},
+            min_new_tokens=STEPS_CHECKED,
+            max_new_tokens=STEPS_CHECKED,
             do_sample=False,
             output_logits=True,
             return_dict_in_generate=True,
         )
-    return F.log_softmax(made.logits[0], dim=-1, dtype=torch.float32)
+    written = made.sequences[:, ids.shape[1] : -1].cpu().numpy()
+    for prompt, tokens, logits in zip(prompts, written, torch.stack(made.logits, dim=1), strict=True):
+        yield np.concatenate([prompt, tokens]), logits

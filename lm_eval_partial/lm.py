@@ -272,6 +272,7 @@ class PartialHFLM(SharedPrefixHFLM):
             "vocabulary": pair.reference.role,
             "tokenizer": pair.tokenizer,
             "share_prefix": self.path_counts(),
+            "share_prefix_off": self.sharing_off,
             "lm_eval_partial_version": __version__,
             "torch_version": torch.__version__,
         }

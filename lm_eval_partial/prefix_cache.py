@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -22,6 +22,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 
 from lm_eval_partial.gpu import on_device, without_plans
 from lm_eval_partial.prefix_tree import Ints
+from lm_eval_partial.self_check import DisagreementError, Kind
 
 logger = logging.getLogger(__name__)
 
@@ -123,10 +124,6 @@ class PrefixCache(Cache):
         super().__init__(layers=list(self.of_layers))
 
 
-class DisagreementError(Exception):
-    """On this model, a shared prefix gives other numbers than one sequence at a time."""
-
-
 class PrefixModel:
     """A causal language model that can be asked after a cached prefix, under a mask of one's own.
 
@@ -135,7 +132,8 @@ class PrefixModel:
         budget: tokens it is given at a time; `halve` lowers it for good.
         autocast: dtype for `torch.autocast`; None for none.
         tokens_run: tokens run through it so far.
-        checked: ways of asking whose numbers have been compared with the plain way's.
+        passed: kinds of rows whose logits have been found to be the model's own.
+        failed: kinds of rows whose logits are not, and why; these are computed the plain way.
         most_prompts: prompts to generate from at a time, once memory has run out with more.
     """
 
@@ -144,7 +142,9 @@ class PrefixModel:
         self.model = model
         self.budget = budget
         self.tokens_run = 0
-        self.checked: set[str] = set()
+        self.passed: set[Kind] = set()
+        self.failed: dict[Kind, str] = {}
+        self._told: set[Kind] = set()
         self._config = model.config.get_text_config()
         self.autocast = autocast
         self._most: int | None = None
@@ -291,20 +291,49 @@ class PrefixModel:
             else:
                 return longer
 
+    def alone(self, tokens: Sequence[int] | Ints, last: int, crowded: bool = False) -> torch.Tensor:
+        """Return the logits of the last `last` positions of a sequence asked by itself: no cache, the model's own mask.
+
+        Args:
+            tokens: ids, [length].
+            last: positions wanted, in [1, length].
+            crowded: run it twice side by side, and with half of it again behind it, which no earlier token sees. The
+                logits are the same but for rounding.
+
+        Returns:
+            logits, [last, vocabulary].
+        """
+        length = len(tokens)
+        ids = np.asarray(tokens)
+        if crowded:
+            ids = np.concatenate([ids, ids[: length // 2]])
+        batch = on_device(ids, self.model.device)[None].expand(1 + crowded, -1)
+        with without_plans():
+            return self.logits(batch, np.arange(length - last, length), use_cache=False)
+
     @contextmanager
-    def first(self, way: str) -> Iterator[None]:
-        """Take an error while `way` of asking is not in `checked` for a disagreement; memory that ran out is none."""
+    def trying(self, *kinds: Kind) -> Iterator[None]:
+        """Take an error of the model while none of `kinds` has passed for a disagreement, and note the disagreement.
+
+        Running out of memory is no disagreement. Whoever enters this asks `failed` afterwards.
+        """
         try:
             yield
-        except DisagreementError:
-            raise
         except Exception as error:
-            if way in self.checked or (isinstance(error, RuntimeError) and should_reduce_batch_size(error)):
+            believed = isinstance(error, DisagreementError) or not self.passed.intersection(kinds)
+            out_of_memory = isinstance(error, RuntimeError) and should_reduce_batch_size(error)
+            if out_of_memory or not believed:
                 raise
-            raise DisagreementError(f"{type(error).__name__}: {error}") from error
+            why = str(error) if isinstance(error, DisagreementError) else f"{type(error).__name__}: {error}"
+            self._give_up(kinds, why)
 
-    def check(self, found: float, plain: float, tokens: int) -> None:
-        """Raise `DisagreementError` if two log-likelihoods of `tokens` tokens differ by more than rounding."""
-        tolerance = tokens * max(1e-4, min(0.1, 1000 * torch.finfo(self.dtype).eps))
-        if not (abs(found - plain) <= tolerance or (math.isnan(found) and math.isnan(plain))):
-            raise DisagreementError(f"{found:.5f} instead of {plain:.5f} for {tokens} tokens")
+    def _give_up(self, kinds: Sequence[Kind], why: str) -> None:
+        self.failed.update(dict.fromkeys(kinds, why))
+        if self._told.issuperset(kinds):  # at another λ
+            return
+        self._told.update(kinds)
+        names = " and ".join(kind.value for kind in kinds)
+        logger.warning(
+            f"the self-check failed for {names}: {why}. Such requests are computed in full, each by itself, which is "
+            "right but many times slower."
+        )

@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
 
+from lm_eval_partial import self_check
 from lm_eval_partial.gpu import on_cpu, on_device
 from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel
 from lm_eval_partial.prefix_tree import Ints, PrefixTree, Range
+from lm_eval_partial.self_check import AFTER_CACHE, Kind
 
 ROW_TOKENS = 512
 """Tokens of a row of strangers. They are masked from one another, not skipped: longer rows waste attention."""
@@ -61,9 +63,8 @@ def score(
         requests: none longer than the model's `longest`.
         softmax_dtype: dtype of the log-softmax; by default that of the logits.
 
-    Raises:
-        DisagreementError: before an answer of that kind of row is given, if packed rows do not have this model's own
-            numbers.
+    Requests in rows of a kind that the self-check finds wrong on this model are left unanswered; `model.failed` says
+    why.
     """
     if not requests:
         return
@@ -73,12 +74,16 @@ def score(
     )
     questions = _Questions(model, tree, requests, softmax_dtype)
     work: list[tuple[Range, int, PrefixCache | None]] = [(tree.root, 0, None)]
-    asked: Callable[[], list[Answer]] = list  # the last batch, whose answers a GPU may still be computing
+    answers: Callable[[], list[Answer]] = list  # of the last batch, which a GPU may still be computing
     while work:
         part, done, cache = work.pop()
         if done < part.start:
-            with model.first("forking rows after a cache"):
+            if model.failed.keys() >= AFTER_CACHE:
+                continue
+            with model.trying(*AFTER_CACHE):
                 cache = model.after(cache, tree.sequences[part.first][done : part.start])
+            if model.failed.keys() >= AFTER_CACHE:
+                continue
         rows, deeper = tree.cut(part, min(ROW_TOKENS, model.budget), model.budget)
         rows.sort(key=tree.size)
         while rows:
@@ -87,13 +92,15 @@ def score(
             batch = [rows.pop()]
             while rows and (len(batch) + 1) * width <= model.budget and 2 * tree.size(rows[-1]) > size:
                 batch.append(rows.pop())
-            way = _way(batch, cache)
+            kind = _kind(batch, cache)
+            if kind in model.failed:
+                continue
             try:
-                with model.first(way):
-                    answers = questions.ask(batch, cache)
-                    if way not in model.checked:
-                        questions.check(answers())
-                        model.checked.add(way)
+                with model.trying(kind):
+                    asked = questions.ask(batch, cache)
+                    if kind not in model.passed and not questions.is_plain(batch):
+                        questions.check(asked)
+                        model.passed.add(kind)
             except RuntimeError as error:
                 smaller = batch if len(batch) > 1 else _halves(batch[0])
                 if len(smaller) == 1 or not should_reduce_batch_size(error):
@@ -101,10 +108,25 @@ def score(
                 model.halve(len(batch) * width)
                 rows = sorted([*rows, *smaller], key=tree.size)
                 continue
-            yield from asked()
-            asked = answers
+            yield from answers()
+            answers = list if kind in model.failed else asked.answers
+            del asked  # its logits
         work += [(below, part.start, cache) for below in reversed(deeper)]
-    yield from asked()
+    yield from answers()
+
+
+class Asked(NamedTuple):
+    """One call of the model.
+
+    Attributes:
+        answers: waits for the answers and returns them: until then a GPU works while the next batch is laid out.
+        logits: at the positions asked for, [wanted, vocabulary].
+        rows: for each sequence, which rows of `logits` are at its last positions, the last of all last.
+    """
+
+    answers: Callable[[], list[Answer]]
+    logits: torch.Tensor
+    rows: dict[int, Ints]
 
 
 class _Questions:
@@ -125,26 +147,29 @@ class _Questions:
         for index, place in enumerate(tree.index):
             self._of[place].append(index)
 
-    def ask(self, parts: list[Range], cache: PrefixCache | None) -> Callable[[], list[Answer]]:
-        """Ask all that is asked of the sequences of `parts`, one row each, in one call.
+    def is_plain(self, parts: list[Range]) -> bool:
+        """Return whether `parts` are one whole sequence, which takes the model's own causal mask: the plain way."""
+        return len(parts) == 1 and not parts[0].start and parts[0].last - parts[0].first == 1
 
-        Returns:
-            what waits for the answers and returns them: until then a GPU works while the next batch is laid out.
-        """
+    def ask(self, parts: list[Range], cache: PrefixCache | None) -> Asked:
+        """Ask all that is asked of the sequences of `parts`, one row each, in one call."""
         rows = [self._tree.lay_out(part) for part in parts]
         start = parts[0].start
-        alone = not start and len(rows) == 1 and len(rows[0].paths) == 1  # the model's own causal mask will do
+        alone = self.is_plain(parts)
         longest = max(len(row.tokens) for row in rows)
         width = longest if alone else self._model.rounded(longest)
         indices: list[int] = []
         outputs: list[Ints] = []  # positions of those wanted, in rows put end to end
         targets: list[Sequence[int] | Ints] = []
+        last: dict[int, Ints] = {}  # the longest of a sequence's outputs
         for number, (part, row) in enumerate(zip(parts, rows, strict=True)):
             for sequence, path in zip(range(part.first, part.last), row.paths, strict=True):
                 for index in self._of[sequence]:
                     tokens, length = self._requests[index]
                     indices.append(index)
                     outputs.append(path[-length:] + number * width)
+                    if length > len(last.get(sequence, ())):
+                        last[sequence] = outputs[-1]
                     targets.append(tokens[-length:])
         wanted, where = np.unique(np.concatenate(outputs), return_inverse=True)
         device = self._model.model.device
@@ -172,27 +197,38 @@ class _Questions:
             are_greedy = np.logical_and.reduceat(are_target().numpy(), begins).tolist()
             return [Answer(*answer) for answer in zip(indices, rounded, are_greedy, strict=True)]
 
-        return answers
+        rows_of = {sequence: np.searchsorted(wanted, positions) for sequence, positions in last.items()}
+        return Asked(answers, logits, rows_of)
 
-    def check(self, answers: list[Answer]) -> None:
-        """Compare some answers, the last too, with those of the model asked one sequence at a time.
+    def check(self, asked: Asked) -> None:
+        """Compare logits of one call with the plain way's. Raises `DisagreementError`."""
 
-        Raises:
-            DisagreementError: they differ by more than rounding.
-        """
-        for answer in {answers[index * (len(answers) - 1) // 3] for index in range(4)}:
-            tokens, length = self._requests[answer.request]
-            ids = on_device(np.asarray(tokens), self._model.model.device)
-            logits = self._model.logits(ids[None, :-1], np.arange(len(ids) - 1 - length, len(ids) - 1))
-            logprobs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
-            plain = logprobs.gather(1, ids[-length:, None].to(logits.device)).sum().item()
-            self._model.check(answer.logprob, plain, length)
+        def compare(sequences: list[int]) -> torch.Tensor:
+            return torch.cat([self._deviation(place, asked.logits[_last(asked, place)]) for place in sequences])
+
+        def noise(sequences: list[int]) -> torch.Tensor:
+            crowded = ((place, self._alone(place, len(_last(asked, place)), crowded=True)) for place in sequences)
+            return torch.cat([self._deviation(place, logits) for place, logits in crowded])
+
+        self_check.check(list(asked.rows), compare, noise, self._model.dtype)
+
+    def _deviation(self, sequence: int, logits: torch.Tensor) -> torch.Tensor:
+        return self_check.deviations(logits, self._alone(sequence, len(logits)))
+
+    def _alone(self, sequence: int, last: int, crowded: bool = False) -> torch.Tensor:
+        return self._model.alone(self._tree.sequences[sequence], last, crowded)
 
 
-def _way(batch: list[Range], cache: PrefixCache | None) -> str:
+def _last(asked: Asked, sequence: int) -> Ints:
+    """Return which rows of the logits are compared for a sequence."""
+    return asked.rows[sequence][-self_check.POSITIONS :]
+
+
+def _kind(batch: list[Range], cache: PrefixCache | None) -> Kind:
     """Return how `batch` is asked: only a row that forks shows whether the mask does its work."""
-    forking = "forking rows" if any(part.last - part.first > 1 for part in batch) else "plain rows"
-    return f"{forking} after a cache" if cache else forking
+    if any(part.last - part.first > 1 for part in batch):
+        return Kind.PACKED_AFTER_CACHE if cache else Kind.PACKED
+    return Kind.SINGLE_AFTER_CACHE if cache else Kind.SINGLE
 
 
 def _padded(arrays: list[Ints], width: int) -> Ints:

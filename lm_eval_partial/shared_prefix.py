@@ -6,7 +6,9 @@ goes stock's own way.
 
 from __future__ import annotations
 
+import atexit
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
 from lm_eval_partial.generation import Group, going_on, groups, padded_between, rows_that_fit
-from lm_eval_partial.prefix_cache import DisagreementError, PrefixCache, PrefixModel
+from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel
 from lm_eval_partial.prefix_tree import Ints
 from lm_eval_partial.scoring import Request, score
 
@@ -41,6 +43,10 @@ CPU_ROWS = 4
 
 TOKENIZED_AT_ONCE = 1024
 
+BEYOND = "plain: longer than the model's window"
+
+_in_full: Counter[str] = Counter()
+
 Encoded = tuple[tuple[str, str] | None, Sequence[int] | Ints, Sequence[int] | Ints]
 
 
@@ -54,12 +60,22 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self.paths: Counter[tuple[str, str]] = Counter()
         self._share_prefix = share_prefix
         self._prefix_model: PrefixModel | None = None
-        self._disagreement: str | None = None
         self._said: set[str] = set()
         self._encoded: dict[tuple[str, str], tuple[Ints, Ints]] = {}
         self._prompts: dict[str, Ints] = {}
         self._going_on: tuple[dict[str, Ints], Group] | None = None
         super().__init__(*args, **kwargs)
+        if self.sharing_off is not None and share_prefix:
+            self._said.add(f"plain: {self.sharing_off}")
+            logger.warning(
+                f"sharing prefixes is off: {self.sharing_off}. Every request is computed in full, by itself: few-shot "
+                "tasks take up to 30 times as long."
+            )
+
+    @property
+    def sharing_off(self) -> str | None:
+        """Why no request of this model is shared; None if sharing is on."""
+        return self._model_or_reason()[1].removeprefix("plain: ") or None
 
     def path_counts(self) -> dict[str, dict[str, int]]:
         """Return how many requests of each type went which way: ``shared``, or ``plain`` and why."""
@@ -71,8 +87,8 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
     def forget_paths(self) -> None:
         """Begin anew: the model has other weights."""
         self.paths.clear()
-        self._said.clear()
-        self._disagreement = None
+        if self._prefix_model is not None:
+            self._prefix_model.failed.clear()
 
     # Log-likelihoods -------------------------------------------------------------------------------------
 
@@ -98,27 +114,30 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             return answers
         model, reason = self._model_or_reason()
         found: dict[int, tuple[float, bool]] = {}
+        why: dict[int, str] = {}
         if model is not None:
-            with self._bar(requests, "loglikelihood", disable_tqdm) as bar, self._falling_back():
-                for index, answer in self._score_shared(model, requests):
+            with self._bar(requests, "loglikelihood", disable_tqdm) as bar:
+                for index, answer in self._score_shared(model, requests, why):
                     found[index] = answer
                     if (key := requests[index][0]) is not None:
                         self.cache_hook.add_partial("loglikelihood", key, answer)
                     bar.update()
-            reason = self._model_or_reason()[1] or "plain: longer than the model's window"
+            reason = _failed(model)
+            self._said.add(reason)  # by the self-check, with the numbers
         rest = [index for index in range(len(requests)) if index not in found]
         self._count("loglikelihood", SHARED, len(found))
-        self._count("loglikelihood", reason, len(rest))
+        for path, count in Counter(why.get(index, reason) for index in rest).items():
+            self._count("loglikelihood", path, count)
         if rest:
-            with self._stock_batches(some=model is not None or self._disagreement is not None):
+            with self._stock_batches(some=model is not None):
                 plain = super()._loglikelihood_tokens([_as_lists(requests[index]) for index in rest], disable_tqdm)
             found.update(zip(rest, plain, strict=True))
         return [found[index] for index in range(len(requests))]
 
     def _score_shared(
-        self, model: PrefixModel, requests: Sequence[Encoded]
+        self, model: PrefixModel, requests: Sequence[Encoded], why: dict[int, str]
     ) -> Iterator[tuple[int, tuple[float, bool]]]:
-        """Yield which request and its answer, for those within the model's reach."""
+        """Yield which request and its answer; put into `why` which are beyond the model's reach."""
         indices: list[int] = []
         questions: list[Request] = []
         cut = 0
@@ -129,6 +148,8 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
                 indices.append(index)
                 questions.append(Request(inside, len(continuation)))
                 cut += len(inside) < len(tokens)
+            else:
+                why[index] = BEYOND
         if cut:
             logger.warning(
                 f"{cut} of {len(requests)} requests pass max_length={self.max_length}: they lose their beginning"
@@ -145,17 +166,18 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         texts: dict[int, str] = {}
         why: dict[int, str] = {}
         if model is not None:
-            with self._bar(requests, "generate_until", disable_tqdm) as bar, self._falling_back():
+            with self._bar(requests, "generate_until", disable_tqdm) as bar:
                 for index, text in self._generate_shared(model, requests, why):
                     texts[index] = text
                     bar.update()
-            reason = self._model_or_reason()[1]
+            reason = _failed(model)
+            self._said.add(reason)  # by the self-check, with the numbers
         rest = [index for index in range(len(requests)) if index not in texts]
         self._count("generate_until", SHARED, len(texts))
-        for path, count in Counter(reason or why[index] for index in rest).items():
+        for path, count in Counter(why.get(index, reason) for index in rest).items():
             self._count("generate_until", path, count)
         if rest:
-            with self._stock_batches(some=model is not None or self._disagreement is not None):
+            with self._stock_batches(some=model is not None):
                 plain = super().generate_until([requests[index] for index in rest], disable_tqdm=disable_tqdm)
             texts.update(zip(rest, plain, strict=True))
         return [texts[index] for index in range(len(requests))]
@@ -176,7 +198,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             new_tokens = settings["max_gen_toks"]
             room = self.max_length - new_tokens
             indices = [i for i in alike if 0 < len(prompts[i]) <= room and model.reaches(len(prompts[i]) + new_tokens)]
-            why.update(dict.fromkeys(set(alike) - set(indices), "plain: longer than the model's window"))
+            why.update(dict.fromkeys(set(alike) - set(indices), BEYOND))
             model.set_budget(self._budget(max((len(prompts[index]) for index in indices), default=1)))
             for group in groups(model, [prompts[index] for index in indices]):
                 left = [indices[place] for place in group.indices]
@@ -242,21 +264,13 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             return None, "plain: share_prefix=False"
         if self._prefix_model is None or self._prefix_model.model is not self.model:
             self._prefix_model = PrefixModel(self.model, LEAST_TOKENS, self.mixed_precision_dtype)
-        reason = self._disagreement or self._prefix_model.unsupported
+        reason = self._prefix_model.unsupported
         accelerator = getattr(self, "accelerator", None)
         if accelerator is not None and accelerator.distributed_type == "FSDP":
             reason = "FSDP wants equally many calls from every process"
         if self.truncation:
             reason = "truncation=True cuts prompts in stock's own way"
         return (None, f"plain: {reason}") if reason else (self._prefix_model, "")
-
-    @contextmanager
-    def _falling_back(self) -> Iterator[None]:
-        """Leave the rest to stock's way if the model's first answers are not stock's."""
-        try:
-            yield
-        except DisagreementError as error:
-            self._disagreement = f"sharing prefixes fails on this model ({error})"
 
     @contextmanager
     def _stock_batches(self, some: bool) -> Iterator[None]:
@@ -280,13 +294,17 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             bar.close()
 
     def _count(self, kind: str, path: str, count: int) -> None:
-        """Count requests that went one way; say once why it is stock's."""
+        """Count requests that went one way; say once, and again when the process ends, why one is not shared."""
         if not count:
             return
         self.paths[kind, path] += count
-        if path != SHARED and path not in self._said and self._share_prefix:
+        if path == SHARED or not self._share_prefix:
+            return
+        if path not in self._said:
             self._said.add(path)
-            logger.warning(f"{count} {kind} requests take stock's way: {path.removeprefix('plain: ')}")
+            logger.warning(f"{count} {kind} requests are computed in full: {path.removeprefix('plain: ')}")
+        if kind != "loglikelihood_rolling":
+            _remind_at_exit(path.removeprefix("plain: "), count)
 
     def _stock_rows(self) -> int:
         """Return stock's ``batch_size``; for ``auto``, where to begin: high where memory can run out softly."""
@@ -362,6 +380,23 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
                 for index, tokens in zip(chosen, ids, strict=True):
                     encoded[index] = np.array(tokens, dtype=np.int32)
         return encoded
+
+
+def _remind_at_exit(reason: str, count: int) -> None:
+    """Have the process say, when all else is said, how many requests were computed in full."""
+    if not _in_full:
+        atexit.register(_remind)
+    _in_full[reason] += count
+
+
+def _remind() -> None:
+    for reason, count in _in_full.items():
+        print(f"lm_eval_partial: {count:,} requests were computed in full, not shared: {reason}", file=sys.stderr)
+
+
+def _failed(model: PrefixModel) -> str:
+    """Return why requests that were to be shared have no answer: kinds of rows that failed the self-check."""
+    return f"plain: the self-check failed for {', '.join(kind.value for kind in model.failed)}"
 
 
 def _as_lists(request: Encoded) -> tuple[tuple[str, str] | None, list[int], list[int]]:

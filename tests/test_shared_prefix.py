@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lm_eval.models.huggingface import HFLM
 
 from lm_eval_partial import shared_prefix
 from lm_eval_partial.generation import rows_that_fit
+from lm_eval_partial.self_check import Kind
 from lm_eval_partial.shared_prefix import SharedPrefixHFLM
 from tests import pico
 from tests.answers import agree
@@ -228,10 +230,12 @@ def test_a_disagreement_is_logged_once_and_stocks_answers_given(made, monkeypatc
     asked = choices(few_shot())
     for _ in range(2):
         assert ours.loglikelihood(asked) == stock.loglikelihood(asked)
-    (line,) = [record.message for record in caplog.records if "stock's way" in record.message]
-    assert "sharing prefixes fails on this model (" in line
-    (path,) = ours.path_counts()["loglikelihood"]
-    assert path.startswith("plain: sharing prefixes fails on this model")
+        ours.forget_paths()  # another λ
+    (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert line.startswith("the self-check failed for sequences packed into rows after a cached prefix: at one in four")
+    ours.loglikelihood(asked)
+    reason = "plain: the self-check failed for sequences packed into rows after a cached prefix"
+    assert ours.path_counts() == {"loglikelihood": {reason: len(asked)}}
 
 
 def test_an_error_of_the_model_after_the_first_answers_is_not_hidden(made, monkeypatch):
@@ -276,21 +280,45 @@ def test_a_pad_token_beyond_the_vocabulary_does_no_harm(made):
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
 
 
-def test_an_error_in_a_way_not_checked_yet_is_stocks_to_answer(made, monkeypatch):
+def test_an_error_in_a_kind_not_checked_yet_is_stocks_to_answer(made, monkeypatch, caplog):
     """Log-likelihoods went well; that says nothing of generation."""
     ours, stock = made()
     asked, texts = choices(few_shot()), [context for context, _ in few_shot()[::4]]
     assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
-    monkeypatch.setattr(shared_prefix, "groups", generation_that_fails)
-    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
-    (path,) = ours.path_counts()["generate_until"]
-    assert path == "plain: sharing prefixes fails on this model (ValueError: no such layer)"
+    expected = stock.generate_until(prompts(texts))
+    generate = ours.model.generate
+
+    def fails_with_a_cache(*args, **kwargs):
+        if kwargs.get(ours._prefix_model.cache_name) is not None:
+            raise ValueError("no such layer")
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(ours.model, "generate", fails_with_a_cache)
+    assert ours.generate_until(prompts(texts)) == expected
+    reason = "plain: the self-check failed for generation after a cached prefix"
+    assert ours.path_counts() == {"loglikelihood": {"shared": 24}, "generate_until": {reason: 6}}
+    assert "the self-check failed for generation after a cached prefix: ValueError: no such layer." in caplog.text
 
 
-def generation_that_fails(model, asked):
-    with model.first("generate"):
-        raise ValueError("no such layer")
-    yield
+def test_only_the_kind_of_rows_that_fails_is_computed_in_full(made, monkeypatch):
+    """Rows after a cache go wrong; contexts too short for a cache are still packed."""
+    monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 64)
+    ours, stock = made()
+    forward = ours.model.forward
+
+    @functools.wraps(forward)
+    def deaf(*args, **kwargs):
+        if kwargs["use_cache"] and kwargs.get("attention_mask") is not None:
+            kwargs["attention_mask"] = torch.ones_like(kwargs["attention_mask"])
+        return forward(*args, **kwargs)
+
+    long, short = few_shot(4), [(f"The {thing}", f" {word} is") for thing in THINGS[:4] for word in WORDS[:3]]
+    expected = [stock.loglikelihood(choices(asked)) for asked in (long, short)]
+    monkeypatch.setattr(ours.model, "forward", deaf)
+    assert agree(ours.loglikelihood(choices(long)), expected[0])
+    assert agree(ours.loglikelihood(choices(short)), expected[1])
+    reason = "plain: the self-check failed for sequences packed into rows after a cached prefix"
+    assert ours.path_counts() == {"loglikelihood": {reason: 16, "shared": 12}}
 
 
 def test_truncation_takes_stocks_way(made):
@@ -300,12 +328,26 @@ def test_truncation_takes_stocks_way(made):
     assert ours.path_counts() == {"generate_until": {"plain: truncation=True cuts prompts in stock's own way": 6}}
 
 
-def test_why_stocks_way_is_taken_is_said_once(made, caplog):
+def test_that_sharing_is_off_is_said_before_the_first_request_and_after_the_last(made, caplog, capsys, monkeypatch):
+    monkeypatch.setattr(shared_prefix, "_in_full", Counter())
     ours, _ = made(truncation=True)
+    reason = "truncation=True cuts prompts in stock's own way"
+    assert ours.sharing_off == reason
     for _ in range(2):
         ours.loglikelihood(choices(few_shot(1)))
-    said = [record.message for record in caplog.records if "stock's way" in record.message]
-    assert said == ["4 loglikelihood requests take stock's way: truncation=True cuts prompts in stock's own way"]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        f"sharing prefixes is off: {reason}. Every request is computed in full, by itself: few-shot tasks take up to "
+        "30 times as long."
+    ]
+    capsys.readouterr()
+    shared_prefix._remind()
+    assert capsys.readouterr().err == f"lm_eval_partial: 8 requests were computed in full, not shared: {reason}\n"
+
+
+def test_who_turned_sharing_off_is_not_told_so(made, caplog):
+    ours, _ = made(share_prefix=False)
+    ours.loglikelihood(choices(few_shot(1)))
+    assert ours.sharing_off == "share_prefix=False" and not caplog.records
 
 
 def test_texts_of_the_call_before_are_forgotten(made):
@@ -315,10 +357,11 @@ def test_texts_of_the_call_before_are_forgotten(made):
     assert set(ours._encoded) == set(few_shot(1, seed=1))
 
 
-def test_other_weights_are_tried_anew(made, monkeypatch):
+def test_other_weights_are_tried_anew(made):
     ours, _ = made()
-    monkeypatch.setattr(ours, "_disagreement", "the λ before was NaN")
+    ours._model_or_reason()[0].failed = dict.fromkeys(Kind, "the λ before was NaN")
     ours.loglikelihood(choices(few_shot(1)))
+    assert "shared" not in ours.path_counts()["loglikelihood"]
     ours.forget_paths()
     ours.loglikelihood(choices(few_shot(1)))
     assert ours.path_counts() == {"loglikelihood": {"shared": 4}}

@@ -1,0 +1,123 @@
+"""Does sharing a prefix give this model's own logits? A check that finds faults and is not alarmed by rounding.
+
+The first batch of each `Kind` of rows is compared with the model asked one sequence at a time. What is compared are
+whole rows of logits, [positions, vocabulary], so that even one position is thousands of numbers. A wrong mask,
+position or cache changes them by a fifth and more of their own spread; rounding in bfloat16 by one or two hundredths,
+whatever their size and the depth of the model. docs/self_check.md has the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import TypeVar
+
+import torch
+
+SEQUENCES = 4
+"""Sequences compared at first, spread over the batch."""
+
+MORE_SEQUENCES = 16
+"""Sequences compared before a kind of rows is given up."""
+
+POSITIONS = 8
+"""The last positions of a sequence that are compared, at most."""
+
+STEPS = 8
+"""Rounding steps of the dtype that two ways of computing one row of logits may lie apart."""
+
+SMALLEST_LIMIT = 1e-4
+"""The limit where the steps are finer than that: in float32 sums of another order differ by more than a step."""
+
+OWN_NOISE = 3
+"""The limit in terms of how far the model differs from itself in another shape, where that is more."""
+
+Item = TypeVar("Item")
+
+
+class Kind(Enum):
+    """A way of asking a model that is checked by itself: one that works says nothing of another."""
+
+    SINGLE = "single sequences under a mask"
+    PACKED = "sequences packed into rows"
+    SINGLE_AFTER_CACHE = "single sequences after a cached prefix"
+    PACKED_AFTER_CACHE = "sequences packed into rows after a cached prefix"
+    GENERATION = "generation after a cached prefix"
+
+
+AFTER_CACHE = {Kind.SINGLE_AFTER_CACHE, Kind.PACKED_AFTER_CACHE}
+
+
+class DisagreementError(Exception):
+    """On this model, a shared prefix gives other logits than one sequence at a time."""
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Return `count` of `items`, or all if there are fewer: evenly spread, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[place * (len(items) - 1) // (count - 1)] for place in range(count)]
+
+
+def deviations(found: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
+    """Return how far each row of logits lies from the plain one, in units of the plain row's own spread.
+
+    A constant added to a row changes no probability and does not count. Two equal values are equal, infinite ones and
+    NaN too; a row that is NaN in one of the two only deviates infinitely.
+
+    Args:
+        found: logits, [positions, vocabulary].
+        plain: logits of the same positions from the plain way.
+
+    Returns:
+        at least 0, [positions], float32 on the CPU.
+    """
+    found, plain = found.float().cpu(), plain.float().cpu()
+    same = (found == plain) | (found.isnan() & plain.isnan())
+    apart = torch.where(same, 0.0, found - plain)
+    centred = torch.where(plain.isfinite(), plain, 0.0)
+    apart = apart - apart.mean(dim=-1, keepdim=True)
+    centred = centred - centred.mean(dim=-1, keepdim=True)
+    tiny = torch.finfo(torch.float32).tiny
+    ratio: torch.Tensor = apart.norm(dim=-1) / centred.norm(dim=-1).clamp(min=tiny)
+    return ratio.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def typical(deviating: torch.Tensor) -> float:
+    """Return the upper quartile of deviations: one position in four may have had another expert, by rounding."""
+    return float(deviating.sort().values[3 * len(deviating) // 4])
+
+
+def limit(dtype: torch.dtype) -> float:
+    """Return how far apart rounding in `dtype` may put two ways of computing the same logits; see `deviations`."""
+    return max(SMALLEST_LIMIT, STEPS * torch.finfo(dtype).eps)
+
+
+def check(
+    items: Sequence[Item],
+    compare: Callable[[list[Item]], torch.Tensor],
+    noise: Callable[[list[Item]], torch.Tensor],
+    dtype: torch.dtype,
+) -> None:
+    """Compare some of `items` with the plain way, and more of them before a disagreement is believed.
+
+    Args:
+        items: what a batch asked, in any form.
+        compare: returns the deviations of some items from the plain way, [positions].
+        noise: returns how far the plain way deviates from itself in a batch of another shape, [positions].
+        dtype: what the model computes in.
+
+    Raises:
+        DisagreementError: the deviation is more than rounding explains; the message has both numbers.
+    """
+    allowed = limit(dtype)
+    if typical(compare(spread(items, SEQUENCES))) <= allowed:
+        return
+    sample = spread(items, MORE_SEQUENCES)
+    found = compare(sample)
+    allowed = max(allowed, OWN_NOISE * typical(noise(sample)))
+    if typical(found) > allowed:
+        raise DisagreementError(
+            f"at one in four of {len(found)} positions the logits are off by {typical(found):.1%} of their spread or "
+            f"more, where rounding in {str(dtype).removeprefix('torch.')} explains {allowed:.1%}"
+        )
