@@ -23,7 +23,7 @@ import torch
 from lm_eval_partial.gpu import without_plans
 from lm_eval_partial.prefix_cache import PrefixCache, PrefixModel
 from lm_eval_partial.prefix_tree import Ints, PrefixTree, Range
-from lm_eval_partial.self_check import Kind, check, deviations
+from lm_eval_partial.self_check import Kind, check, deviation, limit
 
 STEPS_CHECKED = 2
 """New tokens that the self-check generates: one after the prompt, one after a token that the cache was given."""
@@ -136,14 +136,14 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
         DisagreementError: they differ by more than rounding.
     """
 
-    def compare(chosen: list[Ints]) -> torch.Tensor:
-        found = (logits for pair in _long_with_short(chosen) for logits in _first_logits(model, pair, group))
-        return torch.cat([deviations(logits, model.alone(text, STEPS_CHECKED)) for text, logits in found])
+    def compare(chosen: list[Ints]) -> list[float]:
+        found = (each for pair in _long_with_short(chosen) for each in _first_logits(model, pair, group))
+        return [deviation(logits, model.alone(text, STEPS_CHECKED)) for text, logits in found]
 
-    def noise(chosen: list[Ints]) -> torch.Tensor:
-        return torch.cat([deviations(model.alone(each, 1, crowded=True), model.alone(each, 1)) for each in chosen])
+    def noise(chosen: list[Ints]) -> list[float]:
+        return [deviation(model.alone(each, 1, crowded=True), model.alone(each, 1)) for each in chosen]
 
-    check([prompts[index] for index in group.indices], compare, noise, model.dtype)
+    check([prompts[index] for index in group.indices], compare, noise, limit(model.dtype, model.layers))
 
 
 def _long_with_short(prompts: list[Ints]) -> Iterator[list[Ints]]:

@@ -156,6 +156,11 @@ class PrefixModel:
         dtype: torch.dtype = self.autocast or self.model.dtype
         return dtype
 
+    @property
+    def layers(self) -> int:
+        """How many layers it has."""
+        return int(self._config.num_hidden_layers)
+
     @cached_property
     def unsupported(self) -> str | None:
         """Why this model cannot be asked so; None if it can."""
@@ -279,7 +284,7 @@ class PrefixModel:
         ids = on_device(tokens, self.model.device)[None]
         nothing = np.zeros(0, dtype=np.int64)
         while True:
-            longer = PrefixCache(self._config.num_hidden_layers, cache, joint=Joint(reuse=not self._layers_share))
+            longer = PrefixCache(self.layers, cache, joint=Joint(reuse=not self._layers_share))
             try:
                 with without_plans():
                     for piece in torch.split(ids, self.budget, dim=1):

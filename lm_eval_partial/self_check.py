@@ -8,6 +8,7 @@ whatever their size and the depth of the model. docs/self_check.md has the figur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TypeVar
@@ -23,8 +24,6 @@ MORE_SEQUENCES = 16
 POSITIONS = 8
 """The last positions of a sequence that are compared, at most."""
 
-STEPS = 8
-"""Rounding steps of the dtype that two ways of computing one row of logits may lie apart."""
 
 SMALLEST_LIMIT = 1e-4
 """The limit where the steps are finer than that: in float32 sums of another order differ by more than a step."""
@@ -59,8 +58,8 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[place * (len(items) - 1) // (count - 1)] for place in range(count)]
 
 
-def deviations(found: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
-    """Return how far each row of logits lies from the plain one, in units of the plain row's own spread.
+def deviation(found: torch.Tensor, plain: torch.Tensor) -> float:
+    """Return how far a sequence's logits lie from the plain ones, in units of their own spread, where it is furthest.
 
     A constant added to a row changes no probability and does not count. Two equal values are equal, infinite ones and
     NaN too; a row that is NaN in one of the two only deviates infinitely.
@@ -70,7 +69,7 @@ def deviations(found: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
         plain: logits of the same positions from the plain way.
 
     Returns:
-        at least 0, [positions], float32 on the CPU.
+        at least 0.
     """
     found, plain = found.float().cpu(), plain.float().cpu()
     same = (found == plain) | (found.isnan() & plain.isnan())
@@ -79,45 +78,51 @@ def deviations(found: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
     apart = apart - apart.mean(dim=-1, keepdim=True)
     centred = centred - centred.mean(dim=-1, keepdim=True)
     tiny = torch.finfo(torch.float32).tiny
-    ratio: torch.Tensor = apart.norm(dim=-1) / centred.norm(dim=-1).clamp(min=tiny)
-    return ratio.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    ratio = apart.norm(dim=-1) / centred.norm(dim=-1).clamp(min=tiny)
+    return float(ratio.nan_to_num(nan=torch.inf, posinf=torch.inf).max())
 
 
-def typical(deviating: torch.Tensor) -> float:
-    """Return the upper quartile of deviations: one position in four may have had another expert, by rounding."""
-    return float(deviating.sort().values[3 * len(deviating) // 4])
+def upper_quartile(values: Sequence[float]) -> float:
+    """Return the value that three in four do not pass: by rounding, a sequence may have had another expert."""
+    return sorted(values)[3 * len(values) // 4]
 
 
-def limit(dtype: torch.dtype) -> float:
-    """Return how far apart rounding in `dtype` may put two ways of computing the same logits; see `deviations`."""
-    return max(SMALLEST_LIMIT, STEPS * torch.finfo(dtype).eps)
+def limit(dtype: torch.dtype, layers: int) -> float:
+    """Return how far apart rounding may put two ways of computing the same logits, in units of their spread.
+
+    Every layer adds what it rounds to the stream that all of them share: a random walk of as many steps.
+
+    Args:
+        dtype: what the model computes in.
+        layers: of the model, at least 1.
+    """
+    return max(SMALLEST_LIMIT, (1 + math.sqrt(layers)) * torch.finfo(dtype).eps)
 
 
 def check(
     items: Sequence[Item],
-    compare: Callable[[list[Item]], torch.Tensor],
-    noise: Callable[[list[Item]], torch.Tensor],
-    dtype: torch.dtype,
+    compare: Callable[[list[Item]], list[float]],
+    noise: Callable[[list[Item]], list[float]],
+    allowed: float,
 ) -> None:
     """Compare some of `items` with the plain way, and more of them before a disagreement is believed.
 
     Args:
-        items: what a batch asked, in any form.
-        compare: returns the deviations of some items from the plain way, [positions].
-        noise: returns how far the plain way deviates from itself in a batch of another shape, [positions].
-        dtype: what the model computes in.
+        items: sequences that a batch asked, in any form.
+        compare: returns the `deviation` of each from the plain way.
+        noise: returns the `deviation` of the plain way from itself in a batch of another shape, for each.
+        allowed: what rounding may do; see `limit`.
 
     Raises:
         DisagreementError: the deviation is more than rounding explains; the message has both numbers.
     """
-    allowed = limit(dtype)
-    if typical(compare(spread(items, SEQUENCES))) <= allowed:
+    if upper_quartile(compare(spread(items, SEQUENCES))) <= allowed:
         return
     sample = spread(items, MORE_SEQUENCES)
-    found = compare(sample)
-    allowed = max(allowed, OWN_NOISE * typical(noise(sample)))
-    if typical(found) > allowed:
+    found = upper_quartile(compare(sample))
+    allowed = max(allowed, OWN_NOISE * upper_quartile(noise(sample)))
+    if found > allowed:
         raise DisagreementError(
-            f"at one in four of {len(found)} positions the logits are off by {typical(found):.1%} of their spread or "
-            f"more, where rounding in {str(dtype).removeprefix('torch.')} explains {allowed:.1%}"
+            f"in one of four of {len(sample)} sequences the logits are off by {found:.2%} of their spread or more; "
+            f"rounding explains {allowed:.2%}"
         )

@@ -61,12 +61,13 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self._share_prefix = share_prefix
         self._prefix_model: PrefixModel | None = None
         self._said: set[str] = set()
+        self._of_model: set[str] = set()  # reasons that were said when they were found
         self._encoded: dict[tuple[str, str], tuple[Ints, Ints]] = {}
         self._prompts: dict[str, Ints] = {}
         self._going_on: tuple[dict[str, Ints], Group] | None = None
         super().__init__(*args, **kwargs)
         if self.sharing_off is not None and share_prefix:
-            self._said.add(f"plain: {self.sharing_off}")
+            self._of_model.add(f"plain: {self.sharing_off}")
             logger.warning(
                 f"sharing prefixes is off: {self.sharing_off}. Every request is computed in full, by itself: few-shot "
                 "tasks take up to 30 times as long."
@@ -123,7 +124,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
                         self.cache_hook.add_partial("loglikelihood", key, answer)
                     bar.update()
             reason = _failed(model)
-            self._said.add(reason)  # by the self-check, with the numbers
+            self._of_model.add(reason)
         rest = [index for index in range(len(requests)) if index not in found]
         self._count("loglikelihood", SHARED, len(found))
         for path, count in Counter(why.get(index, reason) for index in rest).items():
@@ -171,7 +172,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
                     texts[index] = text
                     bar.update()
             reason = _failed(model)
-            self._said.add(reason)  # by the self-check, with the numbers
+            self._of_model.add(reason)
         rest = [index for index in range(len(requests)) if index not in texts]
         self._count("generate_until", SHARED, len(texts))
         for path, count in Counter(why.get(index, reason) for index in rest).items():
@@ -294,17 +295,21 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             bar.close()
 
     def _count(self, kind: str, path: str, count: int) -> None:
-        """Count requests that went one way; say once, and again when the process ends, why one is not shared."""
+        """Count requests that went one way.
+
+        Why some are not shared is said once; why a whole model's are not, once more when the process ends.
+        """
         if not count:
             return
         self.paths[kind, path] += count
         if path == SHARED or not self._share_prefix:
             return
-        if path not in self._said:
+        reason = path.removeprefix("plain: ")
+        if path in self._of_model:
+            _remind_at_exit(reason, count)
+        elif path not in self._said:
             self._said.add(path)
-            logger.warning(f"{count} {kind} requests are computed in full: {path.removeprefix('plain: ')}")
-        if kind != "loglikelihood_rolling":
-            _remind_at_exit(path.removeprefix("plain: "), count)
+            logger.warning(f"{count} {kind} requests are computed in full: {reason}")
 
     def _stock_rows(self) -> int:
         """Return stock's ``batch_size``; for ``auto``, where to begin: high where memory can run out softly."""

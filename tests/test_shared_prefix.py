@@ -232,7 +232,7 @@ def test_a_disagreement_is_logged_once_and_stocks_answers_given(made, monkeypatc
         assert ours.loglikelihood(asked) == stock.loglikelihood(asked)
         ours.forget_paths()  # another λ
     (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert line.startswith("the self-check failed for sequences packed into rows after a cached prefix: at one in four")
+    assert line.startswith("the self-check failed for sequences packed into rows after a cached prefix: in one of four")
     ours.loglikelihood(asked)
     reason = "plain: the self-check failed for sequences packed into rows after a cached prefix"
     assert ours.path_counts() == {"loglikelihood": {reason: len(asked)}}
@@ -308,7 +308,7 @@ def test_only_the_kind_of_rows_that_fails_is_computed_in_full(made, monkeypatch)
 
     @functools.wraps(forward)
     def deaf(*args, **kwargs):
-        if kwargs["use_cache"] and kwargs.get("attention_mask") is not None:
+        if kwargs.get("use_cache") and kwargs.get("attention_mask") is not None:
             kwargs["attention_mask"] = torch.ones_like(kwargs["attention_mask"])
         return forward(*args, **kwargs)
 
