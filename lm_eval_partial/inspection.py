@@ -5,6 +5,7 @@ Headers suffice for all but the update, which reads every weight of both sides o
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections import Counter, defaultdict
@@ -19,6 +20,7 @@ from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.interpolate import DTYPE_NAMES, format_lam
 from lm_eval_partial.memory import readable
 from lm_eval_partial.pair import Pair
+from lm_eval_partial.prefix_cache import PrefixModel
 from lm_eval_partial.schedule import Lam
 
 # Two independent random matrices of one scale lie √2 of their norm apart, fine-tuning a few percent.
@@ -49,6 +51,7 @@ def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) 
         "instruct": _side(pair, pair.instruct),
         "tensors_matched": len(pair.tensors),
         "vocabulary": _vocabulary(pair),
+        "share_prefix": _sharing(pair),
         "memory_bytes": {name: sum(numel.values()) * size for name, size in (("float32", 4), ("bfloat16", 2))},
         "largest_tensor_bytes": max(numel.values()) * 4,
         "warnings": pair.notes(),
@@ -102,7 +105,8 @@ def show(report: dict[str, Any]) -> None:
         console.print(_lam_table(report["lam"]))
     for warning in report["warnings"]:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    for line in (_vocabulary_line(report["vocabulary"]), _memory_line(report), "This pair can be interpolated."):
+    lines = _vocabulary_line(report["vocabulary"]), _sharing_line(report["share_prefix"]), _memory_line(report)
+    for line in (*lines, "This pair can be interpolated."):
         console.print(line, soft_wrap=True)
 
 
@@ -121,6 +125,14 @@ def _side(pair: Pair, side: Checkpoint) -> dict[str, Any]:
         "chat_template": None if tokenizer is None else tokenizer.chat_template is not None,
         "special_tokens": None if tokenizer is None else {k: str(v) for k, v in tokenizer.special_tokens_map.items()},
     }
+
+
+def _sharing(pair: Pair) -> dict[str, Any]:
+    """Return whether few-shot prompts will share their prefixes, why not, and up to how many tokens."""
+    with torch.device("meta"):
+        model: Any = pair.architecture.model_class(copy.deepcopy(pair.config))
+    asked = PrefixModel(model, budget=1)
+    return {"on": asked.unsupported is None, "reason": asked.unsupported, "longest_request": asked.longest}
 
 
 def _vocabulary(pair: Pair) -> dict[str, Any]:
@@ -164,6 +176,13 @@ def _vocabulary_line(found: dict[str, Any]) -> str:
     counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in found.items() if type(value) is int)
     same = "identical in both" if found["identical"] else "not identical"
     return f"Embedding rows are matched by token and {same}: {counts}."
+
+
+def _sharing_line(found: dict[str, Any]) -> str:
+    if not found["on"]:
+        return f"Prefixes cannot be shared: {found['reason']}. Few-shot tasks take up to 30 times as long."
+    limit = "" if found["longest_request"] is None else f", in requests of up to {found['longest_request']:,} tokens"
+    return f"Prefixes that requests share, such as the shots, are computed once{limit}."
 
 
 def _memory_line(report: dict[str, Any]) -> str:

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 # What the answers do not depend on: left out of the response cache's identity.
 SPEED_ONLY = ("batch_size", "max_batch_size", "parallelize", "max_memory_per_gpu", "max_cpu_memory", "logits_cache")
 
+SLOW = 2.0
+"""Times slower than float32 from which a CPU's half precision is worth a line."""
+
 
 @register_model("partial-hf")
 class PartialHFLM(SharedPrefixHFLM):
@@ -142,6 +145,9 @@ class PartialHFLM(SharedPrefixHFLM):
         for note in self.pair.notes():
             logger.warning(note)
         self._warn_if_extrapolating()
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if loading.parse_dtype(dtype) is None and str(device) == "cpu":
+            self._warn_if_slow()
         words = self.pair.reference.words
         super().__init__(
             pretrained=words.path,
@@ -149,7 +155,7 @@ class PartialHFLM(SharedPrefixHFLM):
             subfolder=words.subfolder,
             tokenizer=None if of_a_side else tokenizer,
             trust_remote_code=trust_remote_code,
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=device,
             dtype=self._dtype,
             share_prefix=share_prefix,
             **kwargs,
@@ -282,6 +288,15 @@ class PartialHFLM(SharedPrefixHFLM):
         smallest, largest = lam.extremes() if isinstance(lam, Schedule) else (lam, lam)
         if not 0 <= smallest <= largest <= 1:
             logger.warning(f"lam={self.lam} lies outside [0, 1]: this extrapolates (ExPO, arXiv 2404.16792)")
+
+    def _warn_if_slow(self) -> None:
+        slowdown = loading.cpu_slowdown(self._dtype)
+        if slowdown >= SLOW:
+            name = str(self._dtype).removeprefix("torch.")
+            logger.warning(
+                f"dtype=auto gives {name}, in which this CPU is {slowdown:.0f} times slower than in float32. "
+                "dtype=float32 is faster, if its memory is there."
+            )
 
     # What HFLM calls while it is made --------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -91,6 +92,24 @@ def resolve_dtype(pair: Pair, dtype: str | torch.dtype | None = "auto") -> torch
     reference = pair.reference.home
     stored = (tensor.dtype for tensor in reference.tensors.values() if tensor.dtype.is_floating_point)
     return parse_dtype(dtype) or parse_dtype(reference.config.dtype or "auto") or next(stored)
+
+
+def cpu_slowdown(dtype: torch.dtype) -> float:
+    """Return how many times longer this CPU takes for a small matrix product in `dtype` than in float32; about 10 ms.
+
+    Without units for bfloat16 or float16 it is several times; torch cannot be asked whether a CPU has them.
+    """
+    return _matmul_seconds(dtype) / _matmul_seconds(torch.float32)
+
+
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    inputs, weight = torch.zeros(64, 512, dtype=dtype), torch.zeros(512, 512, dtype=dtype)
+    times = []
+    for _ in range(4):  # the least of them: the first prepares, and others may use the core
+        began = time.perf_counter()
+        torch.nn.functional.linear(inputs, weight)
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
 def move(model: PreTrainedModel, pair: Pair, lam: Lam, reload: Callable[[], PreTrainedModel]) -> PreTrainedModel:

@@ -122,6 +122,16 @@ def test_inspect_for_machines(pair, pairs, capsys):
     assert found["base"]["chat_template"] is False and found["instruct"]["chat_template"] is True
 
 
+def test_inspect_says_whether_prefixes_will_be_shared(pairs, tmp_path, capsys):
+    for family, longest in (("llama", None), ("gemma2", 512)):
+        base, instruct = map(str, pairs(family))
+        found = inspected(capsys, "--base", base, "--instruct", instruct, "--headers_only")["share_prefix"]
+        assert found == {"on": True, "reason": None, "longest_request": longest}
+    base, instruct = map(str, pico.pair(tmp_path, "bloom"))
+    assert main(["inspect", "--base", base, "--instruct", instruct, "--headers_only"]) == 0
+    assert "Prefixes cannot be shared: the model's forward takes no position_ids." in capsys.readouterr().out
+
+
 def test_inspect_counts_moved_and_new_tokens(tmp_path, capsys):
     words = pico.tokenizer()
     base = pico.model(pico.config("llama", len(words)), seed=1)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
+from lm_eval_partial import loading
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.lm import PartialHFLM
 from tests import pico
@@ -351,3 +352,19 @@ def test_the_readme_has_every_argument_with_its_default_and_an_example():
         default = parameters[name].default if name in parameters else None
         if isinstance(default, (bool, int)) or (isinstance(default, str) and default and name != "device"):
             assert f"`{default}`" in row[1], f"another default of {name}"
+
+
+@pytest.mark.parametrize("dtype, slowdown, said", [("auto", 5.4, True), ("auto", 1.2, False), ("bfloat16", 5.4, False)])
+def test_half_precision_that_this_cpu_is_slow_in_is_named(tmp_path, monkeypatch, caplog, dtype, slowdown, said):
+    base, instruct = pico.pair(tmp_path, dtype=torch.bfloat16)
+    monkeypatch.setattr(loading, "cpu_slowdown", lambda _: slowdown)
+    PartialHFLM(base=str(base), instruct=str(instruct), lam=0.5, dtype=dtype, device="cpu")
+    line = (
+        "dtype=auto gives bfloat16, in which this CPU is 5 times slower than in float32. dtype=float32 is faster, if "
+        "its memory is there."
+    )
+    assert (line in caplog.messages) is said
+
+
+def test_the_slowdown_is_measured():
+    assert loading.cpu_slowdown(torch.float32) == pytest.approx(1, rel=0.9) and loading.cpu_slowdown(torch.float16) > 0
