@@ -190,8 +190,8 @@ def _follow(file: Path, root: Path) -> Path:
 
 
 def _is_blob(target: Path, root: Path) -> bool:
-    """Return whether a file is a blob of the Hub's cache, or of the cache that `root` is a snapshot of."""
-    caches = [Path(constants.HF_HUB_CACHE).expanduser().resolve()]
-    if root.parent.name == "snapshots":
-        caches.append(root.parents[2])
-    return len(target.parents) > 2 and target.parent.name == "blobs" and target.parents[2] in caches
+    """Return whether a file is a blob of the Hub's cache, or of the repository that `root` is a snapshot of."""
+    repository = target.parent.parent
+    cache = Path(constants.HF_HUB_CACHE).expanduser().resolve()
+    known = repository.parent == cache or root.is_relative_to(repository / "snapshots")
+    return target.parent.name == "blobs" and known

@@ -2,8 +2,8 @@
 
     python transformers_4.py REQUEST ANSWER
 
-REQUEST is a JSON list of {folder, ids, texts}; ANSWER a file of `torch.save`, one dictionary for each: the model's
-log-probabilities of `ids`, and the ids, texts decoded from them, and special tokens of the tokenizer.
+REQUEST is a JSON list of {folder, ids, texts, attention}. ANSWER is a file of `torch.save`, with a dictionary for each
+folder: the model's log-probabilities of `ids`, and what its tokenizer makes of `texts`; or the error that it raised.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 
-def log_probabilities(folder: str, ids: list[list[int]]) -> dict[str, object]:
-    # Eager: its other kernels leave out sliding windows and the soft cap of logits, and it warns.
-    settings = {"torch_dtype": "auto", "attn_implementation": "eager"}
+def log_probabilities(folder: str, ids: list[list[int]], attention: str) -> dict[str, object]:
+    settings = {"torch_dtype": "auto", "attn_implementation": attention}
     model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **settings)
     with torch.no_grad():
         scores = model(torch.tensor(ids)).logits.float().log_softmax(-1)
@@ -27,21 +26,19 @@ def log_probabilities(folder: str, ids: list[list[int]]) -> dict[str, object]:
         "logprobs": scores,
         "dtype": model.dtype,
         "unfilled": [*report["missing_keys"], *report["mismatched_keys"]],
-        "tied": model.get_input_embeddings().weight.data_ptr() == model.get_output_embeddings().weight.data_ptr(),
         "eos": GenerationConfig.from_pretrained(folder).eos_token_id,
     }
 
 
-def tokens(folder: str, texts: list[str], **kwargs: object) -> dict[str, object]:
-    words = AutoTokenizer.from_pretrained(folder, **kwargs)
+def tokens(folder: str, texts: list[str]) -> dict[str, object]:
+    words = AutoTokenizer.from_pretrained(folder)
     ids = [words(text)["input_ids"] for text in texts]
     chat = [{"role": "user", "content": "Hi"}]
     return {
-        "ids": ids,
-        # Cleaning up spaces is the loader's affair: transformers 5 does not do it for byte-level tokenizers.
+        "token_ids": ids,
+        # Whether spaces are cleaned up is the loader's affair: transformers 5 leaves them in byte-level tokenizers.
         "texts": [words.decode(each, clean_up_tokenization_spaces=False) for each in ids],
         "bare": [words.decode(each, True, clean_up_tokenization_spaces=False) for each in ids],
-        "special": [str(token) for token in (words.bos_token, words.eos_token, words.pad_token, words.unk_token)],
         "all_special": sorted(set(words.all_special_tokens)),
         "vocabulary": words.get_vocab(),
         "chat": words.apply_chat_template(chat, tokenize=False) if isinstance(words.chat_template, str) else None,
@@ -54,11 +51,8 @@ def main(request: str, answer: str) -> None:
     for case in json.loads(Path(request).read_text()):
         folder, read = case["folder"], {}
         try:
-            if case.get("ids"):
-                read |= log_probabilities(folder, case["ids"])
-            if case.get("texts"):
-                read |= tokens(folder, case["texts"])
-        except Exception as error:  # another release's errors are its answer
+            read = log_probabilities(folder, case["ids"], case["attention"]) | tokens(folder, case["texts"])
+        except Exception as error:  # is the answer too
             read["error"] = f"{type(error).__name__}: {error}"
         found[folder] = read
     torch.save(found, answer)
