@@ -4,12 +4,14 @@ Transformers 5 writes `rope_parameters` and `dtype`, and tokenizer classes of it
 converters of llama.cpp and MLX look for `rope_theta`, `rope_scaling` and `torch_dtype`, and take a default where one
 is missing. Here both stand side by side. A file in the older spelling stays as it is: both generations read that.
 
-Known gaps: what the older spelling cannot say (`model_config` names it), and config fields other than these.
+Known gaps: what the older spelling cannot say (`model_config` names it), and config fields other than these. One file
+may still be read in two ways: each generation has tokenizer classes of its own.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,9 +84,9 @@ def _sections(config: PreTrainedConfig, fields: Fields) -> Iterator[tuple[PreTra
 
 
 def _set_dtype(section: Fields, dtype: str, required: bool) -> None:
-    if "dtype" in section:
+    if section.get("dtype"):
         section["dtype"] = section["torch_dtype"] = dtype
-    elif required or "torch_dtype" in section:
+    elif required or section.get("torch_dtype"):
         section["torch_dtype"] = dtype
 
 
@@ -95,11 +97,7 @@ def _add_older_rope(config: PreTrainedConfig, section: Fields) -> list[str]:
     """Put the older spelling beside `rope_parameters`, and return what it cannot say."""
     unsaid = [f"only transformers 5 reads this model's rope_parameters ({config.model_type}) as they are meant"]
     older = _older_rope(config)
-    if older is None:
-        return unsaid
-    # Transformers 5 reads the older fields first. Where they mean something else to it, they had better not be there.
-    again = type(config).from_dict(copy.deepcopy({**section, **older}))
-    if _plain(again.rope_parameters) != _plain(config.rope_parameters):
+    if older is None or not _is_read_the_same(config, older):
         return unsaid
     section.update(older)
     for name in ("num_experts", "num_local_experts"):  # Qwen3-MoE's count was called by the first of them
@@ -108,10 +106,21 @@ def _add_older_rope(config: PreTrainedConfig, section: Fields) -> list[str]:
     return [*_unsaid_yarn(config), *_add_sliding_pattern(config, section)]
 
 
+def _is_read_the_same(config: PreTrainedConfig, older: Fields) -> bool:
+    """Return whether transformers 5, which reads the older fields first, takes them for what they stand beside."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            again = type(config).from_dict(copy.deepcopy(config.to_dict() | older))
+    except Exception:  # of a class that never had them, and that they only confuse
+        return False
+    return bool(again.rope_parameters) and _plain(again.rope_parameters) == _plain(config.rope_parameters)
+
+
 def _older_rope(config: PreTrainedConfig) -> Fields | None:
     """Return `rope_parameters` in the older spelling, or None if it has none for them."""
     parameters, names = config.rope_parameters, _OLDER_NAMES.get(config.model_type, {})
-    full = parameters.get("full_attention", parameters)
+    full = parameters.get("full_attention") or parameters
     sliding = parameters.get("sliding_attention")
     if "rope_theta" not in full or (sliding and sliding.get("rope_type", "default") != "default"):
         return None
@@ -136,17 +145,17 @@ def _older_scaling(config: PreTrainedConfig, parameters: Fields) -> Fields:
     if kind == "longrope":
         beside = {"original_max_position_embeddings": original}
         if hasattr(type(config), "original_max_position_embeddings"):  # Phi-3, which refuses more than three fields
-            del rest["original_max_position_embeddings"]
+            rest.pop("original_max_position_embeddings", None)
             return beside | {"rope_scaling": {"type": kind, **rest}}
     if kind == "yarn" and original == config.max_position_embeddings:
         # Transformers 4 takes the ratio of the two for the factor, here 1. Without it, it takes the factor.
-        del rest["original_max_position_embeddings"]
+        rest.pop("original_max_position_embeddings", None)
     scaling = None if kind == "default" and not rest else {"rope_type": kind, "type": kind, **rest}
     return beside | {"rope_scaling": scaling}
 
 
 def _unsaid_yarn(config: PreTrainedConfig) -> list[str]:
-    full = config.rope_parameters.get("full_attention", config.rope_parameters)
+    full = config.rope_parameters.get("full_attention") or config.rope_parameters
     original, factor = full.get("original_max_position_embeddings"), full.get("factor")
     if full.get("rope_type") != "yarn" or original == config.max_position_embeddings:
         return []

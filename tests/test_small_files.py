@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer, Gemma3Config, Gemma3TextConfig
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, Gemma3Config, Gemma3TextConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lm_eval_partial import small_files
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.export import export
 from lm_eval_partial.pair import Pair
-from lm_eval_partial.spelling import _plain, model_config
+from lm_eval_partial.spelling import _add_older_rope, _plain, _sections, model_config
 from tests import pico
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -258,6 +260,38 @@ def test_a_config_in_sections(tmp_path):
     assert "vocab_size" not in found and "rope_theta" not in found and notes == []
     assert {section["torch_dtype"] for section in (found, inner, found["vision_config"])} == {"bfloat16"}
     assert inner["rope_theta"] == 1e6 and inner["rope_local_base_freq"] == 1e4
+
+
+# Where the older spelling leaves a field of its own in the config that transformers 5 makes of it.
+LEFT = {"sliding_window_pattern", "partial_rotary_factor"}
+
+
+def test_transformers_5_reads_every_familys_config_as_before(tmp_path):
+    """Of all causal models that it has, sections and all."""
+    families, said = 0, set()
+    for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        try:
+            made = CONFIG_MAPPING[kind]()
+        except StrictDataclassError:  # has no default
+            continue
+        made.to_json_file(tmp_path / "config.json")
+        before = type(made).from_pretrained(tmp_path)
+        fields = json.loads((tmp_path / "config.json").read_text())
+        for config, section in _sections(before, fields):
+            if section.get("rope_parameters"):
+                said |= {config.model_type for _ in _add_older_rope(config, section)}
+                families += 1
+        (tmp_path / "config.json").write_text(json.dumps(fields))
+        before, after = flat(before.to_dict()), flat(type(made).from_pretrained(tmp_path).to_dict())
+        assert {name for name in before | after if before.get(name) != after.get(name)} <= LEFT, kind
+    assert families > 100 and len(said) < 20 and said.isdisjoint({"llama", "gemma3_text", "gpt_neox", "qwen2"})
+
+
+def flat(fields: dict) -> dict:
+    found = {}
+    for name, value in fields.items():
+        found |= flat(value) if isinstance(value, dict) else {name: value} if name != "type" else {}
+    return found
 
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "original_max_position_embeddings": 128}
