@@ -83,8 +83,8 @@ Score it:
 def _readers(notes: Iterable[str]) -> str:
     tried = " and ".join(TRIED_WITH)
     lines = [
-        f"Exports of small models are tried with transformers {tried}, for the same log-probabilities and token ids; "
-        "this one was not, nor with any other loader.",
+        f"Exports of small models are tested with transformers {tried}: log-probabilities and token ids.",
+        "This one was not loaded, and no other loader was tried.",
         *(f"Of this one: {note}." for note in notes),
     ]
     return "\n".join(lines)

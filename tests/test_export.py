@@ -234,8 +234,8 @@ def test_the_card_says_what_it_is(pairs, tmp_path):
         *("license: other\n", "θ(λ) = θ_base + λ (θ_instruct − θ_base)        λ = 0.60\n", "bfloat16"),
         *(f"| base | `{sides[0]}` | `main` | `{pair.base.sha}` | llama3.1 |", f"`{pair.instruct.sha}` | mit |"),
         *("\n    lm-eval-partial export --lam 0.6\n", "arXiv 2504.11626", f"lm_eval_partial {__version__}"),
-        *("--model hf --model_args pretrained=out", "tried with transformers 4.51.3 and 5."),
-        "this one was not, nor with any other loader.\nOf this one: a note.\n",
+        *("--model hf --model_args pretrained=out", "tested with transformers 4.51.3 and 5."),
+        "This one was not loaded, and no other loader was tried.\nOf this one: a note.\n",
     ):
         assert words in card
     assert "base_model" not in card  # local paths mean nothing on the Hub
