@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # The judge's package wants an older setuptools than ours: an environment of its own.
 ALPACA := $(VENV)/alpaca_eval
+# Exports are read by the last generation of transformers, too: an environment with nothing of ours.
+TRANSFORMERS_4 := $(VENV)/transformers-4
 
 .PHONY: demo test check env clean
 
@@ -13,8 +15,9 @@ demo: $(READY)  ## the main job on the embedded pair: a few-shot score at λ = 0
 	  --model_args base=lm_eval_partial/demo/base,instruct=lm_eval_partial/demo/instruct,lam=0.5 \
 	  --tasks partial_demo --include_path task_configs
 
-test: $(READY) $(ALPACA)/.ready  ## the tests (CPU; `make test ARGS="-m slow"` for the slow ones)
-	ALPACA_EVAL_PYTHON=$(abspath $(ALPACA))/bin/python $(BIN)/python -m pytest -n auto $(ARGS)
+test: $(READY) $(ALPACA)/.ready $(TRANSFORMERS_4)/.ready  ## the tests (CPU; `make test ARGS="-m slow"` for the slow ones)
+	ALPACA_EVAL_PYTHON=$(abspath $(ALPACA))/bin/python TRANSFORMERS_4_PYTHON=$(abspath $(TRANSFORMERS_4))/bin/python \
+	  $(BIN)/python -m pytest -n auto $(ARGS)
 
 check: $(READY)  ## style and types
 	$(BIN)/ruff check .
@@ -33,6 +36,12 @@ $(READY): requirements.lock pyproject.toml lm_eval_partial_autoload.pth
 
 $(ALPACA)/.ready: $(READY)
 	$(BIN)/lm-eval-partial alpaca-eval install --environment $(ALPACA)
+	touch $@
+
+$(TRANSFORMERS_4)/.ready:
+	$(PYTHON) -m venv $(TRANSFORMERS_4)
+	$(TRANSFORMERS_4)/bin/pip install --quiet torch==2.13.0
+	$(TRANSFORMERS_4)/bin/pip install --quiet transformers==4.51.3 sentencepiece==0.2.3 protobuf==7.36.2
 	touch $@
 
 clean:

@@ -8,8 +8,8 @@ one tensor beyond the mapped files. The folder gets its name when it is complete
 
 from __future__ import annotations
 
-import copy
 import json
+import logging
 import math
 import re
 import shutil
@@ -18,23 +18,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml  # type: ignore[import-untyped]
-from huggingface_hub import HfApi, ModelCardData, split_torch_state_dict_into_shards
+from huggingface_hub import HfApi, split_torch_state_dict_into_shards
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.repocard import metadata_load
-from transformers import PreTrainedTokenizerBase
 
-from lm_eval_partial import __version__
-from lm_eval_partial.checkpoint import Checkpoint
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import LOCK, explained, free_bytes, gib, locked, publish
-from lm_eval_partial.interpolate import DTYPE_NAMES, InterpolatedTensor, format_lam
-from lm_eval_partial.loading import generation_config, resolve_dtype
-from lm_eval_partial.pair import Pair, open_tokenizer
-from lm_eval_partial.schedule import Lam, Schedule, read_lam
+from lm_eval_partial.interpolate import DTYPE_NAMES, InterpolatedTensor
+from lm_eval_partial.loading import resolve_dtype
+from lm_eval_partial.model_card import model_card
+from lm_eval_partial.pair import Pair
+from lm_eval_partial.schedule import Lam, read_lam
+from lm_eval_partial.small_files import files_beside
 
 SHARD_SIZE = "5GB"  # as save_pretrained and the Hub
 SPARE = 64 * 2**20  # bytes for tokenizer, headers and what the file system wants
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[[int, int], None]
 
@@ -63,7 +62,8 @@ def export(
 ) -> None:
     """Write θ(λ) with tokenizer, chat template, generation config and model card to `output`.
 
-    Stock ``--model hf`` on `output` gives what ``--model partial-hf`` gives at that λ and dtype.
+    Stock ``--model hf`` on `output` gives what ``--model partial-hf`` gives at that λ and dtype, and what reads its
+    parents besides transformers 5 reads the same model from it.
 
     Args:
         pair: the two checkpoints.
@@ -75,14 +75,17 @@ def export(
         report: called with (bytes written, bytes in all) after every tensor.
 
     Raises:
-        UserError: `output` holds something, the disk is too small, or the reference side has no tokenizer.
+        UserError: `output` holds something, the disk is too small, the reference side has no tokenizer, or a file
+            to be copied is a link to something outside of its checkpoint.
     """
     lam, target = read_lam(lam), resolve_dtype(pair, dtype)
     require_new(output)
-    tokenizer = _tokenizer(pair)
+    beside = files_beside(pair, target)
     stored = [_stored(pair, name, tensor, target) for name, tensor in pair.at(lam, target).items()]
     shards = _plan(stored, max_shard_size)
-    _require_space(output, sum(each.nbytes for each in stored))
+    _require_space(output, sum(each.nbytes for each in stored) + max(0, beside.size - SPARE))
+    for note in beside.notes:
+        logger.warning(note)
     unfinished = output.with_name(f"{output.name}.incomplete")
     if unfinished.is_dir() and any(unfinished.iterdir()) and not (unfinished / LOCK).exists():
         raise UserError(f"{unfinished} is in the way and not an unfinished export. Move it, or give another --output.")
@@ -93,9 +96,8 @@ def export(
                     if old.name != LOCK:
                         old.unlink() if old.is_file() else shutil.rmtree(old)
                 _write_weights(unfinished, stored, shards, report)
-                _write_config(unfinished, pair, target)
-                tokenizer.save_pretrained(unfinished)
-                card = model_card(pair, lam, target, output, command)
+                beside.write(unfinished)
+                card = model_card(pair, lam, target, output, command, beside.notes)
                 (unfinished / "README.md").write_text(card, encoding="utf-8")
                 (unfinished / LOCK).unlink()
             publish(unfinished, output)
@@ -119,15 +121,6 @@ def _require_space(output: Path, size: int) -> None:
             f"θ(λ) takes {gib(size + SPARE)}, and the disk of {output} has {gib(free)} free. Make room, or give "
             "--output on another disk, or a smaller --dtype."
         )
-
-
-def _tokenizer(pair: Pair) -> PreTrainedTokenizerBase:
-    reference = pair.reference
-    if pair.tokenizer != reference.path:
-        return open_tokenizer(pair.tokenizer, reference.trust_remote_code)
-    if reference.tokenizer is None:
-        raise UserError(f"{reference} has no tokenizer. Give --tokenizer PATH with the path of one.")
-    return reference.tokenizer
 
 
 def _stored(pair: Pair, name: str, tensor: InterpolatedTensor, target: torch.dtype) -> Stored:
@@ -187,83 +180,6 @@ def _header(tensors: list[Stored]) -> bytes:
     text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-# What stands beside them -----------------------------------------------------------------------------------
-
-
-def _write_config(folder: Path, pair: Pair, dtype: torch.dtype) -> None:
-    home = pair.reference.home
-    config = copy.deepcopy(pair.config)
-    config.dtype, config.architectures = dtype, [pair.architecture.model_class.__name__]
-    # Not save_pretrained: it refuses configs with generation settings in them, which old checkpoints have.
-    config.to_json_file(folder / "config.json")
-    generation = home.find("generation_config.json")
-    if generation is not None:
-        shutil.copyfile(generation, folder / "generation_config.json")
-    else:
-        generation_config(pair).to_json_file(folder / "generation_config.json")
-    if getattr(config, "auto_map", None):  # of a model on the Hub it names the repository that has the code
-        for code in Path(home.path, home.subfolder).glob("*.py"):
-            shutil.copyfile(code, folder / code.name)
-
-
-def model_card(pair: Pair, lam: Lam, dtype: torch.dtype, output: Path, command: str | None) -> str:
-    """Return the model card: the formula, both sources, λ, licences, and the command."""
-    sides = (pair.base, pair.instruct)
-    licenses = [_license(side) for side in sides]
-    differ = licenses[0] != licenses[1]
-    on_hub = all(not Path(side.path).exists() for side in sides)
-    front = ModelCardData(
-        license="other" if differ else licenses[0],
-        license_name="see-the-licences-of-both-models" if differ else None,
-        base_model=[side.path for side in sides] if on_hub else None,
-        base_model_relation="merge" if on_hub else None,
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["partial-adaptation", "merge"],
-    )
-    rows = "".join(
-        f"| {side.role} | `{side.path}{'/' if side.subfolder else ''}{side.subfolder}` | `{side.revision}` "
-        f"| `{side.sha}` | {license or 'not stated'} |\n"
-        for side, license in zip(sides, licenses, strict=True)
-    )
-    value = str(lam) if isinstance(lam, Schedule) else format_lam(lam)
-    name = str(dtype).removeprefix("torch.")
-    made = f"Made by lm_eval_partial {__version__}" + (f" with\n\n    {command}\n" if command else ".\n")
-    return f"""---
-{front.to_yaml()}
----
-
-# θ({value}): a base model plus {value} of its instruct update
-
-    θ(λ) = θ_base + λ (θ_instruct − θ_base)        λ = {value}
-
-An instruct model is a base model plus an update; here the update is scaled by λ = {value} (*partial adaptation*,
-[arXiv 2504.11626](https://arxiv.org/abs/2504.11626)). λ = 0 would be the base model, λ = 1 the instruct model.
-
-| side | model | revision | sha | licence |
-|---|---|---|---|---|
-{rows}
-Weights are {name}. Tokenizer, chat template and generation config are the {pair.reference.role} side's
-(`{pair.tokenizer}`). The licences of both models apply.
-
-{made}
-Score it:
-
-    lm_eval --model hf --model_args pretrained={output} --tasks arc_challenge
-"""
-
-
-def _license(side: Checkpoint) -> str | None:
-    """Return the licence that a side's model card states."""
-    card = side.find("README.md")
-    try:
-        found = (metadata_load(card) or {}) if card is not None else {}
-    except (ValueError, yaml.YAMLError):
-        return None
-    stated = found.get("license_name") or found.get("license")
-    return None if stated is None else str(stated)
 
 
 # The Hub ---------------------------------------------------------------------------------------------------

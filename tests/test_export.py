@@ -20,9 +20,10 @@ from lm_eval_partial import export as exporting
 from lm_eval_partial.bench import models
 from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.export import export, model_card
+from lm_eval_partial.export import export
 from lm_eval_partial.interpolate import InterpolatedTensor
 from lm_eval_partial.loading import load
+from lm_eval_partial.model_card import model_card
 from lm_eval_partial.pair import Pair
 from lm_eval_partial.schedule import read_lam
 from tests import pico
@@ -228,12 +229,13 @@ def test_the_card_says_what_it_is(pairs, tmp_path):
     for side, name in zip(sides, ("llama3.1", "mit"), strict=True):
         (side / "README.md").write_text(f"---\nlicense: {name}\n---\nA model.\n")
     pair = Pair.open(*map(str, sides))
-    card = model_card(pair, 0.6, torch.bfloat16, Path("out"), "lm-eval-partial export --lam 0.6")
+    card = model_card(pair, 0.6, torch.bfloat16, Path("out"), "lm-eval-partial export --lam 0.6", ["a note"])
     for words in (
         *("license: other\n", "θ(λ) = θ_base + λ (θ_instruct − θ_base)        λ = 0.60\n", "bfloat16"),
         *(f"| base | `{sides[0]}` | `main` | `{pair.base.sha}` | llama3.1 |", f"`{pair.instruct.sha}` | mit |"),
         *("\n    lm-eval-partial export --lam 0.6\n", "arXiv 2504.11626", f"lm_eval_partial {__version__}"),
-        "--model hf --model_args pretrained=out",
+        *("--model hf --model_args pretrained=out", "tested with transformers 4.51.3 and 5."),
+        "This one was not loaded, and no other loader was tried.\nOf this one: a note.\n",
     ):
         assert words in card
     assert "base_model" not in card  # local paths mean nothing on the Hub
