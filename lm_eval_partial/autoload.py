@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 NAME = "partial-hf"
-TARGET = "lm_eval_partial.lm:PartialHFLM"
+TARGET = "lm_eval_partial.models.hf:PartialHFLM"
 
 
 def register() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from lm_eval_partial import checkpoint
-from lm_eval_partial.lm import PartialHFLM
+from lm_eval_partial.models.hf import PartialHFLM
+from lm_eval_partial.weights import checkpoint
 
 
 def main(base: str, instruct: str, output: str, **arguments: object) -> None:

@@ -6,7 +6,7 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from lm_eval_partial.lm import PartialHFLM
+from lm_eval_partial.models.hf import PartialHFLM
 from tests import pico
 from tests.answers import agree
 

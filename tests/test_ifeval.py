@@ -136,7 +136,7 @@ def test_a_sweep_finds_its_tasks_the_same_in_another_process(hub, one_task_index
     """A function in a task's config shows where it lies in memory, and that is another place every time."""
     from lm_eval.tasks import TaskManager
 
-    from lm_eval_partial.prompts import Tasks
+    from lm_eval_partial.sweep.tasks import Tasks
 
     found = []
     for _ in range(2):

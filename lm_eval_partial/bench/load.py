@@ -118,7 +118,7 @@ def _worker(way: str, base: str, instruct: str, dtype: str, device: str) -> dict
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    from lm_eval_partial.lm import PartialHFLM
+    from lm_eval_partial.models.hf import PartialHFLM
 
     figures: dict[str, float] = {}
     with peak_anonymous() as before:

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lm_eval_partial.bench.models import SIZES, machine, make_pair, peak_memory
-from lm_eval_partial.lm import PartialHFLM
+from lm_eval_partial.models.hf import PartialHFLM
 
 SIZE = "58m"
 

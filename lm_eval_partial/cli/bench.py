@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from lm_eval_partial.bench import load, scoring, sweep
     from lm_eval_partial.cli.tasks import task_configs
     from lm_eval_partial.errors import UserError
-    from lm_eval_partial.loading import parse_dtype
+    from lm_eval_partial.weights.loading import parse_dtype
 
     if args.rounds < 1:
         raise UserError(f"--rounds {args.rounds}: give 1 or more.")

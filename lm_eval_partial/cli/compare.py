@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lm_eval_partial.compare import Comparison, Difference, Mismatch
-    from lm_eval_partial.result_files import Run
+    from lm_eval_partial.results.compare import Comparison, Difference, Mismatch
+    from lm_eval_partial.results.files import Run
 
 SHOWN = 5
 """Differing documents that are printed a pair of runs."""
@@ -59,11 +59,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what `lm_eval_partial.compare` finds."""
+    """Print what `lm_eval_partial.results.compare` finds."""
     from lm_eval_partial.cli.tasks import task_configs
-    from lm_eval_partial.compare import compare, mismatches, read_runs
     from lm_eval_partial.errors import UserError
-    from lm_eval_partial.score import read_suite
+    from lm_eval_partial.results.compare import compare, mismatches, read_runs
+    from lm_eval_partial.results.suite import read_suite
 
     if args.resamples < 100:
         raise UserError(f"--resamples {args.resamples}: give 100 or more.")

@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from lm_eval_partial.export import claim_repository, export, push, require_new
-    from lm_eval_partial.schedule import read_lam
+    from lm_eval_partial.lam import read_lam
+    from lm_eval_partial.weights.export import claim_repository, export, push, require_new
 
     lam = read_lam(args.lam)
     require_new(args.output)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_partial.cli.inspect import add_pair_arguments, open_pair
 
 if TYPE_CHECKING:
-    from lm_eval_partial.extract import Kept
+    from lm_eval_partial.weights.write_adapter import Kept
 
 
 def add_parser(subparsers: Any) -> None:
@@ -45,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the adapter and print its errors."""
     from lm_eval_partial.errors import UserError
-    from lm_eval_partial.extract import check_rank, extract, relative_error
+    from lm_eval_partial.weights.write_adapter import check_rank, extract, relative_error
 
     rank = None if args.rank is None else check_rank(args.rank)
     if args.energy is not None and not 0 < args.energy <= 1:
@@ -66,7 +66,7 @@ def show(found: list[Kept], output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lm_eval_partial.extract import relative_error
+    from lm_eval_partial.weights.write_adapter import relative_error
 
     table = Table("weights", "matrices", "rank", "‖ΔW − BA‖ / ‖ΔW‖")
     groups: dict[str, list[Kept]] = {}

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lm_eval_partial.pair import Pair
+    from lm_eval_partial.weights.pair import Pair
 
 
 def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_pair(args: argparse.Namespace) -> Pair:
     """Return the pair that `add_pair_arguments` names."""
-    from lm_eval_partial.pair import Pair
+    from lm_eval_partial.weights.pair import Pair
 
     return Pair.open(
         args.base,
@@ -63,9 +63,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what `lm_eval_partial.inspection` finds."""
-    from lm_eval_partial.inspection import inspect_pair, show
-    from lm_eval_partial.schedule import read_lam
+    """Print what `lm_eval_partial.weights.inspection` finds."""
+    from lm_eval_partial.lam import read_lam
+    from lm_eval_partial.weights.inspection import inspect_pair, show
 
     pair = open_pair(args)
     lam = None if args.lam is None else read_lam(args.lam)

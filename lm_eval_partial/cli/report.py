@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lm_eval_partial.curves import Curve, Trajectory
+    from lm_eval_partial.results.trajectory import Curve, Trajectory
 
 
 def add_parser(subparsers: Any) -> None:
@@ -44,16 +44,16 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report and print where, below a short table."""
     from lm_eval_partial.cli.tasks import task_configs
-    from lm_eval_partial.curves import read
     from lm_eval_partial.errors import UserError
-    from lm_eval_partial.outline import INSTRUCTION
-    from lm_eval_partial.score import read_suite
+    from lm_eval_partial.results.aggregation import INSTRUCTION
+    from lm_eval_partial.results.suite import read_suite
+    from lm_eval_partial.results.trajectory import read
 
     if args.output_path is None and len(args.folders) > 1:
         raise UserError(f"{len(args.folders)} folders make one report. Say where it goes: --output_path DIR.")
     found = read(args.folders, read_suite(task_configs()), args.instruction or INSTRUCTION)
 
-    from lm_eval_partial.report import write  # matplotlib: only once the files are known to be good
+    from lm_eval_partial.report.write import write  # matplotlib: only once the files are known to be good
 
     paths = write(found, args.output_path or args.folders[0])
     for trajectory in found:
@@ -71,7 +71,7 @@ def show(trajectory: Trajectory) -> None:
     from rich.table import Table
 
     from lm_eval_partial.cli.printing import print_table
-    from lm_eval_partial.tables import number
+    from lm_eval_partial.report.tables import number
 
     shown = [curve for curve in (trajectory.icl, trajectory.instruction, *trajectory.areas) if curve]
     curves = list({curve.node.name: curve for curve in shown}.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lm_eval_partial.score import Scores
+    from lm_eval_partial.results.suite import Scores
 
 
 def add_parser(subparsers: Any) -> None:
@@ -32,10 +32,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what `lm_eval_partial.score` finds."""
+    """Print what `lm_eval_partial.results.suite` finds."""
     from lm_eval_partial.cli.tasks import task_configs
-    from lm_eval_partial.result_files import read_result
-    from lm_eval_partial.score import read_suite, score
+    from lm_eval_partial.results.files import read_result
+    from lm_eval_partial.results.suite import read_suite, score
 
     file, result = read_result(args.results)
     scores = score(result, read_suite(task_configs()))

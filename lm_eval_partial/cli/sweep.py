@@ -12,7 +12,7 @@ from typing import Any
 
 from lm_eval_partial.errors import UserError
 
-# Flags of lm_eval that mean nothing here, or something else: said in `lm_eval_partial.sweep`, not listed in the help.
+# Flags of lm_eval that mean nothing here, or something else: said in `lm_eval_partial.sweep.run`, not listed in the help.
 _HIDDEN = ("model", "use_cache", "check_integrity", "show_config", "hf_hub_log_args", "log_samples", "verbosity")
 
 
@@ -80,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from lm_eval_partial.sweep import sweep
-    from lm_eval_partial.tracking import Trackers, require
-    from lm_eval_partial.trajectory import parse_lams, points, show
+    from lm_eval_partial.sweep.folder import parse_lams, points, show
+    from lm_eval_partial.sweep.run import sweep
+    from lm_eval_partial.sweep.tracking import Trackers, require
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if args.model not in (None, "partial-hf"):

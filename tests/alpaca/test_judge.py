@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm_eval_partial import page
 from lm_eval_partial.alpaca.environment import find_python
 from lm_eval_partial.alpaca.judge import Settings, judge
 from lm_eval_partial.cli import main
-from lm_eval_partial.curves import trajectories
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.report import page
+from lm_eval_partial.results.trajectory import trajectories
 from tests.alpaca import runs
 from tests.alpaca.endpoint import Endpoint
 from tests.alpaca.package import of_package

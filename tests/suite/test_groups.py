@@ -8,7 +8,7 @@ import sys
 import pytest
 from lm_eval.tasks import TaskManager
 
-from lm_eval_partial.score import icl_score, read_suite, score
+from lm_eval_partial.results.suite import icl_score, read_suite, score
 from tests.suite.conftest import CONFIGS, run
 from tests.suite.models import Knowing
 from tests.suite.test_prompts import TASKS, TWINS

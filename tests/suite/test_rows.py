@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from lm_eval_partial.score import icl_score, read_suite, score
+from lm_eval_partial.results.suite import icl_score, read_suite, score
 from tests import conftest
 from tests.suite.conftest import CONFIGS, PARTS, run
 from tests.suite.models import Guessing, Knowing, gold_option

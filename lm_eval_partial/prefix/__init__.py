@@ -1,0 +1,1 @@
+"""What requests share is computed once; knows transformers, not lm-eval."""

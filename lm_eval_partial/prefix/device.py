@@ -1,0 +1,42 @@
+"""What keeps a GPU at work: copies that wait for nothing else, and no plans for attention of shapes that come once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from lm_eval_partial.prefix.tree import Ints
+
+
+@contextmanager
+def without_plans() -> Iterator[None]:
+    """Keep cuDNN's attention from shapes that come once: a prefix's, and those of generation's steps."""
+    allowed = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(allowed)
+
+
+def on_device(values: Ints, device: torch.device) -> torch.Tensor:
+    """Return `values` as int64 on `device`; a GPU at work is not waited for."""
+    tensor = torch.from_numpy(values.astype(np.int64, copy=False))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def on_cpu(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Begin to copy `tensor` to the CPU; return what waits for it, not for work that a GPU was given since."""
+    if not tensor.is_cuda:
+        return tensor.cpu
+    copy = tensor.to("cpu", non_blocking=True)
+    copied = torch.cuda.current_stream(tensor.device).record_event()
+
+    def wait() -> torch.Tensor:
+        copied.synchronize()
+        return copy
+
+    return wait

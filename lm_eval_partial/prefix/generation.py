@@ -1,0 +1,175 @@
+"""Prompts for `generate` that compute every shared prefix once; knows transformers, not lm-eval.
+
+Prompts that begin alike (the same shots) form a group, whose prefix runs once. The rest of each prompt is padded on
+its left, so that the padding lies *between* prefix and rest, and `generate` goes on from the cache: decoding,
+stopping and limits stay transformers' own.
+
+    asked = PrefixModel(model, budget=2048)
+    for group in groups(asked, prompts):
+        ids, mask = padded_between([prompts[index] for index in group.indices], group.prefix)
+        after = asked.with_cache(PrefixCache(0, group.cache))
+        model.generate(ids, attention_mask=mask, max_new_tokens=16, **after)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lm_eval_partial.prefix.device import without_plans
+from lm_eval_partial.prefix.model import PrefixCache, PrefixModel
+from lm_eval_partial.prefix.self_check import Kind, check, deviation, limit
+from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
+
+STEPS_CHECKED = 2
+"""New tokens that the self-check generates: one after the prompt, one after a token that the cache was given."""
+
+
+class Group(NamedTuple):
+    """Prompts that begin alike.
+
+    Attributes:
+        indices: which prompts, the longest first.
+        prefix: how many tokens they share.
+        cache: the keys and values of these; None if they share none worth a cache.
+    """
+
+    indices: list[int]
+    prefix: int
+    cache: PrefixCache | None
+
+
+def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
+    """Yield `prompts` in groups; each prefix is run when its group is asked for.
+
+    Args:
+        model: a model that is not `unsupported`.
+        prompts: token ids, none empty.
+
+    Once the self-check has failed for generation, no more are yielded; `model.failed` says why.
+    """
+    if not prompts or Kind.GENERATION in model.failed:
+        return
+    tree = PrefixTree(prompts, [len(prompt) - 1 for prompt in prompts])
+    of_sequence: list[list[int]] = [[] for _ in tree.sequences]
+    for index, place in enumerate(tree.index):
+        of_sequence[place].append(index)
+    work: list[tuple[Range, int, PrefixCache | None]] = [(tree.root, 0, None)]
+    while work:
+        part, done, cache = work.pop()
+        if done < part.start:
+            with model.trying(Kind.GENERATION):
+                cache = model.after(cache, tree.sequences[part.first][done : part.start])
+            if Kind.GENERATION in model.failed:
+                return
+        alone, deeper = tree.cut_singly(part)
+        if alone:
+            alone.sort(key=lambda place: -len(tree.sequences[place]))
+            group = Group([index for place in alone for index in of_sequence[place]], part.start, cache)
+            if cache is not None and Kind.GENERATION not in model.passed:
+                with model.trying(Kind.GENERATION):
+                    _check(model, prompts, group)
+                    model.passed.add(Kind.GENERATION)
+                if Kind.GENERATION in model.failed:
+                    return
+            yield group
+        work += [(below, part.start, cache) for below in reversed(deeper)]
+
+
+def padded_between(prompts: Sequence[Ints], prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and mask of prompts that share `prefix` tokens, the padding after these, both [prompts, longest].
+
+    The padding is a token of the prompt: unseen, in every vocabulary, and no news to a repetition penalty.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    ids = np.full((len(prompts), longest), prompts[0][0], dtype=np.int64)
+    mask = np.zeros((len(prompts), longest), dtype=np.int64)
+    for row, seen, prompt in zip(ids, mask, prompts, strict=True):
+        gap = longest - len(prompt)
+        row[:prefix], row[prefix + gap :] = prompt[:prefix], prompt[prefix:]
+        seen[:prefix], seen[prefix + gap :] = 1, 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+@contextmanager
+def going_on(model: Any) -> Iterator[None]:
+    """Let `generate` take a cache though a generation config asks for one of another kind (Gemma 2's does).
+
+    Its shapes, one token longer at every step, are not worth a plan.
+    """
+    wanted = model.generation_config.cache_implementation
+    model.generation_config.cache_implementation = None
+    try:
+        with without_plans():
+            yield
+    finally:
+        model.generation_config.cache_implementation = wanted
+
+
+def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens: int, repeats: int = 0) -> int:
+    """Return how many prompts of a group take no more memory than `rows` prompts, each with a cache of its own.
+
+    The group holds its prefix once, the rest of each prompt in every layer, and for one layer at a time the two
+    joined, and repeated where several heads share keys and values. (Without sharing, they are repeated too, but not if
+    all prompts are of one length.)
+
+    Args:
+        rows: prompts at a time without sharing.
+        layers: layers of the model.
+        prefix: tokens shared.
+        longest: tokens of the longest prompt.
+        new_tokens: tokens generated.
+        repeats: heads that share keys and values; 0 if each has its own.
+    """
+    length = longest + new_tokens
+    return max(rows, layers * (rows * length - prefix) // (layers * (length - prefix) + (1 + repeats) * length))
+
+
+def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
+    """Compare the logits of the first two tokens after some prompts of `group` with the plain way's.
+
+    Raises:
+        DisagreementError: they differ by more than rounding.
+    """
+
+    def compare(chosen: list[Ints]) -> list[float]:
+        found = (each for pair in _long_with_short(chosen) for each in _first_logits(model, pair, group))
+        return [deviation(logits, model.alone(text, STEPS_CHECKED)) for text, logits in found]
+
+    def noise(chosen: list[Ints]) -> list[float]:
+        return [deviation(model.alone(each, 1, crowded=True), model.alone(each, 1)) for each in chosen]
+
+    check([prompts[index] for index in group.indices], compare, noise, limit(model.dtype, model.layers))
+
+
+def _long_with_short(prompts: list[Ints]) -> Iterator[list[Ints]]:
+    """Yield prompts that are sorted by length in pairs: the longest with the shortest, which gets most padding."""
+    for place in range(len(prompts) // 2):
+        yield [prompts[place], prompts[-1 - place]]
+    if len(prompts) % 2:
+        yield [prompts[len(prompts) // 2]]
+
+
+def _first_logits(model: PrefixModel, prompts: list[Ints], group: Group) -> Iterator[tuple[Ints, torch.Tensor]]:
+    """Yield what `generate` makes of each prompt: the ids it saw, and logits of its steps, [steps, vocabulary]."""
+    device = model.model.device
+    autocast = torch.autocast(device.type, model.autocast, enabled=model.autocast is not None)
+    ids, mask = padded_between(prompts, group.prefix)
+    with torch.no_grad(), autocast, going_on(model.model):
+        made = model.model.generate(
+            ids.to(device),
+            attention_mask=mask.to(device),
+            **{str(model.cache_name): PrefixCache(0, group.cache)},
+            min_new_tokens=STEPS_CHECKED,
+            max_new_tokens=STEPS_CHECKED,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    written = made.sequences[:, ids.shape[1] : -1].cpu().numpy()
+    for prompt, tokens, logits in zip(prompts, written, torch.stack(made.logits, dim=1), strict=True):
+        yield np.concatenate([prompt, tokens]), logits

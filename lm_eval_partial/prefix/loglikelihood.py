@@ -1,0 +1,249 @@
+"""Log-likelihoods that compute every shared prefix once; knows transformers, not lm-eval.
+
+Requests become a tree of shared prefixes (`prefix_tree`). A long prefix with much below it runs once and leaves its
+keys and values (`prefix_cache`); what follows is packed into rows, each token once, under a mask in which a token
+sees its own sequence alone. Only the outputs that predict a continuation's token meet the head.
+
+    answers = list(score(PrefixModel(model, budget=2048), [Request(tokens=[5, 7, 9, 2], continuation=2)]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate.utils.memory import should_reduce_batch_size
+
+from lm_eval_partial.prefix import self_check
+from lm_eval_partial.prefix.device import on_cpu, on_device
+from lm_eval_partial.prefix.model import PrefixCache, PrefixModel
+from lm_eval_partial.prefix.self_check import AFTER_CACHE, Kind
+from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
+
+ROW_TOKENS = 512
+"""Tokens of a row of strangers. They are masked from one another, not skipped: longer rows waste attention."""
+
+
+class Request(NamedTuple):
+    """One question: the log-likelihood of the last `continuation` tokens after the others.
+
+    Attributes:
+        tokens: context and continuation, at least two ids.
+        continuation: how many of them are scored, in [1, len(tokens) - 1].
+    """
+
+    tokens: Sequence[int] | Ints
+    continuation: int
+
+
+class Answer(NamedTuple):
+    """The answer to a `Request`.
+
+    Attributes:
+        request: which one.
+        logprob: natural logarithm of the continuation's probability.
+        is_greedy: whether each token of it is the likeliest one.
+    """
+
+    request: int
+    logprob: float
+    is_greedy: bool
+
+
+def score(
+    model: PrefixModel, requests: Sequence[Request], softmax_dtype: torch.dtype | None = None
+) -> Iterator[Answer]:
+    """Yield the answers, in no particular order.
+
+    Args:
+        model: a model that is not `unsupported`.
+        requests: none longer than the model's `longest`.
+        softmax_dtype: dtype of the log-softmax; by default that of the logits.
+
+    Requests in rows of a kind that the self-check finds wrong on this model are left unanswered; `model.failed` says
+    why.
+    """
+    if not requests:
+        return
+    tree = PrefixTree(
+        [request.tokens[:-1] for request in requests],
+        [len(request.tokens) - 1 - request.continuation for request in requests],
+    )
+    questions = _Questions(model, tree, requests, softmax_dtype)
+    work: list[tuple[Range, int, PrefixCache | None]] = [(tree.root, 0, None)]
+    answers: Callable[[], list[Answer]] = list  # of the last batch, which a GPU may still be computing
+    while work:
+        part, done, cache = work.pop()
+        if done < part.start:
+            if model.failed.keys() >= AFTER_CACHE:
+                continue
+            with model.trying(*AFTER_CACHE):
+                cache = model.after(cache, tree.sequences[part.first][done : part.start])
+            if model.failed.keys() >= AFTER_CACHE:
+                continue
+        rows, deeper = tree.cut(part, min(ROW_TOKENS, model.budget), model.budget)
+        rows.sort(key=tree.size)
+        while rows:
+            size = tree.size(rows[-1])
+            width = model.rounded(size)
+            batch = [rows.pop()]
+            while rows and (len(batch) + 1) * width <= model.budget and 2 * tree.size(rows[-1]) > size:
+                batch.append(rows.pop())
+            kind = _kind(batch, cache)
+            if kind in model.failed:
+                continue
+            try:
+                with model.trying(kind):
+                    asked = questions.ask(batch, cache)
+                    if kind not in model.passed and not questions.is_plain(batch):
+                        questions.check(asked)
+                        model.passed.add(kind)
+            except RuntimeError as error:
+                smaller = batch if len(batch) > 1 else _halves(batch[0])
+                if len(smaller) == 1 or not should_reduce_batch_size(error):
+                    raise
+                model.halve(len(batch) * width)
+                rows = sorted([*rows, *smaller], key=tree.size)
+                continue
+            yield from answers()
+            answers = list if kind in model.failed else asked.answers
+            del asked  # its logits
+        work += [(below, part.start, cache) for below in reversed(deeper)]
+    yield from answers()
+
+
+class Asked(NamedTuple):
+    """One call of the model.
+
+    Attributes:
+        answers: waits for the answers and returns them: until then a GPU works while the next batch is laid out.
+        logits: at the positions asked for, [wanted, vocabulary].
+        rows: for each sequence, which rows of `logits` are at its last positions, the last of all last.
+    """
+
+    answers: Callable[[], list[Answer]]
+    logits: torch.Tensor
+    rows: dict[int, Ints]
+
+
+class _Questions:
+    """What is asked of each sequence of a tree."""
+
+    def __init__(
+        self,
+        model: PrefixModel,
+        tree: PrefixTree,
+        requests: Sequence[Request],
+        softmax_dtype: torch.dtype | None,
+    ) -> None:
+        self._model = model
+        self._tree = tree
+        self._requests = requests
+        self._softmax_dtype = softmax_dtype
+        self._of: list[list[int]] = [[] for _ in tree.sequences]
+        for index, place in enumerate(tree.index):
+            self._of[place].append(index)
+
+    def is_plain(self, parts: list[Range]) -> bool:
+        """Return whether `parts` are one whole sequence, which takes the model's own causal mask: the plain way."""
+        return len(parts) == 1 and not parts[0].start and parts[0].last - parts[0].first == 1
+
+    def ask(self, parts: list[Range], cache: PrefixCache | None) -> Asked:
+        """Ask all that is asked of the sequences of `parts`, one row each, in one call."""
+        rows = [self._tree.lay_out(part) for part in parts]
+        start = parts[0].start
+        alone = self.is_plain(parts)
+        longest = max(len(row.tokens) for row in rows)
+        width = longest if alone else self._model.rounded(longest)
+        indices: list[int] = []
+        outputs: list[Ints] = []  # positions of those wanted, in rows put end to end
+        targets: list[Sequence[int] | Ints] = []
+        last: dict[int, Ints] = {}  # the longest of a sequence's outputs
+        for number, (part, row) in enumerate(zip(parts, rows, strict=True)):
+            for sequence, path in zip(range(part.first, part.last), row.paths, strict=True):
+                for index in self._of[sequence]:
+                    tokens, length = self._requests[index]
+                    indices.append(index)
+                    outputs.append(path[-length:] + number * width)
+                    if length > len(last.get(sequence, ())):
+                        last[sequence] = outputs[-1]
+                    targets.append(tokens[-length:])
+        wanted, where = np.unique(np.concatenate(outputs), return_inverse=True)
+        device = self._model.model.device
+        ids, positions, ends = (
+            on_device(_padded([getattr(row, name) for row in rows], width), device)
+            for name in ("tokens", "positions", "ends")
+        )
+        logits = self._model.logits(
+            ids,
+            wanted,
+            position_ids=positions,
+            attention_mask=None if alone else self._model.mask(ends, start),
+            **self._model.with_cache(PrefixCache(0, cache, keep=False) if cache else None),
+        )
+        target = on_device(np.concatenate(targets), logits.device)
+        place = on_device(where, logits.device)
+        all_logprobs = F.log_softmax(logits, dim=-1, dtype=self._softmax_dtype)
+        are_target = on_cpu(all_logprobs.argmax(dim=-1)[place] == target)  # ties are decided as stock does
+        logprobs = on_cpu(all_logprobs[place, target])
+        begins = np.cumsum([0, *(len(each) for each in outputs[:-1])])
+
+        def answers() -> list[Answer]:
+            sums = torch.from_numpy(np.add.reduceat(logprobs().double().numpy(), begins))
+            rounded = sums.to(logprobs().dtype).tolist()  # as the sum of such numbers is
+            are_greedy = np.logical_and.reduceat(are_target().numpy(), begins).tolist()
+            return [Answer(*answer) for answer in zip(indices, rounded, are_greedy, strict=True)]
+
+        rows_of = {sequence: np.searchsorted(wanted, positions) for sequence, positions in last.items()}
+        return Asked(answers, logits, rows_of)
+
+    def check(self, asked: Asked) -> None:
+        """Compare logits of one call with the plain way's. Raises `DisagreementError`."""
+
+        def compare(sequences: list[int]) -> list[float]:
+            return [self._deviation(place, asked.logits[_last(asked, place)]) for place in sequences]
+
+        def noise(sequences: list[int]) -> list[float]:
+            lengths = [len(_last(asked, place)) for place in sequences]
+            crowded = (self._alone(*each, crowded=True) for each in zip(sequences, lengths, strict=True))
+            return [self._deviation(*each) for each in zip(sequences, crowded, strict=True)]
+
+        # Long continuations have seen most of what they must not see. One token after a context has no branch.
+        by_length = sorted(asked.rows, key=lambda place: len(asked.rows[place]))
+        allowed = self_check.limit(self._model.dtype, self._model.layers)
+        self_check.check(by_length[len(by_length) // 2 :], compare, noise, allowed)
+
+    def _deviation(self, sequence: int, logits: torch.Tensor) -> float:
+        return self_check.deviation(logits, self._alone(sequence, len(logits)))
+
+    def _alone(self, sequence: int, last: int, crowded: bool = False) -> torch.Tensor:
+        return self._model.alone(self._tree.sequences[sequence], last, crowded)
+
+
+def _last(asked: Asked, sequence: int) -> Ints:
+    """Return which rows of the logits are compared for a sequence."""
+    return asked.rows[sequence][-self_check.POSITIONS :]
+
+
+def _kind(batch: list[Range], cache: PrefixCache | None) -> Kind:
+    """Return how `batch` is asked: only a row that forks shows whether the mask does its work."""
+    if any(part.last - part.first > 1 for part in batch):
+        return Kind.PACKED_AFTER_CACHE if cache else Kind.PACKED
+    return Kind.SINGLE_AFTER_CACHE if cache else Kind.SINGLE
+
+
+def _padded(arrays: list[Ints], width: int) -> Ints:
+    """Return `arrays` as rows of one array, zeros at the ends, [rows, width]."""
+    rows = np.zeros((len(arrays), width), dtype=np.int64)
+    for row, array in zip(rows, arrays, strict=True):
+        row[: len(array)] = array
+    return rows
+
+
+def _halves(part: Range) -> list[Range]:
+    """Return `part` as two rows, or as it is if it is one sequence."""
+    middle = (part.first + part.last) // 2
+    return [part] if middle == part.first else [part._replace(last=middle), part._replace(first=middle)]

@@ -1,0 +1,1 @@
+"""Numbers become tables, figures and a page."""

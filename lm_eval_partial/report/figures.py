@@ -1,0 +1,220 @@
+"""The trajectory as pictures: percent difference from λ = 1 over λ, several pairs in one, and what is paid for it.
+
+Figures in the manner of arXiv 2504.11626, figure 1. Each area has a panel of its own rather than a line among others:
+bands would cover each other, and scales differ. Nothing is told by colour alone; names stand at what they name.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from lm_eval_partial.results.files import format_lam
+from lm_eval_partial.results.trajectory import Curve, Trajectory
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+"""Told apart by the colour-blind (Okabe and Ito 2008); several pairs also differ in their markers."""
+MARKERS = ("o", "s", "^", "D", "v", "P")
+STOCK = {"base": "D", "instruct": "s"}
+INK, FAINT = "#222222", "#8a8a8a"
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 3.5,
+    "svg.hashsalt": "lm_eval_partial",  # the same figure is the same file
+}
+MOST_AREAS = 9
+
+
+def style() -> AbstractContextManager[None]:
+    """Return the setting in which figures are made and saved; nothing global is changed."""
+    return matplotlib.rc_context(STYLE)
+
+
+def image(figure: Figure, kind: str) -> bytes:
+    """Return a figure as a file of the `kind` "png" or "svg", the same whenever it is made."""
+    file = io.BytesIO()
+    with style():
+        # The layout's solver differs in the last bit from one time to the next, and names in an SVG are made from that.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axes in figure.axes:
+            axes.set_position(tuple(np.round(axes.get_position().bounds, 4)))
+        figure.savefig(file, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    return file.getvalue()
+
+
+def percent_difference(trajectory: Trajectory) -> Figure:
+    """Return the paper's figure 1: the overall score in a large panel, every area in a small one beside it."""
+    overall = trajectory.icl or next(iter(trajectory.curves.values()))
+    areas = [curve for curve in trajectory.areas if curve is not overall]
+    areas = areas if 1 < len(areas) <= MOST_AREAS else []
+    columns = min(3, len(areas))
+    rows = max(1, math.ceil(len(areas) / columns)) if areas else 1
+    with style():
+        figure = Figure(figsize=(3.4 + 1.65 * columns, max(2.9, 1.55 * rows)), layout="constrained")
+        grid = figure.add_gridspec(rows, 1 + columns, width_ratios=[1.9] + [1] * columns)
+        large = figure.add_subplot(grid[:, 0])
+        _panel(large, trajectory, overall, large=True)
+        large.set_xlabel("λ   (0: base, 1: instruct)")
+        large.set_ylabel("percent difference from λ = 1")
+        for index, curve in enumerate(areas):
+            small = figure.add_subplot(grid[index // columns, 1 + index % columns])
+            _panel(small, trajectory, curve, large=False)
+            if index >= len(areas) - columns:
+                small.set_xlabel("λ")
+    return figure
+
+
+def pairs(trajectories: Sequence[Trajectory]) -> Figure:
+    """Return the overall scores of several pairs in one panel, each named at its line's end."""
+    with style():
+        figure = Figure(figsize=(6.2, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axhline(0, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
+        ends = []
+        for index, trajectory in enumerate(trajectories):
+            curve = trajectory.icl
+            if curve is None or np.isnan(curve.change[0]):
+                continue
+            colour = COLOURS[index % len(COLOURS)]
+            _line(axes, trajectory.lams, curve, colour, MARKERS[index % len(MARKERS)])
+            ends.append((float(curve.change[0]), trajectory.lams[0], trajectory.name, colour))
+        _lambda_axis(axes, [lam for trajectory in trajectories for lam in trajectory.lams])
+        _names(axes, ends)
+        axes.set_xlabel("λ   (0: base, 1: instruct)")
+        axes.set_ylabel("percent difference from λ = 1")
+    return figure
+
+
+def tradeoff(trajectory: Trajectory) -> Figure | None:
+    """Return in-context learning over instruction following, a point for every λ; None unless both were run."""
+    across, up = trajectory.instruction, trajectory.icl
+    if across is None or up is None:
+        return None
+    count = len(trajectory.lams)
+    x, y = across.values[:count], up.values[:count]
+    with style():
+        figure = Figure(figsize=(4.2, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.errorbar(
+            x,
+            y,
+            xerr=_bars(across, count),
+            yerr=_bars(up, count),
+            fmt="none",
+            ecolor=COLOURS[0],
+            alpha=0.3,
+            linewidth=1,
+        )
+        axes.plot(x, y, color=COLOURS[0], marker="o")
+        axes.margins(0.12)
+        axes.autoscale_view()
+        places = axes.transLimits.transform(np.column_stack([x, y]))
+        named = list[int]()
+        for index in dict.fromkeys((0, count - 1, *range(count))):  # the ends first, then those with room for a name
+            if index in (0, count - 1) or not _crowded(places[index], places[named]):
+                named.append(index)
+                text = ("λ = " if index in (0, count - 1) else "") + format_lam(trajectory.lams[index])
+                axes.annotate(text, (x[index], y[index]), (5, 4), textcoords="offset points", fontsize=7)
+        for side, x_stock, y_stock in zip(trajectory.baselines, across.values[count:], up.values[count:], strict=True):
+            axes.plot(x_stock, y_stock, STOCK[side], color=INK, fillstyle="none", markersize=7)
+        axes.set_xlabel(f"instruction following: {across.node.label}{_unit(across)}")
+        axes.set_ylabel(f"in-context learning: {up.node.label}{_unit(up)}")
+    return figure
+
+
+def _crowded(place: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> bool:
+    """Return whether a name at `place` would run into one of `others`, [others, 2], all as shares of the axes."""
+    return bool((np.abs(others - place) < (0.1, 0.05)).all(axis=1).any())
+
+
+def _unit(curve: Curve) -> str:
+    return " (%)" if curve.node.percent else ""
+
+
+def _bars(curve: Curve, count: int) -> np.ndarray[Any, Any]:
+    """Return the lengths of the error bars, [2, points]; 0 where there is no interval."""
+    low, high = curve.values[:count] - curve.low[:count], curve.high[:count] - curve.values[:count]
+    return np.asarray(np.clip(np.nan_to_num([low, high]), 0, None))
+
+
+def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> None:
+    lams, count, best = trajectory.lams, len(trajectory.lams), curve.best
+    axes.set_title(curve.node.label, pad=14)
+    axes.axhline(0, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
+    _lambda_axis(axes, lams)
+    if np.isnan(curve.change[:count]).all():
+        axes.set_yticks([])
+        _below_title(axes, "0 at λ = 1: no percentage")
+        return
+    banded = _line(axes, lams, curve, COLOURS[0], "o")
+    for side, value in zip(trajectory.baselines, curve.change[count:], strict=True):
+        place = (float(side == "instruct"), float(value))
+        axes.plot(*place, STOCK[side], color=INK, fillstyle="none", markersize=7, markeredgewidth=1, clip_on=False)
+        if large and np.isfinite(value):
+            offset, align = ((8, 8), "left") if side == "base" else ((-4, -13), "right")
+            axes.annotate(f"stock {side}", place, offset, textcoords="offset points", fontsize=7.5, ha=align)
+    gain = float(curve.change[lams.index(best.lam)])
+    axes.plot(best.lam, gain, "o", color=COLOURS[1], markersize=5.5 if large else 4.5, zorder=4)
+    said = f"best λ {format_lam(best.lam)}"
+    if best.lam != 1:
+        said += f": {gain:+.{0 if abs(gain) >= 100 else 1}f} %"
+    _below_title(axes, said if banded else f"{said}, no band")
+    axes.margins(y=0.12)
+
+
+def _below_title(axes: Any, text: str) -> None:
+    said = axes.annotate(text, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=7)
+    said.set_in_layout(False)  # a long one shall not make its column narrower
+
+
+def _line(axes: Any, lams: Sequence[float], curve: Curve, colour: str, marker: str) -> bool:
+    """Draw a curve, and return whether it has a band: not if λ = 1 is so near 0 that percentages have no bound."""
+    count = len(lams)
+    low, high = curve.change_low[:count], curve.change_high[:count]
+    banded = bool(np.isfinite(low).all() and np.isfinite(high).all())
+    if banded:
+        axes.fill_between(lams, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(lams, curve.change[:count], color=colour, marker=marker)
+    return banded
+
+
+def _lambda_axis(axes: Any, lams: Sequence[float]) -> None:
+    low, high = min([*lams, 0]), max([*lams, 1])
+    axes.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+    if (low, high) == (0, 1):
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+
+
+def _names(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
+    """Write each line's name left of its end, moved apart where two would overlap."""
+    low, high = axes.get_ylim()
+    step = 0.06 * (high - low)
+    placed = -math.inf
+    for value, lam, name, colour in sorted(ends):
+        placed = max(value, placed + step)
+        axes.annotate(
+            name, (lam, placed), xytext=(-7, 0), textcoords="offset points", color=colour, ha="right", va="center",
+            annotation_clip=False,
+        )  # fmt: skip
+    axes.spines["left"].set_visible(False)
+    axes.yaxis.tick_right()
+    axes.yaxis.set_label_position("right")

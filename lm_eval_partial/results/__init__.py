@@ -1,0 +1,1 @@
+"""Result files become numbers; imports neither torch nor lm_eval."""

@@ -1,0 +1,255 @@
+"""lm_eval's result files and samples, as written by this plugin, its sweep, or the stock harness.
+
+Reads files and imports neither torch nor lm_eval. What a folder holds is told by the files, not by its name: λ is
+``results["config"]["lam"]``, and files of one model in one folder are one `Run`, in which the newest file of a task
+wins. Runs as
+
+    python -c 'import sys; from lm_eval_partial.results.files import *; print(runs(find(sys.argv[1])))' results/
+
+Known gap: requests and prompts are not read, only their hashes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lm_eval_partial.errors import UserError
+
+DATE = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
+DOC_ID = re.compile(r'\{"doc_id": (\d+), ')
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of one result file.
+
+    Raises:
+        UserError: it is not a result file of lm_eval, or only a part of one.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not JSON ({error}). If it was cut short, delete it and run lm_eval again; else give a "
+            "results_*.json of lm_eval."
+        ) from error
+    if not isinstance(result, dict) or not isinstance(result.get("results"), dict):
+        raise UserError(f'{path} has no "results". Give a results_*.json of lm_eval.')
+    return result
+
+
+def paths(path: Path) -> list[Path]:
+    """Return `path` if it is a file; of a folder, every ``results_*.json`` at any depth, the oldest first.
+
+    Raises:
+        UserError: there is none.
+    """
+    if path.is_dir():
+        # lm_eval puts the time of the run into the name, so names sort by age whichever model's folder they are in.
+        # What a sweep has not finished yet lies in folders whose names start with a dot.
+        found = sorted(
+            (file for file in path.rglob("results_*.json") if not _is_hidden(file.relative_to(path))),
+            key=lambda file: (file.name, str(file)),
+        )
+        if not found:
+            raise UserError(f"{path} holds no results_*.json. Give lm_eval's --output_path, or one result file.")
+        return found
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. Give a results_*.json of lm_eval, or a folder that holds one.")
+    return [path]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def read_result(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return a result file and its content; of a folder, the newest one. Raises `UserError` as `paths`, `read_json`."""
+    newest = paths(path)[-1]
+    return newest, read_json(newest)
+
+
+def find(path: Path) -> list[ResultFile]:
+    """Return the result files in `path`, the oldest first. Raises `UserError` as `paths` and `read_json` do."""
+    return [ResultFile(file, read_json(file)) for file in paths(path)]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One line of a samples file: one document under one filter."""
+
+    doc_id: int
+    filter: str
+    document: tuple[str, str]
+    """Hashes of the document and of its target."""
+    prompt: str
+    """Hash of the first prompt."""
+    responses: Any
+    """What the model said, after the filter."""
+    values: dict[str, Any]
+    """Metric → the document's value."""
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """One result file of lm_eval."""
+
+    path: Path
+    data: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the run says about its model and settings."""
+        return self.data.get("config") or {}
+
+    @property
+    def date(self) -> str:
+        """Time of the run, as it stands in the names of its files; empty if the file was renamed."""
+        match = DATE.search(self.path.name)
+        return match[1] if match else ""
+
+    @property
+    def lam(self) -> float | None:
+        """λ, None if no pair was evaluated or λ is not one number."""
+        lam = self.config.get("lam")
+        return float(lam) if isinstance(lam, int | float) and not isinstance(lam, bool) else None
+
+    @property
+    def pair(self) -> tuple[str, ...] | None:
+        """What tells one pair, dtype and vocabulary from another, None if no pair was evaluated."""
+        config = self.config
+        if "base" not in config or "instruct" not in config:
+            return None
+        sides = [str(config.get(f"{side}_sha") or config[side]) for side in ("base", "instruct")]
+        return (*sides, str(config.get("model_dtype")), str(config.get("vocabulary")))
+
+    @property
+    def model(self) -> tuple[str, ...]:
+        """What tells one model from another."""
+        config = self.config
+        if self.pair:
+            return (*self.pair, str(config.get("lam")))
+        arguments = json.dumps(config.get("model_args"), sort_keys=True)
+        return (str(config.get("model")), arguments, str(config.get("model_sha")), str(config.get("model_dtype")))
+
+    @property
+    def pretrained(self) -> str | None:
+        """Path or Hub id of a stock model, None if there is none."""
+        arguments = self.config.get("model_args")
+        if isinstance(arguments, str):
+            arguments = dict(item.split("=", 1) for item in arguments.split(",") if "=" in item)
+        return str(arguments["pretrained"]) if isinstance(arguments, dict) and "pretrained" in arguments else None
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Names of the tasks, groups left out."""
+        groups = {name for name, children in (self.data.get("group_subtasks") or {}).items() if children}
+        return [name for name in self.data["results"] if name not in groups]
+
+    def setting(self, kind: str, task: str) -> Any:
+        """Return the version (``versions``) or the number of shots (``n-shot``) of a task, None if not recorded."""
+        return (self.data.get(kind) or {}).get(task)
+
+    def samples(self, task: str) -> Iterator[Sample]:
+        """Return the logged samples of a task, in the order of the file.
+
+        Raises:
+            UserError: they were not logged, or a line of the file is damaged.
+        """
+        path = self.path.parent / f"samples_{task}_{self.date}.jsonl"
+        if not path.is_file():
+            raise UserError(
+                f"{self.path} has no samples of {task} beside it (no {path.name}), and without them documents cannot "
+                "be paired. Run lm_eval again with --log_samples."
+            )
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield _sample(line)
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise UserError(
+                        f"{path}, line {number} is not a sample of lm_eval ({error}): the file is cut short or "
+                        "damaged. Run lm_eval again with --log_samples."
+                    ) from error
+
+
+def _sample(line: str) -> Sample:
+    # Prompts are most of a line and stand before the answers, so what precedes the answers is not parsed. Quotes
+    # inside strings are escaped: the key cannot be found in a prompt.
+    start, cut = DOC_ID.match(line), line.rfind('"filtered_resps": ')
+    row = {"doc_id": int(start[1])} | json.loads("{" + line[cut:]) if start and cut > 0 else json.loads(line)
+    return Sample(
+        doc_id=row["doc_id"],
+        filter=row.get("filter", "none"),
+        document=(row["doc_hash"], row["target_hash"]),
+        prompt=row["prompt_hash"],
+        responses=row["filtered_resps"],
+        values={metric: row[metric] for metric in row["metrics"] if metric in row},
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """The result files of one model, the newest first."""
+
+    label: str
+    files: tuple[ResultFile, ...]
+
+    @property
+    def lam(self) -> float | None:
+        """λ, None if no pair was evaluated."""
+        return self.files[0].lam
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Names of all tasks, groups left out, in the files' order."""
+        return list(dict.fromkeys(task for file in self.files for task in file.tasks))
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Group → names of its tasks and groups."""
+        return {
+            name: children
+            for file in reversed(self.files)
+            for name, children in (file.data.get("group_subtasks") or {}).items()
+            if children
+        }
+
+    def file_of(self, name: str) -> ResultFile:
+        """Return the newest file that has the task or group `name`. Raises `KeyError`."""
+        for file in self.files:
+            if name in file.data["results"] or name in (file.data.get("group_subtasks") or {}):
+                return file
+        raise KeyError(name)
+
+    def values(self, name: str) -> dict[str, Any]:
+        """Return "metric,filter" → value of a task or group, without standard errors."""
+        found = self.file_of(name).data["results"].get(name, {})
+        return {key: value for key, value in found.items() if "," in key and "_stderr," not in key}
+
+
+def runs(files: Iterable[ResultFile]) -> list[Run]:
+    """Return the runs that `files` (the oldest first) make up, one a model, ordered by λ, models without λ last."""
+    models: dict[tuple[str, ...], list[ResultFile]] = {}
+    for file in files:
+        models.setdefault(file.model, []).insert(0, file)
+    found = [Run(_label(files[0]), tuple(files)) for files in models.values()]
+    return sorted(found, key=lambda run: (run.lam is None, run.lam or 0, run.label))
+
+
+def _label(file: ResultFile) -> str:
+    if file.lam is not None:
+        return f"λ = {format_lam(file.lam)}"
+    return str(file.pretrained or file.data.get("model_name") or file.path.parent.name)
+
+
+def format_lam(lam: float) -> str:
+    """Return λ with two decimals, or as many as it has: "0.60", "0.125"."""
+    return f"{lam:.2f}" if round(lam, 2) == lam else repr(lam)

@@ -1,0 +1,193 @@
+"""How sure a comparison on paired documents is: bootstrap, randomisation test, Holm's correction, honest choice of λ.
+
+Every estimate here is a weighted mean over series (`pairing.Series`): a task is one series, an area or a group several.
+Documents are drawn within each series, the same for all models, so that all differences are paired and every series
+keeps its weight. Random numbers are seeded by the name of the series: the same files give the same digits.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from lm_eval_partial.results.metrics import Array, mean
+from lm_eval_partial.results.series import Series
+
+ROUNDS = 2000
+"""Resamples of a bootstrap."""
+FLIPS = 9999
+"""Draws of a randomisation test: no p-value is below 1e-4."""
+SPLITS = 20
+"""Splits into halves, over which the honest gain is averaged."""
+CHOICES = 250
+"""Weightings of the documents for the standard error of that gain."""
+LEVEL = 0.95
+NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))  # standard errors to either side
+CHUNK = 4_000_000  # weights held at a time
+
+
+def generator(name: str, purpose: str) -> np.random.Generator:
+    """Return random numbers that depend on the two names alone."""
+    return np.random.default_rng(zlib.crc32(f"{purpose} {name}".encode()))
+
+
+def resamples(documents: int, rounds: int, random: np.random.Generator) -> Iterator[Array]:
+    """Yield how often each of `documents` is drawn with replacement, in pieces of [r, documents]."""
+    step = max(1, CHUNK // documents)
+    for start in range(0, rounds, step):
+        size = min(step, rounds - start)
+        drawn = random.integers(documents, size=(size, documents)) + documents * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * documents).reshape(size, documents).astype(float)
+
+
+def weightings(documents: int, rounds: int, random: np.random.Generator) -> Iterator[Array]:
+    """Yield random positive weights of the documents in pieces of [r, documents]: the Bayesian bootstrap (Rubin 1981).
+
+    It has the spread of the bootstrap, but no document is ever left out, so that no part of the documents is empty.
+    """
+    step = max(1, CHUNK // documents)
+    for start in range(0, rounds, step):
+        yield random.exponential(size=(min(step, rounds - start), documents))
+
+
+def standard_error(series: Series, one: int, two: int, replicates: Array) -> float:
+    """Return the paired standard error of the difference (two − one); for a mean s/√n, else the bootstrap's."""
+    assert series.rows is not None
+    if series.finish is mean:
+        differences = series.rows[:, two, 0] - series.rows[:, one, 0]
+        return float(differences.std(ddof=1) / np.sqrt(series.documents))
+    return float((replicates[:, two] - replicates[:, one]).std(ddof=1))
+
+
+def bootstrap(series: Series, name: str, rounds: int = ROUNDS) -> Array:
+    """Return the metric on resampled documents, [rounds, runs]; each resample is the same for all runs."""
+    return np.concatenate([series.values(w) for w in resamples(series.documents, rounds, generator(name, "bootstrap"))])
+
+
+def over_tasks(replicates: Array, name: str) -> Array:
+    """Return replicates of the mean over tasks when the tasks themselves are drawn with replacement too.
+
+    This is the bootstrap clustered by task: tasks are the clusters, and a drawn task's documents are resampled. Its
+    interval is about other tasks of the same kind, and wider than that over documents of these very tasks.
+
+    Args:
+        replicates: [tasks, rounds] of a bootstrap within each task.
+        name: seeds the random numbers.
+    """
+    tasks, rounds = replicates.shape
+    drawn = generator(name, "tasks").integers(tasks, size=(tasks, rounds))
+    result: Array = replicates[drawn, np.arange(rounds)].mean(0)
+    return result
+
+
+def interval(replicates: Array) -> tuple[Array, Array]:
+    """Return the lower and upper end of the percentile interval of level `LEVEL` over the first axis."""
+    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high
+
+
+def swapped(series: Series, name: str, one: int, two: int, flips: int = FLIPS) -> Array:
+    """Return the difference (two − one) after swapping the two models' results on random documents, [flips].
+
+    The randomisation test's null: were the models alike, each document's two results could as well be exchanged.
+    Documents that differ in the same way are exchangeable, so the *number* swapped of each kind is drawn (binomial).
+    """
+    assert series.rows is not None
+    ours, theirs = series.rows[:, one], series.rows[:, two]
+    kinds, counts = np.unique(theirs - ours, axis=0, return_counts=True)
+    differ = kinds.any(1)
+    kinds, counts = kinds[differ], counts[differ]
+    moved = np.zeros((flips, kinds.shape[1]))
+    random = generator(name, "swap")
+    for kind, count in zip(kinds, counts, strict=True):
+        moved += random.binomial(count, 0.5, size=(flips, 1)) * kind
+    documents = np.full(flips, float(series.documents))
+    return series.finish(theirs.sum(0) - moved, documents) - series.finish(ours.sum(0) + moved, documents)
+
+
+def p_value(null: Array, observed: float) -> float:
+    """Return the two-sided p-value of a randomisation test, at least 1 / (draws + 1)."""
+    hits = np.count_nonzero(np.abs(null) >= abs(observed) - 1e-12)
+    return (1 + int(hits)) / (1 + len(null))
+
+
+def mcnemar(differences: Array) -> float | None:
+    """Return the exact p-value if all documents that differ do so by the same amount, else None.
+
+    The randomisation test is then a coin for each of them: for right/wrong metrics McNemar's exact test.
+    """
+    ups, downs = int((differences > 0).sum()), int((differences < 0).sum())
+    if len(np.unique(np.abs(differences[differences != 0]))) > 1:
+        return None
+    return float(stats.binomtest(ups, ups + downs).pvalue) if ups + downs else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values adjusted for all being looked at (Holm 1979): the chance of any false alarm stays at α."""
+    adjusted, floor = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = floor
+    return adjusted
+
+
+def half_estimates(series: Series, name: str, rounds: int = CHOICES) -> Array:
+    """Return the metric on both halves of every split, [2, splits, 1 + rounds, runs].
+
+    The first of the rounds is of the documents as they are, the others of random weightings of them. A document keeps
+    its half whatever its weight.
+    """
+    assert series.rows is not None
+    random = generator(name, "halves")
+    splits = [_half(series.documents, random) for _ in range(SPLITS)]
+    drawn = weightings(series.documents, rounds, random)
+    return np.concatenate(
+        [
+            np.array([_both_halves(series, weights, half) for half in splits]).swapaxes(0, 1)
+            for weights in (np.ones((1, series.documents)), *drawn)
+        ],
+        axis=2,
+    )
+
+
+def _half(documents: int, random: np.random.Generator) -> Array:
+    """Return which documents are in the first half, as 0 and 1; an odd one goes to either."""
+    return np.array(random.permutation(documents) < (documents + random.integers(2)) // 2, dtype=float)
+
+
+def _both_halves(series: Series, weights: Array, half: Array) -> Array:
+    """Return the metric on the first and on the second half, [2, rounds, runs]."""
+    return np.array([series.values(weights, only) for only in (half, 1 - half)])
+
+
+def crossfit(estimates: Array, reference: int, sign: int = 1) -> tuple[list[int], float, float]:
+    """Return an honest account of choosing the best of several models: choose on one half, look on the other.
+
+    The naive maximum is the best of several noisy numbers and so flatters itself. Here each half of the documents
+    chooses, the other half says what the choice gains over `reference`, and both ways and all splits are averaged.
+
+    Args:
+        estimates: of `half_estimates`, or a weighted mean of several; the last axis are the candidates.
+        reference: the column the gain is over.
+        sign: 1 if more is better, else -1. A tie goes to the column nearest to `reference`.
+
+    Returns:
+        The columns chosen (two a split), the mean gain, and its standard error: that of the Bayesian bootstrap, in
+        which the choice is made anew for each weighting, as the choice is a part of the uncertainty.
+    """
+    chosen = nearest_best(sign * estimates, reference)
+    others = estimates[::-1]
+    gains = np.take_along_axis(others, chosen[..., None], axis=-1)[..., 0] - others[..., reference]
+    gain = gains.mean((0, 1))
+    return [int(column) for column in chosen[:, :, 0].ravel()], float(gain[0]), float(gain[1:].std(ddof=1))
+
+
+def nearest_best(scores: Array, reference: int) -> NDArray[np.intp]:
+    """Return the best column along the last axis; of equal ones the nearest to `reference`."""
+    distance = np.abs(np.arange(scores.shape[-1]) - reference)
+    ties = np.isclose(scores, scores.max(-1, keepdims=True), rtol=0, atol=1e-12)
+    return np.asarray(np.where(ties, distance, distance.max() + 1).argmin(-1))

@@ -1,0 +1,1 @@
+"""Many λ, one folder of results."""

@@ -1,0 +1,1 @@
+"""Two checkpoints become θ(λ)."""

@@ -1,0 +1,313 @@
+"""A LoRA adapter as the instruct side: the base's tensors, with the adapter's update on them.
+
+    lm_eval --model partial-hf --model_args base=B,instruct=ADAPTER,lam=0.5 --tasks arc_challenge
+
+A folder or Hub repository as peft writes it. Low-rank updates stay low-rank until they are asked for as tensors;
+modules saved whole, trained embeddings, trained token rows and biases are dense tensors like any other.
+
+Known gaps: updates of fused experts (`target_parameters`) and kinds other than LoRA and DoRA are refused by name.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from safetensors import safe_open
+from transformers import PreTrainedConfig
+
+from lm_eval_partial.errors import UserError, listing
+from lm_eval_partial.weights.architecture import Architecture
+from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES, WEIGHT_FILES, Checkpoint, find_file, looks_local
+from lm_eval_partial.weights.interpolate import LazyTensor
+from lm_eval_partial.weights.low_rank import LowRank
+from lm_eval_partial.weights.vocabulary import AlignedRows, Alignment
+
+CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+BASE_FINGERPRINT = "base_fingerprint"  # in a safetensors file's metadata: the weights an update was made for
+
+# Fields of a LoraConfig that leave the update W + s·BA, or say how it was trained.
+_LINEAR_FIELDS = {
+    *("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision"),
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "bias", "use_dora"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
+    *("trainable_token_indices", "ensure_weight_tying", "inference_mode", "lora_dropout", "init_lora_weights"),
+    *("eva_config", "corda_config", "lora_ga_config", "loftq_config", "qalora_group_size", "target_modules_to_tie"),
+    *("megatron_core", "megatron_config", "runtime_config"),
+}
+# Ways to start training from that leave the base weights as they were.
+_HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+_PART = re.compile(
+    r"(?P<module>.+)\.(?:(?P<down>lora_A\.weight|lora_embedding_A)|(?P<up>lora_B\.weight|lora_embedding_B)"
+    r"|(?P<magnitude>lora_magnitude_vector(?:\.weight)?)|(?P<rows>token_adapter\.trainable_tokens_delta))"
+)
+
+
+def holds_adapter(path: str, revision: str, subfolder: str) -> bool:
+    """Return whether `path` holds an adapter and no full checkpoint."""
+    path = os.path.expanduser(path)
+    try:
+        if find_file(path, CONFIG_FILE, revision, subfolder) is None:
+            return False
+        return not any(find_file(path, name, revision, subfolder) for name in WEIGHT_FILES)
+    except OSError:  # no such repository: what is wrong with it, `Checkpoint` says
+        return False
+
+
+class Adapter(Checkpoint):
+    """The instruct side of a pair, given as a LoRA adapter of `base`.
+
+    Attributes:
+        notes: what a user should know of it, one line each.
+
+    Args:
+        base: the full checkpoint it updates.
+        path: folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        subfolder: folder inside `path`.
+
+    Raises:
+        UserError: it is of another base, of a kind that is not W + s·BA, or does not fit the base's tensors.
+    """
+
+    def __init__(self, base: Checkpoint, path: str, revision: str = "main", subfolder: str = "") -> None:
+        self.base = base
+        self.notes: list[str] = []
+        super().__init__("instruct", path, revision, subfolder, base.trust_remote_code)
+
+    def _open_config(self) -> PreTrainedConfig:
+        """Return the config of base + adapter. Reads the adapter's own headers, and none of the base's weights."""
+        self._lora = self._read_lora_config()
+        self._check_kind()
+        self._architecture = Architecture(self.base)
+        self._read_parts()
+        self._check_base()
+        config = copy.deepcopy(self.base.config)
+        text, embedding = config.get_text_config(), self._dense.get(self._architecture.embedding)
+        if embedding is not None:
+            text.vocab_size = embedding.shape[0]
+        if self._unties:
+            config.tie_word_embeddings = text.tie_word_embeddings = False
+        return config
+
+    def _read_lora_config(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(Path(str(self.find(CONFIG_FILE))).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{self}: {CONFIG_FILE} cannot be read ({error}). Fetch the adapter again.") from error
+
+    def _check_kind(self) -> None:
+        kind, start = self._lora.get("peft_type"), self._lora.get("init_lora_weights", True)
+        instead = "Merge it into its base (peft: merge_and_unload, then save_pretrained) and give the merged folder."
+        if kind != "LORA":
+            raise UserError(f"{self} is an adapter of kind {kind}; LORA is expected. {instead}")
+        unknown = [name for name, value in self._lora.items() if value and name not in _LINEAR_FIELDS]
+        if unknown:
+            raise UserError(f"{self} sets {listing(unknown)}, which is more than W + s·BA. {instead}")
+        if start not in _HARMLESS_STARTS:
+            raise UserError(
+                f"{self} was trained with init_lora_weights={start!r}, which changes the base weights too. Convert it "
+                "(peft: save_pretrained with path_initial_model_for_weight_conversion) and give the converted adapter."
+            )
+
+    def _read_parts(self) -> None:
+        """Sort the adapter's tensors: low-rank parts by module, token rows by module, the rest by tensor name."""
+        self._low_rank: dict[str, dict[str, Any]] = {}
+        self._dense: dict[str, LazyTensor] = {}
+        self._rows: dict[str, LazyTensor] = {}
+        for key, tensor in self.read_tensors(self.files[:1]).items():
+            key = re.sub(r"^base_model\.model\.", "", key)
+            found = _PART.fullmatch(key)
+            if found is None:
+                dense = re.sub(r"\.(base_layer|modules_to_save)\b", "", key)
+                self._dense[self._name(dense)] = tensor
+            elif found["rows"]:
+                self._rows[self._name(f"{found['module']}.weight")] = tensor
+            else:
+                parts = self._low_rank.setdefault(self._name(f"{found['module']}.weight"), {"module": found["module"]})
+                parts[next(part for part in ("down", "up", "magnitude") if found[part])] = tensor
+
+    def _name(self, key: str) -> str:
+        """Return the name in the model of a tensor named in the adapter (perhaps by an older release)."""
+        name, as_is = self._architecture.locate(key)
+        return name if name is not None and as_is else key
+
+    # Which base it belongs to ----------------------------------------------------------------------------
+
+    def _check_base(self) -> None:
+        trained_on = self._lora.get("base_model_name_or_path") or ""
+        expected, theirs = self._made_for(), _on_this_machine(trained_on)
+        if expected is None and (trained_on == self.base.path or _same_folder(trained_on, self.base.path)):
+            return
+        if expected is None and theirs is not None:
+            expected = theirs.fingerprint
+        if expected is not None:
+            if expected != self.base.fingerprint:
+                raise UserError(
+                    f"{self} was trained on {trained_on!r}, whose weights are not those of {self.base}. "
+                    "Give base=... with the base it was trained on."
+                )
+        elif trained_on and not looks_local(trained_on) and not _copy_of(trained_on, self.base.path):
+            raise UserError(
+                f"{self} was trained on {trained_on!r}, not on {self.base}. Give base={trained_on}; or, if the weights "
+                f'are the same, write "base_model_name_or_path": "{self.base.path}" into its {CONFIG_FILE}.'
+            )
+        else:
+            known = f"{trained_on!r}, which is not on this machine" if trained_on else "a base that it does not name"
+            self.notes.append(
+                f"{self} was trained on {known}: its shapes fit {self.base}, but whether those are the same weights "
+                "could not be checked"
+            )
+
+    def _made_for(self) -> str | None:
+        """Return the fingerprint of the base, if the adapter's file holds one."""
+        if not self.files[0].endswith(".safetensors"):
+            return None
+        with safe_open(self.files[0], framework="pt") as file:
+            return (file.metadata() or {}).get(BASE_FINGERPRINT)
+
+    # What a checkpoint is asked for ----------------------------------------------------------------------
+
+    @property
+    def home(self) -> Checkpoint:
+        """The base: an adapter has no model config, generation config or model code of its own."""
+        return self.base
+
+    @cached_property
+    def words(self) -> Checkpoint:
+        """The adapter, if a tokenizer lies beside it; else the base."""
+        return self if any(self.find(name) for name in TOKENIZER_FILES) else self.base
+
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """The adapter's weight file, and its config: that says how the weights are scaled."""
+        found = next((there for name in ADAPTER_FILES if (there := self.find(name)) is not None), None)
+        if found is None:
+            raise UserError(f"{self} has no weights. Expected {' or '.join(ADAPTER_FILES)} beside its {CONFIG_FILE}.")
+        return found, str(self.find(CONFIG_FILE))
+
+    @cached_property
+    def tensors(self) -> dict[str, LazyTensor]:
+        """Every tensor of base + adapter, by the base's name on disk; untouched ones are the base's own objects."""
+        tensors = dict(self.base.tensors)
+        keys = {name: each.key for name, each in self._architecture.place(tensors).items()}
+        embedding, head = self._architecture.embedding, self._architecture.head
+        if self._unties:
+            # The head was the embedding. A copy that peft trains (modules_to_save) leaves the other one alone.
+            saved = None if self._saved_whole(embedding) else self._dense.get(embedding)
+            tensors[keys.setdefault(head, head)] = tensors[keys[embedding]] if saved is None else saved
+        stray = {*self._dense, *self._rows, *self._low_rank} - keys.keys()
+        if stray:
+            raise UserError(f"{self} updates {listing(stray)}: no such tensors in {self.base}. Was it trained on that?")
+        for name, tensor in self._dense.items():
+            free = 1 if name in self._architecture.vocabulary else 0  # vocabularies may have grown
+            self._check_shape(name, tensor.shape[free:], tensors[keys[name]].shape[free:])
+            tensors[keys[name]] = tensor
+        for name, rows in self._rows.items():
+            for each in (name, head) if name == embedding and self._unties else (name,):
+                tensors[keys[each]] = self._with_rows(name, tensors[keys[each]], rows)
+        for name, parts in self._low_rank.items():
+            tensors[keys[name]] = self._updated(name, tensors[keys[name]], parts)
+        return tensors
+
+    @property
+    def updated(self) -> set[str]:
+        """The names of the weights that have a low-rank update."""
+        return set(self._low_rank)
+
+    @property
+    def _unties(self) -> bool:
+        """Whether the base's one tensor for embedding and head becomes two."""
+        config, both = self.base.config, (self._architecture.embedding, self._architecture.head)
+        tied = config.tie_word_embeddings or config.get_text_config().tie_word_embeddings
+        return bool(tied) and (
+            any(name in self._low_rank or self._saved_whole(name) for name in both) or both[1] in self._rows
+        )
+
+    def _saved_whole(self, name: str) -> bool:
+        module = name.removesuffix(".weight")
+        return name in self._dense and any(module.endswith(each) for each in self._lora.get("modules_to_save") or ())
+
+    def _with_rows(self, name: str, dense: LazyTensor, rows: LazyTensor) -> LazyTensor:
+        """Return `dense` with the rows of some tokens replaced by those that were trained."""
+        found = self._lora.get("trainable_token_indices") or []
+        if isinstance(found, dict):
+            module = name.removesuffix(".weight")
+            found = next((ids for key, ids in found.items() if module.endswith(key)), [])
+        if len(found) != rows.shape[0] or max(found) >= dense.shape[0]:
+            raise UserError(
+                f"{self}: trainable_token_indices names {len(found)} tokens of {name}, the file has "
+                f"{rows.shape[0]} rows for its {dense.shape[0]:,}. Fetch the adapter again."
+            )
+        matched = torch.full((dense.shape[0],), -1)
+        matched[torch.tensor(found)] = torch.arange(len(found))
+        return AlignedRows(rows, dense, Alignment(matched, len(found), 0, (), ()))
+
+    def _updated(self, name: str, dense: LazyTensor, parts: dict[str, Any]) -> LowRank:
+        module, down, up = parts["module"], parts.get("down"), parts.get("up")
+        if down is None or up is None:
+            raise UserError(f"{self}: {module} has only one of lora_A and lora_B. Fetch the adapter again.")
+        rank = self._pattern("rank_pattern", module, self._lora.get("r"))
+        alpha = self._pattern("alpha_pattern", module, self._lora.get("lora_alpha"))
+        if not down.shape[0] == up.shape[1] == rank:
+            raise UserError(
+                f"{self}: {module} has rank {down.shape[0]}, {CONFIG_FILE} says {rank}. Put config and weights of one "
+                "adapter together."
+            )
+        shape, expected = (up.shape[0], down.shape[1]), tuple(dense.shape)
+        stored_by_input = name == self._architecture.embedding or bool(self._lora.get("fan_in_fan_out"))
+        transposed = stored_by_input if shape == shape[::-1] else shape != expected
+        self._check_shape(name, shape[::-1] if transposed else shape, expected)
+        scale = alpha / (math.sqrt(rank) if self._lora.get("use_rslora") else rank)
+        return LowRank(dense, down, up, scale, transposed, parts.get("magnitude"))
+
+    def _pattern(self, field: str, module: str, default: Any) -> Any:
+        """Return what a field of patterns says of a module, as peft matches them: a regex for its last parts."""
+        patterns = self._lora.get(field) or {}
+        return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+
+    def _check_shape(self, name: str, found: Sequence[int], expected: Sequence[int]) -> None:
+        if tuple(found) != tuple(expected):
+            raise UserError(
+                f"{self} has shape {list(found)} for {name}, {self.base} has {list(expected)}. "
+                "An adapter only fits the base it was trained on."
+            )
+
+
+def _same_folder(name: str, other: str) -> bool:
+    return os.path.isdir(name) and os.path.isdir(other) and os.path.samefile(name, other)
+
+
+def _on_this_machine(name: str) -> Checkpoint | None:
+    """Return the checkpoint if it can be opened without a network."""
+    folder = name if os.path.isdir(name) else None
+    if name and folder is None and not looks_local(name):
+        try:
+            config = try_to_load_from_cache(name, "config.json")
+        except HFValidationError:
+            return None
+        folder = os.path.dirname(config) if isinstance(config, str) else None
+    if folder is None:
+        return None
+    try:
+        found = Checkpoint("base", folder)
+        return found if found.tensors else None
+    except UserError:
+        return None
+
+
+def _copy_of(name: str, path: str) -> bool:
+    """Return whether a folder is called like a Hub repository, as downloads are."""
+    called = {name.lower().split("/")[-1], f"models--{name.lower().replace('/', '--')}"}
+    return not called.isdisjoint(Path(path).expanduser().absolute().as_posix().lower().split("/"))

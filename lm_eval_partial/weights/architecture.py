@@ -1,0 +1,145 @@
+"""What a model made from a config expects of a checkpoint: tensor names, tied weights, vocabulary tensors.
+
+The model is built on the meta device: no memory, milliseconds. Names on disk are translated into names in
+the model by transformers' own rules, so that two sides saved by different releases still match.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, cast
+
+import torch
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.pytorch_utils import Conv1D
+
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.weights.checkpoint import Checkpoint
+from lm_eval_partial.weights.interpolate import LazyTensor
+
+
+class Placed(NamedTuple):
+    """A checkpoint tensor and where it goes: its name on disk, in the model, and whether it is used as it is.
+
+    It is not where the loader fuses several into one (say, the experts of Mixtral).
+    """
+
+    key: str
+    name: str
+    as_is: bool
+    tensor: LazyTensor
+
+
+class Architecture:
+    """The model class of a config and the names of its tensors.
+
+    Attributes:
+        model_class: the transformers class.
+        shapes: the model's tensors, name to shape, vocabulary tensors left out.
+        embedding: name of the input embedding, [vocab, hidden].
+        head: name of the output head, [vocab, hidden].
+        rows: of the embedding, as the config has them.
+        vocabulary: names of all tensors with one row a token.
+        linear: names of the weights of linear layers, the head left out, and whether they are stored as [in, out].
+        float32: patterns of names that the model may keep in float32 whatever its dtype.
+
+    Args:
+        checkpoint: whose config it is; model code beside it runs only if it is trusted.
+
+    Raises:
+        UserError: the config is not of a causal (decoder-only) language model.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.model_class = model_class(checkpoint)
+        with torch.device("meta"):
+            model: PreTrainedModel = self.model_class(copy.deepcopy(checkpoint.config))
+        self._prefix = model.base_model_prefix
+        self._state = model.state_dict()
+        rules = get_model_conversion_mapping(model)
+        self._renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+        self._converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+        self.embedding = f"{_name_of(model, model.get_input_embeddings())}.weight"
+        head = _name_of(model, model.get_output_embeddings())
+        self.head = f"{head}.weight"
+        self.rows: int = self._state[self.embedding].shape[0]
+        self.vocabulary = {self.embedding, self.head, f"{head}.bias"}
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._state.items() if name not in self.vocabulary}
+        self.linear = {
+            f"{name}.weight": isinstance(module, Conv1D)
+            for name, module in model.named_modules()
+            if isinstance(module, (torch.nn.Linear, Conv1D)) and name != head
+        }
+        kept = (model._keep_in_fp32_modules, model._keep_in_fp32_modules_strict)
+        self.float32 = {pattern for patterns in kept for pattern in patterns or ()}
+        self._optional = {name for name, _ in model.named_buffers()} | {self.head}
+
+    def place(self, tensors: Mapping[str, LazyTensor]) -> dict[str, Placed]:
+        """Return the tensors that the model needs, by their name in the model, or on disk if they get fused.
+
+        What it does not need is left out, as transformers does (say, rotary ``inv_freq`` in old files).
+        """
+        placed = {}
+        for key, tensor in tensors.items():
+            name, as_is = self.locate(key)
+            if name is not None:
+                placed[name if as_is else key] = Placed(key, name, as_is, tensor)
+        return placed
+
+    def locate(self, key: str) -> tuple[str | None, bool]:
+        """Return the name in the model of a tensor named `key` on disk, and whether it is used as it is.
+
+        The name is None if the model does not need it.
+        """
+        name, pattern = rename_source_key(key, self._renamings, self._converters, self._prefix, self._state)
+        if name not in self._state and key in self._state:
+            name, pattern = key, None
+        return (name if name in self._state else None), pattern is None
+
+    def group_of(self, name: str) -> tuple[str, str]:
+        """Return the layer a tensor of the model belongs to ("model.layers.3"; "" outside of them) and its kind."""
+        if name in (self.embedding, self.head):
+            return "", "embedding" if name == self.embedding else "head"
+        layer = re.match(r"(.*?\.\d+)\.", name)
+        if "norm" in name or re.search(r"\bln_", name):
+            kind = "norm"
+        elif "attn" in name or "attention" in name:
+            kind = "attention"
+        elif re.search(r"mlp|expert|moe|feed_forward|\bfc\d", name):
+            kind = "mlp"
+        else:
+            kind = "other"
+        return (layer[1], kind) if layer else ("", f"final {kind}" if kind == "norm" else kind)
+
+    def missing(self, placed: Iterable[Placed]) -> set[str]:
+        """Return the model's tensors that nothing fills: transformers would draw them at random."""
+        return set(self._state) - {each.name for each in placed} - self._optional
+
+
+def _name_of(model: PreTrainedModel, module: Any) -> str | None:
+    return next((name for name, other in model.named_modules() if other is module), None)
+
+
+def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
+    """Return the causal language model class of a checkpoint. Raises `UserError` if there is none."""
+    config = checkpoint.config
+    found: Any
+    remote = getattr(config, "auto_map", {}).get("AutoModelForCausalLM")
+    if remote is not None and checkpoint.trust_remote_code:
+        home = checkpoint.home
+        found = get_class_from_dynamic_module(remote, home.path, revision=home.revision)
+        return cast("type[PreTrainedModel]", found)
+    if getattr(config, "is_encoder_decoder", False) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = "an encoder-decoder" if getattr(config, "is_encoder_decoder", False) else "not a causal language"
+        raise UserError(
+            f"{checkpoint}: model type {config.model_type!r} is {kind} model. partial-hf needs a decoder-only one, "
+            "such as llama, mistral, qwen2 or gemma2 (for a model with code of its own, add trust_remote_code=True)."
+        )
+    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return cast("type[PreTrainedModel]", found[0] if isinstance(found, tuple) else found)

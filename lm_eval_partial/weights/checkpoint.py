@@ -1,0 +1,302 @@
+"""One checkpoint, opened without reading its weights: config, tokenizer, tensor headers, lazy tensors.
+
+Local folder or Hub id, one file or many, safetensors or ``.bin``. Headers come first, so that everything
+that can be wrong with a checkpoint is said before a weight is read.
+
+Known gaps: weight file variants (``model.fp16.safetensors``) and GGUF are not looked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file, extract_commit_hash
+
+from lm_eval_partial.errors import UserError, listing
+from lm_eval_partial.weights.interpolate import DTYPE_NAMES, DTYPES, LazyTensor
+
+# Names and order of transformers' own loader (modeling_utils._get_resolved_checkpoint_files).
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json"),
+    *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"),
+)
+
+_BLOCK = 16 * 1024  # bytes a fingerprint reads at one place
+_BLOCKS = 256  # places a fingerprint reads in one file
+
+
+class SafetensorsSlice:
+    """A tensor of a safetensors file; indexing reads that part of it."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self._slice = file.get_slice(name)
+        self.shape = tuple(self._slice.get_shape())
+        # float8_e8m0fnu stands for every type that no model computes in: `Checkpoint.tensors` refuses it.
+        self.dtype = DTYPES.get(self._slice.get_dtype(), torch.float8_e8m0fnu)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        tensor: torch.Tensor = self._slice[index]
+        return tensor
+
+
+class Checkpoint:
+    """One side of a pair.
+
+    Args:
+        role: ``base`` or ``instruct``; names the side in messages.
+        path: local folder or Hub id.
+        revision: branch, tag or commit on the Hub; a local folder has none.
+        subfolder: folder inside `path` that holds the checkpoint.
+        trust_remote_code: as in transformers.
+
+    Raises:
+        UserError: `path` holds no causal model that can be interpolated.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        path: str | os.PathLike[str],
+        revision: str = "main",
+        subfolder: str = "",
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.role = role
+        self.path = os.path.expanduser(path)
+        self.revision = str(revision)
+        self.subfolder = subfolder
+        self.trust_remote_code = trust_remote_code
+        self.config: PreTrainedConfig = self._open_config()
+
+    def __str__(self) -> str:
+        inside = f"/{self.subfolder}" if self.subfolder else ""
+        return f"{self.role}={self.path}{inside}"
+
+    @property
+    def location(self) -> dict[str, Any]:
+        """The keyword arguments with which transformers finds this checkpoint's small files."""
+        return {"revision": self.revision, "subfolder": self.subfolder}
+
+    def _open_config(self) -> PreTrainedConfig:
+        if os.path.isdir(self.path):
+            self._check_folder(Path(self.path, self.subfolder))
+        elif looks_local(self.path):
+            raise UserError(f"{self}: no such folder. Give a folder with a config.json, or a Hub id.")
+        try:
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                self.path, trust_remote_code=self.trust_remote_code, **self.location
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{self}: no model config could be read at revision {self.revision!r}. {_first_line(error)}"
+            ) from error
+        quantized = getattr(config, "quantization_config", None)
+        if quantized is not None:
+            method = quantized.get("quant_method", "quantized") if isinstance(quantized, dict) else quantized
+            raise UserError(
+                f"{self} is a pre-quantised checkpoint ({method}): its integers cannot be interpolated. "
+                "Give the unquantised checkpoint."
+            )
+        return config
+
+    def _check_folder(self, folder: Path) -> None:
+        if (folder / "config.json").is_file():
+            return
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(
+                f"{self} is an adapter; a full checkpoint is expected. Give it as instruct=..., and as base=... the "
+                "model it was trained on."
+            )
+        inner = sorted({path.parent.name for name in ("", "adapter_") for path in folder.glob(f"*/{name}config.json")})
+        hint = (
+            f"Its subfolders {listing(inner)} hold checkpoints: add {self.role}_subfolder={inner[0]}."
+            if inner
+            else "Expected a folder written by save_pretrained."
+        )
+        raise UserError(f"{self}: the folder has no config.json. {hint}")
+
+    def find(self, name: str) -> str | None:
+        """Return where the file `name` of this checkpoint lies on this machine (fetched if need be)."""
+        return find_file(self.path, name, self.revision, self.subfolder)
+
+    @property
+    def home(self) -> Checkpoint:
+        """The checkpoint whose model config, generation config and model code this one has."""
+        return self
+
+    @property
+    def words(self) -> Checkpoint:
+        """The checkpoint whose tokenizer this one has."""
+        return self
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The checkpoint's tokenizer, or None if it has none.
+
+        Raises:
+            UserError: it has one that cannot be opened. Taken for none, embedding rows would silently be
+                matched by position.
+        """
+        if self.words is not self:
+            return self.words.tokenizer
+        if not any(self.find(name) for name in TOKENIZER_FILES):
+            return None
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                self.path, trust_remote_code=self.trust_remote_code, **self.location
+            )
+        except Exception as error:  # tokenizers, sentencepiece and remote code each raise their own
+            raise UserError(
+                f"{self}: its tokenizer could not be opened ({type(error).__name__}: {_first_line(error)})."
+            ) from error
+        return tokenizer
+
+    @cached_property
+    def vocabulary(self) -> Mapping[str, int] | None:
+        """Token to id, added tokens included; None without a tokenizer."""
+        return None if self.tokenizer is None else self.tokenizer.get_vocab()
+
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """The weight files on this machine, fetched if need be. Raises `UserError` naming a missing shard."""
+        for name in WEIGHT_FILES:
+            found = self.find(name)
+            if found is not None:
+                return tuple(self._shards(found)) if name.endswith(".json") else (found,)
+        raise UserError(f"{self} has no weights. Expected one of {', '.join(WEIGHT_FILES)} beside its config.json.")
+
+    def _shards(self, index: str) -> Iterator[str]:
+        try:
+            names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self}: {Path(index).name} is not a weight index. Fetch it again.") from error
+        for name in names:
+            shard = self.find(name)
+            if shard is None:
+                raise UserError(
+                    f"{self}: shard {name} is missing, named by {Path(index).name}. Fetch the checkpoint again."
+                )
+            yield shard
+
+    @cached_property
+    def tensors(self) -> dict[str, LazyTensor]:
+        """Every tensor of the checkpoint by its name on disk; only headers are read."""
+        return self.read_tensors(self.files)
+
+    def read_tensors(self, files: Iterable[str]) -> dict[str, LazyTensor]:
+        """Return the tensors of weight files by name; only headers are read. Raises `UserError` if one is damaged."""
+        tensors: dict[str, LazyTensor] = {}
+        for file in files:
+            try:
+                tensors.update(open_safetensors(file) if file.endswith(".safetensors") else _open_bin(file))
+            except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+                raise UserError(
+                    f"{self}: {Path(file).name} is truncated or damaged ({_first_line(error)}). Fetch it again."
+                ) from error
+        quantised = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
+        if quantised:
+            raise UserError(
+                f"{self} is a pre-quantised checkpoint: {listing(quantised)} cannot be interpolated. "
+                "Give the unquantised checkpoint."
+            )
+        return tensors
+
+    @cached_property
+    def sha(self) -> str:
+        """What identifies the weights: the commit on the Hub, or ``local-`` and a fingerprint of the files.
+
+        The fingerprint covers names, sizes, headers, the start of every tensor, and up to 4 MiB spread evenly
+        over each file: small files whole. An edit inside one large tensor may escape it.
+        """
+        commit = extract_commit_hash(self.files[0], None)
+        if commit is not None and not os.path.isdir(self.path):
+            return commit
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(f"{Path(file).name}:{os.path.getsize(file)}:".encode())
+            for block in _sample(file):
+                digest.update(block)
+        return f"local-{digest.hexdigest()[:16]}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of tensor names, shapes, and the first and last row of each: the same for a copy of the weights.
+
+        Unlike `sha` it does not depend on how they are cut into files.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            if not tensor.shape:
+                continue
+            rows = tensor.shape[0]
+            for start in (0, max(0, rows - 1)):
+                digest.update(tensor[start : start + 1].to(torch.float32).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def identity(self) -> str:
+        """`sha`, and on the Hub the repository and folder it is a commit of."""
+        return self.sha if self.sha.startswith("local-") else f"{self.path}@{self.sha}/{self.subfolder}"
+
+
+def _sample(file: str) -> Iterator[bytes]:
+    size = os.path.getsize(file)
+    offsets = set(range(0, size, max(_BLOCK, size // _BLOCKS)))
+    with open(file, "rb") as handle:
+        if file.endswith(".safetensors"):
+            length = int.from_bytes(handle.read(8), "little")
+            header = handle.read(length)
+            yield header
+            tensors = json.loads(header)
+            offsets |= {8 + length + tensors[name]["data_offsets"][0] for name in tensors if name != "__metadata__"}
+        for offset in sorted(offsets):
+            handle.seek(offset)
+            yield handle.read(_BLOCK)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def find_file(path: str, name: str, revision: str, subfolder: str) -> str | None:
+    """Return where a file of a folder or Hub repository lies on this machine, fetched if need be; None if it is not."""
+    found: str | None = cached_file(
+        path, name, revision=revision, subfolder=subfolder, _raise_exceptions_for_missing_entries=False
+    )
+    return found
+
+
+def looks_local(path: str) -> bool:
+    """Return whether a path cannot be a Hub id."""
+    return path.startswith((".", "/", "~")) or path.count("/") > 1
+
+
+def open_safetensors(file: str) -> dict[str, LazyTensor]:
+    """Return the tensors of a safetensors file by name; only its header is read."""
+    handle = safe_open(file, framework="pt", device="cpu")
+    return {name: SafetensorsSlice(handle, name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _open_bin(file: str) -> dict[str, LazyTensor]:
+    # Files older than torch 1.6 are not zip archives and cannot be mapped.
+    with open(file, "rb") as handle:
+        mapped = handle.read(2) == b"PK"
+    loaded = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
+    return {name: tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}

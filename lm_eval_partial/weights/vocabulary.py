@@ -1,0 +1,134 @@
+"""Two vocabularies matched by token, not by position.
+
+Instruct tokenizers prepend (Mistral v0.3), append, re-order or re-purpose tokens, and embeddings are padded
+to friendly sizes: equal shapes do not mean equal rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.weights.interpolate import LazyTensor
+
+MIN_SHARED = 0.9  # of the smaller vocabulary; below it the two sides do not speak of the same tokens
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Which row of the other side each row of the reference side corresponds to.
+
+    Attributes:
+        rows: int64 [reference rows]; −1 where the other side has no such row.
+        other_rows: rows of the other side's embedding.
+        shared: tokens both sides have.
+        reference_only: tokens only the reference side has; they keep its rows at every λ.
+        other_only: tokens only the other side has; no row of the result is theirs.
+    """
+
+    rows: torch.Tensor
+    other_rows: int
+    shared: int
+    reference_only: tuple[str, ...]
+    other_only: tuple[str, ...]
+
+    @property
+    def identity(self) -> bool:
+        """Whether every row matches the row of the same number and nothing is left over."""
+        return len(self.rows) == self.other_rows and torch.equal(self.rows, torch.arange(self.other_rows))
+
+
+def check_shared(base: Mapping[str, int], instruct: Mapping[str, int]) -> None:
+    """Raise `UserError` if two vocabularies share less than 90 % of the smaller one."""
+    shared, smaller = len(base.keys() & instruct.keys()), min(len(base), len(instruct))
+    if shared < MIN_SHARED * smaller:
+        raise UserError(
+            f"the tokenizers share {shared:,} of {smaller:,} tokens ({shared / smaller:.0%}); at least "
+            f"{MIN_SHARED:.0%} are needed to match embedding rows by token. Was this instruct model trained from "
+            "this base?"
+        )
+
+
+def align(reference: Mapping[str, int], other: Mapping[str, int], rows: int, other_rows: int) -> Alignment:
+    """Match the rows of two embeddings by token.
+
+    Rows beyond both tokenizers (padding) match by position. Ids beyond an embedding's rows are ignored.
+
+    Args:
+        reference: token to id on the side whose ids the result has.
+        other: token to id on the other side.
+        rows: rows of the reference side's embedding.
+        other_rows: rows of the other side's embedding.
+    """
+    tokens = {index: token for token, index in reference.items() if index < rows}
+    theirs = {token: index for token, index in other.items() if index < other_rows}
+    named = set(theirs.values())
+    matched = []
+    for row in range(rows):
+        if row in tokens:
+            matched.append(theirs.get(tokens[row], -1))
+        else:
+            matched.append(row if row < other_rows and row not in named else -1)
+    return Alignment(
+        rows=torch.tensor(matched, dtype=torch.int64),
+        other_rows=other_rows,
+        shared=sum(token in theirs for token in tokens.values()),
+        reference_only=tuple(token for token in tokens.values() if token not in theirs),
+        other_only=tuple(token for token in theirs if token not in reference),
+    )
+
+
+class AlignedRows:
+    """The other side's embedding in the reference side's ids; rows it lacks are the reference's own.
+
+    Args:
+        other: [other rows, …].
+        reference: [reference rows, …]; trailing shape as `other`.
+        alignment: between the two.
+    """
+
+    def __init__(self, other: LazyTensor, reference: LazyTensor, alignment: Alignment) -> None:
+        self._other, self._reference, self._rows = other, reference, alignment.rows
+        self.shape = tuple(reference.shape)
+        self.dtype = torch.promote_types(other.dtype, reference.dtype)
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        first, *rest = index if isinstance(index, tuple) else (index,)
+        first = slice(None) if first is Ellipsis else first
+        if not isinstance(first, slice):
+            return self[:][index]
+        rows = self._rows[first]
+        result = self._reference[first].to(self.dtype, copy=True)
+        known = (rows >= 0).nonzero().squeeze(1)
+        if len(known):
+            # Only the stretch that holds them: tokenizers move tokens together, and blocks of rows are asked for.
+            start, stop = int(rows[known].min()), int(rows[known].max()) + 1
+            result[known] = self._other[start:stop].index_select(0, rows[known] - start).to(self.dtype)
+        return result[(slice(None), *rest)]
+
+
+def tokenizer_differences(base: PreTrainedTokenizerBase, instruct: PreTrainedTokenizerBase) -> list[str]:
+    """Return one line for each difference that changes prompts or where generation stops."""
+    lines = []
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        ours, theirs = getattr(base, name, None), getattr(instruct, name, None)
+        if ours != theirs:
+            lines.append(f"{name}: base {ours!r}, instruct {theirs!r}")
+    leading = [_leading_tokens(side) for side in (base, instruct)]
+    if leading[0] != leading[1]:
+        lines.append(f"tokens put before a text: base {leading[0]}, instruct {leading[1]}")
+    if (base.chat_template is None) != (instruct.chat_template is None):
+        lines.append(f"chat template: only the {'instruct' if base.chat_template is None else 'base'} side has one")
+    return lines
+
+
+def _leading_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    plain = tokenizer.encode("a", add_special_tokens=False)
+    full = tokenizer.encode("a")
+    start = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
+    return [str(token) for token in tokenizer.convert_ids_to_tokens(full[:start])]

@@ -1,0 +1,235 @@
+"""The `lm-eval-partial` command: what it prints, where, and with what exit status."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lm_eval_partial import __version__
+from lm_eval_partial.bench import sweep as bench_sweep
+from lm_eval_partial.bench.models import SIZES, make_pair
+from lm_eval_partial.cli import main
+from tests import pico
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def pair(pairs) -> list[str]:
+    base, instruct = pairs("llama")
+    return ["--base", str(base), "--instruct", str(instruct)]
+
+
+def inspected(capsys, *arguments: str) -> dict:
+    assert main(["inspect", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"lm_eval_partial {__version__}\n"
+
+
+@pytest.mark.parametrize("wrong", [[], ["inspekt"], ["inspect", "--base", "x"], ["inspect", "--bse", "x"]])
+def test_usage_errors_exit_with_2(wrong, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(wrong)
+    assert "usage: lm-eval-partial" in capsys.readouterr().err
+
+
+def test_help_ends_in_commands(capsys):
+    for command in (["--help"], *([name, "--help"] for name in ("inspect", "bench", "sweep", "export"))):
+        with pytest.raises(SystemExit, match="0"):
+            main(command)
+        examples = capsys.readouterr().out.split("examples:\n")[1].strip().splitlines()
+        assert len(examples) >= 3 and all(line.strip().startswith(("lm", "--")) for line in examples)
+
+
+def test_a_user_error_is_one_line_on_stderr(capsys, tmp_path):
+    assert main(["inspect", "--base", str(tmp_path), "--instruct", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch(r"error: base=.* the folder has no config\.json\. .*\n", err)
+
+
+def test_an_interrupt_exits_with_130(pair, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lm_eval_partial.weights.pair.Pair.open", interrupt)
+    assert main(["inspect", *pair]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_tasks_prints_a_folder_of_configs(capsys):
+    from pathlib import Path
+
+    assert main(["tasks"]) == 0
+    assert (Path(capsys.readouterr().out.strip()) / "README.md").is_file()
+
+
+def test_inspect_for_people(pair, capsys):
+    assert main(["inspect", *pair]) == 0
+    out = capsys.readouterr().out
+    for words in ("LlamaForCausalLM, 36,640 parameters", "21 × F32", "‖ΔW‖/‖W‖", "attention", "model.layers.1"):
+        assert words in out
+    assert "warning: the tokenizers differ" in out
+    assert out.splitlines()[-3:] == [
+        "Embedding rows are matched by token and identical in both: 330 rows, 330 tokens shared, 0 tokens moved, "
+        "0 tokens only in instruct, 0 tokens only in base.",
+        "θ(λ) takes 0.14 MiB in float32, 0.07 MiB in bfloat16; its largest tensor 0.04 MiB in float32.",
+        "This pair can be interpolated.",
+    ]
+
+
+def test_tokens_that_look_like_markup_are_printed_as_they_are(pairs, tmp_path, capsys):
+    base, instruct = pairs("llama")
+    odd = shutil.copytree(instruct, tmp_path / "odd[red]")
+    pico.tokenizer(pad_token="[/INST]").save_pretrained(odd)
+    assert main(["inspect", "--base", str(base), "--instruct", str(odd), "--headers_only"]) == 0
+    out = capsys.readouterr().out
+    assert "instruct '[/INST]'" in out and "odd[red]" in out
+
+
+def test_inspect_for_machines(pair, pairs, capsys):
+    found = inspected(capsys, *pair)
+    sides = [load_file(side / "model.safetensors") for side in pairs("llama")]
+    matrices = [name for name, value in sides[0].items() if value.dim() > 1]
+    change = sum(((sides[1][n] - sides[0][n]).double() ** 2).sum() for n in matrices)
+    size = sum((sides[0][n].double() ** 2).sum() for n in matrices)
+    assert found["update"]["overall"] == pytest.approx((change / size).sqrt().item(), rel=1e-5)
+    assert list(found["update"]["layers"]) == ["model.layers.0", "model.layers.1"]
+    assert [sorted(layer) for layer in found["update"]["layers"].values()] == [["attention", "mlp", "norm"]] * 2
+    assert set(found["update"]["groups"]) == {"embedding", "head", "final norm"}
+    assert found["parameters"] == sum(value.numel() for value in sides[0].values()) == 36640
+    assert found["vocabulary"] == {
+        "matched_by": "token",
+        "identical": True,
+        "rows": 330,
+        "tokens_shared": 330,
+        "tokens_moved": 0,
+        "tokens_only_in_instruct": 0,
+        "tokens_only_in_base": 0,
+    }
+    assert found["base"]["chat_template"] is False and found["instruct"]["chat_template"] is True
+
+
+def test_inspect_says_whether_prefixes_will_be_shared(pairs, tmp_path, capsys):
+    for family, longest in (("llama", None), ("gemma2", 512)):
+        base, instruct = map(str, pairs(family))
+        found = inspected(capsys, "--base", base, "--instruct", instruct, "--headers_only")["share_prefix"]
+        assert found == {"on": True, "reason": None, "longest_request": longest}
+    base, instruct = map(str, pico.pair(tmp_path, "bloom"))
+    assert main(["inspect", "--base", base, "--instruct", instruct, "--headers_only"]) == 0
+    assert "Prefixes cannot be shared: the model's forward takes no position_ids." in capsys.readouterr().out
+
+
+def test_inspect_counts_moved_and_new_tokens(tmp_path, capsys):
+    words = pico.tokenizer()
+    base = pico.model(pico.config("llama", len(words)), seed=1)
+    instruct, others = pico.reordered(base, words, ["[INST]"], ["<tool>"])
+    pico.save(base, words, tmp_path / "b")
+    pico.save(instruct, others, tmp_path / "i")
+    found = inspected(capsys, "--base", str(tmp_path / "b"), "--instruct", str(tmp_path / "i"))
+    assert found["vocabulary"]["tokens_only_in_instruct"] == 2 and found["vocabulary"]["tokens_moved"] > 300
+    assert found["update"]["overall"] == 0
+
+
+def test_headers_suffice_without_the_update(pair, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__", lambda *_: pytest.fail("a weight was read")
+    )
+    assert inspected(capsys, *pair, "--headers_only")["update"] is None
+
+
+def test_two_unrelated_models_are_suspicious(tmp_path, capsys):
+    words = pico.tokenizer()
+    for seed, side in enumerate(("b", "i")):
+        pico.save(pico.model(pico.config("llama", len(words)), seed), words, tmp_path / side)
+    found = inspected(capsys, "--base", str(tmp_path / "b"), "--instruct", str(tmp_path / "i"))
+    assert found["update"]["overall"] == pytest.approx(2**0.5, rel=0.02)
+    assert "suspicious: the update is 1.4" in found["warnings"][-1]
+
+
+@pytest.mark.parametrize("family", pico.FAMILIES)
+def test_every_family_has_its_layers_told_apart(family, pairs, capsys):
+    base, instruct = pairs(family)
+    update = inspected(capsys, "--base", str(base), "--instruct", str(instruct))["update"]
+    for layer in update["layers"].values():
+        assert {"attention", "mlp"} <= layer.keys() <= {"attention", "mlp", "norm"}
+    assert "other" not in update["groups"]
+
+
+def test_bench_measures_both_and_writes_json(pair, tmp_path, capsys):
+    file = tmp_path / "bench.json"
+    assert main(["bench", "load", *pair, "--rounds", "1", "--json", str(file)]) == 0
+    medians = json.loads(file.read_text())["medians"]
+    assert medians["stock"]["load_s"] > 0 and medians["partial"]["set_lam_s"] > 0
+    assert "load at λ and answer / stock load and answer" in capsys.readouterr().out
+
+
+def test_bench_of_scoring_compares_answers_and_writes_json(tmp_path, capsys):
+    file = tmp_path / "bench.json"
+    base, instruct = pico.pair(tmp_path, max_position_embeddings=8192)
+    pair = ["--base", str(base), "--instruct", str(instruct)]
+    sizes = ["--documents", "4", "--rounds", "1", "--batch_size", "2"]
+    assert main(["bench", "scoring", *pair, *sizes, "--device", "cpu", "--json", str(file)]) == 0
+    workloads = json.loads(file.read_text())["workloads"]
+    for name, found in workloads.items():
+        assert found["stock_s"] > 0 < found["ours_s"], name
+        assert found.get("different", 0) == 0 and found.get("largest_difference", 0) < 1e-4, name
+    assert workloads["fixed shots"]["ours_tokens"] < 0.5 * workloads["fixed shots"]["stock_tokens"]
+    assert "letters, shots per document" in capsys.readouterr().out
+
+
+def test_bench_of_a_sweep_scales_three_runs_to_eleven(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def seconds(arguments):
+        asked.append(arguments)
+        return 30.0 if "sweep" in arguments else 10.0
+
+    monkeypatch.setattr(bench_sweep, "seconds", seconds)
+    file = tmp_path / "bench.json"
+    assert main(["bench", "sweep", "--limit", "5", "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["11 lm_eval runs / sweep"] == 3.67
+    assert [("sweep" in arguments) for arguments in asked] == [False, False, True, False]
+    lams = [argument.rsplit("lam=")[1] for run in asked for argument in run if "lam=" in argument]
+    assert lams == ["0.0", "0.5", "1.0"] and asked[2][asked[2].index("--lam") + 1] == "0:1:0.1"
+    assert all(run[run.index("--limit") + 1] == "5" for run in asked)
+    assert "11 lm_eval runs / sweep: 3.67" in capsys.readouterr().out
+
+
+def test_bench_says_what_is_wrong_before_it_starts(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for wrong, message in (
+        (["--vllm", "/no/such"], "--vllm /no/such: no such command. Give the python of an environment that has vLLM."),
+        (["--device", "cuda:99"], "--device cuda:99: PyTorch sees no GPU here. Give cpu."),
+        (["--device", "gpu0"], "--device gpu0 is no device. Give cpu, cuda or cuda:0."),
+        (["--base", "x"], "give --base and --instruct, or neither to have models made."),
+        (
+            ["--dtype", "float33"],
+            "dtype=float33 is not a floating point dtype. Give auto, float32, bfloat16 or float16.",
+        ),
+        (["--rounds", "0"], "--rounds 0: give 1 or more."),
+        (["--documents", "2"], "--documents 2: give 4 or more."),
+        (["--mergekit", "/no/such"], "--mergekit /no/such: no such command. Give the path of mergekit-yaml."),
+    ):
+        assert main(["bench", "load", *wrong]) == 1
+        assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_bench_makes_models_of_the_size_asked_for(tmp_path):
+    base, instruct = make_pair(tmp_path, {**SIZES["58m"], "hidden_size": 64, "num_hidden_layers": 2}, stored="bfloat16")
+    sides = [load_file(f"{side}/model.safetensors") for side in (base, instruct)]
+    embedding = sides[0]["model.embed_tokens.weight"]
+    assert embedding.shape == (32000, 64) and embedding.dtype == torch.bfloat16
+    assert not torch.equal(*(side["model.norm.weight"] for side in sides))

@@ -1,0 +1,46 @@
+"""At λ = 0 and λ = 1 the real command gives what stock `hf` gives; in between, the formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lm_eval_partial.weights.loading import load, move
+from lm_eval_partial.weights.pair import Pair
+from tests import pico
+from tests.answers import agree
+
+
+@pytest.mark.parametrize("family", pico.FAMILIES)
+def test_endpoints_equal_stock_sample_by_sample(family, pairs, lm_eval):
+    base, instruct = pairs(family)
+    _, stock = lm_eval("hf", pretrained=instruct)
+    result, ours = lm_eval("partial-hf", base=base, instruct=instruct, lam=1)
+    assert agree(ours, stock)
+    assert result["config"]["share_prefix"] == {"loglikelihood": {"shared": 64}, "generate_until": {"shared": 10}}
+    _, stock = lm_eval("hf", pretrained=base)
+    _, ours = lm_eval("partial-hf", base=base, instruct=instruct, lam=0, tokenizer="base", share_prefix=False)
+    assert ours == stock
+    assert len({str(sample["resps"]) for sample in stock["pico_mc"]}) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", pico.FAMILIES)
+def test_parameters_are_lerp_of_the_two_state_dicts(family, dtype, tmp_path):
+    base, instruct = pico.pair(tmp_path, family, dtype=dtype)
+    sides = [AutoModelForCausalLM.from_pretrained(side, dtype=dtype).state_dict() for side in (base, instruct)]
+    model = load(Pair.open(str(base), str(instruct)), 0.37, dtype)
+    for name, value in model.state_dict().items():
+        expected = torch.lerp(sides[0][name], sides[1][name], 0.37)
+        assert value.dtype == expected.dtype and torch.equal(value, expected), name
+
+
+@pytest.mark.parametrize("family", pico.FAMILIES)
+def test_a_moved_model_is_a_loaded_one(family, pairs):
+    pair = Pair.open(*map(str, pairs(family)))
+    model = load(pair, 0)
+    for lam in (0.6, 1, 0.25, 0):
+        model = move(model, pair, lam, lambda lam=lam: load(pair, lam))
+        expected = load(pair, lam).state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,386 @@
+"""`SharedPrefixHFLM` answers as stock `HFLM` does, whatever is asked, and says which way it took."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from lm_eval_partial.models import shared_prefix
+from lm_eval_partial.models.shared_prefix import SharedPrefixHFLM
+from lm_eval_partial.prefix.generation import rows_that_fit
+from lm_eval_partial.prefix.self_check import Kind
+from tests import pico
+from tests.answers import agree
+from tests.tasks.rows import THINGS, WORDS
+
+Makers = Callable[..., tuple[SharedPrefixHFLM, HFLM]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Makers:
+    """Return ours and stock's model of a family, and of settings that both take."""
+    folders: dict[str, Path] = {}
+
+    def make(family: str = "llama", share_prefix: bool = True, **settings: Any) -> tuple[SharedPrefixHFLM, HFLM]:
+        if family not in folders:
+            words = pico.tokenizer()
+            model = pico.model(pico.config(family, len(words)), seed=1)
+            folders[family] = pico.save(model, words, tmp_path_factory.mktemp(family))
+        settings = {"pretrained": str(folders[family]), "device": "cpu", **settings}
+        return SharedPrefixHFLM(share_prefix=share_prefix, **settings), HFLM(**settings)
+
+    return make
+
+
+def choices(pairs: list[tuple[str, str]]) -> list[Instance]:
+    return [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
+
+
+def prompts(texts: list[str], **gen_kwargs: Any) -> list[Instance]:
+    gen_kwargs = {"until": ["\n"], "max_gen_toks": 6, **gen_kwargs}
+    return [Instance("generate_until", {}, (text, gen_kwargs), index) for index, text in enumerate(texts)]
+
+
+def few_shot(documents: int = 6, seed: int = 0) -> list[tuple[str, str]]:
+    rng = random.Random(seed)
+    shots = "\n".join(f"The {rng.choice(THINGS)} is {rng.choice(WORDS)}." for _ in range(8))
+    contexts = [f"{shots}\nThe {rng.choice(WORDS)} {rng.choice(THINGS)} is" for _ in range(documents)]
+    return [(context, f" {word}") for context in contexts for word in rng.sample(WORDS, 4)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, "auto"])
+def test_few_shots(made, batch_size):
+    ours, stock = made(batch_size=batch_size)
+    asked = choices(few_shot())
+    assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
+    texts = [context for context, _ in few_shot()[::4]]
+    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+    assert ours.path_counts() == {"loglikelihood": {"shared": 24}, "generate_until": {"shared": 6}}
+
+
+TEXTS = st.text(alphabet="ab \n.", max_size=12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(TEXTS, TEXTS.filter(str.strip)), min_size=1, max_size=6), st.sampled_from([16, 512]))
+def test_any_text(made, pairs, max_length):
+    """Empty contexts, contexts of spaces and with spaces at the end, duplicates, and requests cut to `max_length`."""
+    pairs = [(context if context.strip() else "", continuation) for context, continuation in pairs]
+    ours, stock = made(max_length=max_length)
+    asked = choices(pairs + pairs[:1])
+    assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
+
+
+def test_a_first_token_that_is_the_prefix_token(made):
+    ours, stock = made()
+    asked = choices([("", "<s> red fox"), ("<s>The fox", " is"), ("", "</s>The"), ("", "fox")])
+    assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
+
+
+@pytest.mark.parametrize("add_bos_token", [True, False, None])
+def test_special_tokens_are_added_as_in_stock(made, add_bos_token):
+    ours, stock = made(add_bos_token=add_bos_token)
+    asked = few_shot(2) + [("<s>" + context, word) for context, word in few_shot(1)]
+    assert agree(ours.loglikelihood(choices(asked)), stock.loglikelihood(choices(asked)))
+    texts = [context for context, _ in asked[::4]]
+    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+
+
+def test_rolling_is_stocks(made):
+    ours, stock = made(max_length=16)
+    asked = [Instance("loglikelihood_rolling", {}, (few_shot()[0][0],), 0)]
+    assert ours.loglikelihood_rolling(asked) == stock.loglikelihood_rolling(asked)
+    assert ours.path_counts() == {"loglikelihood_rolling": {"plain: windows of a text share nothing": 1}}
+
+
+def test_without_sharing_it_is_stock_bit_for_bit(made):
+    ours, stock = made(share_prefix=False, batch_size=3)
+    asked = choices(few_shot())
+    assert ours.loglikelihood(asked) == stock.loglikelihood(asked)
+    assert ours.path_counts() == {"loglikelihood": {"plain: share_prefix=False": 24}}
+
+
+@pytest.mark.parametrize("logits_cache", [True, False])
+def test_one_token_continuations(made, logits_cache):
+    ours, stock = made(logits_cache=logits_cache)
+    asked = choices([(context, letter) for context, _ in few_shot()[::4] for letter in "ABCD"])
+    assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
+
+
+def test_softmax_and_mixed_precision_are_stocks(made):
+    ours, stock = made(dtype="bfloat16", softmax_dtype="float32", mixed_precision_dtype="bfloat16")
+    found, expected = (lm.loglikelihood(choices(few_shot())) for lm in (ours, stock))
+    assert all(abs(a[0] - b[0]) < 0.2 for a, b in zip(found, expected, strict=True))
+    assert any(a[0] != torch.tensor(a[0]).bfloat16().item() for a in found)
+
+
+def test_what_passes_the_window_takes_stocks_way(made):
+    ours, stock = made("mistral")
+    for lm in (ours, stock):
+        lm.model.config.sliding_window = 150
+    short, long = few_shot(3)[:8], [(context * 3, word) for context, word in few_shot(2, seed=1)]
+    asked = choices(short + long)
+    assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
+    assert ours.path_counts() == {"loglikelihood": {"shared": 8, "plain: longer than the model's window": 8}}
+    texts = [context for context, _ in (short + long)[::4]]
+    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+    assert ours.path_counts()["generate_until"]["shared"] == 2
+
+
+def test_requests_cut_at_the_left_say_so_once(made, caplog):
+    ours, _ = made(max_length=64)
+    ours.loglikelihood(choices(few_shot()))
+    (message,) = [record.message for record in caplog.records if "max_length=64" in record.message]
+    assert message == "24 of 24 requests pass max_length=64: they lose their beginning"
+
+
+def test_the_cache_hook_hears_every_answer(made):
+    ours, _ = made("mistral")
+    ours.model.config.sliding_window = 150
+    heard: dict[tuple[str, tuple], Any] = {}
+    ours.cache_hook.add_partial = lambda kind, key, answer: heard.update({(kind, key): answer})
+    pairs = few_shot(2) + [(context * 3, word) for context, word in few_shot(1)]
+    answers = ours.loglikelihood(choices(pairs))
+    assert heard == {("loglikelihood", pair): answer for pair, answer in zip(pairs, answers, strict=True)}
+
+
+def test_sampling_beams_and_the_like_take_stocks_way(made):
+    ours, stock = made()
+    texts = [context for context, _ in few_shot()[::4]]
+    unusual = (
+        {"do_sample": True, "temperature": 0.7},
+        {"num_beams": 2},
+        {"cache_implementation": "static"},
+        {"prompt_lookup_num_tokens": 2},
+        {"max_length": 250},
+    )
+    for gen_kwargs in unusual:
+        found = []
+        for lm in (ours, stock):
+            torch.manual_seed(0)
+            found.append(lm.generate_until(prompts(texts, **gen_kwargs)))
+        assert found[0] == found[1]
+    assert ours.path_counts() == {"generate_until": {"plain: not decoded greedily, token by token": 30}}
+
+
+def test_settings_of_generation_are_not_mixed(made):
+    ours, stock = made()
+    texts = [context for context, _ in few_shot()[::4]]
+    asked = prompts(texts) + prompts(texts, max_gen_toks=3) + prompts(texts, until=["a", "e", "\n"])
+    assert ours.generate_until(asked) == stock.generate_until(asked)
+    assert ours.path_counts() == {"generate_until": {"shared": 18}}
+
+
+def test_a_repetition_penalty_sees_the_same_prompt(made):
+    ours, stock = made()
+    for lm in (ours, stock):
+        lm.model.generation_config.repetition_penalty = 1.5
+    texts = [context for context, _ in few_shot()[::4]]
+    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+
+
+@pytest.mark.parametrize("wanted", ["static", "dynamic", "hybrid"])
+def test_a_generation_config_may_want_a_cache_of_its_own(made, wanted):
+    """Gemma 2's files do; `generate` refuses two."""
+    ours, stock = made()
+    ours.model.generation_config.cache_implementation = wanted
+    texts = [context for context, _ in few_shot()[::4]]
+    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+    assert ours.path_counts() == {"generate_until": {"shared": 6}}
+    assert ours.model.generation_config.cache_implementation == wanted
+
+
+def test_out_of_memory_while_generating_halves_the_rows(made, monkeypatch, caplog):
+    ours, stock = made()
+    generate = ours.model.generate
+
+    def limited(*args, **kwargs):
+        if len(kwargs.get("input_ids", args[0] if args else ())) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(ours.model, "generate", limited)
+    texts = [context for context, _ in few_shot()[::4]]
+    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+    assert "out of memory with 4 prompts at a time: going on with 2" in caplog.text
+
+
+def test_a_disagreement_is_logged_once_and_stocks_answers_given(made, monkeypatch, caplog):
+    ours, stock = made()
+    forward = ours.model.forward
+
+    @functools.wraps(forward)
+    def deaf(*args, **kwargs):
+        kwargs.pop("position_ids", None)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(ours.model, "forward", deaf)
+    monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 64)
+    asked = choices(few_shot())
+    for _ in range(2):
+        assert ours.loglikelihood(asked) == stock.loglikelihood(asked)
+        ours.forget_paths()  # another λ
+    (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert line.startswith("the self-check failed for sequences packed into rows after a cached prefix: in one of four")
+    ours.loglikelihood(asked)
+    reason = "plain: the self-check failed for sequences packed into rows after a cached prefix"
+    assert ours.path_counts() == {"loglikelihood": {reason: len(asked)}}
+
+
+def test_an_error_of_the_model_after_the_first_answers_is_not_hidden(made, monkeypatch):
+    ours, _ = made()
+    asked = choices(few_shot())
+    ours.loglikelihood(asked)
+    monkeypatch.setattr(ours.model, "forward", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ours.loglikelihood(asked)
+
+
+def test_a_second_call_tokenises_nothing_again(made, monkeypatch):
+    ours, _ = made()
+    asked = choices(few_shot())
+    first = ours.loglikelihood(asked)
+    texts = [context for context, _ in few_shot()[::4]]
+    written = ours.generate_until(prompts(texts))
+    monkeypatch.setattr(ours, "_encode", lambda strings, bos: [] if not strings else 1 / 0)
+    assert ours.loglikelihood(asked) == first
+    assert ours.generate_until(prompts(texts)) == written
+
+
+def test_thinking_is_refused_as_in_stock(made):
+    ours, _ = made(enable_thinking=True, think_end_token="</s>")
+    with pytest.raises(ValueError, match="not compatible with loglikelihood"):
+        ours.loglikelihood(choices(few_shot(1)))
+
+
+def test_heads_that_share_keys_leave_room_for_fewer_prompts(made):
+    """Of the pico models, llama has two heads to each, gpt_neox one."""
+    sizes = {"prefix": 300, "longest": 310, "new_tokens": 10}
+    for family, repeats in (("llama", 2), ("gpt_neox", 0)):
+        ours, _ = made(family, batch_size=16)
+        assert ours._rows(**sizes) == rows_that_fit(16, 2, 300, 310, 10, repeats)
+    assert rows_that_fit(16, 2, 300, 310, 10, 2) < rows_that_fit(16, 2, 300, 310, 10, 0)
+
+
+def test_a_pad_token_beyond_the_vocabulary_does_no_harm(made):
+    ours, stock = made()
+    ours.tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    texts = [context for context, _ in few_shot()[::4]]
+    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+
+
+def test_an_error_in_a_kind_not_checked_yet_is_stocks_to_answer(made, monkeypatch, caplog):
+    """Log-likelihoods went well; that says nothing of generation."""
+    ours, stock = made()
+    asked, texts = choices(few_shot()), [context for context, _ in few_shot()[::4]]
+    assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
+    expected = stock.generate_until(prompts(texts))
+    generate = ours.model.generate
+
+    def fails_with_a_cache(*args, **kwargs):
+        if kwargs.get(ours._prefix_model.cache_name) is not None:
+            raise ValueError("no such layer")
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(ours.model, "generate", fails_with_a_cache)
+    assert ours.generate_until(prompts(texts)) == expected
+    reason = "plain: the self-check failed for generation after a cached prefix"
+    assert ours.path_counts() == {"loglikelihood": {"shared": 24}, "generate_until": {reason: 6}}
+    assert "the self-check failed for generation after a cached prefix: ValueError: no such layer." in caplog.text
+
+
+def test_only_the_kind_of_rows_that_fails_is_computed_in_full(made, monkeypatch):
+    """Rows after a cache go wrong; contexts too short for a cache are still packed."""
+    monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 64)
+    ours, stock = made()
+    forward = ours.model.forward
+
+    @functools.wraps(forward)
+    def deaf(*args, **kwargs):
+        if kwargs.get("use_cache") and kwargs.get("attention_mask") is not None:
+            kwargs["attention_mask"] = torch.ones_like(kwargs["attention_mask"])
+        return forward(*args, **kwargs)
+
+    long, short = few_shot(4), [(f"The {thing}", f" {word} is") for thing in THINGS[:4] for word in WORDS[:3]]
+    expected = [stock.loglikelihood(choices(asked)) for asked in (long, short)]
+    monkeypatch.setattr(ours.model, "forward", deaf)
+    assert agree(ours.loglikelihood(choices(long)), expected[0])
+    assert agree(ours.loglikelihood(choices(short)), expected[1])
+    reason = "plain: the self-check failed for sequences packed into rows after a cached prefix"
+    assert ours.path_counts() == {"loglikelihood": {reason: 16, "shared": 12}}
+
+
+def test_truncation_takes_stocks_way(made):
+    ours, stock = made(truncation=True)
+    texts = [context for context, _ in few_shot()[::4]]
+    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+    assert ours.path_counts() == {"generate_until": {"plain: truncation=True cuts prompts in stock's own way": 6}}
+
+
+def test_that_sharing_is_off_is_said_before_the_first_request_and_after_the_last(made, caplog, capsys, monkeypatch):
+    monkeypatch.setattr(shared_prefix, "_in_full", Counter())
+    ours, _ = made(truncation=True)
+    reason = "truncation=True cuts prompts in stock's own way"
+    assert ours.sharing_off == reason
+    for _ in range(2):
+        ours.loglikelihood(choices(few_shot(1)))
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        f"sharing prefixes is off: {reason}. Every request is computed in full, by itself: few-shot tasks take up to "
+        "30 times as long."
+    ]
+    capsys.readouterr()
+    shared_prefix._remind()
+    assert capsys.readouterr().err == f"lm_eval_partial: 8 requests were computed in full, not shared: {reason}\n"
+
+
+def test_who_turned_sharing_off_is_not_told_so(made, caplog):
+    ours, _ = made(share_prefix=False)
+    ours.loglikelihood(choices(few_shot(1)))
+    assert ours.sharing_off == "share_prefix=False" and not caplog.records
+
+
+def test_texts_of_the_call_before_are_forgotten(made):
+    ours, _ = made()
+    ours.loglikelihood(choices(few_shot(1)))
+    ours.loglikelihood(choices(few_shot(1, seed=1)))
+    assert set(ours._encoded) == set(few_shot(1, seed=1))
+
+
+def test_other_weights_are_tried_anew(made):
+    ours, _ = made()
+    ours._model_or_reason()[0].failed = dict.fromkeys(Kind, "the λ before was NaN")
+    ours.loglikelihood(choices(few_shot(1)))
+    assert "shared" not in ours.path_counts()["loglikelihood"]
+    ours.forget_paths()
+    ours.loglikelihood(choices(few_shot(1)))
+    assert ours.path_counts() == {"loglikelihood": {"shared": 4}}
+
+
+@pytest.mark.parametrize("vocabulary, tokens", [(1_000, 512), (32_000, 512), (128_000, 131), (10**9, 20)])
+def test_the_least_budget_is_bounded_by_its_outputs(made, monkeypatch, vocabulary, tokens):
+    ours, _ = made()
+    monkeypatch.setattr(ours.model.config, "vocab_size", vocabulary)
+    assert ours._budget(longest=20) == tokens
+
+
+def test_processes_do_not_wait_for_each_other_over_a_batch_size(made, monkeypatch):
+    """With several processes stock gathers the sizes that each finds; one without such requests never asks."""
+    ours, _ = made("mistral", batch_size="auto")
+    ours.model.config.sliding_window = 150
+    monkeypatch.setattr(type(ours), "world_size", property(lambda _: 2))
+    monkeypatch.setattr(ours, "_detect_batch_size", lambda *_: 1 / 0)
+    long = [(context * 3, word) for context, word in few_shot(1)]
+    assert len(ours.loglikelihood(choices(long))) == 4
+    assert len(ours.generate_until(prompts([context for context, _ in long]))) == 4
+    assert ours.batch_size == "auto"

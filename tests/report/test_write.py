@@ -1,0 +1,264 @@
+"""The report's files: what is in them, that they are repeatable, and the command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+from lm_eval_partial.cli import main
+from lm_eval_partial.report import figures, tables
+from lm_eval_partial.report import write as report
+from lm_eval_partial.results.trajectory import trajectories
+from task_configs import utils
+from tests.result_folders import MACRO_F1, sweep, write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return sweep(tmp_path_factory.mktemp("s") / "mypair")
+
+
+@pytest.fixture(scope="module")
+def trajectory(folder):
+    return trajectories(folder, {})[0]
+
+
+@pytest.fixture(scope="module")
+def written(trajectory, tmp_path_factory):
+    return report.write([trajectory], tmp_path_factory.mktemp("out") / "new")
+
+
+def test_the_files(written):
+    names = [str(path.relative_to(written[0].parent)) for path in written]
+    assert names[:3] == ["trajectory.csv", "report.md", "report.html"]
+    assert sorted(names[3:]) == [
+        f"figures/{figure}.{kind}" for figure in ("percent_difference", "tradeoff") for kind in ("png", "svg")
+    ]
+    left = {path.name for path in written[0].parent.rglob("*") if path.is_file()}
+    assert left == {path.name for path in written}
+
+
+def test_the_same_results_give_the_same_files(folder, written, tmp_path):
+    again = report.write(trajectories(folder, {}), tmp_path)
+    for one, two in zip(written, again, strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+
+
+def test_the_csv_has_every_score_of_every_model(trajectory):
+    rows = list(csv.DictReader(io.StringIO(report.trajectory_csv([trajectory]))))
+    assert tuple(rows[0]) == report.COLUMNS
+    # Seven scores of five λ and two baselines, and one that the baselines lack.
+    assert len(rows) == 7 * 7 + 5
+    (row,) = (r for r in rows if r["name"] == "one" and r["lam"] == "0.25")
+    curve = trajectory.curves["one"]
+    assert float(row["score"]) == pytest.approx(curve.values[1], rel=1e-5) and row["kind"] == "task"
+    assert float(row["percent_change"]) == pytest.approx(curve.change[1], rel=1e-5)
+    assert float(row["low"]) < float(row["score"]) < float(row["high"])
+    assert {r["model"] for r in rows} == {"partial-hf", "stock base", "stock instruct"}
+
+
+def test_the_best_of_every_row_is_bold_and_nothing_else(trajectory):
+    lines = tables.scores(trajectory).markdown().splitlines()
+    assert len(lines) == 2 + len(trajectory.curves)
+    for line, curve in zip(lines[2:], trajectory.ordered, strict=True):
+        (bold,) = re.findall(r"\*\*(.*?)\*\*", line)
+        assert float(bold) == pytest.approx(curve.values[:5].max(), abs=0.005)
+        assert line.startswith(f"| {curve.node.label} |")
+
+
+def test_the_table_of_the_best_lambda(trajectory):
+    rows = {row.cells[0]: row.cells for row in tables.best(trajectory).rows}
+    best = trajectory.icl.best
+    assert rows["top"][1:3] == [f"{best.lam:.2f}", f"{best.gain:+.2f}"]
+    assert rows["top"][5] == f"{best.honest_gain:+.2f}" and " to " in rows["top"][6]
+
+
+def test_names_cannot_break_the_tables():
+    table = tables.Table("a < b", ["score", "x"], [tables.Row(["a|b<script>", "1"], best=1)])
+    assert "| a\\|b<script> | **1** |" in table.markdown()
+    assert "<script>" not in table.html() and "a|b&lt;script&gt;" in table.html()
+
+
+def test_the_markdown_shows_the_figures_that_were_written(written):
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", written[1].read_text())
+    assert shown == ["figures/percent_difference.svg", "figures/tradeoff.svg"]
+    assert all((written[1].parent / path).is_file() for path in shown)
+
+
+def test_the_figures_name_what_they_draw(written):
+    svg = (written[0].parent / "figures" / "percent_difference.svg").read_text()
+    ElementTree.fromstring(svg)
+    # Text is drawn as outlines; matplotlib keeps the words beside them.
+    for words in ("top", "left", "right", "stock base", "stock instruct", "percent difference from λ = 1"):
+        assert f"<!-- {words} -->" in svg, words
+    assert (written[0].parent / "figures" / "percent_difference.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_tradeoff_names_the_ends_and_the_points_with_room(trajectory, tmp_path):
+    spread = [text.get_text() for text in figures.tradeoff(trajectory).axes[0].texts]
+    assert spread[:2] == ["λ = 0.00", "λ = 1.00"] and set(spread[2:]) == {"0.25", "0.50", "0.75"}
+    for lam in (0.0, 0.25, 0.5, 0.75, 1.0):
+        chat = [1.0] * 100 if lam > 0.6 else [0.0] * 100
+        write(tmp_path / str(lam), {"t": [1.0, float(lam > 0.6), 0.0], "ifeval": chat}, lam=lam)
+    (heap,) = trajectories(tmp_path, {})
+    assert [text.get_text() for text in figures.tradeoff(heap).axes[0].texts] == ["λ = 0.00", "λ = 1.00"]
+
+
+def test_where_no_judge_was_asked_the_report_says_what_stands_for_instruction_following(written):
+    for path in written[1:3]:
+        assert "Instruction following is ifeval here. No judge was asked" in path.read_text(), path
+
+
+def test_without_instruction_following_there_is_no_tradeoff(tmp_path):
+    for lam in (0.0, 1.0):
+        write(tmp_path / str(lam), {"t": [lam, 1.0, 0.0]}, lam=lam)
+    names = [path.name for path in report.write(trajectories(tmp_path, {}), tmp_path / "out")]
+    assert "tradeoff.svg" not in names
+    assert "price" not in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_scores_without_intervals_or_percentages_are_reported_too(tmp_path):
+    """λ = 1 scores 0, one metric is unknown, one is macro-F1: nothing of that stops the report."""
+    import numpy as np
+
+    for lam in (0.0, 0.5, 1.0):
+        where, date = tmp_path / str(lam), "2026-01-0{}T00-00-00.0"
+        write(where, {"zero": [1 - lam, 0.0, 0.0]}, lam=lam, date=date.format(1))
+        write(where, {"odd": [lam, 0.2, 0.3]}, lam=lam, date=date.format(2), aggregation="median", aggregate=np.median)
+        pairs = [(0, 0), (1, int(lam)), (0, 1)]
+        write(where, {"f": pairs}, lam=lam, date=date.format(3), metric="f,none", aggregation=MACRO_F1,
+              aggregate=utils.macro_f1)  # fmt: skip
+    report.write(trajectories(tmp_path, {}), tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| zero | – | – | – |" in text and "no interval" in text
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "NaN" not in html and "Infinity" not in html
+
+
+def test_several_pairs_have_figures_of_their_own_and_one_in_common(trajectory, folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other pair")
+    paths = report.write([trajectory, *trajectories(other, {})], tmp_path / "out")
+    names = {path.name for path in paths}
+    assert {"mypair_percent_difference.svg", "other_pair_tradeoff.png", "pairs.svg"} <= names
+    svg = (tmp_path / "out" / "figures" / "pairs.svg").read_text()
+    assert "<!-- mypair -->" in svg and "<!-- other pair -->" in svg
+
+
+# ---- the command
+
+
+def test_the_command_writes_into_the_folder_and_touches_no_result(folder, tmp_path, capsys):
+    here = shutil.copytree(folder, tmp_path / "mypair")
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    assert main(["report", str(here)]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and all(path.read_bytes() == content for path, content in before.items())
+    lines = out.splitlines()
+    assert lines[0].startswith("mypair: scores over λ") and lines[-7] == str(here / "trajectory.csv")
+    assert all((here / line).is_file() for line in lines[-7:])
+    assert any(line.startswith("Best λ for top: ") and "measured on the other" in line for line in lines)
+    assert main(["report", str(here)]) == 0  # its own files are no result files
+
+
+def test_a_report_of_several_folders_needs_a_place(folder, tmp_path, capsys):
+    other = shutil.copytree(folder, tmp_path / "other")
+    assert main(["report", str(folder), str(other)]) == 1
+    assert "Say where it goes: --output_path DIR." in capsys.readouterr().err
+    assert main(["report", str(folder), str(other), "--output_path", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "figures" / "pairs.png").is_file()
+
+
+def test_the_axis_of_instructions_can_be_chosen(folder, tmp_path, capsys):
+    assert main(["report", str(folder), "--output_path", str(tmp_path), "--instruction", "top"]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "| model | ifeval | top |" in text
+    assert main(["report", str(folder), "--output_path", str(tmp_path), "--instruction", "ifevall"]) == 1
+    assert "Did you mean 'ifeval'?" in capsys.readouterr().err
+
+
+def test_nothing_is_written_where_something_is_wrong(tmp_path, capsys):
+    write(tmp_path / "a", {"t": [1.0]}, lam=0.5)
+    assert main(["report", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_place_that_cannot_be_written_is_said(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["report", str(folder), "--output_path", str(tmp_path / "file" / "x")]) == 1
+    assert re.match(r"error: .*file.* cannot be written: .*Give another --output_path", capsys.readouterr().err)
+
+
+def test_a_file_is_replaced_and_not_overwritten(trajectory, tmp_path):
+    """Who reads the old report while the new one is written keeps the old one, whole."""
+    (path, *_) = report.write([trajectory], tmp_path)
+    with path.open("rb") as reader:
+        report.write([trajectory], tmp_path)
+        assert not os.path.samestat(os.fstat(reader.fileno()), path.stat())
+
+
+def test_a_write_that_fails_leaves_the_old_file(trajectory, tmp_path, monkeypatch):
+    from pathlib import Path
+
+    from lm_eval_partial.errors import UserError
+
+    (path, *_) = report.write([trajectory], tmp_path)
+    before = path.read_bytes()
+
+    def full(self, content):
+        with self.open("wb") as file:
+            file.write(content[:5])
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        report.write([trajectory], tmp_path)
+    assert path.read_bytes() == before and not list(tmp_path.glob(".*"))
+
+
+def test_a_report_needs_neither_torch_nor_lm_eval(folder, tmp_path):
+    code = (
+        "import sys; from lm_eval_partial.cli import main; main(['report', *sys.argv[1:]]);"
+        "print({'torch', 'lm_eval'} & {*sys.modules})"
+    )
+    command = [sys.executable, "-c", code, str(folder), "--output_path", str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[-1] == "set()"
+
+
+def test_the_harnesss_own_files(lm_eval, pairs, tmp_path, capsys):
+    base, instruct = map(str, pairs("llama"))
+    for lam in (0, 0.5, 1):
+        lm_eval("partial-hf", base=base, instruct=instruct, lam=lam, dtype="float32")
+    lm_eval("hf", pretrained=instruct, dtype="float32")
+    assert main(["report", str(tmp_path), "--output_path", str(tmp_path / "out")]) == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "trajectory.csv").read_text())))
+    by = {(row["name"], row["model"], row["lam"]): row["score"] for row in rows}
+    result = json.loads(next((tmp_path / "run2").glob("*/results_*.json")).read_text())
+    assert float(by["pico_mc", "partial-hf", "0.5"]) == pytest.approx(100 * result["results"]["pico_mc"]["acc,none"])
+    assert by["pico_mc", "stock instruct", "1.0"] == by["pico_mc", "partial-hf", "1.0"]
+
+
+def test_how_far_a_budget_of_instruction_following_goes(tmp_path):
+    """95, 98, 97, 99.2 and 100 points: two buy λ = 0.75 only, for at 0.5 three are lost, though 0.25 costs two."""
+    for lam, followed in ((0.0, 950), (0.25, 980), (0.5, 970), (0.75, 992), (1.0, 1000)):
+        values = {"few": [1.0] * round(800 - 400 * lam) + [0.0] * round(200 + 400 * lam)}
+        write(tmp_path / str(lam), values | {"ifeval": [1.0] * followed + [0.0] * (1000 - followed)}, lam=lam)
+    (found,) = trajectories(tmp_path, {})
+    assert [row.cells for row in tables.budget(found).rows] == [
+        ["0.5", "1.00", "0.00", "+0.00"],
+        ["1", "0.75", "0.80", "+10.00"],
+        ["2", "0.75", "0.80", "+10.00"],
+        ["5", "0.00", "5.00", "+40.00"],
+    ]
+    report.write([found], tmp_path / "out")
+    for name in ("report.md", "report.html"):
+        assert "The largest drop of λ that costs at most so many points" in (tmp_path / "out" / name).read_text()

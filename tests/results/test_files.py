@@ -1,0 +1,105 @@
+"""Result files and samples: what is found in a folder, and what is said of a file that is damaged."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.results.files import find, format_lam, runs
+from lm_eval_partial.weights.interpolate import format_lam as format_of_the_model
+from tests.result_folders import write
+
+
+def test_files_of_one_model_are_one_run_in_which_the_newest_counts(tmp_path):
+    write(tmp_path / "a", {"one": [0, 1], "two": [1, 1]}, lam=0.5, date="2026-01-01T00-00-00.0")
+    write(tmp_path / "b", {"one": [1, 1]}, lam=0.5, date="2026-01-02T00-00-00.0")
+    write(tmp_path / "c", {"one": [0, 0]}, lam=0.25)
+    write(tmp_path / "d", {"one": [0, 0]}, pretrained="I")
+    found = runs(find(tmp_path))
+    assert [run.label for run in found] == ["λ = 0.25", "λ = 0.50", "I"]
+    half = found[1]
+    assert half.values("one") == {"acc,none": 1.0} and half.file_of("one").path.parent.name == "b"
+    assert half.file_of("two").path.parent.name == "a" and half.tasks == ["one", "two"]
+    with pytest.raises(KeyError):
+        half.file_of("three")
+
+
+def test_what_a_sweep_is_still_writing_is_not_read(tmp_path):
+    write(tmp_path / ".hidden" / "lam_0.50", {"one": [0, 1]}, lam=0.5)
+    with pytest.raises(UserError, match="holds no results_"):
+        find(tmp_path)
+    write(tmp_path / ".hidden" / "lam_1.00", {"one": [0, 1]}, lam=1.0)
+    assert len(find(tmp_path / ".hidden")) == 2  # given by name
+
+
+def test_another_dtype_or_checkpoint_is_another_model(tmp_path):
+    write(tmp_path / "a", {"one": [0]}, lam=0.5)
+    write(tmp_path / "b", {"one": [0]}, lam=0.5, model_dtype="torch.bfloat16")
+    write(tmp_path / "c", {"one": [0]}, lam=0.5, instruct_sha="i2")
+    assert len(runs(find(tmp_path))) == 3
+
+
+def test_samples_are_read_from_behind_their_prompts(tmp_path):
+    file = write(tmp_path, {"one": [1.0, 0.0]}, metric="f1,strict")
+    (found,) = find(file)
+    samples = list(found.samples("one"))
+    assert [sample.values for sample in samples] == [{"f1": 1.0}, {"f1": 0.0}]
+    first = samples[0]
+    assert (first.doc_id, first.filter, first.document, first.prompt) == (0, "strict", ("d0", "t0"), "p0")
+    assert first.responses == [["-1.5", "True"]]
+
+
+def test_samples_in_another_order_of_keys_are_read_in_full(tmp_path):
+    file = write(tmp_path, {"one": [1.0]})
+    path = tmp_path / "samples_one_2026-01-01T00-00-00.000000.jsonl"
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(row.items()))))
+    (found,) = find(file)
+    (sample,) = found.samples("one")
+    assert sample.values == {"acc": 1.0} and sample.document == ("d0", "t0")
+
+
+def test_samples_that_were_not_logged_are_asked_for(tmp_path):
+    (found,) = find(write(tmp_path, {"one": [1.0]}, samples=False))
+    with pytest.raises(UserError, match=r"has no samples of one beside it .*Run lm_eval again with --log_samples\."):
+        list(found.samples("one"))
+
+
+@pytest.mark.parametrize("cut", ['{"doc_id": 1, "doc": {"que', '{"doc_id": 1, "filtered_resps": []}', "[]", ""])
+def test_a_damaged_sample_is_named(tmp_path, cut):
+    file = write(tmp_path, {"one": [1.0]})
+    path = tmp_path / "samples_one_2026-01-01T00-00-00.000000.jsonl"
+    path.write_text(path.read_text() + cut + "\n")
+    (found,) = find(file)
+    with pytest.raises(UserError, match=r"samples_one_.*jsonl, line 2 is not a sample of lm_eval"):
+        list(found.samples("one"))
+
+
+def test_a_result_file_that_was_cut_short_is_named(tmp_path):
+    file = write(tmp_path, {"one": [1.0]})
+    file.write_text(file.read_text()[:200])
+    with pytest.raises(UserError, match=r"results_2026.*json is not JSON .*cut short, delete it and run lm_eval again"):
+        find(tmp_path)
+    file.write_text('{"other": 1}')
+    with pytest.raises(UserError, match='has no "results"'):
+        find(tmp_path)
+
+
+def test_a_stock_model_is_known_by_its_name_however_its_arguments_were_given(tmp_path):
+    one = find(write(tmp_path / "a", {"one": [0]}, model_args="pretrained=org/x,dtype=float32"))[0]
+    two = find(write(tmp_path / "b", {"one": [0]}, model_args={"pretrained": "org/x"}))[0]
+    assert one.pretrained == two.pretrained == "org/x" and one.pair is None and one.lam is None
+
+
+def test_a_lambda_that_is_no_number_is_none(tmp_path):
+    (found,) = find(write(tmp_path, {"one": [0]}, lam=0.5, **{}))
+    assert found.lam == 0.5
+    found.config["lam"] = "attention=0.5"
+    assert found.lam is None and found.pair
+
+
+@pytest.mark.parametrize("lam", [0, 1, 0.6, 0.125, -0.5, 1 / 3, 1.25, 0.1 + 0.2])
+def test_lambda_is_written_as_folders_are_named(lam):
+    assert format_lam(lam) == format_of_the_model(lam)

@@ -1,0 +1,102 @@
+"""Metrics from sums over documents, against the suite's own functions, scikit-learn and the harness."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lm_eval_partial.results import metrics
+from task_configs import utils
+
+
+def computed(values, aggregation):
+    """Return the metric of two models, whose values are `values` and the same reversed."""
+    rows, finish = metrics.rows([values, values[::-1]], aggregation)
+    assert rows.shape[:2] == (len(values), 2)
+    one, two = finish(rows.sum(0)[None], np.array([[float(len(values))]]))[0]
+    assert one == pytest.approx(two)
+    return one
+
+
+def pairs(seed, classes, documents=50):
+    random = np.random.default_rng(seed)
+    return [(int(a), int(b)) for a, b in random.integers(classes, size=(documents, 2))]
+
+
+def test_a_mean_of_numbers_and_of_truths():
+    assert computed([1.0, 0.0, 0.5], "mean") == 0.5
+    assert computed([True, False, False, False], "mean") == 0.25
+    assert computed([1.0, 0.0], None) == 0.5
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_macro_f1_is_that_of_the_suite(classes):
+    import inspect
+
+    values = pairs(classes, classes)
+    assert computed(values, inspect.getsource(utils.macro_f1)) == pytest.approx(utils.macro_f1(values))
+    never = [(0, 0), (2, 2), (2, 0)]  # class 1 neither right nor predicted
+    assert computed(never, "def macro_f1(pairs):") == pytest.approx(utils.macro_f1(never))
+
+
+def test_entity_f1_is_that_of_the_suite():
+    import inspect
+
+    values = [(1, 2, 3), (0, 0, 1), (2, 2, 2), (0, 0, 0)]
+    assert computed(values, inspect.getsource(utils.entity_f1)) == pytest.approx(utils.entity_f1(values))
+    assert computed([(0, 0, 0)], "def entity_f1(counts):") == 0
+
+
+@pytest.mark.parametrize(("name", "values"), [("f1", pairs(1, 2)), ("f1", [(0, 0)] * 3)])
+def test_binary_f1_is_scikit_learns(name, values):
+    from sklearn.metrics import f1_score
+
+    assert computed(values, name) == pytest.approx(f1_score(*zip(*values, strict=True), zero_division=0))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_matthews_correlation_is_scikit_learns(classes):
+    from sklearn.metrics import matthews_corrcoef
+
+    values = pairs(classes, classes)
+    assert computed(values, "matthews_corrcoef") == pytest.approx(matthews_corrcoef(*zip(*values, strict=True)))
+    assert computed([(0, 0), (0, 1), (0, 0)], "matthews_corrcoef") == 0
+
+
+@pytest.mark.parametrize("name", ["perplexity", "weighted_perplexity", "bits_per_byte"])
+def test_perplexities_are_the_harnesss(name):
+    from lm_eval.api import metrics as harness
+
+    random = np.random.default_rng(0)
+    logprobs, words = -10 * random.random(20), random.integers(1, 9, 20)
+    values = (
+        list(logprobs) if name == "perplexity" else [(float(a), int(b)) for a, b in zip(logprobs, words, strict=True)]
+    )
+    assert computed(values, name) == pytest.approx(getattr(harness, name)(values))
+
+
+def test_instructions_of_ifeval_are_counted_over_all_documents():
+    assert computed([[True, False, True], [False]], "def agg_inst_level_acc(items):\n    ...") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "aggregation"),
+    [
+        ([("gold", "predicted")], "bleu"),
+        ([1.0, None], "mean"),
+        ([1.0, float("nan")], "mean"),
+        ([(1, 2, 3), (1, 2)], "def entity_f1(x):"),
+        ([(1, 2)], "def entity_f1(x):"),
+        ([(2, 0)], "f1"),
+        (["text"], "mean"),
+        ([(1.0, 2)], "perplexity"),
+        ([1.0], "weighted_perplexity"),
+    ],
+)
+def test_what_is_no_function_of_sums_is_not_computed(values, aggregation):
+    assert metrics.rows([values], aggregation) is None
+
+
+def test_only_aggregations_of_known_meaning_are_known():
+    assert metrics.is_known("mean") and metrics.is_known(None) and metrics.is_known("@x\ndef macro_f1(items):")
+    assert not metrics.is_known("median") and not metrics.is_known("def my_f1(items):")

@@ -1,0 +1,162 @@
+"""The ICL score of result files, and the command that prints it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lm_eval_partial.cli import main
+from lm_eval_partial.cli.tasks import task_configs
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.results.files import read_result
+from lm_eval_partial.results.suite import icl_score, read_suite, score
+
+SUITE = {"area_a": {"one": "acc,none", "two": "f1,strict"}, "area_b": {"three": "acc_norm,none"}}
+RESULT = {
+    "results": {
+        "one": {"alias": "one"},
+        "arc": {"alias": "arc", "acc,none": 0.5, "acc_norm,none": 0.9, "acc_stderr,none": 0.1},
+        "two": {"f1,strict": 0.25, "f1,loose": 0.75},
+        "three": {"alias": "three"},
+        "parts": {"acc_norm,none": 0.125},
+        "part": {"acc_norm,none": 0.1},
+    },
+    "group_subtasks": {"one": ["arc"], "three": ["parts"], "parts": ["part", "other_part"], "other": []},
+    "n-samples": {
+        "arc": {"original": 9, "effective": 8},
+        "two": {"original": 4, "effective": 4},
+        "part": {"original": 2, "effective": 2},
+        "other_part": {"original": 3, "effective": 3},
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def without(name):
+    return {**RESULT, "results": {k: v for k, v in RESULT["results"].items() if k != name}, "group_subtasks": {}}
+
+
+def of_the_suite(value, leave_out=(), **more):
+    """Return a result of every task of the real suite."""
+    metrics = {task: metric for tasks in read_suite(task_configs()).values() for task, metric in tasks.items()}
+    return {"results": {t: {m: value} for t, m in metrics.items() if t not in leave_out}, **more}
+
+
+def test_means_are_of_main_metrics_and_every_task_counts_once():
+    scores = score(RESULT, SUITE)
+    assert [task.value for task in scores.tasks] == [50, 25, 12.5]
+    assert scores.areas == {"area_a": 37.5, "area_b": 12.5}
+    assert scores.icl == icl_score(RESULT, SUITE) == pytest.approx((50 + 25 + 12.5) / 3)
+    assert [task.documents for task in scores.tasks] == [8, 4, 5]
+
+
+def test_a_mean_over_an_incomplete_set_is_not_given():
+    scores = score(without("two"), {"area_a": SUITE["area_a"], "area_b": {"parts": "acc_norm,none"}})
+    assert scores.missing == ["one", "two"] and scores.icl is None
+    assert scores.areas == {"area_a": None, "area_b": 12.5}
+    with pytest.raises(UserError, match=r"no ICL score without one, two: it is the mean over all 3 tasks"):
+        icl_score(without("two"), {"area_a": SUITE["area_a"], "area_b": {"parts": "acc_norm,none"}})
+
+
+def test_a_result_of_other_tasks_is_an_error():
+    with pytest.raises(UserError, match=r"none of the suite's tasks .* which has ifeval\. .*--tasks partial_icl"):
+        score({"results": {"ifeval": {"acc,none": 1.0}}}, SUITE)
+
+
+def test_a_task_without_its_main_metric_is_an_error():
+    wrong = {"results": {"one": {"exact_match,none": 1.0, "exact_match_stderr,none": 0.1}}}
+    with pytest.raises(UserError, match=r"one has no acc,none, .* main metric of one; it has exact_match,none\."):
+        score(wrong, SUITE)
+
+
+@pytest.mark.parametrize("value", ["N/A", float("nan"), 1.5, -0.1, None, True])
+def test_a_metric_that_is_no_fraction_is_an_error(value):
+    with pytest.raises(UserError, match=r"acc,none of one is .*, expected a number from 0 to 1"):
+        score({"results": {"one": {"acc,none": value}}}, SUITE)
+
+
+def test_a_limited_run_and_a_subset_are_marked():
+    assert score({**RESULT, "config": {"limit": None}}, SUITE).caveats == []
+    assert score({**RESULT, "config": {"limit": 8.0}}, SUITE).caveats == ["--limit 8: not the whole data sets"]
+    lite = {**RESULT, "results": {**RESULT["results"], "arc_lite": {}}}
+    assert score(lite, SUITE).caveats == ["lite: a fixed subset of at most 100 documents a task"]
+
+
+def test_the_newest_file_of_a_folder_is_read(tmp_path):
+    for model, day in (("b", 1), ("a", 3), ("c", 2)):
+        (tmp_path / model).mkdir()
+        (tmp_path / model / f"results_2026-01-0{day}T00-00-00.0.json").write_text(json.dumps({"results": {model: {}}}))
+        (tmp_path / model / "samples_x.jsonl").write_text("")
+    file, result = read_result(tmp_path)
+    assert file.parent.name == "a" and result == {"results": {"a": {}}}
+    assert read_result(tmp_path / "c")[1] == read_result(tmp_path / "c" / "results_2026-01-02T00-00-00.0.json")[1]
+
+
+def test_what_is_not_a_result_file_is_said(tmp_path):
+    broken, other = tmp_path / "broken.json", tmp_path / "other.json"
+    broken.write_text("{")
+    other.write_text("[1]")
+    for path, message in (
+        (tmp_path, "holds no results_"),
+        (tmp_path / "none", "does not exist"),
+        (broken, "is not JSON"),
+        (other, 'has no "results"'),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_result(path)
+    with pytest.raises(UserError, match=r"has no partial_icl\.yaml"):
+        read_suite(tmp_path)
+
+
+def test_the_command_prints_a_table(tmp_path, capsys):
+    file = tmp_path / "results_1.json"
+    file.write_text(json.dumps(of_the_suite(0.5, model_name="my[odd]model")))
+    assert main(["score", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "my[odd]model" in out and out.rstrip().endswith(str(file))
+    assert "ICL score" in out and out.count("50.00") == 21 + 6 + 1 and "not run" not in out
+
+
+def test_the_command_marks_a_part(tmp_path, capsys):
+    file = tmp_path / "results_1.json"
+    file.write_text(json.dumps(of_the_suite(0.5, leave_out=["partial_fpb"])))
+    assert main(["score", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("50.00") == 20 + 5 and "No ICL score: 1 of 21 tasks were not run: fpb" in out
+
+
+def test_the_command_prints_json(tmp_path, capsys):
+    file = tmp_path / "results_1.json"
+    file.write_text(json.dumps(of_the_suite(0.25)))
+    assert main(["score", str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["icl"] == 25 and found["file"] == str(file) and found["missing"] == []
+    assert found["areas"]["partial_icl_finance"] == 25
+    assert found["tasks"][0] == {
+        "area": "partial_icl_knowledge",
+        "task": "partial_mmlu",
+        "metric": "acc,none",
+        "value": 25,
+        "documents": None,
+    }
+
+
+def test_errors_are_one_line_and_help_ends_in_commands(tmp_path, capsys):
+    assert main(["score", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    with pytest.raises(SystemExit, match="0"):
+        main(["score", "--help"])
+    examples = capsys.readouterr().out.split("examples:\n")[1].strip().splitlines()
+    assert len(examples) == 3 and all(line.strip().startswith("lm-eval-partial score") for line in examples)
+
+
+def test_files_are_read_without_torch_and_lm_eval():
+    code = "import sys, lm_eval_partial.results.suite, lm_eval_partial.cli.score; print({'torch', 'lm_eval'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -1,0 +1,206 @@
+"""Intervals, p-values and the honest choice, against scipy and by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lm_eval_partial.results import metrics, uncertainty
+from lm_eval_partial.results.series import Series
+
+
+def series(table, finish=metrics.mean):
+    """Return a series of [documents, models] or [documents, models, k]."""
+    rows = np.asarray(table, dtype=float)
+    rows = rows[..., None] if rows.ndim == 2 else rows
+    sums = finish(rows.sum(0), np.full(rows.shape[1], float(len(rows))))
+    return Series(rows, finish, sums, len(rows))
+
+
+def right_or_wrong(seed, chances, documents, shared=0.8):
+    """Return 0/1 answers of models whose rights and wrongs go together."""
+    random = np.random.default_rng(seed)
+    noise = np.sqrt(shared) * random.standard_normal((documents, 1))
+    noise = noise + np.sqrt(1 - shared) * random.standard_normal((documents, len(chances)))
+    return (noise < stats.norm.ppf(chances)).astype(float)
+
+
+def test_the_bootstrap_is_scipys():
+    table = np.random.default_rng(1).random((80, 2)) * [1, 1.2]
+    drawn = uncertainty.bootstrap(series(table), "x", 20000)
+    low, high = uncertainty.interval(drawn[:, 1] - drawn[:, 0])
+    theirs = stats.bootstrap(
+        (table[:, 1] - table[:, 0],), np.mean, n_resamples=20000, method="percentile", rng=np.random.default_rng(2)
+    )
+    assert [low, high] == pytest.approx(theirs.confidence_interval, abs=0.004)
+    assert (drawn[:, 1] - drawn[:, 0]).std() == pytest.approx(theirs.standard_error, rel=0.03)
+
+
+def test_the_bootstrap_of_macro_f1_is_scipys():
+    random = np.random.default_rng(3)
+    pairs = [[(int(a), int(b)) for a, b in random.integers(3, size=(60, 2))] for _ in range(2)]
+    rows, finish = metrics.rows(pairs, "def macro_f1(pairs):")
+    drawn = uncertainty.bootstrap(series(rows, finish), "x", 4000)
+
+    def statistic(index):
+        weights = np.bincount(index, minlength=60).astype(float)[None]
+        return float(np.diff(series(rows, finish).values(weights)[0])[0])
+
+    theirs = stats.bootstrap(
+        (np.arange(60),), statistic, n_resamples=1000, vectorized=False, method="percentile", rng=random
+    )
+    assert (drawn[:, 1] - drawn[:, 0]).std() == pytest.approx(theirs.standard_error, rel=0.1)
+
+
+def test_resamples_draw_as_many_documents_as_there_are_and_come_in_pieces(monkeypatch):
+    monkeypatch.setattr(uncertainty, "CHUNK", 70)
+    pieces = list(uncertainty.resamples(10, 25, np.random.default_rng(0)))
+    assert [len(piece) for piece in pieces] == [7, 7, 7, 4]
+    assert all((piece.sum(1) == 10).all() for piece in pieces) and np.concatenate(pieces).max() > 1
+
+
+def test_two_series_are_not_resampled_alike_and_one_always_is():
+    table = series(np.random.default_rng(1).random((20, 2)))
+    assert np.array_equal(uncertainty.bootstrap(table, "x", 50), uncertainty.bootstrap(table, "x", 50))
+    assert not np.array_equal(uncertainty.bootstrap(table, "x", 50), uncertainty.bootstrap(table, "y", 50))
+
+
+def test_the_standard_error_of_a_mean_is_that_of_paired_differences():
+    table = np.random.default_rng(5).random((40, 2))
+    found = uncertainty.standard_error(series(table), 0, 1, np.zeros((3, 2)))
+    assert found == pytest.approx(stats.sem(table[:, 1] - table[:, 0]))
+
+
+def test_the_standard_error_of_another_metric_is_the_bootstraps():
+    def ratio(sums, documents):
+        return sums[..., 0] / sums[..., 1]
+
+    table = series(np.random.default_rng(5).random((40, 2, 2)) + 1, ratio)
+    drawn = uncertainty.bootstrap(table, "x", 500)
+    assert uncertainty.standard_error(table, 0, 1, drawn) == pytest.approx((drawn[:, 1] - drawn[:, 0]).std(ddof=1))
+
+
+def test_intervals_cover_the_truth_19_times_in_20():
+    covered = []
+    for seed in range(300):
+        table = right_or_wrong(seed, [0.6, 0.7], 100)
+        drawn = uncertainty.bootstrap(series(table), str(seed), 400)
+        low, high = uncertainty.interval(drawn[:, 1] - drawn[:, 0])
+        covered.append(low <= 0.1 <= high)
+    assert 0.91 <= np.mean(covered) <= 0.98
+
+
+def test_clustered_by_task_the_interval_covers_other_tasks():
+    """Tasks whose true gains vary around 2: only with the tasks resampled is 2 in the interval often enough."""
+    within, clustered = [], []
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        gains = 2 + 3 * random.standard_normal(12)
+        each = gains[:, None] + 0.5 * random.standard_normal((12, 1)) + 0.5 * random.standard_normal((12, 400))
+        for drawn, covered in ((each.mean(0), within), (uncertainty.over_tasks(each, str(seed)), clustered)):
+            low, high = uncertainty.interval(drawn)
+            covered.append(low <= 2 <= high)
+    assert np.mean(within) < 0.4 and 0.85 <= np.mean(clustered) <= 0.98
+
+
+def test_mcnemars_exact_test():
+    table = [[0, 1]] * 9 + [[1, 0]] * 2 + [[1, 1]] * 5
+    differences = np.diff(np.asarray(table, dtype=float))[:, 0]
+    assert uncertainty.mcnemar(differences) == pytest.approx(stats.binomtest(9, 11).pvalue)
+    assert uncertainty.mcnemar(np.zeros(5)) == 1
+    assert uncertainty.mcnemar(np.array([1.0, 0.5])) is None
+
+
+def test_the_randomisation_test_of_right_and_wrong_is_mcnemars():
+    table = np.array([[0, 1]] * 9 + [[1, 0]] * 2 + [[1, 1]] * 5)
+    null = uncertainty.swapped(series(table), "x", 0, 1)
+    assert uncertainty.p_value(null, 7 / 16) == pytest.approx(stats.binomtest(9, 11).pvalue, abs=0.01)
+
+
+def test_the_randomisation_test_is_scipys():
+    table = np.random.default_rng(7).random((30, 2)) * [1, 1.4]
+    null = uncertainty.swapped(series(table), "x", 0, 1)
+    theirs = stats.permutation_test(
+        (table[:, 0], table[:, 1]), lambda a, b, axis: (b - a).mean(axis), permutation_type="samples", vectorized=True,
+        rng=np.random.default_rng(1),
+    )  # fmt: skip
+    assert null.mean() == pytest.approx(0, abs=0.005)
+    assert uncertainty.p_value(null, float(np.diff(table.mean(0))[0])) == pytest.approx(theirs.pvalue, abs=0.01)
+
+
+def test_the_randomisation_test_of_macro_f1_has_its_level():
+    below = []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        gold = random.integers(3, size=50)
+        noisy = [np.where(random.random(50) < 0.6, gold, random.integers(3, size=50)) for _ in range(2)]
+        rows, finish = metrics.rows(
+            [list(zip(gold.tolist(), p.tolist(), strict=True)) for p in noisy], "def macro_f1(x):"
+        )
+        table = series(rows, finish)
+        null = uncertainty.swapped(table, str(seed), 0, 1, flips=499)
+        below.append(uncertainty.p_value(null, table.reported[1] - table.reported[0]) <= 0.1)
+    assert 0.05 <= np.mean(below) <= 0.16
+
+
+def test_swapping_ends_at_the_two_models():
+    """Of one document either nothing or everything is swapped."""
+    assert sorted(set(uncertainty.swapped(series([[0.25, 1.0]]), "x", 0, 1))) == [-0.75, 0.75]
+
+
+def test_no_random_p_value_is_zero():
+    assert uncertainty.p_value(np.zeros(9), 1.0) == 0.1
+    assert (
+        uncertainty.p_value(np.array([1.0, -1, 0, 0]), 1.0)
+        == uncertainty.p_value(np.array([1.0, -1, 0, 0]), -1.0)
+        == 0.6
+    )
+
+
+def test_holm_adjusts_step_by_step():
+    assert uncertainty.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert uncertainty.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert uncertainty.holm([0.02]) == [0.02] and uncertainty.holm([]) == []
+
+
+def test_of_equal_scores_the_one_nearest_to_the_reference_is_best():
+    scores = np.array([[3.0, 3, 1, 2], [1, 2, 3, 3], [5, 1, 1, 1]])
+    assert uncertainty.nearest_best(scores, 3).tolist() == [1, 3, 0]
+
+
+def test_halves_are_halves_and_documents_keep_theirs():
+    """Of three documents one alone is right: it is in one half whatever the weights, and never in the other."""
+    estimates = uncertainty.half_estimates(series([[1.0], [0.0], [0.0]]), "x", 50)
+    assert estimates.shape == (2, uncertainty.SPLITS, 51, 1)
+    assert ((estimates[0, :, :, 0] == 0) != (estimates[1, :, :, 0] == 0)).all()
+
+
+def gains(chances, documents, repeats=150):
+    """Return honest gain, its error, naive gain and the true gain of the choices, over simulated sweeps."""
+    rows = []
+    for seed in range(repeats):
+        table = series(right_or_wrong(seed, chances, documents))
+        last = len(chances) - 1
+        chosen, gain, error = uncertainty.crossfit(uncertainty.half_estimates(table, str(seed), 100), last)
+        naive = (table.reported - table.reported[-1]).max()
+        rows.append((gain, error, naive, np.mean([chances[column] - chances[-1] for column in chosen])))
+    return np.array(rows).T
+
+
+def test_where_nothing_is_better_the_naive_best_says_so_and_the_honest_gain_does_not():
+    gain, error, naive, _ = gains([0.5] * 6, 100)
+    assert naive.mean() > 0.03 and abs(gain.mean()) < 0.01
+    assert 0.9 <= np.mean(np.abs(gain) < uncertainty.NORMAL * error) <= 1
+
+
+def test_where_something_is_better_the_honest_gain_is_found():
+    gain, error, naive, truth = gains([0.45, 0.5, 0.6, 0.55, 0.5, 0.45], 200)
+    assert gain.mean() == pytest.approx(truth.mean(), abs=0.012) and naive.mean() > truth.mean() + 0.01
+    assert 0.9 <= np.mean(np.abs(gain - truth.mean()) < uncertainty.NORMAL * error) <= 1
+
+
+def test_where_less_is_better_the_least_is_chosen():
+    estimates = uncertainty.half_estimates(series(np.tile([3.0, 1.0, 2.0], (10, 1))), "x")
+    assert uncertainty.crossfit(estimates, 2, sign=-1) == ([1] * 40, pytest.approx(-1), pytest.approx(0))
+    assert uncertainty.crossfit(estimates, 2) == ([0] * 40, pytest.approx(1), pytest.approx(0))

@@ -1,0 +1,150 @@
+"""A transformers model at λ: dtypes, generation config, custom code, and moving without harm."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.weights.loading import load, move, resolve_dtype
+from lm_eval_partial.weights.pair import Pair
+from tests import pico
+
+
+@pytest.fixture
+def pair(pairs) -> Pair:
+    return Pair.open(*map(str, pairs("llama")))
+
+
+def never() -> None:
+    raise AssertionError("a plain model was loaded anew instead of being overwritten")
+
+
+def test_generation_config_is_the_reference_sides(pairs):
+    base, instruct = map(str, pairs("llama"))
+    assert load(Pair.open(base, instruct), 0.5).generation_config.eos_token_id == [1, 5]
+    assert load(Pair.open(base, instruct, tokenizer="base"), 0.5).generation_config.eos_token_id == 1
+
+
+def test_generation_config_without_a_file_is_what_stock_makes_of_the_config(pairs, tmp_path):
+    base, instruct = pairs("llama")
+    bare = shutil.copytree(instruct, tmp_path / "bare")
+    (bare / "generation_config.json").unlink()
+    ours = load(Pair.open(str(base), str(bare)), 1).generation_config
+    assert ours.to_dict() == AutoModelForCausalLM.from_pretrained(bare).generation_config.to_dict()
+
+
+def test_the_model_knows_where_it_came_from(pair):
+    model = load(pair, 0.5)
+    assert model.name_or_path == model.config.name_or_path == pair.instruct.path
+    assert not model.training
+
+
+def test_auto_dtype_is_what_stock_takes(tmp_path):
+    base, instruct = pico.pair(tmp_path, dtype=torch.bfloat16)
+    assert load(Pair.open(str(base), str(instruct)), 0.5).dtype == torch.bfloat16
+    config = json.loads((instruct / "config.json").read_text())
+    (instruct / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "dtype"}))
+    assert resolve_dtype(Pair.open(str(base), str(instruct))) == torch.bfloat16
+
+
+def test_float32_weights_stored_in_bfloat16_are_rounded_once(pair):
+    sides = [AutoModelForCausalLM.from_pretrained(side.path).state_dict() for side in (pair.base, pair.instruct)]
+    for model in (load(pair, 0.3, "bfloat16"), move(load(pair, 0.9, "bfloat16"), pair, 0.3, never)):
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, torch.lerp(sides[0][name], sides[1][name], 0.3).bfloat16()), name
+
+
+@pytest.mark.parametrize("wrong", ["float33", "int8", "nn"])
+def test_a_dtype_that_is_none(pair, wrong):
+    with pytest.raises(UserError, match=rf"dtype={wrong} is not a floating point dtype\. Give auto, float32"):
+        resolve_dtype(pair, wrong)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_moving_from_an_endpoint_leaves_the_checkpoints_alone(pair, start):
+    """A model at λ = 0 must not be the base's mapped file: writing λ = 0.5 over it would change the base."""
+    before = {side.role: {n: t[...].clone() for n, t in side.tensors.items()} for side in (pair.base, pair.instruct)}
+    model = move(load(pair, start), pair, 0.5, never)
+    move(model, pair, start, never)
+    move(model, pair, 0.25, never)
+    for side in (pair.base, pair.instruct):
+        assert all(torch.equal(tensor[...], before[side.role][name]) for name, tensor in side.tensors.items())
+
+
+def test_moving_keeps_every_parameter_where_it_was(pair):
+    model = load(pair, 0.5)
+    before = {name: (parameter, parameter.data_ptr()) for name, parameter in model.named_parameters()}
+    move(model, pair, 0.75, never)
+    for name, parameter in model.named_parameters():
+        assert before[name] == (parameter, parameter.data_ptr())
+
+
+def test_a_model_that_must_be_made_anew_gives_up_its_storage_first(pairs):
+    pair = Pair.open(*map(str, pairs("mixtral")))
+    model = load(pair, 0.5)
+    held = []
+
+    def reload():
+        held.append(sum(parameter.numel() for parameter in model.parameters()))
+        return load(pair, 0.25)
+
+    assert move(model, pair, 0.25, reload) is not model and held == [0]
+
+
+def test_a_model_made_shallower_by_its_config_moves_too(pair):
+    model = load(pair, 0.5, num_hidden_layers=1)
+    move(model, pair, 0.25, never)
+    expected = load(pair, 0.25).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert len(model.model.layers) == 1
+
+
+def test_disk_offload_is_refused_and_nothing_written(pair, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"cannot be offloaded to disk\. Give a smaller dtype, more devices"):
+        load(pair, 0.5, device_map={"": "disk"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_code_of_the_revision_asked_for(pairs, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "lm_eval_partial.weights.architecture.get_class_from_dynamic_module",
+        lambda *args, **kwargs: asked.append((args, kwargs)) or LlamaForCausalLM,
+    )
+    side = shutil.copytree(pairs("llama")[0], tmp_path / "side")
+    config = json.loads((side / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "twin.Twin"}
+    (side / "config.json").write_text(json.dumps(config))
+    Pair.open(str(side), str(side), base_revision="v2", instruct_revision="v2", trust_remote_code=True)
+    assert asked and all(call == (("twin.Twin", str(side)), {"revision": "v2"}) for call in asked)
+
+
+def test_model_code_beside_the_weights(tmp_path):
+    """A model type transformers does not know, with its code in the folder."""
+    base, instruct = pico.pair(tmp_path)
+    code = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class TwinConfig(LlamaConfig):
+    model_type = "twin"
+class TwinForCausalLM(LlamaForCausalLM):
+    config_class = TwinConfig
+"""
+    for side in (base, instruct):
+        (side / "twin.py").write_text(code)
+        config = json.loads((side / "config.json").read_text())
+        config |= {"model_type": "twin", "architectures": ["TwinForCausalLM"]}
+        config["auto_map"] = {"AutoConfig": "twin.TwinConfig", "AutoModelForCausalLM": "twin.TwinForCausalLM"}
+        (side / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="no model config could be read"):
+        Pair.open(str(base), str(instruct))
+    model = load(Pair.open(str(base), str(instruct), trust_remote_code=True), 0.5)
+    assert type(model).__name__ == "TwinForCausalLM"
+    stock = AutoModelForCausalLM.from_pretrained(instruct, trust_remote_code=True).state_dict()
+    ours = load(Pair.open(str(base), str(instruct), trust_remote_code=True), 1).state_dict()
+    assert all(torch.equal(ours[name], stock[name]) for name in stock)

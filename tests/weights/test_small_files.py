@@ -1,0 +1,351 @@
+"""What stands beside the weights of an export: which files, in which spelling, and no file of anybody else's."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, Gemma3Config, Gemma3TextConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.weights import small_files
+from lm_eval_partial.weights.export import export
+from lm_eval_partial.weights.pair import Pair
+from lm_eval_partial.weights.spelling import _add_older_rope, _plain, _sections, model_config
+from tests import pico
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CODE = "from transformers import LlamaForCausalLM\nclass Own(LlamaForCausalLM): pass\n"
+
+
+@pytest.fixture
+def sides(pairs, tmp_path) -> tuple[Path, Path]:
+    """Copies that may be changed."""
+    base, instruct = (shutil.copytree(side, tmp_path / side.name) for side in pairs("llama"))
+    return base, instruct
+
+
+@pytest.fixture
+def private(tmp_path) -> Path:
+    file = tmp_path / "private" / "secret.json"
+    file.parent.mkdir()
+    file.write_text('{"secret": 1}')
+    return file
+
+
+def change(file: Path, **fields: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields, indent=2))
+
+
+def beside(base: Path | str, instruct: Path | str, **kwargs: object) -> small_files.Beside:
+    return small_files.files_beside(Pair.open(str(base), str(instruct), **kwargs), torch.float32)
+
+
+def config_of(base: Path | str, instruct: Path | str, dtype: torch.dtype = torch.float32, **kwargs: object) -> dict:
+    file = small_files.files_beside(Pair.open(str(base), str(instruct), **kwargs), dtype).files["config.json"]
+    return json.loads(file.read_text() if isinstance(file, Path) else file)
+
+
+# Which files -----------------------------------------------------------------------------------------------
+
+
+def test_every_small_file_goes_along_byte_for_byte(sides, tmp_path):
+    base, instruct = sides
+    change(instruct / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    wanted = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}
+    wanted |= {"special_tokens_map.json", "merges.txt", "preprocessor_config.json", "LICENSE.txt", "USE_POLICY.md"}
+    wanted |= {"tokenizer.model", "qwen.tiktoken", "additional_chat_templates/rag.jinja"}
+    for name in wanted:
+        (instruct / name).parent.mkdir(exist_ok=True)
+        if not (instruct / name).exists():
+            (instruct / name).write_bytes(b"{}\r\n")
+    for name in ("README.md", "train.py", "optimizer.pt", ".env", "notes.json", "adapter_config.json", "params.json"):
+        (instruct / name).write_text("{}")
+    export(Pair.open(str(base), str(instruct)), 0.5, tmp_path / "out")
+    found = {file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert found == wanted | {"config.json", "model.safetensors", "README.md"}
+    assert all((tmp_path / "out" / name).read_bytes() == (instruct / name).read_bytes() for name in wanted)
+
+
+def test_the_tokenizer_may_be_from_elsewhere(sides, tmp_path):
+    pico.tokenizer(pad_token="a").save_pretrained(tmp_path / "words")
+    (tmp_path / "words" / "merges.txt").touch()
+    (tmp_path / "words" / "LICENSE").touch()
+    files = beside(*sides, tokenizer=str(tmp_path / "words")).files
+    assert files["tokenizer.json"] == tmp_path / "words" / "tokenizer.json" and "merges.txt" in files
+    assert not {"chat_template.jinja", "LICENSE"} & files.keys()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_an_adapter_has_its_bases_config_and_the_tokenizer_that_lies_beside_it(own, sides, tmp_path):
+    base = sides[0]
+    pico.adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+    if own:
+        pico.tokenizer().save_pretrained(tmp_path / "adapter")
+    files = beside(base, tmp_path / "adapter").files
+    assert files["tokenizer.json"] == (tmp_path / "adapter" if own else base) / "tokenizer.json"
+    assert files["generation_config.json"] == base / "generation_config.json" and "adapter_config.json" not in files
+
+
+def test_what_is_too_large_is_left_out_and_said(sides, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(small_files, "LARGEST", 2**20)
+    (sides[1] / "tekken.json").write_bytes(b" " * (2**20 + 1))
+    export(Pair.open(*map(str, sides)), 0.5, tmp_path / "out")
+    said = f"tekken.json of instruct={sides[1]} is larger than 1.00 MiB and was left out"
+    assert not (tmp_path / "out" / "tekken.json").exists() and caplog.messages == [said]
+    assert f"\nOf this one: {said}.\n" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_from_the_hubs_cache(sides, tmp_path, monkeypatch):
+    """Its files are links to blobs."""
+    cache, repo = tmp_path / "cache", tmp_path / "cache" / "models--someone--model"
+    for side in sides:
+        for file in side.iterdir():
+            blob = repo / "blobs" / f"{side.name}-{file.name}"
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(blob)
+            link = repo / "snapshots" / COMMIT / side.name / file.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(Path("../../../blobs", blob.name))
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(COMMIT)
+    snapshot = repo / "snapshots" / COMMIT
+    expected = beside(snapshot / "base", snapshot / "instruct").files  # by its path, from a cache that is elsewhere
+    assert expected["tokenizer.json"] == (repo / "blobs" / "instruct-tokenizer.json")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    folders = {"base_subfolder": "base", "instruct_subfolder": "instruct"}
+    found = beside("someone/model", "someone/model", **folders)
+    assert found.files == expected
+    (tmp_path / "local").mkdir()  # as older releases of huggingface_hub filled a local folder
+    for file in (snapshot / "instruct").iterdir():
+        (tmp_path / "local" / file.name).symlink_to(os.path.realpath(file))
+    assert beside(snapshot / "base", tmp_path / "local").files == expected
+
+
+# Links -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["generation_config.json", "LICENSE", "chat_template.jinja", "special_tokens_map.json"]
+)
+@pytest.mark.parametrize("how", ["absolute", "relative", "chain", "dangling"])
+def test_a_link_that_leads_elsewhere_is_refused_by_name(name, how, sides, private, tmp_path):
+    link, target = sides[1] / name, private
+    link.unlink(missing_ok=True)
+    if how == "relative":
+        target = Path("..", "private", private.name)
+    elif how == "chain":
+        (sides[1] / "step").symlink_to(private)
+        target = Path("step")
+    elif how == "dangling":
+        private.unlink()
+    link.symlink_to(target)
+    pair = Pair.open(*map(str, sides))
+    with pytest.raises(UserError, match=rf"{name} is a link to {private}, outside of the checkpoint\. .* Put the file"):
+        export(pair, 0.5, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.incomplete").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_link_of_what_is_read_anyway(name, sides, private, tmp_path):
+    (sides[1] / name).rename(private)
+    (sides[1] / name).symlink_to(private)
+    with pytest.raises(UserError, match=rf"{name} is a link to"):
+        export(Pair.open(*map(str, sides)), 0.5, tmp_path / "out")
+
+
+def test_a_link_among_model_code(sides, private, tmp_path):
+    for side in sides:
+        change(side / "config.json", auto_map={"AutoModelForCausalLM": "own.Own"})
+        (side / "own.py").write_text(CODE)
+    (sides[1] / "more.py").symlink_to(private)
+    pair = Pair.open(*map(str, sides), trust_remote_code=True)
+    with pytest.raises(UserError, match=r"more\.py is a link to"):
+        export(pair, 0.5, tmp_path / "out")
+    (sides[1] / "more.py").unlink()
+    assert small_files.files_beside(pair, torch.float32).files["own.py"] == sides[1] / "own.py"
+
+
+def test_a_link_to_a_folder(sides, private, tmp_path):
+    (private.parent / "a.jinja").touch()
+    (sides[1] / "additional_chat_templates").symlink_to(private.parent)
+    with pytest.raises(UserError, match=r"additional_chat_templates/a\.jinja is a link to"):
+        small_files.small_files(str(sides[1]), small_files.TOKENIZER)
+
+
+def test_a_blob_folder_that_is_a_link_itself(sides, private, tmp_path):
+    """What looks like a cache may be part of a download."""
+    snapshot = tmp_path / "models--a--b" / "snapshots" / COMMIT
+    shutil.copytree(sides[1], snapshot)
+    (tmp_path / "models--a--b" / "blobs").symlink_to(private.parent)
+    (snapshot / "LICENSE").symlink_to(Path("../../blobs", private.name))
+    with pytest.raises(UserError, match=r"LICENSE is a link to"):
+        small_files.small_files(str(snapshot), small_files.MODEL)
+
+
+def test_links_inside_the_checkpoint_and_to_it_are_followed(sides, private, tmp_path):
+    (sides[1] / "inner").mkdir()
+    (sides[1] / "inner" / "text").write_text("MIT")
+    (sides[1] / "LICENSE").symlink_to("inner/text")
+    (sides[1] / "unasked.json").symlink_to(private)
+    (sides[1] / "NOTICE").symlink_to("NOTICE")  # to itself
+    (tmp_path / "link").symlink_to(sides[1])
+    found = small_files.small_files(str(tmp_path / "link"), small_files.MODEL)
+    assert found["LICENSE"] == sides[1] / "inner" / "text" and not {"unasked.json", "NOTICE"} & found.keys()
+
+
+def test_a_subfolder_that_leads_out(sides, tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "sub").symlink_to(sides[1])
+    with pytest.raises(UserError, match=r"config\.json is a link to"):
+        small_files.small_files(str(tmp_path / "root"), small_files.MODEL, subfolder="sub")
+
+
+# Spelling --------------------------------------------------------------------------------------------------
+
+
+def test_both_spellings_of_a_config(sides):
+    change(sides[1] / "config.json", note="kept")
+    config = config_of(*sides, dtype=torch.bfloat16)
+    assert config["dtype"] == config["torch_dtype"] == "bfloat16" and config["note"] == "kept"
+    assert config["rope_theta"] == 10000.0 == config["rope_parameters"]["rope_theta"] and config["rope_scaling"] is None
+
+
+def test_a_config_of_before_changes_in_what_is_written_only(sides):
+    for side in sides:
+        fields = json.loads((side / "config.json").read_text())
+        del fields["dtype"], fields["rope_parameters"]
+        (side / "config.json").write_text(json.dumps(fields | {"rope_theta": 10000.0, "architectures": ["LLaMA"]}))
+    original = json.loads((sides[1] / "config.json").read_text())
+    found = config_of(*sides, dtype=torch.float16)
+    assert found == original | {"torch_dtype": "float16", "architectures": ["LlamaForCausalLM"]}
+    assert [*found] == [*original, "torch_dtype"]
+    change(sides[1] / "config.json", torch_dtype="float16", architectures=["LlamaForCausalLM"])
+    files = small_files.files_beside(Pair.open(*map(str, sides)), torch.float16).files
+    assert files["config.json"] == sides[1] / "config.json"
+
+
+@pytest.mark.parametrize("reference", ["base", "instruct"])
+def test_tying_is_what_is_written(reference, tmp_path):
+    words = pico.tokenizer()
+    for name, tied in (("tied", True), ("untied", False)):
+        pico.save(pico.model(pico.config("llama", 330, tie_word_embeddings=tied), 1), words, tmp_path / name)
+    assert config_of(tmp_path / "tied", tmp_path / "untied", tokenizer=reference)["tie_word_embeddings"] is False
+    assert config_of(tmp_path / "tied", tmp_path / "tied")["tie_word_embeddings"] is True
+
+
+def test_a_config_in_sections(tmp_path):
+    """Each says its dtype and rotary embeddings; the vocabulary and tying are the text's."""
+    text = {**pico.GROUPED, "vocab_size": 330, "head_dim": 8, "num_hidden_layers": 2}
+    vision = {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    vision |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    tokens = {"image_token_index": 3, "boi_token_index": 4, "eoi_token_index": 5, "mm_tokens_per_image": 4}
+    made = Gemma3Config(text_config=text, vision_config=vision, **tokens)
+    tied = pico.model(made, seed=1)
+    sides = [pico.save(tied, pico.tokenizer(), tmp_path / name) for name in ("base", "instruct")]
+    change(sides[0] / "config.json", tie_word_embeddings=False)
+    pair = Pair.open(*map(str, sides))
+    pair.config.tie_word_embeddings, pair.config.get_text_config().vocab_size = False, 340
+    fields = json.loads((sides[1] / "config.json").read_text())
+    found, notes = model_config(pair, fields, torch.bfloat16)
+    inner = found["text_config"]
+    assert (found["tie_word_embeddings"], inner["tie_word_embeddings"], inner["vocab_size"]) == (False, False, 340)
+    assert "vocab_size" not in found and "rope_theta" not in found and notes == []
+    assert {section["torch_dtype"] for section in (found, inner, found["vision_config"])} == {"bfloat16"}
+    assert inner["rope_theta"] == 1e6 and inner["rope_local_base_freq"] == 1e4
+
+
+# Where the older spelling leaves a field of its own in the config that transformers 5 makes of it.
+LEFT = {"sliding_window_pattern", "partial_rotary_factor"}
+
+
+def test_transformers_5_reads_every_familys_config_as_before(tmp_path):
+    """Of all causal models that it has, sections and all."""
+    families, said = 0, set()
+    for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        try:
+            made = CONFIG_MAPPING[kind]()
+        except StrictDataclassError:  # has no default
+            continue
+        made.to_json_file(tmp_path / "config.json")
+        before = type(made).from_pretrained(tmp_path)
+        fields = json.loads((tmp_path / "config.json").read_text())
+        for config, section in _sections(before, fields):
+            if section.get("rope_parameters"):
+                said |= {config.model_type for _ in _add_older_rope(config, section)}
+                families += 1
+        (tmp_path / "config.json").write_text(json.dumps(fields))
+        before, after = flat(before.to_dict()), flat(type(made).from_pretrained(tmp_path).to_dict())
+        assert {name for name in before | after if before.get(name) != after.get(name)} <= LEFT, kind
+    assert families > 100 and len(said) < 20 and said.isdisjoint({"llama", "gemma3_text", "gpt_neox", "qwen2"})
+
+
+def flat(fields: dict) -> dict:
+    found = {}
+    for name, value in fields.items():
+        found |= flat(value) if isinstance(value, dict) else {name: value} if name != "type" else {}
+    return found
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "original_max_position_embeddings": 128}
+DEFAULT, LINEAR = {"rope_type": "default", "rope_theta": 1e4}, {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    "family, changes, note",
+    [
+        ("llama", {"rope_parameters": YARN | {"factor": 4.0}}, None),
+        (
+            *("llama", {"rope_parameters": YARN | {"factor": 2.0}}),
+            "transformers 4 scales by 4 (max_position_embeddings / original_max_position_embeddings), not by the "
+            "factor 2 of this model's yarn",
+        ),
+        (
+            *("gemma3_text", {"rope_parameters": {"full_attention": DEFAULT, "sliding_attention": LINEAR}}),
+            "only transformers 5 reads this model's rope_parameters (gemma3_text) as they are meant",
+        ),
+        (
+            *("gemma3_text", {"layer_types": ["full_attention", "sliding_attention"]}),
+            "only transformers 5 reads which of this model's layers have full attention",
+        ),
+    ],
+)
+def test_what_the_older_spelling_cannot_say_is_said(family, changes, note, tmp_path, caplog, monkeypatch):
+    gemma = {**pico.GROUPED, "head_dim": 8, "sliding_window": 8}
+    monkeypatch.setitem(pico.FAMILIES, "gemma3_text", (Gemma3TextConfig, gemma))
+    made = pico.pair(tmp_path, family, **copy.deepcopy(changes))
+    export(Pair.open(*map(str, made)), 0.5, tmp_path / "out")
+    assert [each for each in caplog.messages if "transformers" in each] == ([note] if note else [])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert (f"\nOf this one: {note}.\n" in card) == (note is not None)
+    ours, theirs = (AutoConfig.from_pretrained(folder) for folder in (tmp_path / "out", made[1]))
+    assert _plain(ours.rope_parameters) == theirs.rope_parameters
+
+
+def test_an_export_of_an_export_says_the_same(tmp_path):
+    made = pico.pair(tmp_path, "llama", rope_parameters=YARN | {"factor": 4.0})
+    export(Pair.open(*map(str, made)), 0.5, tmp_path / "first")
+    export(Pair.open(str(made[0]), str(tmp_path / "first")), 1, tmp_path / "second")
+    first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second"))
+    assert first == second and first["rope_scaling"]["factor"] == 4.0 and [*second] == sorted(second)
+
+
+def test_a_tokenizer_in_transformers_5s_words(sides):
+    """The class that only transformers 5 has, and a list where transformers 4 expects a dictionary."""
+    words = pico.tokenizer(extra_special_tokens=["Name", "the"])
+    words.save_pretrained(sides[1])
+    before = json.loads((sides[1] / "tokenizer_config.json").read_text())
+    assert before["tokenizer_class"] == "TokenizersBackend" and before["extra_special_tokens"] == ["Name", "the"]
+    after = json.loads(beside(*sides).files["tokenizer_config.json"])
+    assert after.pop("additional_special_tokens") == before.pop("extra_special_tokens")
+    assert after == before | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (sides[1] / "tokenizer_config.json").write_text(json.dumps(after | {"additional_special_tokens": ["Name", "the"]}))
+    again = AutoTokenizer.from_pretrained(sides[1])
+    assert type(again) is type(words) and again.all_special_tokens == words.all_special_tokens
