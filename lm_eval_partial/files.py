@@ -54,7 +54,7 @@ def explained(path: Path) -> Iterator[None]:
 def unwritable(path: Path, error: OSError) -> UserError:
     """Return the message for a failure to write below `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = f"{gib(free_bytes(path))} are free there. Make room and start the same command again."
+        hint = f"{readable_bytes(free_bytes(path))} are free there. Make room and start the same command again."
     else:
         hint = "Check the path and its permissions, or give another one."
     return UserError(f"{path} could not be written ({error.strerror or error}). {hint}")
@@ -66,16 +66,22 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
 
 
-def gib(size: float) -> str:
+def readable_bytes(size: float) -> str:
     """Return a size in bytes for people to read."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.2f} MiB"
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that is there whole or not at all, whenever the power fails. Raises `UserError` if it cannot."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file as `write_text` does."""
     with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.incomplete")
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)

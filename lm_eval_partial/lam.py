@@ -1,4 +1,6 @@
-"""λ for each parameter: ordered rules of patterns, in a small YAML file or inline.
+"""What λ may be: a number, a list of numbers for a sweep, or rules that give each parameter its own.
+
+Text and numbers only: which parameter a rule matches is decided in `weights.assign`.
 
     # lam.yaml: the first rule that matches a parameter is its λ
     attention: 0.8
@@ -8,8 +10,8 @@
     lm_eval --model partial-hf --model_args base=B,instruct=I,lam=lam.yaml --tasks arc_challenge
     lm_eval --model partial-hf --model_args base=B,instruct=I,lam=attention:0.8+all:0.5 --tasks arc_challenge
 
-A pattern is the name of a group (`GROUPS`), or dotted parts of a parameter's name with ``*`` for anything:
-``q_proj``, ``layers.0``, ``layers.*.mlp.down_proj.weight``. ``lam=0.5*lam.yaml`` is the schedule with every λ halved.
+A pattern is the name of a group (`weights.assign.GROUPS`), or dotted parts of a parameter's name with ``*`` for
+anything: ``q_proj``, ``layers.0``, ``layers.*.mlp.down_proj.weight``. ``lam=0.5*lam.yaml`` is the schedule with every λ halved.
 """
 
 from __future__ import annotations
@@ -20,25 +22,16 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
-from lm_eval_partial.errors import UserError, listing, nearest
-from lm_eval_partial.weights.architecture import Architecture
-from lm_eval_partial.weights.interpolate import check_lam, format_lam
+from lm_eval_partial.errors import UserError, listing
 
 LONGEST_NAME = 48  # characters of a schedule in a folder's name; a longer one is named by its digest
 HINT = "Expected PATTERN: λ or PATTERN: a..b, such as attention: 0.8, layers: 0.2..0.6 or all: 0.5"
-
-
-class Place(NamedTuple):
-    """Where a parameter stands: its layer (None outside of the layers), the number of layers, and its kind."""
-
-    layer: int | None
-    layers: int
-    kind: str
 
 
 class Rule(NamedTuple):
@@ -56,11 +49,11 @@ class Rule(NamedTuple):
     def __str__(self) -> str:
         return f"{self.pattern}:{self.value()}"
 
-    def at(self, place: Place) -> float:
-        """Return λ at a place; layers are equally spaced."""
-        if self.constant or place.layers < 2:
+    def at(self, layer: int, layers: int) -> float:
+        """Return λ in layer number `layer` of `layers`, equally spaced from the first to the last."""
+        if self.constant or layers < 2:
             return self.first
-        share = (place.layer or 0) / (place.layers - 1)
+        share = layer / (layers - 1)
         return self.first * (1 - share) + self.last * share
 
     def value(self, write: Callable[[float], str] = repr) -> str:
@@ -85,66 +78,8 @@ class Schedule:
         values = [value for rule in self.rules for value in (rule.first, rule.last)]
         return min(values), max(values)
 
-    def assign(self, architecture: Architecture, parameters: Mapping[str, str]) -> dict[str, Assigned]:
-        """Return which rule and which λ each parameter gets.
-
-        Args:
-            architecture: of the model.
-            parameters: a tensor's name on disk to its name in the model; a pattern may match either.
-
-        Raises:
-            UserError: a rule matches nothing, or nothing is left for it; a parameter matches no rule; or ``a..b`` is
-                given to a parameter outside of the layers.
-        """
-        places = _places(architecture, parameters)
-        assigned: dict[str, Assigned] = {}
-        for rule in self.rules:
-            matches = _matcher(rule.pattern)
-            matched = [key for key, name in parameters.items() if matches(places[key], key, name)]
-            if not matched:
-                raise _unmatched(rule, parameters)
-            free = [key for key in matched if key not in assigned]
-            if not free:
-                raise UserError(
-                    f"lam: the rule {rule} has no effect: earlier rules match all of its {len(matched)} parameters, "
-                    "and the first that matches counts. Put it before them, or leave it out."
-                )
-            outside = [key for key in free if places[key].layer is None]
-            if outside and not rule.constant:
-                raise UserError(
-                    f"lam: the rule {rule} runs from the first layer to the last, and {listing(outside)} stand in "
-                    "none. Give those a rule of their own before it, or say layers instead."
-                )
-            assigned |= {key: Assigned(rule.at(places[key]), rule.pattern) for key in free}
-        rest = parameters.keys() - assigned.keys()
-        if rest:
-            raise UserError(
-                f"lam: {len(rest)} parameters match no rule: {listing(rest)}. Add a last rule for the rest, such as "
-                "all: 0.5."
-            )
-        return {key: assigned[key] for key in parameters}
-
-
-class Assigned(NamedTuple):
-    """What a parameter gets: its λ, and the pattern of the rule it is from ("" for one λ for all)."""
-
-    lam: float
-    pattern: str
-
 
 Lam = float | Schedule
-
-# Names that stand for many parameters: whether a place and the parameter's name belong to it.
-GROUPS: dict[str, Callable[[Place, str], bool]] = {
-    "all": lambda place, name: True,
-    "layers": lambda place, name: place.layer is not None,
-    "attention": lambda place, name: place.kind == "attention",
-    "mlp": lambda place, name: place.kind == "mlp",
-    "experts": lambda place, name: place.kind == "mlp" and "expert" in name,
-    "norms": lambda place, name: place.kind in ("norm", "final norm"),
-    "embeddings": lambda place, name: place.layer is None and place.kind not in ("head", "final norm"),
-    "head": lambda place, name: place.kind == "head",
-}
 
 
 def read_lam(given: Any) -> Lam:
@@ -199,13 +134,6 @@ def lam_to_json(lam: Lam) -> float | str:
     return str(lam) if isinstance(lam, Schedule) else lam
 
 
-def assign(lam: Lam, architecture: Architecture, parameters: Mapping[str, str]) -> dict[str, Assigned]:
-    """Return what each parameter gets from one λ or from a schedule; see `Schedule.assign`."""
-    if isinstance(lam, Schedule):
-        return lam.assign(architecture, parameters)
-    return dict.fromkeys(parameters, Assigned(lam, ""))
-
-
 def _read_file(path: str) -> Lam:
     try:
         # Composed, not loaded: loading would drop all but the last of two equal patterns, and read "on" as true.
@@ -248,37 +176,6 @@ def _rule(pattern: str, value: Any) -> Rule:
     return Rule(pattern, first, last)
 
 
-def _places(architecture: Architecture, parameters: Mapping[str, str]) -> dict[str, Place]:
-    found = {key: architecture.group_of(name) for key, name in parameters.items()}
-    depths: dict[str, int] = {}
-    for layer, _ in found.values():
-        stack, _, number = layer.rpartition(".")
-        if layer:
-            depths[stack] = max(depths.get(stack, 0), int(number) + 1)
-    places = {}
-    for key, (layer, kind) in found.items():
-        stack, _, number = layer.rpartition(".")
-        places[key] = Place(int(number), depths[stack], kind) if layer else Place(None, 0, kind)
-    return places
-
-
-def _matcher(pattern: str) -> Callable[[Place, str, str], bool]:
-    """Return whether a place, a name on disk and a name in the model match a pattern."""
-    if pattern in GROUPS:
-        return lambda place, key, name: GROUPS[pattern](place, name)
-    expression = re.compile(r"(^|\.)" + re.escape(pattern).replace(r"\*", ".*") + r"(\.|$)")
-    return lambda place, key, name: bool(expression.search(name) or expression.search(key))
-
-
-def _unmatched(rule: Rule, parameters: Mapping[str, str]) -> UserError:
-    parts = {part for name in parameters.values() for part in name.split(".") if not part.isdigit()}
-    hint = nearest(rule.pattern, {*GROUPS, *parts, *parameters.values()})
-    return UserError(
-        f"lam: the rule {rule} matches no parameter.{hint} Groups: {', '.join(GROUPS)}; parts of names: "
-        f"{', '.join(sorted(parts))}."
-    )
-
-
 def _number(text: str) -> bool:
     try:
         float(text)
@@ -290,3 +187,72 @@ def _number(text: str) -> bool:
 def _round(value: float) -> float:
     """Return `value` without the noise of a product: 0.7 · 0.8 is 0.56."""
     return float(f"{value:.12g}") if math.isfinite(value) else value
+
+
+def check_lam(lam: Any) -> float:
+    """Return λ as a float.
+
+    Args:
+        lam: any finite number, or a string that spells one. 0 is the base side, 1 the instruct side.
+
+    Raises:
+        UserError: `lam` is missing, not a number, or not finite.
+    """
+    hint = "Give a finite number, e.g. lam=0.5 (0 = base, 1 = instruct)."
+    if lam is None:
+        raise UserError(f"lam is missing. {hint}")
+    try:
+        value = math.nan if isinstance(lam, bool) else float(lam)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"lam={lam} is not a finite number. {hint}")
+    return value
+
+
+def format_lam(lam: float) -> str:
+    """Return λ as text that sorts and round-trips: two decimals where they are exact, else all of them."""
+    short = f"{lam:.2f}"
+    return short if float(short) == lam else repr(lam)
+
+
+MAX_POINTS = 1000
+
+
+def parse_lams(texts: Iterable[str]) -> list[float]:
+    """Return the λ that a list spells, in its order.
+
+    Args:
+        texts: numbers (``0.5``) and ranges that include both ends (``0:1:0.1``), also several with commas between.
+
+    Raises:
+        UserError: one cannot be read, a range misses its end, or a λ is there twice.
+    """
+    lams: dict[float, str] = {}
+    for text in (part.strip() for several in texts for part in several.split(",")):
+        for lam in _range(text) if ":" in text else [check_lam(text) + 0.0]:  # + 0.0: no −0
+            if lam in lams:
+                raise UserError(f"--lam gives {format_lam(lam)} twice: in {lams[lam]} and in {text}. Leave one out.")
+            lams[lam] = text
+    if not lams:
+        raise UserError("--lam is empty. Give e.g. 0:1:0.1, or 0,0.5,1.")
+    return list(lams)
+
+
+def _range(text: str) -> list[float]:
+    hint = "Give start:stop:step, e.g. 0:1:0.1 for 0, 0.1, …, 1."
+    try:
+        start, stop, step = (Decimal(part) for part in text.split(":"))
+        if not (start.is_finite() and stop.is_finite() and step.is_finite()):
+            raise ValueError
+    except (ValueError, InvalidOperation):
+        raise UserError(f"--lam {text} is not a range. {hint}") from None
+    if step == 0 or (stop - start) / step < 0:
+        raise UserError(f"--lam {text}: a step of {step} does not lead from {start} to {stop}. {hint}")
+    steps = (stop - start) / step
+    if steps > MAX_POINTS:
+        raise UserError(f"--lam {text} is more than {MAX_POINTS:,} points. Give a larger step.")
+    if steps % 1:
+        last = start + math.floor(steps) * step
+        raise UserError(f"--lam {text} passes over its end: {last}, {last + step}. Give {start}:{last}:{step}.")
+    return [float(start + index * step) + 0.0 for index in range(int(steps) + 1)]

@@ -90,5 +90,5 @@ with locked(Path("{tmp_path}/folder"), "sweep"):
 
 
 def test_sizes():
-    assert [files.gib(size) for size in (2**20, 2**30, 5 * 2**29)] == ["1.00 MiB", "1.00 GiB", "2.50 GiB"]
+    assert [files.readable_bytes(size) for size in (2**20, 2**30, 5 * 2**29)] == ["1.00 MiB", "1.00 GiB", "2.50 GiB"]
     assert files.free_bytes(Path("not/there/yet")) == pytest.approx(files.free_bytes(Path.cwd()), rel=0.1)

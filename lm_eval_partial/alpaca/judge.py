@@ -22,8 +22,7 @@ from lm_eval_partial.alpaca.environment import find_python, run, variables_for
 from lm_eval_partial.alpaca.outputs import Point
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import write_text
-
-TASK = "alpaca_eval_judged"
+from lm_eval_partial.results.aggregation import JUDGED
 
 Tell = Callable[[str, int, int], None]
 """Called with a point's name, how many judgements there are, and how many there will be."""
@@ -235,7 +234,7 @@ def _words(identity: Mapping[str, str | None]) -> str:
 
 
 def _write_result(point: Point, scores: Mapping[str, float], folder: Path, settings: Settings) -> Path:
-    """Write the judgements as a result file and samples of lm_eval, task `TASK`, and return the result file.
+    """Write the judgements as a result file and samples of lm_eval, task `JUDGED`, and return the result file.
 
     Win rates are fractions there. Documents have no length-controlled one: what the package's model predicts for them
     varies with their difficulty alone, and an interval from it (or the package's own standard error) leaves out how
@@ -253,14 +252,14 @@ def _write_result(point: Point, scores: Mapping[str, float], folder: Path, setti
     metadata = {"main_metric": next(iter(fields)), "version": 1.0, "annotator": settings.folder}
     source = point.file.data
     result = {
-        "results": {TASK: {"alias": TASK, "name": TASK, "sample_len": len(judged)} | values},
+        "results": {JUDGED: {"alias": JUDGED, "name": JUDGED, "sample_len": len(judged)} | values},
         "group_subtasks": {},
-        "configs": {TASK: {"task": TASK, "metric_list": metrics, "metadata": metadata, "num_fewshot": 0}},
+        "configs": {JUDGED: {"task": JUDGED, "metric_list": metrics, "metadata": metadata, "num_fewshot": 0}},
         # Two judges are two scales: files of one task whose versions differ are not compared.
-        "versions": {TASK: f"1.0 {settings.folder}"},
-        "n-shot": {TASK: 0},
-        "higher_is_better": {TASK: dict.fromkeys(fields, True)},
-        "n-samples": {TASK: {"original": len(judged), "effective": len(judged)}},
+        "versions": {JUDGED: f"1.0 {settings.folder}"},
+        "n-shot": {JUDGED: 0},
+        "higher_is_better": {JUDGED: dict.fromkeys(fields, True)},
+        "n-samples": {JUDGED: {"original": len(judged), "effective": len(judged)}},
         "alpaca_eval": dict(scores),
     } | {name: value for name, value in source.items() if name not in ("results", "groups", *_OF_TASKS)}
     lines = []
@@ -270,7 +269,7 @@ def _write_result(point: Point, scores: Mapping[str, float], folder: Path, setti
         kept |= {name: sample[name] for name in ("filtered_resps", "filter", "doc_hash", "prompt_hash", "target_hash")}
         lines.append(json.dumps(kept | {"metrics": ["win_rate"], "win_rate": row["win_rate"]}, ensure_ascii=False))
     # The result last: where it is, the samples are.
-    write_text(folder / f"samples_{TASK}_{point.file.date}.jsonl", "\n".join(lines) + "\n")
+    write_text(folder / f"samples_{JUDGED}_{point.file.date}.jsonl", "\n".join(lines) + "\n")
     path = folder / f"results_{point.file.date}.json"
     outputs.write_json(path, result)
     return path

@@ -17,7 +17,8 @@ from typing import Any
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import write_text
-from lm_eval_partial.results.files import ResultFile, Run, find, format_lam, runs
+from lm_eval_partial.lam import format_lam
+from lm_eval_partial.results.files import ResultFile, Run, find, runs
 
 FOLDER = "alpaca_eval"
 """What is made of a run's answers lies in this folder beside its results."""

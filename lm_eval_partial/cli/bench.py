@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from lm_eval_partial.bench import load, scoring, sweep
-    from lm_eval_partial.cli.tasks import task_configs
     from lm_eval_partial.errors import UserError
+    from lm_eval_partial.results.suite import task_configs
     from lm_eval_partial.weights.loading import parse_dtype
 
     if args.rounds < 1:

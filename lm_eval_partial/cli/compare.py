@@ -60,10 +60,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.results.compare` finds."""
-    from lm_eval_partial.cli.tasks import task_configs
     from lm_eval_partial.errors import UserError
     from lm_eval_partial.results.compare import compare, mismatches, read_runs
-    from lm_eval_partial.results.suite import read_suite
+    from lm_eval_partial.results.suite import read_suite, task_configs
 
     if args.resamples < 100:
         raise UserError(f"--resamples {args.resamples}: give 100 or more.")

@@ -45,7 +45,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the adapter and print its errors."""
     from lm_eval_partial.errors import UserError
-    from lm_eval_partial.weights.write_adapter import check_rank, extract, relative_error
+    from lm_eval_partial.weights.truncation import check_rank
+    from lm_eval_partial.weights.write_adapter import extract, relative_error
 
     rank = None if args.rank is None else check_rank(args.rank)
     if args.energy is not None and not 0 < args.energy <= 1:

@@ -26,17 +26,9 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
 def open_pair(args: argparse.Namespace) -> Pair:
     """Return the pair that `add_pair_arguments` names."""
     from lm_eval_partial.weights.pair import Pair
+    from lm_eval_partial.weights.source import Source
 
-    return Pair.open(
-        args.base,
-        args.instruct,
-        base_revision=args.base_revision,
-        instruct_revision=args.instruct_revision,
-        base_subfolder=args.base_subfolder,
-        instruct_subfolder=args.instruct_subfolder,
-        tokenizer=args.tokenizer,
-        trust_remote_code=args.trust_remote_code,
-    )
+    return Pair.of(Source.of(vars(args)))
 
 
 def add_parser(subparsers: Any) -> None:
@@ -64,8 +56,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.weights.inspection` finds."""
+    from lm_eval_partial.cli.inspect_tables import show
     from lm_eval_partial.lam import read_lam
-    from lm_eval_partial.weights.inspection import inspect_pair, show
+    from lm_eval_partial.weights.inspection import inspect_pair
 
     pair = open_pair(args)
     lam = None if args.lam is None else read_lam(args.lam)

@@ -43,10 +43,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report and print where, below a short table."""
-    from lm_eval_partial.cli.tasks import task_configs
     from lm_eval_partial.errors import UserError
     from lm_eval_partial.results.aggregation import INSTRUCTION
-    from lm_eval_partial.results.suite import read_suite
+    from lm_eval_partial.results.suite import read_suite, task_configs
     from lm_eval_partial.results.trajectory import read
 
     if args.output_path is None and len(args.folders) > 1:

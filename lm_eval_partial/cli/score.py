@@ -33,9 +33,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.results.suite` finds."""
-    from lm_eval_partial.cli.tasks import task_configs
     from lm_eval_partial.results.files import read_result
-    from lm_eval_partial.results.suite import read_suite, score
+    from lm_eval_partial.results.suite import read_suite, score, task_configs
 
     file, result = read_result(args.results)
     scores = score(result, read_suite(task_configs()))

@@ -12,7 +12,7 @@ from typing import Any
 
 from lm_eval_partial.errors import UserError
 
-# Flags of lm_eval that mean nothing here, or something else: said in `lm_eval_partial.sweep.run`, not listed in the help.
+# Flags of lm_eval that mean nothing here, or something else: refused in `sweep.run`, not listed in the help.
 _HIDDEN = ("model", "use_cache", "check_integrity", "show_config", "hf_hub_log_args", "log_samples", "verbosity")
 
 
@@ -80,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from lm_eval_partial.sweep.folder import parse_lams, points, show
+    from lm_eval_partial.cli.sweep_table import show
+    from lm_eval_partial.lam import parse_lams
+    from lm_eval_partial.sweep.folder import points
     from lm_eval_partial.sweep.run import sweep
     from lm_eval_partial.sweep.tracking import Trackers, require
 
@@ -128,7 +130,7 @@ def _config(args: argparse.Namespace) -> Any:
     from lm_eval.config.evaluate_config import EvaluatorConfig
     from lm_eval.utils import setup_logging
 
-    from lm_eval_partial.cli.tasks import task_configs
+    from lm_eval_partial.results.suite import task_configs
 
     setup_logging()
     if not (args.output_path or args.config):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-import lm_eval_partial
+from lm_eval_partial.results.suite import task_configs
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,10 +22,3 @@ def run(args: argparse.Namespace) -> int:
     """Print the folder."""
     print(task_configs())
     return 0
-
-
-def task_configs() -> Path:
-    """Return the folder: inside an installed package, beside the package in a checkout."""
-    package = Path(lm_eval_partial.__file__).parent
-    inside = package / "task_configs"
-    return inside if inside.is_dir() else package.parent / "task_configs"

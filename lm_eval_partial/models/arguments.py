@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 from transformers import BitsAndBytesConfig, PreTrainedConfig
 
 from lm_eval_partial.errors import UserError, nearest
+from lm_eval_partial.weights import source
 
 OWN = (
-    *("base", "base_revision", "base_subfolder"),
-    *("instruct", "instruct_revision", "instruct_subfolder"),
-    *("lam", "merge", "rank", "rest", "schedule", "quantization_config", "tokenizer", "model", "share_prefix"),
+    *(name for name in source.NAMES if name != "trust_remote_code"),
+    *("lam", "merge", "rank", "rest", "schedule", "quantization_config", "model", "share_prefix"),
 )
 # HFLM arguments that name one checkpoint, or ask for something that is not θ(λ), and what to type instead.
 INSTEAD = {
@@ -47,24 +47,18 @@ BITSANDBYTES = (
 )
 
 
-def check(base: Any, instruct: Any, lam: Any, others: dict[str, Any]) -> dict[str, Any]:
-    """Return the other arguments without those that say nothing (``peft=None``, ``backend=causal``).
+def check(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments without those that say nothing (``peft=None``, ``backend=causal``).
 
     Raises:
-        UserError: an argument is missing, or never right here.
+        UserError: an argument is never right here.
     """
     parameters = inspect.signature(HFLM.__init__).parameters
-    for name in others.keys() & INSTEAD.keys():
+    for name in given.keys() & INSTEAD.keys():
         silent = (None, "causal", parameters[name].default) if name in parameters else (None,)
-        if others[name] not in silent:
+        if given[name] not in silent:
             raise UserError(f"{name}= does not go with partial-hf: {INSTEAD[name]}.")
-    for name, value in (("base", base), ("instruct", instruct), ("lam", lam)):
-        if value is None:
-            raise UserError(
-                f"{name}= is missing. Expected --model_args base=BASE,instruct=INSTRUCT,lam=0.5, where BASE and "
-                "INSTRUCT are folders or Hub ids."
-            )
-    return {name: value for name, value in others.items() if name not in INSTEAD}
+    return {name: value for name, value in given.items() if name not in INSTEAD}
 
 
 def unknown(given: Iterable[str]) -> list[str]:
@@ -99,3 +93,7 @@ def take_quantization(others: dict[str, Any]) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("load_in_8bit= and load_in_4bit= need bitsandbytes. Install it: pip install bitsandbytes.")
     return BitsAndBytesConfig(**fields)
+
+
+# What the answers do not depend on: left out of the response cache's identity.
+SPEED_ONLY = ("batch_size", "max_batch_size", "parallelize", "max_memory_per_gpu", "max_cpu_memory", "logits_cache")

@@ -10,38 +10,34 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
-from transformers import PreTrainedTokenizerBase
 from transformers import __version__ as transformers_version
 from transformers.distributed.configuration_utils import DistributedConfig
 
 from lm_eval_partial import __version__
-from lm_eval_partial.errors import UserError, show_without_traceback
-from lm_eval_partial.lam import Lam, Schedule, lam_to_json, name_lam, read_lam, scaled
-from lm_eval_partial.models import arguments, response_cache
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.lam import Lam, Schedule, lam_to_json, read_lam
+from lm_eval_partial.models import arguments
+from lm_eval_partial.models.arguments import SPEED_ONLY
+from lm_eval_partial.models.partial import Partial
 from lm_eval_partial.models.shared_prefix import SharedPrefixHFLM
 from lm_eval_partial.weights import loading, memory
-from lm_eval_partial.weights import write_adapter as extract
-from lm_eval_partial.weights.adapter import Adapter
 from lm_eval_partial.weights.checkpoint import Checkpoint
-from lm_eval_partial.weights.pair import Pair
+from lm_eval_partial.weights.source import Source
 
 logger = logging.getLogger(__name__)
 
-# What the answers do not depend on: left out of the response cache's identity.
-SPEED_ONLY = ("batch_size", "max_batch_size", "parallelize", "max_memory_per_gpu", "max_cpu_memory", "logits_cache")
 
 SLOW = 2.0
 """Times slower than float32 from which a CPU's half precision is worth a line."""
 
 
 @register_model("partial-hf")
-class PartialHFLM(SharedPrefixHFLM):
+class PartialHFLM(Partial, SharedPrefixHFLM):
     """θ(λ) = θ_base + λ (θ_instruct − θ_base) as an lm-eval model (arXiv 2504.11626).
 
     Attributes:
@@ -49,21 +45,14 @@ class PartialHFLM(SharedPrefixHFLM):
     """
 
     _model: Any
-    cache_hook: CacheHook
-    _generated_names: ClassVar[set[str]] = set()
 
     def __init__(
         self,
         base: str | None = None,
         instruct: str | None = None,
         lam: float | str | dict[str, Any] | Schedule | None = None,
-        tokenizer: str | PreTrainedTokenizerBase = "instruct",
-        base_revision: str = "main",
-        instruct_revision: str = "main",
-        base_subfolder: str = "",
-        instruct_subfolder: str = "",
+        *,
         model: str | None = None,
-        trust_remote_code: bool | None = False,
         device: str | None = None,
         dtype: str | torch.dtype | None = "auto",
         merge: bool = False,
@@ -81,14 +70,7 @@ class PartialHFLM(SharedPrefixHFLM):
             instruct: folder or Hub id of the model fine-tuned from it, or of a LoRA adapter trained on it.
             lam: λ, finite; 0 is base, 1 instruct, outside [0, 1] extrapolates. Or rules that give parameters their
                 own: a YAML file, inline, or a mapping; see `lm_eval_partial.lam`.
-            tokenizer: ``instruct`` or ``base``: whose tokenizer, ids, config, chat template and generation
-                config the model has. Or another tokenizer with the ids of either: its path, or itself.
-            base_revision: branch, tag or commit of `base` on the Hub.
-            instruct_revision: the same of `instruct`.
-            base_subfolder: folder inside `base` that holds the checkpoint.
-            instruct_subfolder: the same of `instruct`.
             model: name of the result folder, by default made of both sides and λ; changes nothing else.
-            trust_remote_code: as in transformers.
             device: as in `HFLM`; by default a GPU if there is one.
             dtype: as in `HFLM`.
             merge: fold an adapter's low-rank updates into the weights, which is faster than computing them beside
@@ -98,119 +80,46 @@ class PartialHFLM(SharedPrefixHFLM):
             schedule: rules, as `lam` takes them, that the number `lam` scales as a whole: for a sweep over them.
             quantization_config: quantise θ(λ) as it is loaded: one of transformers', for bitsandbytes or torchao. For
                 bitsandbytes also ``load_in_8bit=True`` or ``load_in_4bit=True`` and the ``bnb_4bit_`` fields.
-            share_prefix: whether prefixes that requests share are computed once; False is stock's way, bit for bit.
-            **kwargs: `HFLM`'s other arguments, and config fields to override.
+            share_prefix: whether prefixes that requests share are computed once; with False, every request is
+                computed as stock `hf` does, bit for bit.
+            **kwargs: revisions, subfolders, tokenizer and trust_remote_code of the pair, as in `weights.source.Source`;
+                `HFLM`'s other arguments, and config fields to override.
 
         Raises:
             UserError: an argument is wrong or the two sides cannot be interpolated; no weight has been read.
         """
-        kwargs = arguments.check(base, instruct, lam, kwargs)
-        self._lam: Lam | None = read_lam(lam)
+        source = Source.take(named := {"base": base, "instruct": instruct, **kwargs})
+        kwargs = arguments.check({name: value for name, value in named.items() if name in kwargs})
         loading.parse_dtype(dtype)
         if not isinstance(share_prefix, bool):
             raise UserError(f"share_prefix={share_prefix} is neither True nor False.")
-        if leftover := arguments.unknown(kwargs):
-            below = Checkpoint("base", str(base), base_revision, base_subfolder, bool(trust_remote_code))
-            arguments.check_fields(leftover, below.config)
-        self.pair = Pair.open(
-            str(base),
-            str(instruct),
-            base_revision=base_revision,
-            instruct_revision=instruct_revision,
-            base_subfolder=base_subfolder,
-            instruct_subfolder=instruct_subfolder,
-            tokenizer=tokenizer,
-            trust_remote_code=bool(trust_remote_code),
-        )
-        of_a_side = isinstance(tokenizer, str) and tokenizer in ("base", "instruct")
-        if of_a_side and self.pair.reference.tokenizer is None:
-            raise UserError(f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one.")
-        self._schedule: Lam = 1.0 if schedule is None else read_lam(schedule)
-        if schedule is not None and isinstance(self._lam, Schedule):
-            raise UserError(f"lam={self._lam} and schedule= are both rules. Give lam=1 for the schedule as it is.")
-        self.pair.assign(self._scaled(self._lam))
-        if merge and rank is None and not isinstance(self.pair.instruct, Adapter):
-            raise UserError(
-                f"merge={merge} is for adapters and rank=...; {self.pair.instruct} is a full checkpoint. Leave it out."
-            )
-        if rank is None and rest != "dense":
-            raise UserError(f"rest={rest} goes with rank=... only. Add rank=16, say, or leave it out.")
-        if rank is not None:
-            self.pair = extract.with_rank(self.pair, rank, rest)
-        self._variant: dict[str, Any] = {} if rank is None else {"rank": int(rank), "rest": rest}
-        if schedule is not None:
-            self._variant["schedule"] = lam_to_json(self._schedule)
-        self._merge = bool(merge)
+        self._check_fields(source, kwargs)
+        self._open(source, lam, merge=merge, rank=rank, rest=rest, schedule=schedule)
         self._dtype = loading.resolve_dtype(self.pair, dtype)
         self._quantization = quantization_config or arguments.take_quantization(kwargs)
         self._settings = {name: value for name, value in kwargs.items() if name not in SPEED_ONLY}
         self._settings["share_prefix"] = share_prefix
-        for note in self.pair.notes():
-            logger.warning(note)
-        self._warn_if_extrapolating()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if loading.parse_dtype(dtype) is None and str(device) == "cpu":
             self._warn_if_slow()
-        words = self.pair.reference.words
+        of_tokenizer = self.pair.reference.words
         super().__init__(
-            pretrained=words.path,
-            revision=words.revision,
-            subfolder=words.subfolder,
-            tokenizer=None if of_a_side else tokenizer,
-            trust_remote_code=trust_remote_code,
+            pretrained=of_tokenizer.path,
+            revision=of_tokenizer.revision,
+            subfolder=of_tokenizer.subfolder,
+            tokenizer=None if source.tokenizer_of_a_side else source.tokenizer,
+            trust_remote_code=source.trust_remote_code,
             device=device,
             dtype=self._dtype,
             share_prefix=share_prefix,
             **kwargs,
         )
 
-    @classmethod
-    def create_from_arg_obj(
-        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
-    ) -> PartialHFLM:
-        """Return the model the harness asks for; name its result folder, and show user errors bare.
-
-        The harness names result folders by ``pretrained`` or ``model`` of the dictionary it hands over here,
-        and at random without. A name made here for an earlier λ of the same dictionary is made anew.
-        """
-        show_without_traceback()
-        if arg_dict.get("model") in cls._generated_names:
-            del arg_dict["model"]
-        lm: PartialHFLM = super().create_from_arg_obj(arg_dict, additional_config)
-        if arg_dict.get("model") is None:
-            arg_dict["model"] = lm.name
-            cls._generated_names.add(lm.name)
-        return lm
-
-    @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> PartialHFLM:
-        """Return the model the harness asks for, and show user errors bare."""
-        show_without_traceback()
-        lm: PartialHFLM = super().create_from_arg_string(arg_string, additional_config)
-        return lm
-
-    @property
-    def lam(self) -> Lam:
-        """λ of the loaded model. Raises `UserError` if a move to another λ was cut off."""
-        if self._lam is None:
-            raise UserError("the move to another λ was cut off and the model is of no λ. Call set_lam again.")
-        return self._lam
-
-    @property
-    def name(self) -> str:
-        """Both sides and λ, as one folder name."""
-        names = []
-        for side in (self.pair.base, self.pair.instruct):
-            parts = re.split(r"[/\\]+", f"{side.path}/{side.subfolder}".rstrip("/"))
-            revision = [] if side.revision == "main" else [side.revision]
-            names.append("__".join([*parts[-2:], *revision])[-80:])
-        variant = self._variant | ({"schedule": name_lam(self._schedule)} if "schedule" in self._variant else {})
-        names += [f"{name}_{value}" for name, value in variant.items() if value != "dense"]
-        return "__".join([*names, f"lam_{name_lam(self.lam)}"])
-
-    def _scaled(self, lam: Lam) -> Lam:
-        """Return what λ means for the weights: itself, or the schedule that it scales."""
-        return lam if isinstance(lam, Schedule) or self._schedule == 1.0 else scaled(self._schedule, lam)
+    def _check_fields(self, source: Source, given: dict[str, Any]) -> None:
+        """Raise `UserError` for an argument that is neither known nor a field of the model's config."""
+        if unknown := arguments.unknown(given):
+            where = source.base, source.base_revision, source.base_subfolder
+            arguments.check_fields(unknown, Checkpoint("base", *where, source.trust_remote_code).config)
 
     def set_lam(self, lam: Lam) -> None:
         """Move the loaded model to another λ; two models are never held.
@@ -253,44 +162,18 @@ class PartialHFLM(SharedPrefixHFLM):
             "settings": {name: str(value) for name, value in sorted(self._settings.items())},
         }
 
-    def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Take the harness's response cache, if it is this model's. Raises `UserError` if not."""
-        if cache_hook.dbdict is not None:
-            response_cache.claim(cache_hook.dbdict, self.identity)
-        super().set_cache_hook(cache_hook)
-
     def get_model_info(self) -> dict[str, Any]:
-        """Return what ``results["config"]`` says of the model: stock's four keys, and both sides."""
-        pair = self.pair
+        """Return what ``results["config"]`` says: stock's four keys, the pair, and how many requests were shared."""
         return {
             "model_num_parameters": self._model.num_parameters(),
             "model_dtype": self._model.dtype,
-            "model_revision": pair.reference.revision,
-            "model_sha": pair.reference.sha,
-            "base": pair.base.path,
-            "base_revision": pair.base.revision,
-            "base_subfolder": pair.base.subfolder,
-            "base_sha": pair.base.sha,
-            "instruct": pair.instruct.path,
-            "instruct_revision": pair.instruct.revision,
-            "instruct_subfolder": pair.instruct.subfolder,
-            "instruct_sha": pair.instruct.sha,
-            "lam": lam_to_json(self.lam),
-            "merge": self._merge,
-            **self._variant,
-            "vocabulary": pair.reference.role,
-            "tokenizer": pair.tokenizer,
+            "model_revision": self.pair.reference.revision,
+            "model_sha": self.pair.reference.sha,
+            **self.pair_info(),
             "share_prefix": self.path_counts(),
             "share_prefix_off": self.sharing_off,
-            "lm_eval_partial_version": __version__,
             "torch_version": torch.__version__,
         }
-
-    def _warn_if_extrapolating(self) -> None:
-        lam = self._scaled(self.lam)
-        smallest, largest = lam.extremes() if isinstance(lam, Schedule) else (lam, lam)
-        if not 0 <= smallest <= largest <= 1:
-            logger.warning(f"lam={self.lam} lies outside [0, 1]: this extrapolates (ExPO, arXiv 2404.16792)")
 
     def _warn_if_slow(self) -> None:
         slowdown = loading.cpu_slowdown(self._dtype)

@@ -22,9 +22,11 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
+from lm_eval_partial.models.encoding import TOKENIZED_AT_ONCE, Encoded, _as_lists
+from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.generation import Group, going_on, groups, padded_between, rows_that_fit
 from lm_eval_partial.prefix.loglikelihood import Request, score
-from lm_eval_partial.prefix.model import PrefixCache, PrefixModel
+from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.tree import Ints
 
 logger = logging.getLogger(__name__)
@@ -41,13 +43,10 @@ GREEDY = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p",
 CPU_ROWS = 4
 """Prompts at a time that a CPU generates from at least: reading the weights costs as much for one."""
 
-TOKENIZED_AT_ONCE = 1024
 
 BEYOND = "plain: longer than the model's window"
 
 _in_full: Counter[str] = Counter()
-
-Encoded = tuple[tuple[str, str] | None, Sequence[int] | Ints, Sequence[int] | Ints]
 
 
 class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
@@ -402,8 +401,3 @@ def _remind() -> None:
 def _failed(model: PrefixModel) -> str:
     """Return why requests that were to be shared have no answer: kinds of rows that failed the self-check."""
     return f"plain: the self-check failed for {', '.join(kind.value for kind in model.failed)}"
-
-
-def _as_lists(request: Encoded) -> tuple[tuple[str, str] | None, list[int], list[int]]:
-    key, context, continuation = request
-    return key, [int(token) for token in context], [int(token) for token in continuation]

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.device import without_plans
-from lm_eval_partial.prefix.model import PrefixCache, PrefixModel
+from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.self_check import Kind, check, deviation, limit
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
 

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
 
 from lm_eval_partial.prefix import self_check
+from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.device import on_cpu, on_device
-from lm_eval_partial.prefix.model import PrefixCache, PrefixModel
+from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.self_check import AFTER_CACHE, Kind
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
 

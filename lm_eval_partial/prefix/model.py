@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from lm_eval_partial.prefix.cache import Joint, PrefixCache
 from lm_eval_partial.prefix.device import on_device, without_plans
 from lm_eval_partial.prefix.self_check import DisagreementError, Kind
 from lm_eval_partial.prefix.tree import Ints
@@ -38,90 +38,6 @@ MASKS = ("sdpa", "eager", "flex_attention")
 MULTIPLES = {"sdpa": 64, "flex_attention": 128}
 """What a GPU pads rows to, by attention: cuDNN's plans for every new shape, for as long as a tenth of a batch takes;
 flex attention has blocks of 128, and for fewer queries a kernel that fails on grouped heads (torch 2.11)."""
-
-SPARE = 32
-"""Tokens more than needed that a room is made for: generation takes one more at every step."""
-
-Pieces = list[tuple[torch.Tensor, torch.Tensor]]
-"""Keys and values of tokens in a row, each [1, heads, tokens, size]."""
-
-
-class Joint:
-    """Room in which a layer's prefix is joined to what came after it; one serves all layers, which run in turn.
-
-    An allocator that is asked for as much in every layer and at every step comes to hold several times that.
-    """
-
-    def __init__(self, reuse: bool = True) -> None:
-        """Start without room; without `reuse`, for models that look at a layer's keys in another, always make new."""
-        self._reuse = reuse
-        self._rooms: dict[tuple[str, torch.device, torch.dtype], torch.Tensor] = {}
-
-    def join(self, name: str, pieces: list[torch.Tensor]) -> torch.Tensor:
-        """Return `pieces`, each [batch, heads, tokens, size], in a row, over what was joined as `name` before."""
-        if not self._reuse:
-            return torch.cat(pieces, dim=-2)
-        batch, heads, _, size = pieces[-1].shape
-        tokens = sum(piece.shape[-2] for piece in pieces)
-        room = (name, pieces[-1].device, pieces[-1].dtype)
-        if room not in self._rooms or self._rooms[room].numel() < batch * heads * tokens * size:
-            self._rooms.pop(room, None)  # before the larger one is made
-            self._rooms[room] = pieces[-1].new_empty(batch * heads * (tokens + SPARE) * size)
-        shape = (batch, heads, tokens, size)
-        return torch.cat(pieces, dim=-2, out=self._rooms[room][: math.prod(shape)].view(shape))
-
-
-class SharedPrefixLayer(DynamicLayer):
-    """One layer: the prefix's keys and values as a chain of pieces, and what came after it.
-
-    The pieces are joined to a row's own keys only while its attention runs.
-    """
-
-    def __init__(self, pieces: Pieces, keep: bool, joint: Joint) -> None:
-        """Start after `pieces`; what is added is kept, or seen by that one call only."""
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._before = pieces
-        self._keep = keep
-        self._joint = joint
-        self._prefix_length = sum(keys.shape[-2] for keys, _ in pieces)
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return all keys and values that the new ones see, [batch, heads, tokens, size]."""
-        if self._keep:
-            key_states, value_states = super().update(key_states, value_states)
-        if not self._before:
-            return key_states, value_states
-        batch = key_states.shape[0]
-        keys = [keys.expand(batch, -1, -1, -1) for keys, _ in self._before]
-        values = [values.expand(batch, -1, -1, -1) for _, values in self._before]
-        return self._joint.join("keys", [*keys, key_states]), self._joint.join("values", [*values, value_states])
-
-    @property
-    def pieces(self) -> Pieces:
-        """The prefix's pieces, and what this layer has kept."""
-        own = [] if self.keys is None or self.values is None else [(self.keys, self.values)]
-        return [*self._before, *own]
-
-    def get_seq_length(self) -> int:
-        """Return the tokens held, the prefix's included."""
-        return self._prefix_length + int(super().get_seq_length())
-
-
-class PrefixCache(Cache):
-    """The keys and values of a shared prefix, and of what follows it if `keep`."""
-
-    of_layers: list[SharedPrefixLayer]
-
-    def __init__(
-        self, layers: int, prefix: PrefixCache | None = None, keep: bool = True, joint: Joint | None = None
-    ) -> None:
-        """Start with `layers` empty layers, or after `prefix`, whose tensors are shared, not copied."""
-        before: list[Pieces] = [layer.pieces for layer in prefix.of_layers] if prefix else [[] for _ in range(layers)]
-        self.joint: Joint = prefix.joint if prefix else joint or Joint()
-        self.of_layers = [SharedPrefixLayer(pieces, keep, self.joint) for pieces in before]
-        super().__init__(layers=list(self.of_layers))
 
 
 class PrefixModel:

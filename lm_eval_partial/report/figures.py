@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from lm_eval_partial.results.files import format_lam
+from lm_eval_partial.lam import format_lam
 from lm_eval_partial.results.trajectory import Curve, Trajectory
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")

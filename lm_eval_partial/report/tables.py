@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from lm_eval_partial.results.files import format_lam
+from lm_eval_partial.lam import format_lam
 from lm_eval_partial.results.metrics import Array
 from lm_eval_partial.results.trajectory import Best, Curve, Trajectory
 

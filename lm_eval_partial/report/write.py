@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,8 +19,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lm_eval_partial import __version__
-from lm_eval_partial.errors import UserError
-from lm_eval_partial.report import figures, page, tables
+from lm_eval_partial.files import write_bytes
+from lm_eval_partial.report import figures, page, tables, text
 from lm_eval_partial.results.trajectory import Curve, Trajectory
 
 COLUMNS = (
@@ -44,24 +43,9 @@ def write(trajectories: Sequence[Trajectory], folder: Path) -> list[Path]:
     }
     for name, figure in pictures.items():
         contents |= {f"figures/{name}.{kind}": figures.image(figure, kind) for kind in ("png", "svg")}
-    try:
-        for name, content in contents.items():
-            _replace(folder / name, content)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or folder} cannot be written: {error.strerror}. Give another --output_path."
-        ) from error
+    for name, content in contents.items():
+        write_bytes(folder / name, content)
     return [folder / name for name in contents]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _figures(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, Figure]]:
@@ -114,13 +98,13 @@ def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str
         lines += ["", "![All pairs](figures/pairs.svg)"]
     for trajectory in trajectories:
         prefix = f"{_slug(trajectory.name)}_" if len(trajectories) > 1 else ""
-        lines += ["", f"## {trajectory.name}", "", page.describe(trajectory)]
+        lines += ["", f"## {trajectory.name}", "", text.describe(trajectory)]
         lines += [f"\nNote: {note}." for note in trajectory.notes]
         lines += ["", f"![Percent difference from λ = 1](figures/{prefix}percent_difference.svg)"]
         lines += ["", "### Percent difference from λ = 1", "", tables.changes(trajectory).markdown()]
-        lines += ["", "### Best λ", "", page.BEST, "", tables.best(trajectory).markdown()]
+        lines += ["", "### Best λ", "", text.BEST, "", tables.best(trajectory).markdown()]
         if paid := tables.tradeoff(trajectory):
-            lines += ["", "### The price in instruction following", "", page.axis(trajectory)]
+            lines += ["", "### The price in instruction following", "", text.axis(trajectory)]
             lines += ["", f"![Trade-off](figures/{prefix}tradeoff.svg)"]
             lines += ["", paid.markdown()]
         if budget := tables.budget(trajectory):

@@ -21,6 +21,9 @@ from lm_eval_partial.results.suite import Suite
 INSTRUCTION = ("partial_demo_chat*", "partial_if*", "*ifeval*", "*alpaca_eval*", "*mt_bench*")
 """Names of tasks and groups that are about following instructions, as shell patterns."""
 
+JUDGED = "alpaca_eval_judged"
+"""The task that holds a judge's win rates."""
+
 
 @dataclass(frozen=True)
 class Node:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.lam import format_lam
 
 DATE = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
 DOC_ID = re.compile(r'\{"doc_id": (\d+), ')
@@ -248,8 +249,3 @@ def _label(file: ResultFile) -> str:
     if file.lam is not None:
         return f"λ = {format_lam(file.lam)}"
     return str(file.pretrained or file.data.get("model_name") or file.path.parent.name)
-
-
-def format_lam(lam: float) -> str:
-    """Return λ with two decimals, or as many as it has: "0.60", "0.125"."""
-    return f"{lam:.2f}" if round(lam, 2) == lam else repr(lam)

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+import lm_eval_partial
 from lm_eval_partial.errors import UserError, listing
 
 Suite = dict[str, dict[str, str]]
@@ -155,3 +156,10 @@ def _caveats(result: Mapping[str, Any]) -> list[str]:
     if any(name.endswith("_lite") for name in result["results"]):
         caveats.append("lite: a fixed subset of at most 100 documents a task")
     return caveats
+
+
+def task_configs() -> Path:
+    """Return the folder: inside an installed package, beside the package in a checkout."""
+    package = Path(lm_eval_partial.__file__).parent
+    inside = package / "task_configs"
+    return inside if inside.is_dir() else package.parent / "task_configs"

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from lm_eval_partial.errors import UserError, listing
+from lm_eval_partial.lam import format_lam
 from lm_eval_partial.results import uncertainty
 from lm_eval_partial.results.aggregation import INSTRUCTION, Node, Outline, outline
-from lm_eval_partial.results.files import ResultFile, Run, find, format_lam, runs
+from lm_eval_partial.results.files import ResultFile, Run, find, runs
 from lm_eval_partial.results.metrics import Array
 from lm_eval_partial.results.series import Part, Series, check_settings, common_tasks, load
 from lm_eval_partial.results.suite import Suite

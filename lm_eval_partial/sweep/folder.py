@@ -11,68 +11,22 @@ names that start with a dot.
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterable, Mapping
-from decimal import Decimal, InvalidOperation
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import write_text
-from lm_eval_partial.weights.interpolate import check_lam, format_lam
+from lm_eval_partial.lam import format_lam
 
 MANIFEST = "manifest.json"
 BASELINES = ("base", "instruct")
-MAX_POINTS = 1000
 
 Result = dict[str, Any]
 
 
 # λ -------------------------------------------------------------------------------------------------------
-
-
-def parse_lams(texts: Iterable[str]) -> list[float]:
-    """Return the λ that a list spells, in its order.
-
-    Args:
-        texts: numbers (``0.5``) and ranges that include both ends (``0:1:0.1``), also several with commas between.
-
-    Raises:
-        UserError: one cannot be read, a range misses its end, or a λ is there twice.
-    """
-    lams: dict[float, str] = {}
-    for text in (part.strip() for several in texts for part in several.split(",")):
-        for lam in _range(text) if ":" in text else [check_lam(text) + 0.0]:  # + 0.0: no −0
-            if lam in lams:
-                raise UserError(f"--lam gives {format_lam(lam)} twice: in {lams[lam]} and in {text}. Leave one out.")
-            lams[lam] = text
-    if not lams:
-        raise UserError("--lam is empty. Give e.g. 0:1:0.1, or 0,0.5,1.")
-    return list(lams)
-
-
-def _range(text: str) -> list[float]:
-    hint = "Give start:stop:step, e.g. 0:1:0.1 for 0, 0.1, …, 1."
-    try:
-        start, stop, step = (Decimal(part) for part in text.split(":"))
-        if not (start.is_finite() and stop.is_finite() and step.is_finite()):
-            raise ValueError
-    except (ValueError, InvalidOperation):
-        raise UserError(f"--lam {text} is not a range. {hint}") from None
-    if step == 0 or (stop - start) / step < 0:
-        raise UserError(f"--lam {text}: a step of {step} does not lead from {start} to {stop}. {hint}")
-    steps = (stop - start) / step
-    if steps > MAX_POINTS:
-        raise UserError(f"--lam {text} is more than {MAX_POINTS:,} points. Give a larger step.")
-    if steps % 1:
-        last = start + math.floor(steps) * step
-        raise UserError(f"--lam {text} passes over its end: {last}, {last + step}. Give {start}:{last}:{step}.")
-    return [float(start + index * step) + 0.0 for index in range(int(steps) + 1)]
 
 
 def point_name(lam: float) -> str:
@@ -212,84 +166,3 @@ def _read_json(file: Path, hint: str) -> dict[str, Any]:
 
 
 # The table -----------------------------------------------------------------------------------------------
-
-
-def columns(result: Result) -> dict[str, str]:
-    """Return what a table of a result shows: groups with a score and tasks outside them, each with its metric."""
-    children = result.get("group_subtasks") or {}
-    found, hidden = {}, set()
-    for name, values in result["results"].items():
-        metric = _metric(result, name, values)
-        if metric is not None:
-            found[name] = metric
-            if children.get(name):
-                hidden |= _tasks(children, name)
-    return {name: metric for name, metric in found.items() if name not in hidden}
-
-
-def _tasks(children: Mapping[str, list[str]], group: str) -> set[str]:
-    """Return the tasks, not the groups, inside a group."""
-    inside = set()
-    for child in children.get(group, []):
-        inside |= _tasks(children, child) if children.get(child) else {child}
-    return inside
-
-
-def _metric(result: Result, name: str, values: Mapping[str, Any]) -> str | None:
-    """Return the key of the main metric of a task or group: the one its config names, else the first."""
-    metadata = ((result.get("configs") or {}).get(name) or {}).get("metadata") or {}
-    numbers = [key for key, value in values.items() if "," in key and isinstance(value, int | float)]
-    numbers = [key for key in numbers if "_stderr," not in key]
-    stated = [key for key in numbers if metadata.get("main_metric") in (key, key.split(",")[0])]
-    return next(iter(stated or numbers), None)
-
-
-def show(folder: Path, console: Console) -> None:
-    """Print scores over λ, the best λ of each column starred and bold; stock on the ends below the line.
-
-    Raises:
-        UserError: a point is damaged.
-    """
-    results = {name: read_point(folder / name) for name in points(folder)}
-    shown = columns(next(iter(results.values())))
-    groups = next(iter(results.values())).get("group_subtasks") or {}
-    parents = {child: f"{group}_" for group, inside in groups.items() if group in shown for child in inside}
-    table = Table()
-    table.add_column("λ")
-    for name, metric in shown.items():
-        short = name.removeprefix(parents.get(name, ""))
-        table.add_column(f"{short}\n{metric.removesuffix(',none')}", justify="right", overflow="fold")
-    best = {name: _best(name, metric, results) for name, metric in shown.items()}
-    stock = [name for name in results if not name.startswith("lam_")]
-    for point, result in results.items():
-        if stock and point == stock[0]:
-            table.add_section()
-        cells = [_cell(result["results"].get(name, {}).get(shown[name]), point in best[name]) for name in shown]
-        table.add_row(point.removeprefix("lam_").replace("_", " "), *cells)
-    if not console.is_terminal:
-        console.width = max(
-            console.width, Measurement.get(console, console.options.update(width=10_000), table).maximum
-        )
-    console.print(table)
-    if any(best.values()):
-        console.print("* best λ on these documents")
-
-
-def _best(name: str, metric: str, results: Mapping[str, Result]) -> set[str]:
-    scores = {
-        point: value
-        for point, result in results.items()
-        if point.startswith("lam_") and isinstance(value := result["results"].get(name, {}).get(metric), int | float)
-    }
-    first = next(iter(results.values()))
-    higher = ((first.get("higher_is_better") or {}).get(name) or {}).get(metric.split(",")[0], True)
-    if len(scores) < 2:
-        return set()
-    top = max(scores.values()) if higher is not False else min(scores.values())
-    return {point for point, value in scores.items() if value == top}
-
-
-def _cell(value: Any, best: bool) -> str:
-    if not isinstance(value, int | float):
-        return "–"
-    return f"[bold]{value:.4f}*[/bold]" if best else f"{value:.4f} "

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +23,23 @@ import torch
 import transformers
 from lm_eval.api.registry import get_model
 from lm_eval.config.evaluate_config import EvaluatorConfig
-from lm_eval.loggers import EvaluationTracker
 from tqdm import tqdm
 
 from lm_eval_partial import __version__
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.files import free_bytes, gib, locked, publish
+from lm_eval_partial.files import locked
 from lm_eval_partial.models import arguments
-from lm_eval_partial.models.hf import SPEED_ONLY, PartialHFLM
+from lm_eval_partial.models.arguments import SPEED_ONLY
+from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.sweep import folder as trajectory
+from lm_eval_partial.sweep.point import INCOMPLETE, _Runner
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.sweep.tracking import Trackers
 from lm_eval_partial.weights import loading
 from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES, Checkpoint
 from lm_eval_partial.weights.pair import Pair
+from lm_eval_partial.weights.source import Source
 
-INCOMPLETE = ".incomplete"
-# What simple_evaluate takes by the name that the command line has for it.
-_PASSED_ON = (
-    *("tasks", "num_fewshot", "batch_size", "max_batch_size", "device", "limit", "samples", "write_out"),
-    *("log_samples", "system_instruction", "apply_chat_template", "fewshot_as_multiturn", "gen_kwargs"),
-    *("verbosity", "predict_only", "confirm_run_unsafe_code"),
-)
 # Of these, what the answers or the files of a point depend on.
 _IDENTITY = (
     *("num_fewshot", "limit", "samples", "seed", "gen_kwargs", "apply_chat_template", "system_instruction"),
@@ -182,24 +175,9 @@ def _check(config: EvaluatorConfig) -> None:
 
 def _open_pair(model_args: Mapping[str, Any]) -> Pair:
     given = dict(model_args)
-    base, instruct = given.pop("base", None), given.pop("instruct", None)
-    for name, value in (("base", base), ("instruct", instruct)):
-        if value is None:
-            raise UserError(f"--{name} is missing. Give a folder or a Hub id.")
-    rest = arguments.check(base, instruct, 0.0, given)
-    pair = Pair.open(
-        str(base),
-        str(instruct),
-        tokenizer=given.get("tokenizer", "instruct"),
-        trust_remote_code=bool(given.get("trust_remote_code", False)),
-        **{
-            f"{side}_{name}": str(given[f"{side}_{name}"])
-            for side in trajectory.BASELINES
-            for name in ("revision", "subfolder")
-            if f"{side}_{name}" in given
-        },
-    )
-    arguments.check_fields(arguments.unknown(rest), pair.instruct.config)
+    source = Source.take(given)
+    pair = Pair.of(source)
+    arguments.check_fields(arguments.unknown(arguments.check(given)), pair.instruct.config)
     return pair
 
 
@@ -247,86 +225,3 @@ def _digests(side: Checkpoint) -> dict[str, str]:
 
 
 # A point -------------------------------------------------------------------------------------------------
-
-
-class _Runner:
-    """Evaluates one model after another and writes each result where it belongs."""
-
-    def __init__(self, config: EvaluatorConfig, tasks: Tasks, folder: Path, trackers: Trackers) -> None:
-        self.config, self.tasks, self.folder, self.trackers = config, tasks, folder, trackers
-
-    def point(self, name: str, lm: Any, model: str, model_args: dict[str, Any], lam: float | None = None) -> None:
-        """Evaluate a model and write the point `name`, whole or not at all."""
-        config = self.config
-        unfinished = self.folder / INCOMPLETE
-        shutil.rmtree(unfinished, ignore_errors=True)
-        tracker = EvaluationTracker(output_path=str(unfinished))
-        tracker.general_config_tracker.log_experiment_args(
-            model_source=model,
-            model_args=model_args,
-            system_instruction=config.system_instruction,
-            chat_template=lm.chat_template(config.apply_chat_template) if config.apply_chat_template else None,
-            fewshot_as_multiturn=config.fewshot_as_multiturn,
-        )
-        result = self._evaluate(lm, model, model_args)
-        samples = result.pop("samples", None)
-        self.trackers.log(name, lam, result, samples)
-        _save(tracker, result, samples)
-        (written,) = unfinished.iterdir()
-        trajectory.read_point(written)
-        publish(written, self.folder / name)
-        config.write_out = False  # the prompts are the same at the next point
-
-    def _evaluate(self, lm: Any, model: str, model_args: dict[str, Any]) -> dict[str, Any]:
-        config, cache = self.config, self.config.cache_requests or {}
-        seeds: Any = config.seed
-        self.tasks.describe(model_args)
-        result: dict[str, Any] = lm_eval.simple_evaluate(
-            model=lm,
-            model_args=model_args,
-            task_manager=self.tasks,
-            **{name: getattr(config, name) for name in _PASSED_ON},
-            **{name: cache.get(name, False) for name in ("cache_requests", "rewrite_requests_cache")},
-            random_seed=seeds[0],
-            numpy_random_seed=seeds[1],
-            torch_random_seed=seeds[2],
-            fewshot_random_seed=seeds[3],
-        )
-        result["config"]["model"] = model
-        return result
-
-
-def _save(tracker: EvaluationTracker, result: dict[str, Any], samples: dict[str, Any] | None) -> None:
-    """Let the harness write its files. Raises `UserError` where it would only log that it could not."""
-    with _complaints() as complaints:
-        tracker.save_results_aggregated(results=result, samples=samples)
-        for task, logged in (samples or {}).items():
-            if not complaints:
-                tracker.save_results_samples(task_name=task, samples=logged)
-    if complaints:
-        path = Path(str(tracker.output_path)).parent
-        raise UserError(
-            f"a point could not be written into {path} ({complaints[-1]}; {gib(free_bytes(path))} are free). Finished "
-            "points are kept: put that right, and start the same command again."
-        )
-
-
-@contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """Collect what the harness's tracker logs from its first failure on: it swallows every exception."""
-    found: list[str] = []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if found or record.levelno >= logging.WARNING:
-                found.append(record.getMessage())
-
-    logger, listener = logging.getLogger(EvaluationTracker.__module__), Listener()
-    level = logger.level
-    logger.addHandler(listener)
-    logger.setLevel(logging.INFO)
-    try:
-        yield found
-    finally:
-        logger.removeHandler(listener)
-        logger.setLevel(level)

@@ -22,7 +22,7 @@ from huggingface_hub import HfApi, split_torch_state_dict_into_shards
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.files import LOCK, explained, free_bytes, gib, locked, publish
+from lm_eval_partial.files import LOCK, explained, free_bytes, locked, publish, readable_bytes
 from lm_eval_partial.lam import Lam, read_lam
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES, InterpolatedTensor
 from lm_eval_partial.weights.loading import resolve_dtype
@@ -118,7 +118,7 @@ def _require_space(output: Path, size: int) -> None:
     free = free_bytes(output)
     if size + SPARE > free:
         raise UserError(
-            f"θ(λ) takes {gib(size + SPARE)}, and the disk of {output} has {gib(free)} free. Make room, or give "
+            f"θ(λ) takes {readable_bytes(size + SPARE)}; the disk of {output} has {readable_bytes(free)} free. Make room, or give "
             "--output on another disk, or a smaller --dtype."
         )
 

@@ -11,8 +11,6 @@ from typing import Any, Protocol
 
 import torch
 
-from lm_eval_partial.errors import UserError
-
 # The names safetensors gives to what can be interpolated or copied.
 DTYPES = {
     "F64": torch.float64,
@@ -29,33 +27,6 @@ DTYPES = {
 BLOCK = 2**20  # elements interpolated at a time
 FOR_GPU = 4  # times as many on the way to a GPU: each block waits for its copy
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-
-def check_lam(lam: Any) -> float:
-    """Return λ as a float.
-
-    Args:
-        lam: any finite number, or a string that spells one. 0 is the base side, 1 the instruct side.
-
-    Raises:
-        UserError: `lam` is missing, not a number, or not finite.
-    """
-    hint = "Give a finite number, e.g. lam=0.5 (0 = base, 1 = instruct)."
-    if lam is None:
-        raise UserError(f"lam is missing. {hint}")
-    try:
-        value = math.nan if isinstance(lam, bool) else float(lam)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"lam={lam} is not a finite number. {hint}")
-    return value
-
-
-def format_lam(lam: float) -> str:
-    """Return λ as text that sorts and round-trips: two decimals where they are exact, else all of them."""
-    short = f"{lam:.2f}"
-    return short if float(short) == lam else repr(lam)
 
 
 class LazyTensor(Protocol):

@@ -21,7 +21,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.lam import Lam
-from lm_eval_partial.weights import low_rank
+from lm_eval_partial.weights import beside
 from lm_eval_partial.weights.pair import Pair, PairedTensor
 
 WORKERS = min(4, os.cpu_count() or 1)  # as transformers' loader: more only wait for memory
@@ -72,8 +72,8 @@ def load(pair: Pair, lam: Lam, dtype: str | torch.dtype = "auto", merge: bool = 
     if model.can_generate():
         model.generation_config = generation_config(pair)
     if not merge:
-        low_rank.attach(model, pair.updates)
-        low_rank.set_scales(model, pair.scales(lam))
+        beside.attach(model, pair.updates)
+        beside.set_scales(model, pair.scales(lam))
     return cast("PreTrainedModel", model)
 
 
@@ -126,8 +126,8 @@ def move(model: PreTrainedModel, pair: Pair, lam: Lam, reload: Callable[[], PreT
         reload: makes the model at `lam` with the arguments it was first made with.
     """
     targets = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
-    beside = low_rank.attached(model)
-    state = pair.at(lam, model.dtype, merge=not beside)
+    has_adapter = beside.attached(model)
+    state = pair.at(lam, model.dtype, merge=not has_adapter)
     # A config field such as num_hidden_layers may have left tensors of the checkpoint out.
     wanted = [each for each in pair.tensors if each.name in targets and not state[each.key].constant]
     if not _stand_as_on_disk(model, wanted, targets):
@@ -138,8 +138,8 @@ def move(model: PreTrainedModel, pair: Pair, lam: Lam, reload: Callable[[], PreT
     with ThreadPoolExecutor(WORKERS) as workers:
         for done in [workers.submit(state[each.key].write_into, targets[each.name]) for each in wanted]:
             done.result()
-    if beside:
-        low_rank.set_scales(model, pair.scales(lam))
+    if has_adapter:
+        beside.set_scales(model, pair.scales(lam))
     return model
 
 

@@ -16,6 +16,7 @@ import torch
 from accelerate.utils.modeling import convert_file_size_to_int
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.files import readable_bytes
 from lm_eval_partial.weights.pair import Pair
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -66,10 +67,10 @@ def check_fits(
     need = weights_bytes(pair, dtype, merge)
     if not given or need <= sum(given.values()):
         return
-    has = " and ".join(f"{name} {readable(free)}" for name, free in given.items())
+    has = " and ".join(f"{name} {readable_bytes(free)}" for name, free in given.items())
     remedies = list(_remedies(pair, dtype, merge, given, gpus, cpu, need))
     hint = f"It would fit with {', or with '.join(remedies)}." if remedies else "Give it a machine with more memory."
-    raise UserError(f"θ(λ) takes {readable(need)} in {_dtype_name(dtype)}, and what is free is: {has}. {hint}")
+    raise UserError(f"θ(λ) takes {readable_bytes(need)} in {_dtype_name(dtype)}, and what is free is: {has}. {hint}")
 
 
 def _remedies(
@@ -117,11 +118,6 @@ def free_cpu_bytes() -> int:
     except (OSError, ValueError, KeyError):
         pass  # no container, or one without a limit ("max")
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
-def readable(count: float) -> str:
-    """Return a number of bytes for people to read."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**29 else f"{count / 2**20:.2f} MiB"
 
 
 def _name(key: Any) -> str:

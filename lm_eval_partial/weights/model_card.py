@@ -11,9 +11,8 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.repocard import metadata_load
 
 from lm_eval_partial import __version__
-from lm_eval_partial.lam import Lam, Schedule
+from lm_eval_partial.lam import Lam, Schedule, format_lam
 from lm_eval_partial.weights.checkpoint import Checkpoint
-from lm_eval_partial.weights.interpolate import format_lam
 from lm_eval_partial.weights.pair import Pair
 
 # Where the tests load exports and compare log-probabilities and token ids with θ(λ).

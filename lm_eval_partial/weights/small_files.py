@@ -23,10 +23,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import PreTrainedTokenizerBase
 
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.files import gib
+from lm_eval_partial.files import readable_bytes
 from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES
+from lm_eval_partial.weights.compatibility import open_tokenizer
 from lm_eval_partial.weights.loading import generation_config
-from lm_eval_partial.weights.pair import Pair, open_tokenizer
+from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.spelling import model_config, tokenizer_config
 
 LARGEST = 100 * 2**20  # bytes; the largest tokenizer.json in use has 33 MiB
@@ -92,7 +93,7 @@ def files_beside(pair: Pair, dtype: torch.dtype) -> Beside:
     files.setdefault("generation_config.json", generation_config(pair).to_json_string())
     large = [name for name, file in files.items() if _size(file) > LARGEST]
     if large:
-        notes.append(f"{listing(large)} of {home} is larger than {gib(LARGEST)} and was left out")
+        notes.append(f"{listing(large)} of {home} is larger than {readable_bytes(LARGEST)} and was left out")
     return Beside({name: file for name, file in files.items() if name not in large}, notes)
 
 

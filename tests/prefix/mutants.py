@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.generation import groups
 from lm_eval_partial.prefix.loglikelihood import Request, score
-from lm_eval_partial.prefix.model import PrefixCache, PrefixModel
+from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.self_check import Kind
 from lm_eval_partial.prefix.tree import Ints
 from tests import pico

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.generation import groups, padded_between, rows_that_fit
-from lm_eval_partial.prefix.model import PrefixCache, PrefixModel
+from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.self_check import Kind
 from tests import pico
 

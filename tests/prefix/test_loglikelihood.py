@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, FalconH1Config, GPTNeoConfig, Lfm
 
 from lm_eval_partial.prefix import loglikelihood as scoring
 from lm_eval_partial.prefix import tree as prefix_tree
+from lm_eval_partial.prefix.cache import SPARE, Joint, PrefixCache
 from lm_eval_partial.prefix.loglikelihood import Request, score
-from lm_eval_partial.prefix.model import SPARE, Joint, PrefixCache, PrefixModel
+from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.self_check import Kind
 from tests import pico
 

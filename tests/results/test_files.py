@@ -7,8 +7,8 @@ import json
 import pytest
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.lam import format_lam as format_of_the_model
 from lm_eval_partial.results.files import find, format_lam, runs
-from lm_eval_partial.weights.interpolate import format_lam as format_of_the_model
 from tests.result_folders import write
 
 

@@ -9,10 +9,9 @@ import sys
 import pytest
 
 from lm_eval_partial.cli import main
-from lm_eval_partial.cli.tasks import task_configs
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.results.files import read_result
-from lm_eval_partial.results.suite import icl_score, read_suite, score
+from lm_eval_partial.results.suite import icl_score, read_suite, score, task_configs
 
 SUITE = {"area_a": {"one": "acc,none", "two": "f1,strict"}, "area_b": {"three": "acc_norm,none"}}
 RESULT = {
@@ -158,5 +157,7 @@ def test_errors_are_one_line_and_help_ends_in_commands(tmp_path, capsys):
 
 
 def test_files_are_read_without_torch_and_lm_eval():
-    code = "import sys, lm_eval_partial.results.suite, lm_eval_partial.cli.score; print({'torch', 'lm_eval'} & {*sys.modules})"
+    code = (
+        "import sys, lm_eval_partial.results, lm_eval_partial.cli.score; print({'torch', 'lm_eval'} & {*sys.modules})"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lm_eval_partial.cli.sweep_table import columns, show
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.sweep.folder import claim, columns, differences, parse_lams, point_name, points, read_point, show
+from lm_eval_partial.lam import parse_lams
+from lm_eval_partial.sweep.folder import claim, differences, point_name, points, read_point
 
 DATE = "2026-01-31T12-00-00.000000"
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.weights.interpolate import InterpolatedTensor, check_lam, format_lam
+from lm_eval_partial.lam import check_lam, format_lam
+from lm_eval_partial.weights.interpolate import InterpolatedTensor
 
 
 def test_a_quarter_of_the_way():

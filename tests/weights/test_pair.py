@@ -13,8 +13,9 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.weights.compatibility import config_differences
 from lm_eval_partial.weights.loading import load
-from lm_eval_partial.weights.pair import Pair, config_differences
+from lm_eval_partial.weights.pair import Pair
 from tests import pico
 from tests.answers import agree
 

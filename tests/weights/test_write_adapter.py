@@ -17,7 +17,8 @@ from lm_eval_partial.errors import UserError
 from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.weights.loading import load
 from lm_eval_partial.weights.pair import Pair
-from lm_eval_partial.weights.write_adapter import extract, factorise, relative_error, with_rank
+from lm_eval_partial.weights.truncation import factorise, with_rank
+from lm_eval_partial.weights.write_adapter import extract, relative_error
 from tests import pico
 from tests.answers import agree
 

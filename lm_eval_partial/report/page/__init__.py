@@ -17,9 +17,7 @@ from string import Template
 from typing import Any
 
 from lm_eval_partial import __version__
-from lm_eval_partial.alpaca.judge import TASK as JUDGED
-from lm_eval_partial.report import tables
-from lm_eval_partial.results.files import format_lam
+from lm_eval_partial.report import tables, text
 from lm_eval_partial.results.metrics import Array
 from lm_eval_partial.results.trajectory import Curve, Trajectory
 
@@ -68,14 +66,14 @@ def _section(index: int, trajectory: Trajectory) -> str:
     notes = "".join(f"<p>Note: {escape(note)}.</p>" for note in trajectory.notes)
     tradeoff, budget = tables.tradeoff(trajectory), tables.budget(trajectory)
     paid = (
-        f"<h3>The price in instruction following</h3>\n<p>{escape(axis(trajectory))}</p>\n"
+        f"<h3>The price in instruction following</h3>\n<p>{escape(text.axis(trajectory))}</p>\n"
         f'<div class="beside"><figure class="tradeoff"></figure>{tradeoff.html()}</div>{budget.html()}'
         if tradeoff and budget
         else ""
     )
     return f"""<section id="pair-{index}" data-pair="{index}" aria-labelledby="name-{index}">
 <h2 id="name-{index}">{escape(trajectory.name)}</h2>
-<p class="soft">{escape(describe(trajectory))}</p>
+<p class="soft">{escape(text.describe(trajectory))}</p>
 {notes}
 <h3>Percent difference from λ = 1</h3>
 <div class="panels"></div>
@@ -92,46 +90,12 @@ def _section(index: int, trajectory: Trajectory) -> str:
 <table class="of-score"><caption></caption><thead><tr><th scope="col">model</th><th scope="col">value</th>
 <th scope="col">95 % interval</th></tr></thead><tbody></tbody></table></div></div>
 <h3>Best λ</h3>
-<p>{escape(BEST)}</p>
+<p>{escape(text.BEST)}</p>
 {tables.best(trajectory).html()}
 {paid}
 <h3>All scores</h3>
 {tables.scores(trajectory).html()}
 </section>"""
-
-
-BEST = (
-    "The best λ on all documents flatters itself: it is the best of several noisy numbers. So half of the documents "
-    "chooses λ and the other half says what the choice gains over λ = 1, both ways, averaged over 20 random splits. "
-    "Agreement is how many of the halves choose the λ named. Gains are percent points where the metric is a fraction."
-)
-
-
-def axis(trajectory: Trajectory) -> str:
-    """Return one line on what stands for following instructions; empty if nothing does."""
-    if not (curve := trajectory.instruction):
-        return ""
-    if JUDGED in trajectory.outline.instruction_tasks:
-        return f"Instruction following is {curve.node.label}."
-    return (
-        f"Instruction following is {curve.node.label} here. No judge was asked, so there is no AlpacaEval win rate: "
-        "run the task alpaca_eval and lm-eval-partial alpaca-eval judge for one."
-    )
-
-
-def describe(trajectory: Trajectory) -> str:
-    """Return one line on how the numbers were made."""
-    settings = trajectory.settings
-    shots = "–".join(str(count) for count in dict.fromkeys([settings["shots"][0], settings["shots"][-1]]))
-    parts = [
-        f"{trajectory.base} → {trajectory.instruct}",
-        f"{len(trajectory.lams)} λ from {format_lam(trajectory.lams[0])} to {format_lam(trajectory.lams[-1])}",
-        f"{settings['dtype']}, {settings['vocabulary']} vocabulary",
-        f"{shots} shots",
-        f"at most {settings['limit']:g} documents a task (--limit)" if settings["limit"] else "all documents",
-        "lm_eval " + str(settings["versions"]["lm_eval"]),
-    ]
-    return " · ".join(parts)
 
 
 def _picker(trajectory: Trajectory) -> str:

@@ -1,0 +1,166 @@
+"""What every backend of θ(λ) has in common: the pair, λ, the names of results, and the guard of the response cache.
+
+A backend is this class and lm-eval's own model class. It calls `_open` before its engine is made, and says what its
+answers depend on in `identity`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from lm_eval.api.model import CacheHook
+
+from lm_eval_partial import __version__
+from lm_eval_partial.errors import UserError, show_without_traceback
+from lm_eval_partial.lam import Lam, Schedule, lam_to_json, name_lam, read_lam, scaled
+from lm_eval_partial.models import response_cache
+from lm_eval_partial.weights import truncation
+from lm_eval_partial.weights.adapter import Adapter
+from lm_eval_partial.weights.pair import Pair
+from lm_eval_partial.weights.source import Source
+
+logger = logging.getLogger(__name__)
+
+
+class Partial(ABC):
+    """θ(λ) of a pair, whatever computes it.
+
+    Attributes:
+        pair: the two checkpoints.
+    """
+
+    pair: Pair
+    cache_hook: CacheHook
+    _lam: Lam | None
+    _generated_names: ClassVar[set[str]] = set()
+
+    def _open(self, source: Source, lam: Any, *, merge: bool, rank: Any, rest: str, schedule: Any) -> None:
+        """Open the pair and settle λ; warn of what a user should know. No weight is read.
+
+        Args:
+            source: of the pair.
+            lam: as `read_lam` takes it.
+            merge: whether an adapter's updates are folded into the weights.
+            rank: of each linear layer's update, or None for the update as it is.
+            rest: with `rank`, what the updates of all else become.
+            schedule: rules that `lam` scales, or None.
+
+        Raises:
+            UserError: an argument is wrong, or the two sides cannot be interpolated.
+        """
+        self._lam = read_lam(lam)
+        self.pair = Pair.of(source)
+        if source.tokenizer_of_a_side and self.pair.reference.tokenizer is None:
+            raise UserError(f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one.")
+        self._set_schedule(schedule)
+        self._set_rank(merge, rank, rest)
+        for note in self.pair.notes():
+            logger.warning(note)
+        self._warn_if_extrapolating()
+
+    def _set_schedule(self, schedule: Any) -> None:
+        self._variant: dict[str, Any] = {}
+        self._schedule: Lam = 1.0
+        if schedule is not None:
+            if isinstance(self._lam, Schedule):
+                raise UserError(f"lam={self._lam} and schedule= are both rules. Give lam=1 for the schedule as it is.")
+            self._schedule = read_lam(schedule)
+            self._variant["schedule"] = lam_to_json(self._schedule)
+        self.pair.assign(self._scaled(self.lam))
+
+    def _set_rank(self, merge: bool, rank: Any, rest: str) -> None:
+        if merge and rank is None and not isinstance(self.pair.instruct, Adapter):
+            raise UserError(
+                f"merge={merge} is for adapters and rank=...; {self.pair.instruct} is a full checkpoint. Leave it out."
+            )
+        if rank is None and rest != "dense":
+            raise UserError(f"rest={rest} goes with rank=... only. Add rank=16, say, or leave it out.")
+        if rank is not None:
+            self.pair = truncation.with_rank(self.pair, rank, rest)
+            self._variant = {"rank": int(rank), "rest": rest, **self._variant}
+        self._merge = bool(merge)
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
+        """Return the model the harness asks for; name its result folder, and show user errors bare.
+
+        The harness names result folders by ``pretrained`` or ``model`` of the dictionary it hands over here,
+        and at random without. A name made here for an earlier λ of the same dictionary is made anew.
+        """
+        show_without_traceback()
+        if arg_dict.get("model") in cls._generated_names:
+            del arg_dict["model"]
+        lm = super().create_from_arg_obj(arg_dict, additional_config)  # type: ignore[misc]
+        if arg_dict.get("model") is None:
+            arg_dict["model"] = lm.name
+            cls._generated_names.add(lm.name)
+        return lm
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
+        """Return the model the harness asks for, and show user errors bare."""
+        show_without_traceback()
+        return super().create_from_arg_string(arg_string, additional_config)  # type: ignore[misc]
+
+    @property
+    def lam(self) -> Lam:
+        """λ of the loaded model. Raises `UserError` if a move to another λ was cut off."""
+        if self._lam is None:
+            raise UserError("the move to another λ was cut off and the model is of no λ. Call set_lam again.")
+        return self._lam
+
+    @property
+    def name(self) -> str:
+        """Both sides and λ, as one folder name."""
+        names = []
+        for side in (self.pair.base, self.pair.instruct):
+            parts = re.split(r"[/\\]+", f"{side.path}/{side.subfolder}".rstrip("/"))
+            revision = [] if side.revision == "main" else [side.revision]
+            names.append("__".join([*parts[-2:], *revision])[-80:])
+        variant = self._variant | ({"schedule": name_lam(self._schedule)} if "schedule" in self._variant else {})
+        names += [f"{name}_{value}" for name, value in variant.items() if value != "dense"]
+        return "__".join([*names, f"lam_{name_lam(self.lam)}"])
+
+    def _scaled(self, lam: Lam) -> Lam:
+        """Return what λ means for the weights: itself, or the schedule that it scales."""
+        return lam if isinstance(lam, Schedule) or self._schedule == 1.0 else scaled(self._schedule, lam)
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What the model's answers depend on, as JSON values."""
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Take the harness's response cache, if it is this model's. Raises `UserError` if not."""
+        if cache_hook.dbdict is not None:
+            response_cache.claim(cache_hook.dbdict, self.identity)
+        super().set_cache_hook(cache_hook)  # type: ignore[misc]
+
+    def pair_info(self) -> dict[str, Any]:
+        """Return what ``results["config"]`` says of the pair and λ, whatever the backend."""
+        base, instruct = self.pair.base, self.pair.instruct
+        return {
+            "base": base.path,
+            "base_revision": base.revision,
+            "base_subfolder": base.subfolder,
+            "base_sha": base.sha,
+            "instruct": instruct.path,
+            "instruct_revision": instruct.revision,
+            "instruct_subfolder": instruct.subfolder,
+            "instruct_sha": instruct.sha,
+            "lam": lam_to_json(self.lam),
+            "merge": self._merge,
+            **self._variant,
+            "vocabulary": self.pair.reference.role,
+            "tokenizer": self.pair.tokenizer,
+            "lm_eval_partial_version": __version__,
+        }
+
+    def _warn_if_extrapolating(self) -> None:
+        lam = self._scaled(self.lam)
+        smallest, largest = lam.extremes() if isinstance(lam, Schedule) else (lam, lam)
+        if not 0 <= smallest <= largest <= 1:
+            logger.warning(f"lam={self.lam} lies outside [0, 1]: this extrapolates (ExPO, arXiv 2404.16792)")

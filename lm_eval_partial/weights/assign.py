@@ -1,0 +1,113 @@
+"""Which parameter of a model gets which λ: the first rule that matches it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from lm_eval_partial.errors import UserError, listing, nearest
+from lm_eval_partial.lam import Lam, Rule, Schedule
+from lm_eval_partial.weights.architecture import Architecture
+
+
+class Place(NamedTuple):
+    """Where a parameter stands: its layer (None outside of the layers), the number of layers, and its kind."""
+
+    layer: int | None
+    layers: int
+    kind: str
+
+
+class Assigned(NamedTuple):
+    """What a parameter gets: its λ, and the pattern of the rule it is from ("" for one λ for all)."""
+
+    lam: float
+    pattern: str
+
+
+# Names that stand for many parameters: whether a place and the parameter's name belong to it.
+GROUPS: dict[str, Callable[[Place, str], bool]] = {
+    "all": lambda place, name: True,
+    "layers": lambda place, name: place.layer is not None,
+    "attention": lambda place, name: place.kind == "attention",
+    "mlp": lambda place, name: place.kind == "mlp",
+    "experts": lambda place, name: place.kind == "mlp" and "expert" in name,
+    "norms": lambda place, name: place.kind in ("norm", "final norm"),
+    "embeddings": lambda place, name: place.layer is None and place.kind not in ("head", "final norm"),
+    "head": lambda place, name: place.kind == "head",
+}
+
+
+def assign(lam: Lam, architecture: Architecture, parameters: Mapping[str, str]) -> dict[str, Assigned]:
+    """Return which rule and which λ each parameter gets.
+
+    Args:
+        lam: one number for all, or a schedule.
+        architecture: of the model.
+        parameters: a tensor's name on disk to its name in the model; a pattern may match either.
+
+    Raises:
+        UserError: a rule matches nothing, or nothing is left for it; a parameter matches no rule; or ``a..b`` is
+            given to a parameter outside of the layers.
+    """
+    if not isinstance(lam, Schedule):
+        return dict.fromkeys(parameters, Assigned(lam, ""))
+    places = _places(architecture, parameters)
+    assigned: dict[str, Assigned] = {}
+    for rule in lam.rules:
+        matches = _matcher(rule.pattern)
+        matched = [key for key, name in parameters.items() if matches(places[key], key, name)]
+        if not matched:
+            raise _unmatched(rule, parameters)
+        free = [key for key in matched if key not in assigned]
+        if not free:
+            raise UserError(
+                f"lam: the rule {rule} has no effect: earlier rules match all of its {len(matched)} parameters, "
+                "and the first that matches counts. Put it before them, or leave it out."
+            )
+        outside = [key for key in free if places[key].layer is None]
+        if outside and not rule.constant:
+            raise UserError(
+                f"lam: the rule {rule} runs from the first layer to the last, and {listing(outside)} stand in "
+                "none. Give those a rule of their own before it, or say layers instead."
+            )
+        assigned |= {key: Assigned(rule.at(places[key].layer or 0, places[key].layers), rule.pattern) for key in free}
+    rest = parameters.keys() - assigned.keys()
+    if rest:
+        raise UserError(
+            f"lam: {len(rest)} parameters match no rule: {listing(rest)}. Add a last rule for the rest, such as "
+            "all: 0.5."
+        )
+    return {key: assigned[key] for key in parameters}
+
+
+def _places(architecture: Architecture, parameters: Mapping[str, str]) -> dict[str, Place]:
+    found = {key: architecture.group_of(name) for key, name in parameters.items()}
+    depths: dict[str, int] = {}
+    for layer, _ in found.values():
+        stack, _, number = layer.rpartition(".")
+        if layer:
+            depths[stack] = max(depths.get(stack, 0), int(number) + 1)
+    places = {}
+    for key, (layer, kind) in found.items():
+        stack, _, number = layer.rpartition(".")
+        places[key] = Place(int(number), depths[stack], kind) if layer else Place(None, 0, kind)
+    return places
+
+
+def _matcher(pattern: str) -> Callable[[Place, str, str], bool]:
+    """Return whether a place, a name on disk and a name in the model match a pattern."""
+    if pattern in GROUPS:
+        return lambda place, key, name: GROUPS[pattern](place, name)
+    expression = re.compile(r"(^|\.)" + re.escape(pattern).replace(r"\*", ".*") + r"(\.|$)")
+    return lambda place, key, name: bool(expression.search(name) or expression.search(key))
+
+
+def _unmatched(rule: Rule, parameters: Mapping[str, str]) -> UserError:
+    parts = {part for name in parameters.values() for part in name.split(".") if not part.isdigit()}
+    hint = nearest(rule.pattern, {*GROUPS, *parts, *parameters.values()})
+    return UserError(
+        f"lam: the rule {rule} matches no parameter.{hint} Groups: {', '.join(GROUPS)}; parts of names: "
+        f"{', '.join(sorted(parts))}."
+    )

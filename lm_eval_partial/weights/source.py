@@ -1,0 +1,69 @@
+"""Where a pair comes from: the arguments that name two checkpoints and a tokenizer, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lm_eval_partial.errors import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """The arguments of a pair, as ``--model_args``, the commands and `Pair.open` spell them.
+
+    Attributes:
+        base: folder or Hub id of the base model.
+        instruct: folder or Hub id of the model fine-tuned from it, or of a LoRA adapter trained on it.
+        base_revision: branch, tag or commit of `base` on the Hub.
+        instruct_revision: the same of `instruct`.
+        base_subfolder: folder inside `base` that holds the checkpoint.
+        instruct_subfolder: the same of `instruct`.
+        tokenizer: ``instruct`` or ``base``: whose ids, config, chat template and generation config the result has.
+            Or another tokenizer with the ids of either: its path, or itself.
+        trust_remote_code: as in transformers.
+    """
+
+    base: str
+    instruct: str
+    base_revision: str = "main"
+    instruct_revision: str = "main"
+    base_subfolder: str = ""
+    instruct_subfolder: str = ""
+    tokenizer: Any = "instruct"
+    trust_remote_code: bool = False
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Source:
+        """Return the source that some arguments name; the others are passed over.
+
+        Raises:
+            UserError: base or instruct is missing.
+        """
+        for name in ("base", "instruct"):
+            if given.get(name) is None:
+                raise UserError(
+                    f"{name}= is missing. Expected base=BASE,instruct=INSTRUCT, where BASE and INSTRUCT are folders or "
+                    "Hub ids."
+                )
+        found = {name: given[name] for name in NAMES if given.get(name) is not None}
+        texts = {name: str(value) for name, value in found.items() if name not in ("tokenizer", "trust_remote_code")}
+        found["trust_remote_code"] = bool(found.get("trust_remote_code"))
+        return cls(**(found | texts))
+
+    @classmethod
+    def take(cls, given: MutableMapping[str, Any]) -> Source:
+        """Return the source that some arguments name, and take its arguments out of them. Raises as `of`."""
+        source = cls.of(given)
+        for name in NAMES:
+            given.pop(name, None)
+        return source
+
+    @property
+    def tokenizer_of_a_side(self) -> bool:
+        """Whether the tokenizer is that of one of the two."""
+        return isinstance(self.tokenizer, str) and self.tokenizer in ("base", "instruct")
+
+
+NAMES = tuple(field.name for field in fields(Source))

@@ -1,0 +1,172 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from safetensors.torch import save_file
+
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.weights.checkpoint import open_safetensors
+from lm_eval_partial.weights.low_rank import LowRank
+from lm_eval_partial.weights.pair import Pair, PairedTensor
+
+RESTS = ("dense", "base")
+
+FORMAT = 1  # of the cache: raised when the same rank would give other factors
+
+_OVERSAMPLING, _ITERATIONS = 16, 4  # of the randomised method: within 1e-4 of the least error on slow spectra
+
+_FIRST_RANK = 32  # tried for a share of the energy, then doubled
+
+
+class Factors(NamedTuple):
+    """ΔW ≈ up @ down, and how well.
+
+    Attributes:
+        down: A, float32 [rank, in].
+        up: B, float32 [out, rank].
+        size: ‖ΔW‖².
+        error: ‖ΔW − BA‖².
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+    size: float
+    error: float
+
+
+def factorise(change: torch.Tensor, rank: int | None = None, energy: float | None = None) -> Factors:
+    """Return the best approximation of a matrix by one of low rank.
+
+    Args:
+        change: ΔW, [out, in], float32.
+        rank: at most this.
+        energy: or the smallest rank that keeps this share of ‖ΔW‖², in (0, 1].
+    """
+    size = change.square().sum(dtype=torch.float64).item()
+    limit = min(change.shape)
+    tried = min(limit, _FIRST_RANK if rank is None else rank)
+    while True:
+        left, values, right = _svd(change, tried)
+        kept = values.double().square().cumsum(0)
+        enough = tried if energy is None else int((kept < energy * size * (1 - 1e-7)).sum()) + 1
+        if enough <= tried or tried == limit:
+            break
+        tried = limit if _exact(change, 2 * tried) else 2 * tried
+    found = max(1, min(enough, tried))
+    roots = values[:found].sqrt()
+    up, down = left[:, :found] * roots, roots[:, None] * right[:found]
+    error = (change - up @ down).square().sum(dtype=torch.float64).item()
+    return Factors(down.contiguous().cpu(), up.contiguous().cpu(), size, error)
+
+
+def _exact(matrix: torch.Tensor, rank: int) -> bool:
+    """Return whether a full decomposition is no slower than a randomised one."""
+    return 3 * (rank + _OVERSAMPLING) > min(matrix.shape)
+
+
+def _svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return U [out, rank], σ [rank] and Vᵀ [rank, in]; the same at every call."""
+    if _exact(matrix, rank):
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        return left[:, :rank], values[:rank], right[:rank]
+    with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
+        torch.manual_seed(0)
+        left, values, right = torch.svd_lowrank(matrix, q=rank + _OVERSAMPLING, niter=_ITERATIONS)
+    return left[:, :rank], values[:rank], right[:, :rank].T
+
+
+def with_rank(pair: Pair, rank: Any, rest: str = "dense") -> Pair:
+    """Return the pair with every linear layer's update at a rank; factors are made once and kept on disk.
+
+    They lie in ``$XDG_CACHE_HOME/lm_eval_partial`` (by default below ``~/.cache``), by both sides' identities.
+
+    Args:
+        pair: the two checkpoints.
+        rank: 1 or more; what is beyond a matrix's own is its full update.
+        rest: ``dense`` or ``base``: what all other tensors' updates become.
+
+    Raises:
+        UserError: `rank` or `rest` is not one of these.
+    """
+    rank = check_rank(rank)
+    if rest not in RESTS:
+        raise UserError(f"rest={rest} is neither dense nor base. Give rest=dense to keep the updates of all else.")
+    wanted, file = linear_weights(pair), _cache_file(pair, rank)
+    if not file.is_file():
+        tensors: dict[str, torch.Tensor] = {}
+        for each, factors in _factorised(pair, rank=rank):
+            tensors |= {f"{each.key}:down": factors.down, f"{each.key}:up": factors.up}
+        _write(tensors, file)
+    stored = open_safetensors(str(file))
+
+    def change(each: PairedTensor) -> PairedTensor:
+        if each.key in wanted:
+            down, up = stored[f"{each.key}:down"], stored[f"{each.key}:up"]
+            return each._replace(instruct=LowRank(each.base, down, up, 1.0, wanted[each.key]))
+        return each if rest == "dense" else each._replace(instruct=each.base)
+
+    return pair.replaced([change(each) for each in pair.tensors])
+
+
+def _write(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that is there whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}.incomplete")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata=metadata)
+        unfinished.replace(file)
+    except OSError as error:
+        raise UserError(
+            f"{file} could not be written ({error.strerror or error}). Make room, or give another path."
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def check_rank(rank: Any) -> int:
+    """Return a rank. Raises `UserError` if it is not a whole number from 1 up."""
+    try:
+        found = int(rank)
+    except (TypeError, ValueError):
+        found = 0
+    if found < 1 or found != float(rank):
+        raise UserError(f"rank={rank} is not a whole number from 1 up. Give one, such as rank=16.")
+    return found
+
+
+def linear_weights(pair: Pair) -> dict[str, bool]:
+    """Return the keys of the linear layers' weights, and whether a weight is stored as [in, out]."""
+    linear = pair.architecture.linear
+    return {
+        each.key: linear.get(each.name, False)
+        for each in pair.tensors
+        if each.name in linear or (not each.as_is and len(each.instruct.shape) == 2)  # experts, before they are fused
+    }
+
+
+def _cache_file(pair: Pair, rank: int) -> Path:
+    identity = [FORMAT, pair.base.identity, pair.instruct.identity, pair.reference.role, rank]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return root / "lm_eval_partial" / "low_rank" / f"{digest}.safetensors"
+
+
+def _factorised(
+    pair: Pair, rank: int | None = None, energy: float | None = None
+) -> Iterator[tuple[PairedTensor, Factors]]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = linear_weights(pair)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for each in progress.track([t for t in pair.tensors if t.key in wanted], description="low-rank updates"):
+            change = each.instruct[...].to(device, torch.float32) - each.base[...].to(device, torch.float32)
+            yield each, factorise(change.T if wanted[each.key] else change, rank, energy)
