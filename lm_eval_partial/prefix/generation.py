@@ -136,13 +136,19 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
     Raises:
         DisagreementError: they differ by more than rounding.
     """
+    texts: dict[bytes, Ints] = {}  # prompt to prompt and first new token
 
     def compare(chosen: list[Ints]) -> list[float]:
-        found = (each for pair in _long_with_short(chosen) for each in _first_logits(model, pair, group))
-        return [deviation(logits, model.alone(text, STEPS_CHECKED)) for text, logits in found]
+        deviating = {}
+        for pair in _long_with_short(chosen):
+            for prompt, (text, logits) in zip(pair, _first_logits(model, pair, group), strict=True):
+                texts[prompt.tobytes()] = text
+                deviating[prompt.tobytes()] = deviation(logits, model.alone(text, STEPS_CHECKED))
+        return [deviating[prompt.tobytes()] for prompt in chosen]
 
     def noise(chosen: list[Ints]) -> list[float]:
-        return [deviation(model.alone(each, 1, crowded=True), model.alone(each, 1)) for each in chosen]
+        made = [texts[prompt.tobytes()] for prompt in chosen]
+        return [deviation(*(model.alone(text, STEPS_CHECKED, crowded) for crowded in (True, False))) for text in made]
 
     check([prompts[index] for index in group.indices], compare, noise, limit(model.dtype, model.layers))
 

@@ -82,9 +82,10 @@ def test_inspect_for_people(pair, capsys):
     for words in ("LlamaForCausalLM, 36,640 parameters", "21 × F32", "‖ΔW‖/‖W‖", "attention", "model.layers.1"):
         assert words in out
     assert "warning: the tokenizers differ" in out
-    assert out.splitlines()[-3:] == [
+    assert out.splitlines()[-4:] == [
         "Embedding rows are matched by token and identical in both: 330 rows, 330 tokens shared, 0 tokens moved, "
         "0 tokens only in instruct, 0 tokens only in base.",
+        "Prefixes that requests share, such as the shots, are computed once.",
         "θ(λ) takes 0.14 MiB in float32, 0.07 MiB in bfloat16; its largest tensor 0.04 MiB in float32.",
         "This pair can be interpolated.",
     ]
