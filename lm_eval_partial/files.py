@@ -80,10 +80,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file as `write_text` does."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.incomplete")
-        temporary.write_bytes(content)
-        sync(temporary)
-        temporary.replace(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
+        try:
+            temporary.write_bytes(content)
+            sync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync(path.parent)
 
 

@@ -64,7 +64,7 @@ def test_an_interrupt_exits_with_130(pair, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lm_eval_partial.weights.pair.Pair.open", interrupt)
+    monkeypatch.setattr("lm_eval_partial.weights.pair.Pair.of", interrupt)
     assert main(["inspect", *pair]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

@@ -341,7 +341,7 @@ def test_the_readme_has_every_argument_with_its_default_and_an_example():
 
     from lm_eval_partial.models import arguments
 
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     rows = [
         line.strip("|").split("|") for line in readme.splitlines() if line.startswith("| `") and line.count("|") == 5
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIST = "from lm_eval.api.registry import get_model, model_registry as r; get_model('partial-hf'); print(*r.keys())"
 BUILD = (
     "import sys; from lm_eval.api.registry import get_model; "

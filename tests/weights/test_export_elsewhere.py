@@ -34,7 +34,7 @@ from tests import pico
 from tests.test_export import reordered_pair
 
 PYTHON = os.environ.get("TRANSFORMERS_4_PYTHON", "")
-REAL = Path(__file__).resolve().parents[2] / "shared" / "models" / "models.tar.xz"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "models" / "models.tar.xz"
 LAM = 0.37
 
 needs_transformers_4 = pytest.mark.skipif(

@@ -24,7 +24,7 @@ TOKENS = torch.arange(20)[None]
 
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
@@ -90,7 +90,7 @@ def test_data_parallel_processes_share_the_documents(pairs, tmp_path, lm_eval):
     command += ["--model", "partial-hf", "--tasks", "pico_mc", "--log_samples", "--device", "cpu"]
     command += ["--model_args", f"base={base},instruct={instruct},lam=0.3"]
     command += ["--include_path", str(TASKS), "--output_path", str(tmp_path / "dp")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-3000:]
     check_equal(tmp_path / "dp", alone["pico_mc"])
 

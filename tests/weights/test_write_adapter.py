@@ -150,7 +150,7 @@ def test_factors_are_kept_by_pair_and_rank(pair, pairs, cache, tmp_path, monkeyp
     assert len(list(cache.iterdir())) == 1
     with monkeypatch.context() as patched:
         patched.setattr(
-            "lm_eval_partial.weights.write_adapter.factorise", lambda *_: pytest.fail("not taken from the cache")
+            "lm_eval_partial.weights.truncation.factorise", lambda *_: pytest.fail("not taken from the cache")
         )
         again = load(with_rank(Pair.open(*map(str, pairs("llama"))), 4, "base"), 0.5).state_dict()
     assert torch.equal(first[Q], again[Q])
