@@ -19,10 +19,11 @@ test: $(READY) $(ALPACA)/.ready $(TRANSFORMERS_4)/.ready  ## the tests (CPU; `ma
 	ALPACA_EVAL_PYTHON=$(abspath $(ALPACA))/bin/python TRANSFORMERS_4_PYTHON=$(abspath $(TRANSFORMERS_4))/bin/python \
 	  $(BIN)/python -m pytest -n auto $(ARGS)
 
-check: $(READY)  ## style and types
+check: $(READY)  ## style, types, and which way imports run
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 env: $(READY)
 

@@ -11,7 +11,8 @@ Text and numbers only: which parameter a rule matches is decided in `weights.ass
     lm_eval --model partial-hf --model_args base=B,instruct=I,lam=attention:0.8+all:0.5 --tasks arc_challenge
 
 A pattern is the name of a group (`weights.assign.GROUPS`), or dotted parts of a parameter's name with ``*`` for
-anything: ``q_proj``, ``layers.0``, ``layers.*.mlp.down_proj.weight``. ``lam=0.5*lam.yaml`` is the schedule with every λ halved.
+anything: ``q_proj``, ``layers.0``,
+``layers.*.mlp.down_proj.weight``. ``lam=0.5*lam.yaml`` is the schedule with every λ halved.
 """
 
 from __future__ import annotations

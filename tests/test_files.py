@@ -53,7 +53,10 @@ def test_a_text_is_old_or_new(tmp_path, synced, monkeypatch):
     file = tmp_path / "final"
     file.write_text("old")
     files.write_text(file, "new")
-    assert file.read_text() == "new" and [path for path, _ in synced] == [tmp_path / f".final.{os.getpid()}.incomplete", tmp_path]
+    assert file.read_text() == "new" and [path for path, _ in synced] == [
+        tmp_path / f".final.{os.getpid()}.incomplete",
+        tmp_path,
+    ]
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -22,7 +22,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
-from lm_eval_partial.models.encoding import TOKENIZED_AT_ONCE, Encoded, _as_lists
+from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
 from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.generation import Group, going_on, groups, padded_between, rows_that_fit
 from lm_eval_partial.prefix.loglikelihood import Request, score
@@ -61,8 +61,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self._prefix_model: PrefixModel | None = None
         self._said: set[str] = set()
         self._of_model: set[str] = set()  # reasons that were said when they were found
-        self._encoded: dict[tuple[str, str], tuple[Ints, Ints]] = {}
-        self._prompts: dict[str, Ints] = {}
+        self._encoder = Encoder(self)
         self._going_on: tuple[dict[str, Ints], Group] | None = None
         super().__init__(*args, **kwargs)
         if self.sharing_off is not None and share_prefix:
@@ -97,7 +96,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         if self.enable_thinking or self._model_or_reason()[0] is None:  # with thinking, stock has an error to raise
             answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
             return answers
-        encoded = self._encode_pairs([request.args for request in requests], disable_tqdm)
+        encoded = self._encoder.pairs([request.args for request in requests], disable_tqdm)
         return self._loglikelihood_tokens(encoded, disable_tqdm=disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -130,7 +129,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             self._count("loglikelihood", path, count)
         if rest:
             with self._stock_batches(some=model is not None):
-                plain = super()._loglikelihood_tokens([_as_lists(requests[index]) for index in rest], disable_tqdm)
+                plain = super()._loglikelihood_tokens([as_lists(requests[index]) for index in rest], disable_tqdm)
             found.update(zip(rest, plain, strict=True))
         return [found[index] for index in range(len(requests))]
 
@@ -189,7 +188,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         of_settings: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             of_settings.setdefault(repr(request.args[1]), []).append(index)
-        prompts = self._encode_prompts([request.args[0] for request in requests])
+        prompts = self._encoder.prompts([request.args[0] for request in requests])
         for alike in of_settings.values():
             settings = normalize_gen_kwargs(requests[alike[0]].args[1], self.max_gen_toks)
             if settings["do_sample"] or settings.get("num_beams", 1) != 1 or settings.keys() - GREEDY:
@@ -330,60 +329,6 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         repeats = heads // shared if isinstance(heads, int) and isinstance(shared, int) and shared < heads else 0
         fit = rows_that_fit(self._stock_rows(), config.num_hidden_layers, prefix, longest, new_tokens, repeats)
         return max(CPU_ROWS, fit) if self.device.type == "cpu" else fit
-
-    # Tokenising ------------------------------------------------------------------------------------------
-
-    def _encode_pairs(self, pairs: list[tuple[str, str]], disable_tqdm: bool) -> list[Encoded]:
-        """Return each (context, continuation) with its ids: what `TemplateLM.loglikelihood` does one by one.
-
-        The last call's ids are kept: another λ asks the same.
-        """
-        known, self._encoded = self._encoded, {}
-        with tqdm(total=len(pairs), disable=disable_tqdm or self.rank != 0, desc="Tokenizing inputs") as bar:
-            for begin in range(0, len(pairs), TOKENIZED_AT_ONCE):
-                chunk = pairs[begin : begin + TOKENIZED_AT_ONCE]
-                new = [pair for pair in dict.fromkeys(chunk) if pair not in known]
-                known.update(zip(new, self._encode_new(new), strict=True))
-                self._encoded.update((pair, known[pair]) for pair in chunk)
-                bar.update(len(chunk))
-        return [(pair, *self._encoded[pair]) for pair in pairs]
-
-    def _encode_new(self, pairs: list[tuple[str, str]]) -> list[tuple[Ints, Ints]]:
-        bos = self.tokenizer.decode(self.prefix_token_id)
-        # spaces at the end of a context belong to the continuation
-        split = {pair: (pair[0].rstrip(), pair[0] + pair[1]) for pair in pairs if pair[0]}
-        strings = list(dict.fromkeys(string for both in split.values() for string in both))
-        ids = dict(zip(strings, self._encode(strings, bos), strict=True))
-        encoded = []
-        for pair in pairs:
-            if pair in split:
-                context, whole = (ids[string] for string in split[pair])
-                encoded.append((context, whole[len(context) :]))
-            else:
-                first = np.array([self.prefix_token_id], dtype=np.int32)
-                alone = np.array(super().tok_encode(pair[1], add_special_tokens=False), dtype=np.int32)
-                encoded.append((alone[:1], alone[1:]) if alone[0] == first else (first, alone))
-        return encoded
-
-    def _encode_prompts(self, prompts: list[str]) -> list[Ints]:
-        """Return the ids of each prompt for generation: what stock's `tok_batch_encode` does, without padding."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._prompts]
-        known = self._prompts | dict(zip(new, self._encode(new, self.tokenizer.bos_token), strict=True))
-        self._prompts = {prompt: known[prompt] for prompt in prompts}
-        return [known[prompt] for prompt in prompts]
-
-    def _encode(self, strings: list[str], bos: str | None) -> list[Ints]:
-        """Return ids, special tokens added as stock does: not to a string that begins with `bos`."""
-        marked = [bos is not None and string.startswith(bos) for string in strings]
-        usual = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
-        encoded: list[Ints] = [np.zeros(0, dtype=np.int32)] * len(strings)
-        for has_bos, settings in ((False, usual), (True, {"add_special_tokens": False})):
-            chosen = [index for index, mark in enumerate(marked) if mark == has_bos]
-            if chosen:
-                ids = self.tokenizer([strings[index] for index in chosen], **settings)["input_ids"]
-                for index, tokens in zip(chosen, ids, strict=True):
-                    encoded[index] = np.array(tokens, dtype=np.int32)
-        return encoded
 
 
 def _remind_at_exit(reason: str, count: int) -> None:

@@ -84,6 +84,38 @@ def outline(run: Run, tasks: Sequence[str], suite: Suite, instruction: Sequence[
     return _Builder(run, tasks, suite, instruction).build()
 
 
+def main_metric(run: Run, task: str) -> str | None:
+    """Return the key of a task's main metric: the one its config's metadata names, else the first of its metric_list.
+
+    None if the results have neither. The suite's own choice, for tasks of the harness, comes before this.
+    """
+    config = (run.file_of(task).data.get("configs") or {}).get(task, {})
+    wanted = [(config.get("metadata") or {}).get("main_metric")]
+    wanted += [item.get("metric") for item in config.get("metric_list") or []][:1]
+    keys = run.values(task)
+    return next((key for name in wanted if name for key in keys if name in (key, key.split(",")[0])), None)
+
+
+def group_metric(run: Run, group: str) -> str:
+    """Return the key of the metric that stands for a group: its tasks' main one if it was averaged, else the first."""
+    keys = run.values(group)
+    mains = (main_metric(run, leaf) for leaf in tasks_below(run, group) if leaf in run.tasks)
+    return next((main for main in mains if main in keys), None) or next(iter(keys))
+
+
+def higher_is_better(run: Run, name: str, metric: str) -> bool:
+    """Return whether more of a metric is better, as the results say; true if they do not."""
+    better = (run.file_of(name).data.get("higher_is_better") or {}).get(name) or {}
+    return better.get(metric.split(",")[0]) is not False
+
+
+def tasks_below(run: Run, name: str) -> list[str]:
+    """Return the tasks below `name`, in order; itself if it is a task."""
+    if name not in run.groups:
+        return [name]
+    return list(dict.fromkeys(leaf for child in run.groups[name] for leaf in tasks_below(run, child)))
+
+
 class _Builder:
     def __init__(self, run: Run, tasks: Sequence[str], suite: Suite, instruction: Sequence[str]) -> None:
         self.run, self.tasks, self.suite = run, set(tasks), suite
@@ -168,12 +200,6 @@ class _Builder:
             found |= {child} | self.descendants(child)
         return found
 
-    def leaves(self, name: str) -> list[str]:
-        """Return the tasks below `name`, in order; itself if it is a task."""
-        if name not in self.run.groups:
-            return [name]
-        return list(dict.fromkeys(leaf for child in self.run.groups[name] for leaf in self.leaves(child)))
-
     def around(self, name: str, metric: str) -> Node | None:
         """Return the suite's task `name`, which is a group around the task, or around a group, that has the metric."""
         top = name
@@ -190,14 +216,14 @@ class _Builder:
         raise UserError(f"{name} has no {metric}, the main metric of {top}; it has {listing(self.run.values(name))}.")
 
     def known(self, name: str) -> bool:
-        leaves = self.leaves(name)
+        leaves = tasks_below(self.run, name)
         return bool(leaves) and all(leaf in self.tasks for leaf in leaves)
 
     def task(self, name: str) -> Node | None:
         """Return a task under its main metric; None, and a note, if it has none."""
         if name not in self.tasks:
             return None
-        metric = self.main_metric(name)
+        metric = main_metric(self.run, name)
         if metric is None:
             self.notes.append(f"{name} has no main metric in its metric_list: left out")
             return None
@@ -208,19 +234,11 @@ class _Builder:
         values = self.run.values(name)
         if not self.known(name) or not values:
             return None
-        mains = [self.main_metric(leaf) for leaf in self.leaves(name)]
-        metric = next((main for main in mains if main in values), None) or next(iter(values))
+        metric = group_metric(self.run, name)
         parts = self.parts(name, metric)
         if not parts:
             self.notes.append(f"{name}: its {metric} is no mean of its tasks' {metric}, left out")
         return self.node(name, metric, parts, name) if parts else None
-
-    def main_metric(self, task: str) -> str | None:
-        values = self.run.values(task)
-        config = (self.run.file_of(task).data.get("configs") or {}).get(task, {})
-        wanted = [(config.get("metadata") or {}).get("main_metric")]
-        wanted += [item.get("metric") for item in config.get("metric_list") or []][:1]
-        return next((key for name in wanted if name for key in values if name in (key, key.split(",")[0])), None)
 
     def parts(self, name: str, metric: str) -> tuple[tuple[Part, float], ...]:
         """Return the pools behind a value of the result file, which tells whether tasks were weighted by size."""
@@ -228,7 +246,7 @@ class _Builder:
             return ((((name,), metric), 1.0),)
         file = self.run.file_of(name)
         results = file.data["results"]
-        leaves = [leaf for leaf in self.leaves(name) if metric in results.get(leaf, {})]
+        leaves = [leaf for leaf in tasks_below(self.run, name) if metric in results.get(leaf, {})]
         values = [results[leaf][metric] for leaf in leaves]
         sizes = [results[leaf].get("sample_len") or 0 for leaf in leaves]
         if not leaves:
@@ -248,8 +266,7 @@ class _Builder:
 
     def node(self, name: str, metric: str, parts: tuple[tuple[Part, float], ...], source: str) -> Node:
         file = self.run.file_of(source)
-        better = (file.data.get("higher_is_better") or {}).get(source) or {}
-        higher = better.get(metric.split(",")[0]) is not False
+        higher = higher_is_better(self.run, source, metric)
         return Node(
             name=name,
             label=self.label(name),

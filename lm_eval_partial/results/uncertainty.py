@@ -8,7 +8,7 @@ keeps its weight. Random numbers are seeded by the name of the series: the same 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,3 +191,11 @@ def nearest_best(scores: Array, reference: int) -> NDArray[np.intp]:
     distance = np.abs(np.arange(scores.shape[-1]) - reference)
     ties = np.isclose(scores, scores.max(-1, keepdims=True), rtol=0, atol=1e-12)
     return np.asarray(np.where(ties, distance, distance.max() + 1).argmin(-1))
+
+
+def best_lam(scores: Mapping[float, float], higher_is_better: bool = True) -> float:
+    """Return the λ with the best score; of equal ones the nearest to λ = 1, as `nearest_best` has it."""
+    lams = sorted(scores)
+    reference = min(range(len(lams)), key=lambda place: abs(lams[place] - 1))
+    values = np.array([scores[lam] for lam in lams]) * (1 if higher_is_better else -1)
+    return lams[int(nearest_best(values[None], reference)[0])]

@@ -86,7 +86,7 @@ def _save(tracker: EvaluationTracker, result: dict[str, Any], samples: dict[str,
     if complaints:
         path = Path(str(tracker.output_path)).parent
         raise UserError(
-            f"a point could not be written into {path} ({complaints[-1]}; {readable_bytes(free_bytes(path))} are free). "
+            f"a point could not be written into {path} ({complaints[-1]}; {readable_bytes(free_bytes(path))} free). "
             "Finished points are kept: put that right, and start the same command again."
         )
 

@@ -118,8 +118,8 @@ def _require_space(output: Path, size: int) -> None:
     free = free_bytes(output)
     if size + SPARE > free:
         raise UserError(
-            f"θ(λ) takes {readable_bytes(size + SPARE)}; the disk of {output} has {readable_bytes(free)} free. Make room, or give "
-            "--output on another disk, or a smaller --dtype."
+            f"θ(λ) takes {readable_bytes(size + SPARE)}; the disk of {output} has {readable_bytes(free)} free. "
+            "Make room, or give --output on another disk, or a smaller --dtype."
         )
 
 

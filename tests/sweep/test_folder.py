@@ -13,6 +13,7 @@ from rich.console import Console
 from lm_eval_partial.cli.sweep_table import columns, show
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.lam import parse_lams
+from lm_eval_partial.results.files import ResultFile, Run
 from lm_eval_partial.sweep.folder import claim, differences, point_name, points, read_point
 
 DATE = "2026-01-31T12-00-00.000000"
@@ -199,13 +200,14 @@ GROUPED = {
 CHILDREN = {"suite": ["suite_area", "two"], "suite_area": ["one"], "bare": ["three"]}
 
 
-def test_columns_are_groups_with_a_score_and_tasks_outside_them():
+def test_columns_are_groups_with_a_score_and_tasks_outside_them(tmp_path):
     result = {"results": GROUPED, "group_subtasks": CHILDREN, "configs": {"three": {"metadata": {"main_metric": "x"}}}}
     shown = {"suite": "acc,none", "suite_area": "acc,none", "four": "word_perplexity,none"}
-    assert columns(result) == {**shown, "three": "exact_match,strict"}
+    run = Run("", (ResultFile(tmp_path, result),))
+    assert columns(run) == {**shown, "three": "exact_match,strict"}
     for main in ("exact_match,loose", "exact_match,strict"):
         result["configs"]["three"]["metadata"]["main_metric"] = main
-        assert columns(result)["three"] == main
+        assert columns(run)["three"] == main
 
 
 def test_the_best_of_each_column_is_starred(tmp_path):
@@ -227,9 +229,9 @@ def test_the_best_of_each_column_is_starred(tmp_path):
     rows = [row for row in rows if row]
     assert rows[0] == ["suite", "area", "four"] and rows[1] == ["λ", "acc", "acc", "word_perplexity"]
     assert rows[2:6] == [
-        ["0.00", "0.5000", "0.5000*", "9.0000"],
-        ["0.50", "0.6250*", "0.5000*", "7.0000*"],
-        ["1.00", "0.6250*", "0.5000*", "8.0000"],
+        ["0.00", "0.5000", "0.5000", "9.0000"],
+        ["0.50", "0.6250", "0.5000", "7.0000*"],
+        ["1.00", "0.6250*", "0.5000*", "8.0000"],  # of equal ones the nearest to λ = 1, as in the report
         ["hf instruct", "0.9000", "–", "1.0000"],
     ]
     assert out.getvalue().endswith("* best λ on these documents\n")

@@ -320,9 +320,7 @@ def test_two_exports_into_one_folder(pair, tmp_path):
 
 def test_too_small_a_disk_is_said_before_anything_is_written(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "free_bytes", lambda path: 2**20)
-    with pytest.raises(
-        UserError, match=r"θ\(λ\) takes 64\.14 MiB; the disk of .*out has 1\.00 MiB free\. Make room"
-    ):
+    with pytest.raises(UserError, match=r"θ\(λ\) takes 64\.14 MiB; the disk of .*out has 1\.00 MiB free\. Make room"):
         export(pair, 0.5, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
