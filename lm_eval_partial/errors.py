@@ -25,6 +25,12 @@ def listing(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of somebody else's error, or the error's kind where it has no text."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def show_without_traceback() -> None:
     """Let an uncaught `UserError` end the process with its message alone (exit status 1).
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from lm_eval_partial.errors import UserError, listing
+from lm_eval_partial.errors import UserError, first_line, listing
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES, DTYPES, LazyTensor
 
 # Names and order of transformers' own loader (modeling_utils._get_resolved_checkpoint_files).
@@ -104,7 +104,7 @@ class Checkpoint:
             )
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"{self}: no model config could be read at revision {self.revision!r}. {_first_line(error)}"
+                f"{self}: no model config could be read at revision {self.revision!r}. {first_line(error)}"
             ) from error
         quantized = getattr(config, "quantization_config", None)
         if quantized is not None:
@@ -163,7 +163,7 @@ class Checkpoint:
             )
         except Exception as error:  # tokenizers, sentencepiece and remote code each raise their own
             raise UserError(
-                f"{self}: its tokenizer could not be opened ({type(error).__name__}: {_first_line(error)})."
+                f"{self}: its tokenizer could not be opened ({type(error).__name__}: {first_line(error)})."
             ) from error
         return tokenizer
 
@@ -207,7 +207,7 @@ class Checkpoint:
                 tensors.update(open_safetensors(file) if file.endswith(".safetensors") else _open_bin(file))
             except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
                 raise UserError(
-                    f"{self}: {Path(file).name} is truncated or damaged ({_first_line(error)}). Fetch it again."
+                    f"{self}: {Path(file).name} is truncated or damaged ({first_line(error)}). Fetch it again."
                 ) from error
         quantised = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
         if quantised:
@@ -269,10 +269,6 @@ def _sample(file: str) -> Iterator[bytes]:
         for offset in sorted(offsets):
             handle.seek(offset)
             yield handle.read(_BLOCK)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 def find_file(path: str, name: str, revision: str, subfolder: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from lm_eval_partial.errors import UserError, listing
+from lm_eval_partial.errors import UserError, first_line, listing
 from lm_eval_partial.weights.architecture import Architecture, Placed
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.vocabulary import (
@@ -112,7 +112,7 @@ def open_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBas
         return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code))
     except Exception as error:  # tokenizers, sentencepiece and remote code each raise their own
         raise UserError(
-            f"tokenizer={path} could not be opened ({(str(error).strip().splitlines() or [''])[0]}). "
+            f"tokenizer={path} could not be opened ({first_line(error)}). "
             "Give instruct, base, or the path of a tokenizer."
         ) from error
 

@@ -21,7 +21,7 @@ import torch
 from huggingface_hub import HfApi, split_torch_state_dict_into_shards
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from lm_eval_partial.errors import UserError
+from lm_eval_partial.errors import UserError, first_line
 from lm_eval_partial.files import LOCK, explained, free_bytes, locked, publish, readable_bytes
 from lm_eval_partial.lam import Lam, read_lam
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES, InterpolatedTensor
@@ -197,7 +197,7 @@ def claim_repository(repository: str, private: bool) -> None:
         files = [file for file in api.list_repo_files(repository) if file != ".gitattributes"]
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
-            f"--push_to_hub {repository}: the Hub refuses ({str(error).strip().splitlines()[0]}). Log in with "
+            f"--push_to_hub {repository}: the Hub refuses ({first_line(error)}). Log in with "
             "hf auth login, and give OWNER/NAME of a repository you may write to."
         ) from error
     if files:
@@ -213,6 +213,6 @@ def push(folder: Path, repository: str) -> str:
         return str(HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="Add θ(λ)"))
     except (HfHubHTTPError, OSError) as error:
         raise UserError(
-            f"the upload to {repository} failed ({str(error).strip().splitlines()[0]}). {folder} is complete; upload "
+            f"the upload to {repository} failed ({first_line(error)}). {folder} is complete; upload "
             f"it with: hf upload {repository} {folder}"
         ) from error
