@@ -320,7 +320,7 @@ def need_difficulties(instructions: int) -> None:
     except Exception as error:
         raise Failure(
             "the length-controlled win rate needs df_gamed.csv of tatsu-lab/alpaca_eval, which cannot be fetched: "
-            f"{(str(error).splitlines() or [type(error).__name__])[0]} Connect to the Hub once, or give --win_rate_only."
+            f"{''.join(str(error).splitlines()[:1])} Connect to the Hub once, or give --win_rate_only."
         ) from None
     known = pd.read_csv(path)["index"].nunique()
     if known != instructions:
