@@ -1,8 +1,8 @@
 """Log-likelihoods that compute every shared prefix once; knows transformers, not lm-eval.
 
-Requests become a tree of shared prefixes (`prefix_tree`). A long prefix with much below it runs once and leaves its
-keys and values (`prefix_cache`); what follows is packed into rows, each token once, under a mask in which a token
-sees its own sequence alone. Only the outputs that predict a continuation's token meet the head.
+Requests become a tree of shared prefixes (`tree`). A long prefix with much below it runs once and leaves its keys and
+values (`cache`). What follows is packed into rows, each token once, under a mask in which a token sees its own
+sequence alone (drawn in `tree.Row`). Only the outputs that predict a continuation's token meet the head.
 
     answers = list(score(PrefixModel(model, budget=2048), [Request(tokens=[5, 7, 9, 2], continuation=2)]))
 """
@@ -25,7 +25,8 @@ from lm_eval_partial.prefix.self_check import AFTER_CACHE, Kind
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
 
 ROW_TOKENS = 512
-"""Tokens of a row of strangers. They are masked from one another, not skipped: longer rows waste attention."""
+"""Tokens of a row of sequences that share nothing. Attention computes and then masks what one must not see of another,
+so longer rows waste it."""
 
 
 class Request(NamedTuple):
@@ -75,7 +76,9 @@ def score(
     )
     questions = _Questions(model, tree, requests, softmax_dtype)
     work: list[tuple[Range, int, PrefixCache | None]] = [(tree.root, 0, None)]
-    answers: Callable[[], list[Answer]] = list  # of the last batch, which a GPU may still be computing
+    # Answers are read one batch late: reading waits for the GPU, which until then computes while the next batch is
+    # laid out on the CPU.
+    answers: Callable[[], list[Answer]] = list
     while work:
         part, done, cache = work.pop()
         if done < part.start:

@@ -32,6 +32,21 @@ class Range(NamedTuple):
 class Row:
     """A subtree laid out depth first, every token once.
 
+    Three sequences after a prefix of 4 tokens, ``2 3``, ``5 6 7`` and ``5 6 8 9``, become one row of 7 tokens. All of
+    its tokens see the prefix; x is what else they see:
+
+        tokens       2  3  5  6  7  8  9
+        positions    4  5  4  5  6  6  7
+        ends         2  2  7  7  5  7  7
+
+        2            x
+        3            x  x
+        5                  x
+        6                  x  x
+        7                  x  x  x
+        8                  x  x     x
+        9                  x  x     x  x
+
     Attributes:
         tokens: ids, [length].
         positions: each token's position in its own sequences, [length].
