@@ -12,7 +12,7 @@ TRANSFORMERS_4 := $(VENV)/transformers-4
 
 demo: $(READY)  ## the main job on the embedded pair: a few-shot score at λ = 0.5
 	HF_HUB_OFFLINE=1 $(BIN)/lm_eval --model partial-hf \
-	  --model_args base=lm_eval_partial/demo/base,instruct=lm_eval_partial/demo/instruct,lam=0.5 \
+	  --model_args base=lm_eval_partial/demo/base,instruct=lm_eval_partial/demo/instruct,lam=0.5,dtype=float32 \
 	  --tasks partial_demo --include_path task_configs
 
 test: $(READY) $(ALPACA)/.ready $(TRANSFORMERS_4)/.ready  ## the tests (CPU; `make test ARGS="-m slow"` for the slow ones)

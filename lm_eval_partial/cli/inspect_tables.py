@@ -1,4 +1,4 @@
-"""TODO."""
+"""What ``lm-eval-partial inspect`` prints for people: tables and lines of a report of `weights.inspection`."""
 
 from __future__ import annotations
 

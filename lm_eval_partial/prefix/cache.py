@@ -1,4 +1,4 @@
-"""TODO."""
+"""The keys and values of a prefix that was run once: held once, seen by every row that comes after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""One point of a sweep: a model evaluated by the harness, its files published whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TODO."""
+"""An adapter's low-rank updates beside the weights of a loaded model: y = Wx + λs·B(Ax).
+
+It is computed as peft computes it, bit for bit, and λ is one number a layer. Source: LoRA, arXiv 2106.09685.
+"""
 
 from __future__ import annotations
 

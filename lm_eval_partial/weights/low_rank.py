@@ -1,9 +1,6 @@
-"""A weight with a low-rank update, W + s·BA: as a tensor of a checkpoint, or beside the weights of a loaded model.
+"""A weight with a low-rank update, W + s·BA, as a tensor of a checkpoint: computed piece by piece as it is indexed.
 
-As a tensor it is computed piece by piece as it is indexed, so that an adapter can stand where a full checkpoint can.
-Beside a model, y = Wx + λs·B(Ax) is computed as peft computes it, bit for bit, and λ is one number a layer.
-
-Source: LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353.
+An adapter can then stand where a full checkpoint can. Source: LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353.
 """
 
 from __future__ import annotations

@@ -1,4 +1,13 @@
-"""TODO."""
+"""The update of each linear layer as a matrix of low rank (LoRE-Adapt, arXiv 2405.15007).
+
+    lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5,rank=16 --tasks arc_challenge
+
+ΔW = W_instruct − W_base is replaced by its best approximation of rank r, BA, by singular values: exact where r is near
+full, else randomised (Halko et al., arXiv 0909.4061), one matrix in memory at a time, on a GPU if there is one. What
+is no linear layer of a transformer block (embeddings, head, norms, biases) keeps its dense update, or none.
+
+Known gap: a rank's factors are held in memory until they are written.
+"""
 
 from __future__ import annotations
 

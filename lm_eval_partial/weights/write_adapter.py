@@ -1,14 +1,8 @@
-"""The update of each linear layer as a matrix of low rank (LoRE-Adapt, arXiv 2405.15007).
+"""The update of a pair written as a LoRA adapter, as peft does.
 
-    lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5,rank=16 --tasks arc_challenge
     lm-eval-partial extract --base B --instruct I --rank 16 --output ADAPTER
 
-ΔW = W_instruct − W_base is replaced by its best approximation of rank r, BA, by singular values: exact where r is near
-full, else randomised (Halko et al., arXiv 0909.4061), one matrix in memory at a time, on a GPU if there is one. What
-is no linear layer of a transformer block (embeddings, head, norms, biases) keeps its dense update, or none.
-
-Known gaps: `extract` cannot write fused experts (peft's format has no place for them); a rank's factors are held in
-memory until they are written.
+Known gap: fused experts cannot be written (peft's format has no place for them).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def test_without_train_it_shows_the_pair_and_a_command_that_names_it(parse, caps
 def test_the_command_is_the_readmes():
     assert evaluation_command(Path("lm_eval_partial/demo")) == (
         "lm_eval --model partial-hf --model_args base=lm_eval_partial/demo/base,"
-        "instruct=lm_eval_partial/demo/instruct,lam=0.5 --tasks partial_demo --include_path task_configs"
+        "instruct=lm_eval_partial/demo/instruct,lam=0.5,dtype=float32 --tasks partial_demo --include_path task_configs"
     )
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import BitsAndBytesConfig
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.models import arguments
 from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.weights import loading
+from lm_eval_partial.weights.source import Source
 from tests import pico
 from tests.conftest import TASKS
 
@@ -332,28 +339,34 @@ def test_a_user_error_ends_the_command_in_one_line(pair, tmp_path):
     )
 
 
-def test_the_readme_has_every_argument_with_its_default_and_an_example():
-    import inspect
-    import re
-    from pathlib import Path
+def test_every_argument_has_one_row_in_the_docs_with_its_default_and_an_example():
+    rows = rows_of_the_docs(columns=4)
+    assert sorted(name for name, *_ in rows) == sorted(arguments._known())
+    for name, default, meaning, example in rows:
+        assert meaning and example.startswith(f"`{name}=") and example.endswith("`"), f"no example of {name}"
+        assert re.fullmatch(rf"{re.escape(default_in_code(name))}( \(.+\))?", default), f"another default of {name}"
 
-    from lm_eval.models.huggingface import HFLM
 
-    from lm_eval_partial.models import arguments
+def test_every_refused_argument_has_one_row_in_the_docs():
+    assert sorted(name for name, _ in rows_of_the_docs(columns=2)) == sorted(arguments.INSTEAD)
 
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    rows = [
-        line.strip("|").split("|") for line in readme.splitlines() if line.startswith("| `") and line.count("|") == 5
-    ]
-    documented = {name: row for row in rows for name in re.findall(r"`(\w+)`", row[0])}
-    assert documented.keys() == arguments._known()
-    parameters = {**inspect.signature(HFLM.__init__).parameters, **inspect.signature(PartialHFLM.__init__).parameters}
-    for name, row in documented.items():
-        example = re.search(r"`(\w+)=[^`]+`", row[3])
-        assert example and f"`{example[1]}`" in row[0], f"no example of {name}"
-        default = parameters[name].default if name in parameters else None
-        if isinstance(default, (bool, int)) or (isinstance(default, str) and default and name != "device"):
-            assert f"`{default}`" in row[1], f"another default of {name}"
+
+def rows_of_the_docs(columns):
+    """Return the cells of the tables of docs/arguments.md that are as wide, the first without its backticks."""
+    lines = (Path(__file__).parents[2] / "docs" / "arguments.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    return [[row[0].strip("`"), *row[1:]] for row in rows if len(row) == columns]
+
+
+def default_in_code(name):
+    """Return an argument's default as the docs write it."""
+    if name in ("base", "instruct", "lam"):
+        return "required"
+    if name in arguments.LOADER:
+        return "transformers' own"
+    functions = (BitsAndBytesConfig, HFLM, Source, PartialHFLM)  # the last that has it counts
+    default = [p[name].default for p in (inspect.signature(f).parameters for f in functions) if name in p][-1]
+    return "none" if default in (None, "") else f"`{default}`"
 
 
 @pytest.mark.parametrize("dtype, slowdown, said", [("auto", 5.4, True), ("auto", 1.2, False), ("bfloat16", 5.4, False)])
