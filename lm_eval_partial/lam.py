@@ -201,7 +201,7 @@ def check_lam(lam: Any) -> float:
     """
     hint = "Give a finite number, e.g. lam=0.5 (0 = base, 1 = instruct)."
     if lam is None:
-        raise UserError(f"lam is missing. {hint}")
+        raise UserError(f"lam= is missing. {hint}")
     try:
         value = math.nan if isinstance(lam, bool) else float(lam)
     except (TypeError, ValueError):

@@ -147,6 +147,9 @@ def _config(args: argparse.Namespace) -> Any:
         config = EvaluatorConfig.from_cli(given)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(str(error)) from error
+    for side in ("base", "instruct"):
+        if side not in config.model_args:
+            raise UserError(f"--{side} is missing. Give a folder or a Hub id.")
     config.log_samples = config.predict_only or not args.no_log_samples
     if config.output_path is None:
         raise UserError("--output_path is missing. Give the folder that the results go to.")

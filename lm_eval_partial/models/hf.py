@@ -27,6 +27,7 @@ from lm_eval_partial.models.partial import Partial
 from lm_eval_partial.models.shared_prefix import SharedPrefixHFLM
 from lm_eval_partial.weights import loading, memory
 from lm_eval_partial.weights.checkpoint import Checkpoint
+from lm_eval_partial.weights.source import NAMES as SOURCE
 from lm_eval_partial.weights.source import Source
 
 logger = logging.getLogger(__name__)
@@ -88,8 +89,9 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
         Raises:
             UserError: an argument is wrong or the two sides cannot be interpolated; no weight has been read.
         """
-        source = Source.take(named := {"base": base, "instruct": instruct, **kwargs})
-        kwargs = arguments.check({name: value for name, value in named.items() if name in kwargs})
+        kwargs = arguments.check(kwargs)
+        source = Source.of(kwargs | {"base": base, "instruct": instruct})
+        kwargs = {name: value for name, value in kwargs.items() if name not in SOURCE}
         loading.parse_dtype(dtype)
         if not isinstance(share_prefix, bool):
             raise UserError(f"share_prefix={share_prefix} is neither True nor False.")

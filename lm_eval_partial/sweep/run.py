@@ -174,10 +174,9 @@ def _check(config: EvaluatorConfig) -> None:
 
 
 def _open_pair(model_args: Mapping[str, Any]) -> Pair:
-    given = dict(model_args)
-    source = Source.take(given)
-    pair = Pair.of(source)
-    arguments.check_fields(arguments.unknown(arguments.check(given)), pair.instruct.config)
+    given = arguments.check(model_args)
+    pair = Pair.of(Source.of(given))
+    arguments.check_fields(arguments.unknown(given), pair.instruct.config)
     return pair
 
 

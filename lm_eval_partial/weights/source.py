@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -51,14 +51,6 @@ class Source:
         texts = {name: str(value) for name, value in found.items() if name not in ("tokenizer", "trust_remote_code")}
         found["trust_remote_code"] = bool(found.get("trust_remote_code"))
         return cls(**(found | texts))
-
-    @classmethod
-    def take(cls, given: MutableMapping[str, Any]) -> Source:
-        """Return the source that some arguments name, and take its arguments out of them. Raises as `of`."""
-        source = cls.of(given)
-        for name in NAMES:
-            given.pop(name, None)
-        return source
 
     @property
     def tokenizer_of_a_side(self) -> bool:

@@ -259,7 +259,10 @@ def test_parallelize_without_a_gpu_is_one_device(pair, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"base": None}, r"base= is missing\. Expected --model_args base=BASE,instruct=INSTRUCT,lam=0\.5"),
+        (
+            {"base": None},
+            r"base= is missing\. Expected base=BASE,instruct=INSTRUCT, where BASE and INSTRUCT are folders",
+        ),
         ({"instruct": None}, r"instruct= is missing\."),
         ({"lam": None}, r"lam= is missing\."),
         ({"lam": "half"}, r"lam=half is not a finite number"),
