@@ -136,29 +136,29 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
     Raises:
         DisagreementError: they differ by more than rounding.
     """
-    texts: dict[bytes, Ints] = {}  # prompt to prompt and first new token
+    plain: dict[bytes, tuple[Ints, torch.Tensor]] = {}  # of a prompt: with its first new token, and logits after both
 
     def compare(chosen: list[Ints]) -> list[float]:
         deviating = {}
-        for pair in _long_with_short(chosen):
-            for prompt, (text, logits) in zip(pair, _first_logits(model, pair, group), strict=True):
-                texts[prompt.tobytes()] = text
-                deviating[prompt.tobytes()] = deviation(logits, model.alone(text, STEPS_CHECKED))
+        for several in _with_the_longest(chosen):
+            for prompt, (text, logits) in zip(several, _first_logits(model, several, group), strict=True):
+                key = prompt.tobytes()
+                plain[key] = text, model.alone(text, STEPS_CHECKED)
+                deviating[key] = deviation(logits, plain[key][1])
         return [deviating[prompt.tobytes()] for prompt in chosen]
 
     def noise(chosen: list[Ints]) -> list[float]:
-        made = [texts[prompt.tobytes()] for prompt in chosen]
-        return [deviation(*(model.alone(text, STEPS_CHECKED, crowded) for crowded in (True, False))) for text in made]
+        known = (plain[prompt.tobytes()] for prompt in chosen)
+        return [deviation(model.alone(text, STEPS_CHECKED, crowded=True), logits) for text, logits in known]
 
     check([prompts[index] for index in group.indices], compare, noise, limit(model.dtype, model.layers))
 
 
-def _long_with_short(prompts: list[Ints]) -> Iterator[list[Ints]]:
-    """Yield prompts that are sorted by length in pairs: the longest with the shortest, which gets most padding."""
-    for place in range(len(prompts) // 2):
-        yield [prompts[place], prompts[-1 - place]]
-    if len(prompts) % 2:
-        yield [prompts[len(prompts) // 2]]
+def _with_the_longest(prompts: list[Ints]) -> Iterator[list[Ints]]:
+    """Yield each prompt beside the first, the longest, so that it is padded; two at a time take little memory."""
+    yield from ([prompts[0], other] for other in prompts[1:])
+    if len(prompts) == 1:
+        yield prompts
 
 
 def _first_logits(model: PrefixModel, prompts: list[Ints], group: Group) -> Iterator[tuple[Ints, torch.Tensor]]:

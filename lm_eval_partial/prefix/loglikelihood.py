@@ -206,22 +206,21 @@ class _Questions:
 
     def check(self, asked: Asked) -> None:
         """Compare logits of one call with the plain way's. Raises `DisagreementError`."""
+        plain: dict[int, torch.Tensor] = {}
 
         def compare(sequences: list[int]) -> list[float]:
-            return [self._deviation(place, asked.logits[_last(asked, place)]) for place in sequences]
+            for place in sequences:
+                plain[place] = self._alone(place, len(_last(asked, place)))
+            return [self_check.deviation(asked.logits[_last(asked, place)], plain[place]) for place in sequences]
 
         def noise(sequences: list[int]) -> list[float]:
-            lengths = [len(_last(asked, place)) for place in sequences]
-            crowded = (self._alone(*each, crowded=True) for each in zip(sequences, lengths, strict=True))
-            return [self._deviation(*each) for each in zip(sequences, crowded, strict=True)]
+            crowded = (self._alone(place, len(plain[place]), crowded=True) for place in sequences)
+            return [self_check.deviation(found, plain[place]) for place, found in zip(sequences, crowded, strict=True)]
 
         # Long continuations have seen most of what they must not see. One token after a context has no branch.
         by_length = sorted(asked.rows, key=lambda place: len(asked.rows[place]))
         allowed = self_check.limit(self._model.dtype, self._model.layers)
         self_check.check(by_length[len(by_length) // 2 :], compare, noise, allowed)
-
-    def _deviation(self, sequence: int, logits: torch.Tensor) -> float:
-        return self_check.deviation(logits, self._alone(sequence, len(logits)))
 
     def _alone(self, sequence: int, last: int, crowded: bool = False) -> torch.Tensor:
         return self._model.alone(self._tree.sequences[sequence], last, crowded)

@@ -114,13 +114,15 @@ def check(
     Raises:
         DisagreementError: more than `MAY_DEVIATE` of the sequences deviate by more than rounding explains.
     """
+    found: dict[int, float] = {}
     for count in (SEQUENCES, MORE_SEQUENCES):
-        sample = spread(items, count)
-        found = dict(zip(range(len(sample)), compare(sample), strict=True))
-        far = [place for place, value in found.items() if value > allowed]
+        sample = spread(range(len(items)), count)
+        new = [place for place in sample if place not in found]
+        found.update(zip(new, compare([items[place] for place in new]), strict=True))
+        far = [place for place in sample if found[place] > allowed]
         if len(far) <= MAY_DEVIATE * len(sample):
             return
-    own = noise([sample[place] for place in far])
+    own = noise([items[place] for place in far])
     off = [found[place] for place, quiet in zip(far, own, strict=True) if found[place] > OWN_NOISE * quiet]
     if len(off) > MAY_DEVIATE * len(sample):
         raise DisagreementError(

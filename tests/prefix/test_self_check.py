@@ -61,24 +61,25 @@ def test_a_sample_is_spread_from_the_first_to_the_last():
 
 def test_a_larger_sample_is_taken_before_a_disagreement_is_believed():
     asked: list[int] = []
+    first = {0, 13, 26, 39}  # of 40 items, the first sample; 20 is in the second
 
-    def off(count: int) -> Any:
-        def values(items: list[int]) -> list[float]:
-            asked.append(len(items))
-            return [1.0] * count + [0.0] * (len(items) - count)
+    def off(items: set[int]) -> Any:
+        def values(chosen: list[int]) -> list[float]:
+            asked.append(len(chosen))
+            return [float(item in items) for item in chosen]
 
         return values
 
     def of_all(noise: float) -> Any:
-        return lambda items: [noise] * len(items)
+        return lambda chosen: [noise] * len(chosen)
 
-    check(range(40), off(1), of_all(0), allowed=0.1)  # one in four may be
+    check(range(40), off({0}), of_all(0), allowed=0.1)  # one in four may be
     assert asked == [4]
-    check(range(40), off(4), of_all(0), allowed=0.1)
-    assert asked == [4, 4, 16]
+    check(range(40), off(first), of_all(0), allowed=0.1)  # four in sixteen may be
+    assert asked == [4, 4, 12]
     with pytest.raises(DisagreementError, match="in 5 of 16 sequences the logits are off by 100.00% to 100.00% of the"):
-        check(range(40), lambda items: [1.0] * min(5, len(items)) + [0.0] * (len(items) - 5), of_all(0.3), allowed=0.1)
-    check(range(40), lambda items: [1.0] * len(items), of_all(0.34), allowed=0.1)  # the model's own noise
+        check(range(40), off({*first, 20}), of_all(0.3), allowed=0.1)
+    check(range(40), off({*range(40)}), of_all(0.34), allowed=0.1)  # the model's own noise
 
 
 @pytest.mark.parametrize("name", MUTANTS)
