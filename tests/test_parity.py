@@ -11,7 +11,6 @@ from lm_eval_partial.pair import Pair
 from tests import pico
 from tests.answers import agree
 
-
 ALL_SHARED = {"loglikelihood": {"shared": 64}, "generate_until": {"shared": 10}}
 
 
