@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 from transformers import (
@@ -21,10 +22,11 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lm_eval_partial.lm import PartialHFLM
 from tests import versions
 
 HOSTS = ("accelerate", "datasets", "huggingface_hub", "lm_eval", "peft", "transformers")
-NOT_OURS_TO_FEAR = {"_replace", "_asdict"}  # of NamedTuple, documented
+DOCUMENTED = {"_replace", "_asdict"}  # of NamedTuple
 DOC = versions.DOC.read_text(encoding="utf-8") if versions.DOC.exists() else ""
 
 
@@ -77,8 +79,9 @@ def sources() -> list[ast.Module]:
 def used(node: ast.AST) -> str | None:
     """Return the name that a node reads of an object, hands to a function, or defines."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
-        return getattr(node.args[1], "value", None)
-    return getattr(node, "attr", None) or getattr(node, "arg", None) or getattr(node, "name", None)
+        return node.args[1].value if isinstance(node.args[1], ast.Constant) else None
+    of_kind = {ast.Attribute: "attr", ast.keyword: "arg", ast.FunctionDef: "name"}.get(type(node))
+    return getattr(node, of_kind) if of_kind else None
 
 
 def ours(node: ast.AST) -> str | None:
@@ -94,9 +97,9 @@ def ours(node: ast.AST) -> str | None:
 def private_names() -> set[str]:
     """Return the underscored names that the package takes from others, those of HFLM that it overrides included."""
     nodes = [node for source in sources() for node in ast.walk(source)]
-    found = {name for node in nodes if (name := used(node)) and re.fullmatch(r"_[a-z]\w*", name)}
+    found = {name for node in nodes if (name := used(node)) and re.match("_[a-z]", name)}
     of_hflm = {name for name in found if re.search(rf"\b(self\.|def ){name}\b", inspect.getsource(HFLM))}
-    return (found - {ours(node) for node in nodes} - NOT_OURS_TO_FEAR) | of_hflm
+    return (found - {ours(node) for node in nodes} - DOCUMENTED) | of_hflm
 
 
 def inside_imports() -> set[str]:
@@ -131,3 +134,20 @@ def test_what_is_read_with_a_default_is_there():
     assert "rope_type" in LlamaConfig().rope_parameters and LlamaConfig().is_encoder_decoder is False
     assert Gemma3nTextConfig().num_kv_shared_layers > 0
     assert callable(PeftModel.get_base_model)
+
+
+@pytest.mark.versions
+def test_generation_goes_on_from_the_prefix(pairs):
+    """Were `_model_generate` no longer called, the texts would be the same, and every prompt would run whole."""
+    base, instruct = map(str, pairs("llama"))
+    lm = PartialHFLM(base=base, instruct=instruct, lam=0.5, device="cpu")
+    tokens: list[int] = []
+    lm.model.get_input_embeddings().register_forward_hook(lambda _, inputs, output: tokens.append(inputs[0].numel()))
+    prompts = ["The fox is slow. " * 30 + f"The {thing} is" for thing in ("dog", "cat", "cow", "hen", "ant", "bee")]
+    settings = {"until": [], "max_gen_toks": 1}
+    lm.generate_until(
+        [Instance("generate_until", {}, (prompt, settings), index) for index, prompt in enumerate(prompts)]
+    )
+    whole = len(lm.tok_encode(prompts[0]))
+    assert lm.path_counts() == {"generate_until": {"shared": 6}}
+    assert whole > 150 and sum(tokens) < 3 * whole  # the prefix, and one prompt that is compared with the plain way
