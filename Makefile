@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TORCH := 2.13.0
 READY := $(VENV)/.ready
 # The judge's package wants an older setuptools than ours: an environment of its own.
 ALPACA := $(VENV)/alpaca_eval
 # Exports are read by the last generation of transformers, too: an environment with nothing of ours.
 TRANSFORMERS_4 := $(VENV)/transformers-4
 
-.PHONY: demo test check env clean
+.PHONY: demo test test-versions check env clean
 
 demo: $(READY)  ## the main job on the embedded pair: a few-shot score at λ = 0.5
 	HF_HUB_OFFLINE=1 $(BIN)/lm_eval --model partial-hf \
@@ -18,6 +19,9 @@ demo: $(READY)  ## the main job on the embedded pair: a few-shot score at λ = 0
 test: $(READY) $(ALPACA)/.ready $(TRANSFORMERS_4)/.ready  ## the tests (CPU; `make test ARGS="-m slow"` for the slow ones)
 	ALPACA_EVAL_PYTHON=$(abspath $(ALPACA))/bin/python TRANSFORMERS_4_PYTHON=$(abspath $(TRANSFORMERS_4))/bin/python \
 	  $(BIN)/python -m pytest -n auto $(ARGS)
+
+test-versions:  ## some tests on the lowest, locked and newest releases (`ARGS=newest` for one, `ARGS=--write` for docs)
+	$(PYTHON) tests/versions.py --torch $(TORCH) --folder $(VENV)/versions $(ARGS)
 
 check: $(READY)  ## style, types, and which way imports run
 	$(BIN)/ruff check .
@@ -30,7 +34,7 @@ env: $(READY)
 # torch comes first and alone: asked for by another package, pip may take a build of several gigabytes.
 $(READY): requirements.lock pyproject.toml lm_eval_partial_autoload.pth
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet torch==$(TORCH)
 	$(BIN)/pip install --quiet --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)

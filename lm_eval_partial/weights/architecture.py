@@ -12,12 +12,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Conv1D, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.pytorch_utils import Conv1D
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.weights.checkpoint import Checkpoint

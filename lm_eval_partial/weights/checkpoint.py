@@ -47,8 +47,8 @@ class SafetensorsSlice:
     def __init__(self, file: Any, name: str) -> None:
         self._slice = file.get_slice(name)
         self.shape = tuple(self._slice.get_shape())
-        # float8_e8m0fnu stands for every type that no model computes in: `Checkpoint.tensors` refuses it.
-        self.dtype = DTYPES.get(self._slice.get_dtype(), torch.float8_e8m0fnu)
+        # bits8 stands for every type that no model computes in: `Checkpoint.tensors` refuses it.
+        self.dtype = DTYPES.get(self._slice.get_dtype(), torch.bits8)
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         tensor: torch.Tensor = self._slice[index]

@@ -132,8 +132,8 @@ def move(model: PreTrainedModel, pair: Pair, lam: Lam, reload: Callable[[], PreT
     wanted = [each for each in pair.tensors if each.name in targets and not state[each.key].constant]
     if not _stand_as_on_disk(model, wanted, targets):
         for module in model.modules():
-            module._parameters.clear()
-            module._buffers.clear()
+            for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+                delattr(module, name)
         return reload()
     with ThreadPoolExecutor(WORKERS) as workers:
         for done in [workers.submit(state[each.key].write_into, targets[each.name]) for each in wanted]:

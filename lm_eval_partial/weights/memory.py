@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import torch
-from accelerate.utils.modeling import convert_file_size_to_int
+from accelerate.utils import convert_file_size_to_int
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import readable_bytes

@@ -16,7 +16,7 @@ from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
 
 # Where the tests load exports and compare log-probabilities and token ids with θ(λ).
-TRIED_WITH = ("4.51.3", "5.23.0")
+TRIED_WITH = ("4.51.3", "5.24.0")
 
 
 def model_card(

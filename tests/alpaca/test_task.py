@@ -57,6 +57,7 @@ def build(made, model: Model):
     return [request.args for request in made.instances]
 
 
+@pytest.mark.versions
 def test_one_turn_through_the_chat_template_greedily_up_to_2048_tokens(made):
     greedy = {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": 2048}
     assert build(made(), Model()) == [("<user>One?", greedy), ("<user>Two?", greedy)]

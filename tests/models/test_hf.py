@@ -97,6 +97,7 @@ def test_chat_template_is_the_instruct_sides(pair, lm_eval):
 # --use_cache ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.versions
 def test_a_cache_serves_its_own_lam_and_no_other(pair, lm_eval, tmp_path, monkeypatch):
     cache = "--use_cache", str(tmp_path / "cache")
     _, first = lm_eval("partial-hf", "pico_mc", *cache, **pair, lam=0.5)
@@ -318,7 +319,11 @@ def test_simple_evaluate(pair, lm_eval):
 
 @pytest.mark.parametrize(
     "command",
-    [["lm_eval", "run"], ["-m", "lm_eval"], ["accelerate", "launch", "--cpu", "--num_processes", "1", "-m", "lm_eval"]],
+    [
+        pytest.param(["lm_eval", "run"], marks=pytest.mark.versions),
+        ["-m", "lm_eval"],
+        ["accelerate", "launch", "--cpu", "--num_processes", "1", "-m", "lm_eval"],
+    ],
     ids=" ".join,
 )
 def test_commands(command, pair, tmp_path):

@@ -11,15 +11,19 @@ from lm_eval_partial.weights.pair import Pair
 from tests import pico
 from tests.answers import agree
 
+ALL_SHARED = {"loglikelihood": {"shared": 64}, "generate_until": {"shared": 10}}
 
+
+@pytest.mark.versions
 @pytest.mark.parametrize("family", pico.FAMILIES)
 def test_endpoints_equal_stock_sample_by_sample(family, pairs, lm_eval):
     base, instruct = pairs(family)
     _, stock = lm_eval("hf", pretrained=instruct)
     result, ours = lm_eval("partial-hf", base=base, instruct=instruct, lam=1)
-    assert agree(ours, stock)
-    assert result["config"]["share_prefix"] == {"loglikelihood": {"shared": 64}, "generate_until": {"shared": 10}}
+    assert agree(ours, stock) and result["config"]["share_prefix"] == ALL_SHARED
     _, stock = lm_eval("hf", pretrained=base)
+    result, ours = lm_eval("partial-hf", base=base, instruct=instruct, lam=0, tokenizer="base")
+    assert agree(ours, stock) and result["config"]["share_prefix"] == ALL_SHARED
     _, ours = lm_eval("partial-hf", base=base, instruct=instruct, lam=0, tokenizer="base", share_prefix=False)
     assert ours == stock
     assert len({str(sample["resps"]) for sample in stock["pico_mc"]}) > 1

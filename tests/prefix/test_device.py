@@ -9,7 +9,7 @@ from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.weights import interpolate
 from tests import pico
-from tests.test_scoring import assert_equal, few_shot, made, one_by_one, shared
+from tests.prefix.test_loglikelihood import assert_equal, few_shot, made, one_by_one, shared
 
 pytestmark = [
     pytest.mark.gpu,

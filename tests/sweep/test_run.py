@@ -74,7 +74,7 @@ def same_as_separate(point: Path, separate: tuple[dict, dict]) -> None:
     assert ours[0] == theirs
 
 
-@pytest.mark.parametrize("family", ["llama", "mixtral"])
+@pytest.mark.parametrize("family", [pytest.param("llama", marks=pytest.mark.versions), "mixtral"])
 def test_every_point_is_a_separate_run(family, run, pairs, lm_eval, tmp_path):
     """The whole result file but for times; mixtral is loaded anew at every λ, llama overwritten."""
     tasks = "pico_mc,pico_gen"

@@ -198,7 +198,7 @@ def test_in_bfloat16_the_update_stays_in_float32_as_in_peft(tmp_path):
     assert torch.equal(logits(model), logits(stock(base, adapter, torch.bfloat16)))
 
 
-@pytest.mark.parametrize("kind", ["plain", "rslora", "modules saved whole"])
+@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.versions), "rslora", "modules saved whole"])
 def test_the_command_gives_stocks_samples_at_both_ends(kind, base, tmp_path, lm_eval):
     adapter = pico.adapter(base, tmp_path / "adapter", **KINDS[kind][1])
     _, theirs = lm_eval("hf", pretrained=base, peft=adapter)
