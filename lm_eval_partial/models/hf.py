@@ -104,11 +104,11 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if loading.parse_dtype(dtype) is None and str(device) == "cpu":
             self._warn_if_slow()
-        of_tokenizer = self.pair.reference.words
+        source_of_tokenizer = self.pair.reference.tokenizer_source
         super().__init__(
-            pretrained=of_tokenizer.path,
-            revision=of_tokenizer.revision,
-            subfolder=of_tokenizer.subfolder,
+            pretrained=source_of_tokenizer.path,
+            revision=source_of_tokenizer.revision,
+            subfolder=source_of_tokenizer.subfolder,
             tokenizer=None if source.tokenizer_of_a_side else source.tokenizer,
             trust_remote_code=source.trust_remote_code,
             device=device,
@@ -146,7 +146,7 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
     @property
     def identity(self) -> dict[str, Any]:
         """What the model's answers depend on, as JSON values."""
-        words = getattr(self.tokenizer, "backend_tokenizer", None)
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
         config = self.model.config.to_dict() | {"_name_or_path": None, "dtype": None}
         return {
             "base": self.pair.base.identity,
@@ -156,7 +156,7 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
             **self._variant,
             "dtype": str(self._dtype).removeprefix("torch."),
             "tokenizer": _digest(
-                words.to_str() if words else self.tokenizer.get_vocab(), self.tokenizer.special_tokens_map
+                fast.to_str() if fast else self.tokenizer.get_vocab(), self.tokenizer.special_tokens_map
             ),
             "config": _digest(config),
             "generation_config": _digest(self.model.generation_config.to_dict()),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-
-from lm_eval_partial.prefix.tree import Ints
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def without_plans() -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(allowed)
 
 
-def on_device(values: Ints, device: torch.device) -> torch.Tensor:
+def on_device(values: npt.NDArray[np.integer[Any]], device: torch.device) -> torch.Tensor:
     """Return `values` as int64 on `device`; a GPU at work is not waited for."""
     tensor = torch.from_numpy(values.astype(np.int64, copy=False))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

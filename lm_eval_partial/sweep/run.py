@@ -142,10 +142,10 @@ def _release() -> None:
 
 def stock_arguments(model_args: Mapping[str, Any], side: Checkpoint) -> dict[str, Any]:
     """Return the arguments with which stock ``hf`` loads one side as the sweep loads the pair."""
-    home = side.home
+    home = side.model_source
     where = {"pretrained": home.path, "revision": home.revision, "subfolder": home.subfolder}
     if home is not side:  # an adapter, with or without a tokenizer of its own
-        where |= {"peft": os.path.join(side.path, side.subfolder).rstrip("/"), "tokenizer": side.words.path}
+        where |= {"peft": os.path.join(side.path, side.subfolder).rstrip("/"), "tokenizer": side.tokenizer_source.path}
     own = {name: value for name, value in where.items() if value not in ("", "main")}
     if model_args.get("tokenizer", "instruct") not in ("base", "instruct"):
         own["tokenizer"] = model_args["tokenizer"]

@@ -180,12 +180,12 @@ class Adapter(Checkpoint):
     # What a checkpoint is asked for ----------------------------------------------------------------------
 
     @property
-    def home(self) -> Checkpoint:
+    def model_source(self) -> Checkpoint:
         """The base: an adapter has no model config, generation config or model code of its own."""
         return self.base
 
     @cached_property
-    def words(self) -> Checkpoint:
+    def tokenizer_source(self) -> Checkpoint:
         """The adapter, if a tokenizer lies beside it; else the base."""
         return self if any(self.find(name) for name in TOKENIZER_FILES) else self.base
 

@@ -130,7 +130,7 @@ def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
     found: Any
     remote = getattr(config, "auto_map", {}).get("AutoModelForCausalLM")
     if remote is not None and checkpoint.trust_remote_code:
-        home = checkpoint.home
+        home = checkpoint.model_source
         found = get_class_from_dynamic_module(remote, home.path, revision=home.revision)
         return cast("type[PreTrainedModel]", found)
     if getattr(config, "is_encoder_decoder", False) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

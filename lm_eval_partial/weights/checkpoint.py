@@ -136,12 +136,12 @@ class Checkpoint:
         return find_file(self.path, name, self.revision, self.subfolder)
 
     @property
-    def home(self) -> Checkpoint:
+    def model_source(self) -> Checkpoint:
         """The checkpoint whose model config, generation config and model code this one has."""
         return self
 
     @property
-    def words(self) -> Checkpoint:
+    def tokenizer_source(self) -> Checkpoint:
         """The checkpoint whose tokenizer this one has."""
         return self
 
@@ -153,8 +153,8 @@ class Checkpoint:
             UserError: it has one that cannot be opened. Taken for none, embedding rows would silently be
                 matched by position.
         """
-        if self.words is not self:
-            return self.words.tokenizer
+        if self.tokenizer_source is not self:
+            return self.tokenizer_source.tokenizer
         if not any(self.find(name) for name in TOKENIZER_FILES):
             return None
         try:

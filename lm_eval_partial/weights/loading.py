@@ -45,7 +45,7 @@ def load(pair: Pair, lam: Lam, dtype: str | torch.dtype = "auto", merge: bool = 
     if not merge:
         pair.check_unmerged()
     target = resolve_dtype(pair, dtype)
-    home = pair.reference.home
+    home = pair.reference.model_source
     config = copy.deepcopy(pair.config)
     config.update({name: kwargs.pop(name) for name in config.to_dict() if name in kwargs})
     from_pretrained: Any = pair.architecture.model_class.from_pretrained
@@ -89,7 +89,7 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 def resolve_dtype(pair: Pair, dtype: str | torch.dtype | None = "auto") -> torch.dtype:
     """Return the dtype that stock transformers would load the reference side in. Raises as `parse_dtype`."""
-    reference = pair.reference.home
+    reference = pair.reference.model_source
     stored = (tensor.dtype for tensor in reference.tensors.values() if tensor.dtype.is_floating_point)
     return parse_dtype(dtype) or parse_dtype(reference.config.dtype or "auto") or next(stored)
 
@@ -152,7 +152,7 @@ def _stand_as_on_disk(model: PreTrainedModel, wanted: list[PairedTensor], target
 
 def generation_config(pair: Pair) -> GenerationConfig:
     """Return what the stock loader would give the reference side (from_pretrained skips it without a path)."""
-    reference = pair.reference.home
+    reference = pair.reference.model_source
     try:
         return GenerationConfig.from_pretrained(reference.path, **reference.location)
     except OSError:

@@ -83,7 +83,7 @@ def files_beside(pair: Pair, dtype: torch.dtype) -> Beside:
     Raises:
         UserError: the reference side has no tokenizer, or a file is a link to something outside of its checkpoint.
     """
-    home = pair.reference.home
+    home = pair.reference.model_source
     files: dict[str, Path | str] = {**_tokenizer_files(pair), **small_files(home.path, MODEL, **home.location)}
     fields = _fields(files["config.json"])
     if "auto_map" in fields:
@@ -98,8 +98,8 @@ def files_beside(pair: Pair, dtype: torch.dtype) -> Beside:
 
 
 def _tokenizer_files(pair: Pair) -> dict[str, Path | str]:
-    tokenizer, words = _tokenizer(pair), pair.reference.words
-    path, location = (words.path, words.location) if _is_own(pair) else (pair.tokenizer, {})
+    tokenizer, source = _tokenizer(pair), pair.reference.tokenizer_source
+    path, location = (source.path, source.location) if _is_own(pair) else (pair.tokenizer, {})
     patterns = (*TOKENIZER, *filter(None, tokenizer.vocab_files_names.values()))
     files: dict[str, Path | str] = {**small_files(path, patterns, **location)}
     if "tokenizer_config.json" not in files:

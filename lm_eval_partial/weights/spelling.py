@@ -47,7 +47,7 @@ def model_config(pair: Pair, fields: Fields, dtype: torch.dtype) -> tuple[Fields
         dtype: what the weights are stored in.
     """
     found, notes = copy.deepcopy(fields), []
-    home = pair.reference.home.config
+    home = pair.reference.model_source.config
     written = {
         "vocab_size": getattr(pair.config.get_text_config(), "vocab_size", None),
         "tie_word_embeddings": pair.config.tie_word_embeddings,
