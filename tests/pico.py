@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     Gemma2Config,
+    Gemma3nTextConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
@@ -52,6 +53,22 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
 }
 OTHERS: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
     "bloom": (BloomConfig, {"hidden_size": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 1}),
+    "gemma3n": (
+        Gemma3nTextConfig,
+        {
+            **GROUPED,
+            "num_hidden_layers": 4,
+            "head_dim": 8,
+            "vocab_size_per_layer_input": 330,
+            "hidden_size_per_layer_input": 8,
+            "laurel_rank": 4,
+            "altup_num_inputs": 2,
+            "num_kv_shared_layers": 2,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "activation_sparsity_pattern": [0.0] * 4,
+            "pad_token_id": 0,
+        },
+    ),
 }
 """Architectures that the parity tests leave out."""
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache
 
 from lm_eval_partial.prefix.cache import Joint, PrefixCache
 from lm_eval_partial.prefix.device import on_device, without_plans
@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 """Config fields that say how many tokens back a token sees."""
+
+KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
+"""Layers of transformers' cache that keep nothing else. The last keeps nothing: since transformers 5.23 it stands for
+layers that look at the keys of others (Gemma 3n and 4)."""
 
 CACHE_NAMES = ("cache", "past_key_values")
 """What a model's forward calls its cache: the first since transformers 5.24, the second before."""
@@ -85,8 +89,8 @@ class PrefixModel:
             return f"attn_implementation={implementation} takes no mask of one's own, as {', '.join(MASKS)} do"
         if getattr(self._config, "is_encoder_decoder", False):
             return "the model is an encoder-decoder"
-        kept = {type(layer) for layer in DynamicCache(config=self._config).layers}
-        if getattr(self.model, "_is_stateful", False) or kept - {DynamicLayer, DynamicSlidingWindowLayer}:
+        kept = {type(layer).__name__ for layer in DynamicCache(config=self._config).layers}
+        if getattr(self.model, "_is_stateful", False) or kept - KEYS_AND_VALUES:
             return "the model keeps more than keys and values (recurrent or compressed state)"
         missing = [name for name in ("attention_mask", "position_ids") if name not in self._accepted]
         if self.cache_name is None:

@@ -85,6 +85,15 @@ def test_every_family_gives_its_own_numbers(family, attention):
     assert prefix_model.tokens_run < 0.25 * sum(len(request.tokens) - 1 for request in requests)
 
 
+def test_layers_that_look_at_the_keys_of_others_are_shared_too():
+    """Since transformers 5.23 such a layer is a `DummyLayer` in the cache."""
+    prefix_model = PrefixModel(made("gemma3n"), budget=100)
+    requests = few_shot()
+    assert prefix_model.unsupported is None
+    assert_equal(shared(prefix_model, requests), one_by_one(prefix_model.model, requests))
+    assert prefix_model.passed and not prefix_model.failed
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles flex attention with g++")
