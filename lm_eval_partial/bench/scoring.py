@@ -130,7 +130,7 @@ def compare(name: str, workload: Workload, stock: HFLM, ours: PartialHFLM, round
             if not turn:
                 workload.ask(lm, documents=2)
                 continue
-            forget_texts(ours)
+            ours.encoder.forget()
             with counting(lm.model) as counts, peak_memory(lm.device) as memory:
                 start = time.perf_counter()
                 answers[way] = workload.ask(lm)
@@ -149,9 +149,9 @@ def compare(name: str, workload: Workload, stock: HFLM, ours: PartialHFLM, round
         **difference(answers["stock"], answers["ours"], workload.choices),
     }
     if workload.requests[0].request_type == "loglikelihood":
-        forget_texts(ours)
+        ours.encoder.forget()
         start = time.perf_counter()
-        ours._encode_pairs([request.args for request in workload.requests], disable_tqdm=True)
+        ours.encoder.pairs([request.args for request in workload.requests], disable_tqdm=True)
         found["ours_tokenizing_s"] = time.perf_counter() - start
     if torch.finfo(stock.model.dtype).bits < 32:
         found["stock_at_twice_the_batch"] = rounding(workload, stock, answers["stock"])
@@ -239,12 +239,6 @@ def _different(found: dict[str, Any]) -> str:
     """Return how many answers differ, and of how many stock alone gives another at twice the batch size."""
     again = found.get("stock_at_twice_the_batch")
     return f"{found.get('different', '')}" + (f" (stock {again['different']})" if again else "")
-
-
-def forget_texts(lm: PartialHFLM) -> None:
-    """Let the next call tokenise anew."""
-    lm._encoded.clear()
-    lm._prompts.clear()
 
 
 @contextmanager

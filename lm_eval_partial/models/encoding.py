@@ -28,6 +28,11 @@ class Encoder:
         self._pairs: dict[tuple[str, str], tuple[Ints, Ints]] = {}
         self._prompts: dict[str, Ints] = {}
 
+    def forget(self) -> None:
+        """Encode anew what is asked next."""
+        self._pairs.clear()
+        self._prompts.clear()
+
     def pairs(self, pairs: list[tuple[str, str]], disable_tqdm: bool) -> list[Encoded]:
         """Return each (context, continuation) with its ids, as `TemplateLM.loglikelihood` does one by one."""
         known, self._pairs = self._pairs, {}

@@ -61,7 +61,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self._prefix_model: PrefixModel | None = None
         self._said: set[str] = set()
         self._of_model: set[str] = set()  # reasons that were said when they were found
-        self._encoder = Encoder(self)
+        self.encoder = Encoder(self)
         self._going_on: tuple[dict[str, Ints], Group] | None = None
         super().__init__(*args, **kwargs)
         if self.sharing_off is not None and share_prefix:
@@ -96,7 +96,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         if self.enable_thinking or self._model_or_reason()[0] is None:  # with thinking, stock has an error to raise
             answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
             return answers
-        encoded = self._encoder.pairs([request.args for request in requests], disable_tqdm)
+        encoded = self.encoder.pairs([request.args for request in requests], disable_tqdm)
         return self._loglikelihood_tokens(encoded, disable_tqdm=disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -188,7 +188,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         of_settings: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             of_settings.setdefault(repr(request.args[1]), []).append(index)
-        prompts = self._encoder.prompts([request.args[0] for request in requests])
+        prompts = self.encoder.prompts([request.args[0] for request in requests])
         for alike in of_settings.values():
             settings = normalize_gen_kwargs(requests[alike[0]].args[1], self.max_gen_toks)
             if settings["do_sample"] or settings.get("num_beams", 1) != 1 or settings.keys() - GREEDY:

@@ -143,7 +143,8 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
         for several in _with_the_longest(chosen):
             for prompt, (text, logits) in zip(several, _first_logits(model, several, group), strict=True):
                 key = prompt.tobytes()
-                plain[key] = text, model.alone(text, STEPS_CHECKED)
+                if key not in plain or not np.array_equal(plain[key][0], text):  # the longest comes several times
+                    plain[key] = text, model.alone(text, STEPS_CHECKED)
                 deviating[key] = deviation(logits, plain[key][1])
         return [deviating[prompt.tobytes()] for prompt in chosen]
 

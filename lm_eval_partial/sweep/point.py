@@ -29,7 +29,7 @@ _PASSED_ON = (
 )
 
 
-class _Runner:
+class Runner:
     """Evaluates one model after another and writes each result where it belongs."""
 
     def __init__(self, config: EvaluatorConfig, tasks: Tasks, folder: Path, trackers: Trackers) -> None:

@@ -32,7 +32,7 @@ from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
 from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.sweep import folder as trajectory
-from lm_eval_partial.sweep.point import INCOMPLETE, _Runner
+from lm_eval_partial.sweep.point import INCOMPLETE, Runner
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.sweep.tracking import Trackers
 from lm_eval_partial.weights import loading
@@ -97,7 +97,7 @@ def sweep(
         asked = [*names, *(f"hf_{side}" for side in baselines)]
         todo = [name for name in asked if name not in finished]
         if todo:
-            runner = _Runner(config, tasks, folder, trackers(str(manifest["run"])))
+            runner = Runner(config, tasks, folder, trackers(str(manifest["run"])))
             try:
                 _run(runner, pair, names, tqdm(todo, total=len(asked), initial=len(asked) - len(todo), unit="point"))
             finally:
@@ -106,7 +106,7 @@ def sweep(
     return folder
 
 
-def _run(runner: _Runner, pair: Pair, lams: Mapping[str, float], todo: tqdm) -> None:
+def _run(runner: Runner, pair: Pair, lams: Mapping[str, float], todo: tqdm) -> None:
     config = runner.config
     lm: PartialHFLM | None = None
     for name in todo:

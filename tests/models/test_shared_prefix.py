@@ -253,7 +253,7 @@ def test_a_second_call_tokenises_nothing_again(made, monkeypatch):
     first = ours.loglikelihood(asked)
     texts = [context for context, _ in few_shot()[::4]]
     written = ours.generate_until(prompts(texts))
-    monkeypatch.setattr(ours._encoder, "_ids", lambda texts, bos: [] if not texts else 1 / 0)
+    monkeypatch.setattr(ours.encoder, "_ids", lambda texts, bos: [] if not texts else 1 / 0)
     assert ours.loglikelihood(asked) == first
     assert ours.generate_until(prompts(texts)) == written
 
@@ -354,7 +354,7 @@ def test_texts_of_the_call_before_are_forgotten(made):
     ours, _ = made()
     ours.loglikelihood(choices(few_shot(1)))
     ours.loglikelihood(choices(few_shot(1, seed=1)))
-    assert set(ours._encoder._pairs) == set(few_shot(1, seed=1))
+    assert set(ours.encoder._pairs) == set(few_shot(1, seed=1))
 
 
 def test_other_weights_are_tried_anew(made):

@@ -22,6 +22,7 @@ from lm_eval_partial import files
 from lm_eval_partial.cli import main
 from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.sweep import folder as trajectory
+from lm_eval_partial.sweep import point as point_of_sweep
 from lm_eval_partial.sweep import run as sweep
 from tests import pico
 from tests.answers import agree
@@ -320,7 +321,7 @@ def same_trajectory(folder: Path, expected: Path) -> None:
 def test_an_interrupt_leaves_a_folder_that_goes_on(moment, run, tmp_path, monkeypatch, capsys):
     """When the second point's files are written, or while they are given their name."""
     assert run("--lam", "0:1:0.5", out="whole") == 0
-    save, sync = sweep._save, files.sync
+    save, sync = point_of_sweep._save, files.sync
 
     def interrupted_save(*args):
         save(*args)
@@ -334,7 +335,7 @@ def test_an_interrupt_leaves_a_folder_that_goes_on(moment, run, tmp_path, monkey
 
     with monkeypatch.context() as patched:
         if moment == "written":
-            patched.setattr(sweep, "_save", interrupted_save)
+            patched.setattr(point_of_sweep, "_save", interrupted_save)
         else:
             patched.setattr(files, "sync", interrupted_sync)
         assert run("--lam", "0:1:0.5") == 130
