@@ -32,7 +32,7 @@ OWN_NOISE = 3
 """The limit in terms of how far the model differs from itself on that sequence in another shape, where that is more."""
 
 MAY_DEVIATE = 1 / 4
-"""The share of sequences that may deviate by more: rounding may have sent a token to another expert."""
+"""The share of the larger sample that may deviate by more: rounding may have sent a token to another expert."""
 
 Item = TypeVar("Item")
 
@@ -112,15 +112,15 @@ def check(
         allowed: what rounding may do; see `limit`.
 
     Raises:
-        DisagreementError: more than `MAY_DEVIATE` of the sequences deviate by more than rounding explains.
+        DisagreementError: more than `MAY_DEVIATE` of the larger sample deviates by more than rounding explains.
     """
     found: dict[int, float] = {}
-    for count in (SEQUENCES, MORE_SEQUENCES):
+    for count, may_deviate in ((SEQUENCES, 0.0), (MORE_SEQUENCES, MAY_DEVIATE)):
         sample = spread(range(len(items)), count)
         new = [place for place in sample if place not in found]
         found.update(zip(new, compare([items[place] for place in new]), strict=True))
         far = [place for place in sample if found[place] > allowed]
-        if len(far) <= MAY_DEVIATE * len(sample):
+        if len(far) <= may_deviate * len(sample):
             return
     own = noise([items[place] for place in far])
     off = [found[place] for place, quiet in zip(far, own, strict=True) if found[place] > OWN_NOISE * quiet]

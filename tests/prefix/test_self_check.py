@@ -73,7 +73,7 @@ def test_a_larger_sample_is_taken_before_a_disagreement_is_believed():
     def of_all(noise: float) -> Any:
         return lambda chosen: [noise] * len(chosen)
 
-    check(range(40), off({0}), of_all(0), allowed=0.1)  # one in four may be
+    check(range(40), off({1}), of_all(0), allowed=0.1)  # not in the sample
     assert asked == [4]
     check(range(40), off(first), of_all(0), allowed=0.1)  # four in sixteen may be
     assert asked == [4, 4, 12]
@@ -134,7 +134,7 @@ def test_detection(name):
 
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, bool]]]:
-    """Collect, of every check, the deviation that fails it if it passes the limit, over the limit, and if it failed."""
+    """Collect, of every check, the largest deviation in the first sample, over the limit, and whether it failed."""
     seen: list[tuple[float, bool]] = []
 
     def counting(items: Any, compare: Any, noise: Any, allowed: float) -> None:
@@ -142,7 +142,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, bool]
 
         def noted(chosen: Any) -> list[float]:
             values = compare(chosen)
-            first.append(sorted(values)[-1 - len(values) // 4])
+            first.append(max(values))
             return values
 
         failed = True
@@ -241,12 +241,15 @@ def alarms(
 @pytest.mark.slow
 @pytest.mark.parametrize("family, layers", [(None, 5), ("llama", 2), ("llama", 30), ("mixtral", 2), ("mixtral", 30)])
 def test_false_alarms(family, layers, monkeypatch):
-    """Fewer than 1 check in 1,000 fails where nothing is wrong, with logits as large as real models have."""
+    """No check of 700 and more fails where nothing is wrong, with logits as large as real models have.
+
+    The five cases have 3,500 checks and more in each dtype: were 1 in 1,000 to fail, one would, 97 times in 100.
+    """
     name, draw = f"{family}, random, logits up to 30", mutants.at_random
     make: Callable[[int], Any] = partial(with_large_logits, family, layers)
     if family is None:
         trained = AutoModelForCausalLM.from_pretrained(DEMO / "instruct", dtype=torch.float32).eval()
         name, draw, make = "demo pair", slices_of(texts_of(trained, 200)), lambda _: trained
-    rows = [alarms(name, make, dtype, 600, draw, monkeypatch) for dtype in DTYPES]
+    rows = [alarms(name, make, dtype, 350, draw, monkeypatch) for dtype in DTYPES]
     write("false_alarms", HEADER, [row for row, _ in rows])
-    assert not any(failed * 1_000 >= int(row[3]) for row, failed in rows)
+    assert not any(failed for _, failed in rows)
