@@ -6,7 +6,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from lm_eval_partial.bench.scoring import Workload, counting, rounding
-from tests.test_scoring import made
+from tests.prefix.test_loglikelihood import made
 
 
 def test_flop_are_those_of_the_linear_layers_and_of_tokens_that_see_each_other():

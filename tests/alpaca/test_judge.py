@@ -20,7 +20,7 @@ from lm_eval_partial.alpaca.environment import find_python
 from lm_eval_partial.alpaca.judge import Settings, judge
 from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.report import page
+from lm_eval_partial.report import text
 from lm_eval_partial.results.trajectory import trajectories
 from tests.alpaca import runs
 from tests.alpaca.endpoint import Endpoint
@@ -304,7 +304,7 @@ def test_the_report_reads_judgements_as_it_reads_any_task(folder):
     assert found.instruction.node.metric == "lc_win_rate,none"
     expected = [verdict.scores["length_controlled_winrate"] for verdict in verdicts]
     assert found.instruction.values.tolist() == pytest.approx(expected)
-    assert page.axis(found) == "Instruction following is alpaca_eval_judged."
+    assert text.axis(found) == "Instruction following is alpaca_eval_judged."
     assert np.isnan(found.instruction.low).all(), "an interval would leave out what is not known of the length's part"
 
 

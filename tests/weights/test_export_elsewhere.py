@@ -31,7 +31,7 @@ from lm_eval_partial.weights.loading import load
 from lm_eval_partial.weights.model_card import TRIED_WITH
 from lm_eval_partial.weights.pair import Pair
 from tests import pico
-from tests.test_export import reordered_pair
+from tests.weights.test_export import reordered_pair
 
 PYTHON = os.environ.get("TRANSFORMERS_4_PYTHON", "")
 REAL = Path(__file__).resolve().parents[3] / "shared" / "models" / "models.tar.xz"
