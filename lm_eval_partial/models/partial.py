@@ -109,7 +109,9 @@ class Partial(ABC):
     def lam(self) -> Lam:
         """λ of the loaded model. Raises `UserError` if a move to another λ was cut off."""
         if self._lam is None:
-            raise UserError("the move to another λ was cut off and the model is of no λ. Call set_lam again.")
+            raise UserError(
+                "the move to another λ was interrupted: some weights are of the one, some of the other. Call set_lam again."
+            )
         return self._lam
 
     @property

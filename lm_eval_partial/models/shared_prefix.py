@@ -1,7 +1,7 @@
 """lm-eval's `HFLM`, with every shared prefix computed once.
 
 Glue only: `scoring` and `generation` do the work; what they cannot do, and what ``share_prefix=False`` asks for,
-goes stock's own way.
+is computed as stock `hf` does.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         return self._loglikelihood_tokens(encoded, disable_tqdm=disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-likelihood of each whole text, in stock's own way."""
+        """Return the log-likelihood of each whole text, as `HFLM` does."""
         self._count("loglikelihood_rolling", "plain: windows of a text share nothing", len(requests))
         answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         return answers
@@ -258,7 +258,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
     # Around the model ------------------------------------------------------------------------------------
 
     def _model_or_reason(self) -> tuple[PrefixModel | None, str]:
-        """Return the model, or None and why stock's way is taken."""
+        """Return the model, or None and why requests are computed in full."""
         if not self._share_prefix:
             return None, "plain: share_prefix=False"
         if self._prefix_model is None or self._prefix_model.model is not self.model:
@@ -268,7 +268,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         if accelerator is not None and accelerator.distributed_type == "FSDP":
             reason = "FSDP wants equally many calls from every process"
         if self.truncation:
-            reason = "truncation=True cuts prompts in stock's own way"
+            reason = "truncation=True cuts prompts as stock hf does"
         return (None, f"plain: {reason}") if reason else (self._prefix_model, "")
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What keeps a GPU at work: copies that wait for nothing else, and no plans for attention of shapes that come once."""
+"""What keeps a GPU at work: copies that do not wait, and attention without cuDNN for shapes that occur once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 @contextmanager
 def without_plans() -> Iterator[None]:
-    """Keep cuDNN's attention from shapes that come once: a prefix's, and those of generation's steps."""
+    """Do not use cuDNN's attention: it makes a plan for each new shape, and a prefix's or a step's occurs once."""
     allowed = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)
     try:

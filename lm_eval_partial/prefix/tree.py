@@ -103,7 +103,7 @@ class PrefixTree:
 
         Args:
             part: what to cut.
-            row_tokens: tokens up to which strangers are packed into one row.
+            row_tokens: tokens up to which sequences that share nothing are packed into one row.
             most_tokens: tokens a row may have if all of it descends from one long context.
 
         Returns:

@@ -2,8 +2,8 @@
 
     lm-eval-partial sweep --base B --instruct I --lam 0:1:0.1 --tasks partial_icl --output_path results/mypair
 
-Tasks are loaded and prompts built once. A point gets them as new, with the seeds and the state of every random
-generator that a run of its own would have, so its numbers are those of a separate ``lm_eval`` command.
+Tasks are loaded and prompts built once. Each point starts from them unchanged, with the seeds and the state of every
+random generator that a run of its own would have. So its numbers are those of a separate ``lm_eval`` command.
 
 Known gap: one process (several GPUs through ``parallelize=True``, not through accelerate).
 """

@@ -1,4 +1,4 @@
-"""The harness's tasks loaded once, their prompts built once, and handed out as new to one model after another."""
+"""The harness's tasks, loaded once and with prompts built once, as every model of a sweep gets them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Trackers:
-    """What finished points are told to; by default nobody.
+    """Trackers that log finished points; by default none.
 
     Args:
         run: a name for the run that a resumed sweep has again.

@@ -325,13 +325,13 @@ def test_truncation_takes_stocks_way(made):
     ours, stock = made(truncation=True)
     texts = [context for context, _ in few_shot()[::4]]
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
-    assert ours.path_counts() == {"generate_until": {"plain: truncation=True cuts prompts in stock's own way": 6}}
+    assert ours.path_counts() == {"generate_until": {"plain: truncation=True cuts prompts as stock hf does": 6}}
 
 
 def test_that_sharing_is_off_is_said_before_the_first_request_and_after_the_last(made, caplog, capsys, monkeypatch):
     monkeypatch.setattr(shared_prefix, "_in_full", Counter())
     ours, _ = made(truncation=True)
-    reason = "truncation=True cuts prompts in stock's own way"
+    reason = "truncation=True cuts prompts as stock hf does"
     assert ours.sharing_off == reason
     for _ in range(2):
         ours.loglikelihood(choices(few_shot(1)))
