@@ -110,7 +110,7 @@ class Partial(ABC):
         """λ of the loaded model. Raises `UserError` if a move to another λ was cut off."""
         if self._lam is None:
             raise UserError(
-                "the move to another λ was interrupted: some weights are of the one, some of the other. Call set_lam again."
+                "the move to another λ was cut off: some weights are at one λ, some at the other. Call set_lam again."
             )
         return self._lam
 
