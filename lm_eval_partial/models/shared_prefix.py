@@ -1,6 +1,6 @@
 """lm-eval's `HFLM`, with every shared prefix computed once.
 
-Glue only: `scoring` and `generation` do the work; what they cannot do, and what ``share_prefix=False`` asks for,
+Glue only: the wing `prefix` does the work; what they cannot do, and what ``share_prefix=False`` asks for,
 is computed as stock `hf` does.
 """
 

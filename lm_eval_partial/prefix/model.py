@@ -1,6 +1,6 @@
 """A prefix run once: its keys and values, held once, and a model asked what comes after it.
 
-What `scoring` and `generation` stand on; knows transformers, not lm-eval.
+What `loglikelihood` and `generation` stand on; knows transformers, not lm-eval.
 """
 
 from __future__ import annotations

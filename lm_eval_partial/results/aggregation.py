@@ -1,6 +1,6 @@
 """What a run consists of: its tasks, areas and overall score, each as a weighted mean over pools of documents.
 
-Three sources, in this order: the suite's group files (`score.read_suite`) say which tasks make up an area and what
+Three sources, in this order: the suite's group files (`suite.read_suite`) say which tasks make up an area and what
 their main metrics are; else the result file's own groups do, as the harness averaged them; else every task stands for
 itself, with its ``metadata.main_metric`` or the first metric of its ``metric_list``.
 

@@ -107,7 +107,7 @@ def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS
 
     Args:
         found: two runs or more.
-        suite: areas and main metrics of the suite, from `score.read_suite`.
+        suite: areas and main metrics of the suite, from `suite.read_suite`.
         rounds: resamples of the bootstrap.
 
     Raises:

@@ -127,11 +127,11 @@ def trajectories(folder: Path, suite: Suite, instruction: Sequence[str] = INSTRU
 
     Args:
         folder: of a sweep, or any that has result files of `partial-hf` at any depth.
-        suite: areas and main metrics of the suite, from `score.read_suite`.
+        suite: areas and main metrics of the suite, from `suite.read_suite`.
         instruction: names or shell patterns of the tasks that are about following instructions.
 
     Raises:
-        UserError: no result files, none of a pair, a single λ, no λ = 1 to compare with; or as `pairing.series`.
+        UserError: no result files, none of a pair, a single λ, no λ = 1 to compare with; or as `series.load`.
     """
     files = find(folder)
     pairs: dict[tuple[str, ...], list[ResultFile]] = {}

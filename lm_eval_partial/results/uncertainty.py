@@ -1,6 +1,6 @@
 """How sure a comparison on paired documents is: bootstrap, randomisation test, Holm's correction, honest choice of λ.
 
-Every estimate here is a weighted mean over series (`pairing.Series`): a task is one series, an area or a group several.
+Every estimate here is a weighted mean over series (`series.Series`): a task is one series, an area or a group several.
 Documents are drawn within each series, the same for all models, so that all differences are paired and every series
 keeps its weight. Random numbers are seeded by the name of the series: the same files give the same digits.
 """
