@@ -4,7 +4,8 @@ Source: arXiv 2504.11626. The model type is ``partial-hf``:
 
     lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5 --tasks arc_challenge
 
-In Python, each name is imported when it is first used, so that importing the package loads nothing heavy:
+In Python, each name is imported when it is first used, so that importing the package loads nothing
+heavy:
 
     from lm_eval_partial import Pair, PartialHFLM, compare, load, run_sweep, write_report
 """

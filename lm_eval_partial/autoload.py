@@ -1,9 +1,9 @@
 """Lets a released lm-eval find ``partial-hf``: imported by a ``.pth`` line at every interpreter start.
 
-lm-eval 0.4.13 resolves ``--model`` before any user code runs, and fills its registry only while that is
-empty: a registration made too early makes every stock model disappear. So this waits until the package
-``lm_eval.models`` has been imported, and registers a string then. Later releases read the entry point
-instead (lm-evaluation-harness #4013). ``LM_EVAL_PARTIAL_AUTOLOAD=0`` turns it off.
+lm-eval 0.4.13 resolves ``--model`` before any user code runs, and fills its registry only while
+that is empty: a registration made too early makes every stock model disappear. So this waits until
+the package ``lm_eval.models`` has been imported, and registers a string then. Later releases read
+the entry point instead (lm-evaluation-harness #4013). ``LM_EVAL_PARTIAL_AUTOLOAD=0`` turns it off.
 
 Standard library only, and little of it: this runs in programs that have nothing to do with lm-eval.
 """
@@ -24,7 +24,8 @@ TARGET = "lm_eval_partial.models.hf:PartialHFLM"
 def register() -> None:
     """Add the model type to lm-eval's registry, unless something has.
 
-    Runs inside lm-eval's own import, so whatever a changed release makes of it must not spoil that import.
+    Runs inside lm-eval's own import, so whatever a changed release makes of it must not spoil that
+    import.
     """
     try:
         from lm_eval.api.registry import model_registry
@@ -32,7 +33,10 @@ def register() -> None:
         if NAME not in model_registry:
             model_registry.register(NAME, target=TARGET)
     except Exception as error:
-        print(f"lm_eval_partial could not register {NAME} with this lm-eval: {error!r}", file=sys.stderr)
+        print(
+            f"lm_eval_partial could not register {NAME} with this lm-eval: {error!r}",
+            file=sys.stderr,
+        )
 
 
 class _AfterModels:

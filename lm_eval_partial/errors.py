@@ -34,8 +34,8 @@ def first_line(error: BaseException) -> str:
 def show_without_traceback() -> None:
     """Let an uncaught `UserError` end the process with its message alone (exit status 1).
 
-    The harness's command line catches nothing, and forty lines of its frames would bury the one line that
-    helps. Every other exception is handed to whatever hook was there before.
+    The harness's command line catches nothing, and forty lines of its frames would bury the one
+    line that helps. Every other exception is handed to whatever hook was there before.
     """
     previous = sys.excepthook
     if getattr(previous, "shows_user_errors", False):

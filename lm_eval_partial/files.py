@@ -35,7 +35,9 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(f"another {doing} is writing into {folder}. Wait for it, or give another folder.") from None
+            raise UserError(
+                f"another {doing} is writing into {folder}. Wait for it, or give another folder."
+            ) from None
     try:
         yield
     finally:
@@ -54,7 +56,10 @@ def explained(path: Path) -> Iterator[None]:
 def unwritable(path: Path, error: OSError) -> UserError:
     """Return the message for a failure to write below `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = f"{readable_bytes(free_bytes(path))} are free there. Make room and start the same command again."
+        hint = (
+            f"{readable_bytes(free_bytes(path))} are free there. Make room and start the same"
+            " command again."
+        )
     else:
         hint = "Check the path and its permissions, or give another one."
     return UserError(f"{path} could not be written ({error.strerror or error}). {hint}")
@@ -63,7 +68,9 @@ def unwritable(path: Path, error: OSError) -> UserError:
 def free_bytes(path: Path) -> int:
     """Return the bytes free on the disk that holds `path`, which need not exist yet."""
     path = path.absolute()
-    return shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
+    return shutil.disk_usage(
+        next(folder for folder in (path, *path.parents) if folder.exists())
+    ).free
 
 
 def readable_bytes(size: float) -> str:

@@ -4,15 +4,17 @@ Text and numbers only: which parameter a rule matches is decided in `weights.ass
 
     # lam.yaml: the first rule that matches a parameter is its λ
     attention: 0.8
-    layers: 0.2..0.6      # linear in depth, from the first layer to the last (LiNeS, arXiv 2410.17146)
+    layers: 0.2..0.6      # linear in depth, from the first layer to the last (LiNeS, arXiv
+        2410.17146)
     all: 0.5
 
     lm_eval --model partial-hf --model_args base=B,instruct=I,lam=lam.yaml --tasks arc_challenge
-    lm_eval --model partial-hf --model_args base=B,instruct=I,lam=attention:0.8+all:0.5 --tasks arc_challenge
+    lm_eval --model partial-hf --model_args base=B,instruct=I,lam=attention:0.8+all:0.5 --tasks
+    arc_challenge
 
-A pattern is the name of a group (`weights.assign.GROUPS`), or dotted parts of a parameter's name with ``*`` for
-anything: ``q_proj``, ``layers.0``,
-``layers.*.mlp.down_proj.weight``. ``lam=0.5*lam.yaml`` is the schedule with every λ halved.
+A pattern is the name of a group (`weights.assign.GROUPS`), or dotted parts of a parameter's name
+with ``*`` for anything: ``q_proj``, ``layers.0``, ``layers.*.mlp.down_proj.weight``.
+``lam=0.5*lam.yaml`` is the schedule with every λ halved.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ import yaml  # type: ignore[import-untyped]
 
 from lm_eval_partial.errors import UserError, listing
 
-LONGEST_NAME = 48  # characters of a schedule in a folder's name; a longer one is named by its digest
+LONGEST_NAME = (
+    48  # characters of a schedule in a folder's name; a longer one is named by its digest
+)
 HINT = "Expected PATTERN: λ or PATTERN: a..b, such as attention: 0.8, layers: 0.2..0.6 or all: 0.5"
 
 
@@ -87,8 +91,9 @@ def read_lam(given: Any) -> Lam:
     """Return the λ that a user gave: one number for all parameters, or a schedule.
 
     Args:
-        given: a finite number; rules as a mapping or inline (``attention:0.8+all:0.5``); the path of a YAML file that
-            holds either; any of these scaled as a whole (``0.5*lam.yaml``); or what this function returned.
+        given: a finite number; rules as a mapping or inline (``attention:0.8+all:0.5``); the path
+            of a YAML file that holds either; any of these scaled as a whole (``0.5*lam.yaml``); or
+            what this function returned.
 
     Raises:
         UserError: it is none of these.
@@ -106,10 +111,12 @@ def read_lam(given: Any) -> Lam:
         return _read_file(given)
     if ":" in given:
         rules = re.split(r"\+(?!\d)", given)  # 1e+3 is a number
-        return _schedule(tuple(rule.rsplit(":", 1)) if ":" in rule else (rule, None) for rule in rules)
+        return _schedule(
+            tuple(rule.rsplit(":", 1)) if ":" in rule else (rule, None) for rule in rules
+        )
     raise UserError(
-        f"lam={given} is not a finite number. Give a finite number, e.g. lam=0.5 (0 = base, 1 = instruct), rules such "
-        "as lam=attention:0.8+all:0.5, or a YAML file of rules."
+        f"lam={given} is not a finite number. Give a finite number, e.g. lam=0.5 (0 = base, 1 ="
+        " instruct), rules such as lam=attention:0.8+all:0.5, or a YAML file of rules."
     )
 
 
@@ -126,7 +133,9 @@ def name_lam(lam: Lam) -> str:
 def scaled(lam: Lam, factor: float) -> Lam:
     """Return λ with every value multiplied, as a sweep over a schedule wants it: 0 is the base, 1 the schedule."""
     if isinstance(lam, Schedule):
-        return Schedule(tuple(Rule(p, _round(a * factor), _round(b * factor)) for p, a, b in lam.rules))
+        return Schedule(
+            tuple(Rule(p, _round(a * factor), _round(b * factor)) for p, a, b in lam.rules)
+        )
     return _round(lam * factor)
 
 
@@ -137,14 +146,19 @@ def lam_to_json(lam: Lam) -> float | str:
 
 def _read_file(path: str) -> Lam:
     try:
-        # Composed, not loaded: loading would drop all but the last of two equal patterns, and read "on" as true.
-        node = yaml.compose(Path(os.path.expanduser(path)).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        # Composed, not loaded: loading would drop all but the last of two equal patterns, and read
+        # "on" as true.
+        node = yaml.compose(
+            Path(os.path.expanduser(path)).read_text(encoding="utf-8"), Loader=yaml.SafeLoader
+        )
     except OSError as error:
         raise UserError(
             f"lam={path} cannot be read ({error.strerror}). Give the path of a YAML file of rules."
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"lam={path} is not YAML ({' '.join(str(error).split())}). {HINT}, one a line.") from error
+        raise UserError(
+            f"lam={path} is not YAML ({' '.join(str(error).split())}). {HINT}, one a line."
+        ) from error
     try:
         if isinstance(node, yaml.ScalarNode):
             return check_lam(node.value)
@@ -160,7 +174,11 @@ def _schedule(given: Iterable[tuple[Any, Any]]) -> Lam:
     patterns = [rule.pattern for rule in rules]
     twice = {pattern for pattern in patterns if patterns.count(pattern) > 1}
     if twice or not rules:
-        raise UserError(f"lam: two rules for {listing(twice)}. Keep one." if rules else f"lam has no rules. {HINT}.")
+        raise UserError(
+            f"lam: two rules for {listing(twice)}. Keep one."
+            if rules
+            else f"lam has no rules. {HINT}."
+        )
     if patterns == ["all"] and rules[0].constant:
         return rules[0].first
     return Schedule(tuple(rules))
@@ -194,7 +212,8 @@ def check_lam(lam: Any) -> float:
     """Return λ as a float.
 
     Args:
-        lam: any finite number, or a string that spells one. 0 is the base side, 1 the instruct side.
+        lam: any finite number, or a string that spells one. 0 is the base side, 1 the instruct
+            side.
 
     Raises:
         UserError: `lam` is missing, not a number, or not finite.
@@ -224,7 +243,8 @@ def parse_lams(texts: Iterable[str]) -> list[float]:
     """Return the λ that a list spells, in its order.
 
     Args:
-        texts: numbers (``0.5``) and ranges that include both ends (``0:1:0.1``), also several with commas between.
+        texts: numbers (``0.5``) and ranges that include both ends (``0:1:0.1``), also several with
+            commas between.
 
     Raises:
         UserError: one cannot be read, a range misses its end, or a λ is there twice.
@@ -233,7 +253,10 @@ def parse_lams(texts: Iterable[str]) -> list[float]:
     for text in (part.strip() for several in texts for part in several.split(",")):
         for lam in _range(text) if ":" in text else [check_lam(text) + 0.0]:  # + 0.0: no −0
             if lam in lams:
-                raise UserError(f"--lam gives {format_lam(lam)} twice: in {lams[lam]} and in {text}. Leave one out.")
+                raise UserError(
+                    f"--lam gives {format_lam(lam)} twice: in {lams[lam]} and in {text}. Leave one"
+                    " out."
+                )
             lams[lam] = text
     if not lams:
         raise UserError("--lam is empty. Give e.g. 0:1:0.1, or 0,0.5,1.")
@@ -249,11 +272,15 @@ def _range(text: str) -> list[float]:
     except (ValueError, InvalidOperation):
         raise UserError(f"--lam {text} is not a range. {hint}") from None
     if step == 0 or (stop - start) / step < 0:
-        raise UserError(f"--lam {text}: a step of {step} does not lead from {start} to {stop}. {hint}")
+        raise UserError(
+            f"--lam {text}: a step of {step} does not lead from {start} to {stop}. {hint}"
+        )
     steps = (stop - start) / step
     if steps > MAX_POINTS:
         raise UserError(f"--lam {text} is more than {MAX_POINTS:,} points. Give a larger step.")
     if steps % 1:
         last = start + math.floor(steps) * step
-        raise UserError(f"--lam {text} passes over its end: {last}, {last + step}. Give {start}:{last}:{step}.")
+        raise UserError(
+            f"--lam {text} passes over its end: {last}, {last + step}. Give {start}:{last}:{step}."
+        )
     return [float(start + index * step) + 0.0 for index in range(int(steps) + 1)]

@@ -1,7 +1,7 @@
 """What the suite's YAML files cannot say themselves: which rows are shots, which are evaluated, and four metrics.
 
-Reached through ``!function utils.NAME`` from the templates (``_*_yaml``) beside this file. Anything heavy is imported
-where it is used.
+Reached through ``!function utils.NAME`` from the templates (``_*_yaml``) beside this file. Anything
+heavy is imported where it is used.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ Doc = dict[str, Any]
 def label_shots(dataset: Any, k: int) -> Any:
     """Return the rows that serve as shots, the `k` that are shown by default first.
 
-    They are the split's first `k` rows if every label occurs among them. If not (a split sorted by label, a rare
-    label), each label gets an equal number of places, filled with its earliest rows, and the rows stay in the split's
-    order. At most 100 rows are returned: more than any prompt holds, and a hundred thousand need not be read.
+    They are the split's first `k` rows if every label occurs among them. If not (a split sorted by
+    label, a rare label), each label gets an equal number of places, filled with its earliest rows,
+    and the rows stay in the split's order. At most 100 rows are returned: more than any prompt
+    holds, and a hundred thousand need not be read.
     """
     labels = list(dataset["gold" if "gold" in dataset.column_names else "label"])
     kinds = list(dict.fromkeys(labels))
     chosen = list(range(min(k, len(labels))))
     if len({labels[index] for index in chosen}) < min(k, len(kinds)):
-        places = {kind: k // len(kinds) + (rank < k % len(kinds)) for rank, kind in enumerate(kinds)}
+        places = {
+            kind: k // len(kinds) + (rank < k % len(kinds)) for rank, kind in enumerate(kinds)
+        }
         chosen = []
         for index, label in enumerate(labels):
             if places[label]:
@@ -113,8 +116,9 @@ def squad(doc: Doc, results: Sequence[str]) -> dict[str, float]:
 def drop(doc: Doc, results: Sequence[str]) -> dict[str, float]:
     """Return the best DROP F1 and exact match over the accepted answers, with the harness's own matching.
 
-    An answer of several spans is written "one, two": it is read both as one span and as the spans between the commas,
-    and the better reading counts. (The harness's task reads it as one span, which no list of spans can match.)
+    An answer of several spans is written "one, two": it is read both as one span and as the spans
+    between the commas, and the better reading counts. (The harness's task reads it as one span,
+    which no list of spans can match.)
     """
     from lm_eval.tasks.drop.utils import get_metrics
 
@@ -142,7 +146,9 @@ def macro_f1(pairs: Iterable[tuple[int, int]]) -> float:
     scores = []
     for kind in {label for pair in pairs for label in pair}:
         hits = sum(gold == predicted == kind for gold, predicted in pairs)
-        scores.append(2 * hits / sum((gold == kind) + (predicted == kind) for gold, predicted in pairs))
+        scores.append(
+            2 * hits / sum((gold == kind) + (predicted == kind) for gold, predicted in pairs)
+        )
     return sum(scores) / len(scores)
 
 
@@ -176,6 +182,9 @@ ENTITY_LINE: Callable[[str], re.Match[str] | None] = re.compile(
 def entity_lines(resps: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:
     """Return each response's lines that hold an entity, as "text, TYPE": the harness's custom filter."""
     return [
-        ["\n".join(f"{m[1]}, {m[2]}" for m in map(ENTITY_LINE, text.splitlines()) if m) for text in responses]
+        [
+            "\n".join(f"{m[1]}, {m[2]}" for m in map(ENTITY_LINE, text.splitlines()) if m)
+            for text in responses
+        ]
         for responses in resps
     ]

@@ -8,9 +8,13 @@ def agree(ours: object, stock: object, tolerance: float = 1e-4) -> bool:
     if type(ours) is not type(stock):
         return False
     if isinstance(ours, dict):
-        return ours.keys() == stock.keys() and all(agree(ours[key], stock[key], tolerance) for key in ours)
+        return ours.keys() == stock.keys() and all(
+            agree(ours[key], stock[key], tolerance) for key in ours
+        )
     if isinstance(ours, list | tuple):
-        return len(ours) == len(stock) and all(agree(*pair, tolerance) for pair in zip(ours, stock, strict=True))
+        return len(ours) == len(stock) and all(
+            agree(*pair, tolerance) for pair in zip(ours, stock, strict=True)
+        )
     try:
         return ours == stock or abs(float(ours) - float(stock)) <= tolerance
     except (TypeError, ValueError):

@@ -15,7 +15,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
@@ -52,11 +54,17 @@ class Browser:
         self.requests: list[str] = []
         self._loaded = False
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
         )
 
     def __enter__(self) -> Browser:
@@ -92,9 +100,13 @@ class Browser:
         if message.get("method") == "Page.loadEventFired":
             self._loaded = True
         elif message.get("method") == "Runtime.exceptionThrown":
-            self.console.append(parameters["exceptionDetails"]["exception"].get("description", "exception"))
+            self.console.append(
+                parameters["exceptionDetails"]["exception"].get("description", "exception")
+            )
         elif message.get("method") == "Runtime.consoleAPICalled":
-            self.console.append(" ".join(str(argument.get("value")) for argument in parameters["args"]))
+            self.console.append(
+                " ".join(str(argument.get("value")) for argument in parameters["args"])
+            )
         elif message.get("method") == "Log.entryAdded":
             self.console.append(parameters["entry"]["text"])
         elif message.get("method") == "Network.requestWillBeSent":
@@ -111,7 +123,9 @@ class Browser:
 
     def __call__(self, script: str) -> Any:
         """Return the value of a JavaScript expression, awaited if it is a promise."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in answer:
             raise RuntimeError(answer["exceptionDetails"]["exception"].get("description"))
         return answer["result"].get("value")
@@ -119,7 +133,13 @@ class Browser:
     def press(self, key: str) -> None:
         """Press and release a key, named as in `KeyboardEvent.key`."""
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=KEYS[key],
+            )
 
     def move(self, x: float, y: float) -> None:
         """Move the mouse."""
@@ -129,7 +149,9 @@ class Browser:
         """Return a PNG of the whole page."""
         import base64
 
-        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
+        return base64.b64decode(
+            self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        )
 
 
 KEYS = {

@@ -50,23 +50,46 @@ def one_task_index() -> None:
 
     build = functools.lru_cache(lambda path: read([path]))
     read = TaskIndex.build
-    TaskIndex.build = staticmethod(lambda paths, **_: {name: e for path in paths for name, e in build(path).items()})
+    TaskIndex.build = staticmethod(
+        lambda paths, **_: {name: e for path in paths for name, e in build(path).items()}
+    )
 
 
 @pytest.fixture
-def lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_task_index: None) -> Callable[..., Run]:
+def lm_eval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_task_index: None
+) -> Callable[..., Run]:
     """Run the lm_eval command in this process; return its result file and its logged samples by task."""
     count = 0
 
-    def run(model: str, tasks: str = "pico_mc,pico_gen", /, *flags: str, **model_args: object) -> Run:
+    def run(
+        model: str, tasks: str = "pico_mc,pico_gen", /, *flags: str, **model_args: object
+    ) -> Run:
         nonlocal count
         from lm_eval.__main__ import cli_evaluate
 
         count += 1
         out = tmp_path / f"run{count}"
         arguments = ",".join(f"{name}={value}" for name, value in model_args.items())
-        command = ["lm_eval", "--model", model, "--model_args", arguments, "--tasks", tasks, "--device", "cpu"]
-        command += ["--include_path", str(TASKS), "--output_path", str(out), "--log_samples", *flags]
+        command = [
+            "lm_eval",
+            "--model",
+            model,
+            "--model_args",
+            arguments,
+            "--tasks",
+            tasks,
+            "--device",
+            "cpu",
+        ]
+        command += [
+            "--include_path",
+            str(TASKS),
+            "--output_path",
+            str(out),
+            "--log_samples",
+            *flags,
+        ]
         monkeypatch.setattr(sys, "argv", command)
         cli_evaluate()
         (result,) = out.glob("*/results_*.json")

@@ -52,7 +52,10 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
     "gpt_neox": (GPTNeoXConfig, SIZE),
 }
 OTHERS: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
-    "bloom": (BloomConfig, {"hidden_size": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 1}),
+    "bloom": (
+        BloomConfig,
+        {"hidden_size": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 1},
+    ),
     "gemma3n": (
         Gemma3nTextConfig,
         {
@@ -73,14 +76,18 @@ OTHERS: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
 """Architectures that the parity tests leave out."""
 
 CHAT = (
-    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|a|>{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt"
+    " %}<|a|>{% endif %}"
 )
 
 
 def tokenizer(**special: str) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE tokenizer trained on sentences of the test tasks; ids 0 and 1 are <s>, </s>."""
     rng = random.Random(0)
-    corpus = [f"The {rng.choice(THINGS)} is {rng.choice(WORDS)}. Question: Answer: Name the" for _ in range(400)]
+    corpus = [
+        f"The {rng.choice(THINGS)} is {rng.choice(WORDS)}. Question: Answer: Name the"
+        for _ in range(400)
+    ]
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -93,7 +100,9 @@ def tokenizer(**special: str) -> PreTrainedTokenizerFast:
             show_progress=False,
         ),
     )
-    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", **special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<s>", eos_token="</s>", **special
+    )
 
 
 def config(family: str, vocab: int, **changes: object) -> PreTrainedConfig:
@@ -102,7 +111,9 @@ def config(family: str, vocab: int, **changes: object) -> PreTrainedConfig:
     return kind(**{**fields, "vocab_size": vocab, **changes})
 
 
-def model(settings: PreTrainedConfig, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def model(
+    settings: PreTrainedConfig, seed: int, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """Return a model of random weights, large enough for its answers to differ from question to question."""
     torch.manual_seed(seed)
     made = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
@@ -127,7 +138,9 @@ def child(parent: PreTrainedModel, seed: int, scale: float = 0.1) -> PreTrainedM
     return made
 
 
-def save(made: PreTrainedModel, words: PreTrainedTokenizerFast | None, folder: Path, **kwargs: object) -> Path:
+def save(
+    made: PreTrainedModel, words: PreTrainedTokenizerFast | None, folder: Path, **kwargs: object
+) -> Path:
     """Write model and tokenizer as an ordinary checkpoint."""
     made.save_pretrained(folder, **kwargs)
     if words is not None:
@@ -150,7 +163,11 @@ def pair(
 
 
 def reordered(
-    made: PreTrainedModel, words: PreTrainedTokenizerFast, front: list[str], back: list[str], padding: int = 0
+    made: PreTrainedModel,
+    words: PreTrainedTokenizerFast,
+    front: list[str],
+    back: list[str],
+    padding: int = 0,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Return the same function in other ids: `front` and `back` are new tokens, the old ones are shuffled.
 
@@ -186,7 +203,9 @@ def adapter(base: Path, folder: Path, seed: int = 5, **lora: object) -> Path:
     made = AutoModelForCausalLM.from_pretrained(base)
     torch.manual_seed(seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft's advice on tied weights, and on embeddings saved along
+        warnings.simplefilter(
+            "ignore"
+        )  # peft's advice on tied weights, and on embeddings saved along
         wrapped = get_peft_model(made, LoraConfig(**{"r": 4, "lora_alpha": 8, **lora}))
         with torch.no_grad():
             for parameter in wrapped.parameters():

@@ -41,29 +41,57 @@ def write(
     name, _, only = metric.partition(",")
     groups = groups or {}
     results: dict[str, Any] = {
-        task: {"alias": task, "sample_len": len(values), metric: aggregate(values), f"{name}_stderr,{only}": 0.01}
+        task: {
+            "alias": task,
+            "sample_len": len(values),
+            metric: aggregate(values),
+            f"{name}_stderr,{only}": 0.01,
+        }
         for task, values in tasks.items()
     }
     for group, members in groups.items():
         leaves = _leaves(members, groups)
         weights = [len(tasks[leaf]) if by_size else 1 for leaf in leaves]
-        total = sum(weight * results[leaf][metric] for weight, leaf in zip(weights, leaves, strict=True))
+        total = sum(
+            weight * results[leaf][metric] for weight, leaf in zip(weights, leaves, strict=True)
+        )
         results[group] = {"alias": group, metric: total / sum(weights)}
     model = {"model": "hf", "model_args": {"pretrained": pretrained}, "model_sha": ""}
     if lam is not None:
-        model = {"model": "partial-hf", "base": "B", "instruct": "I", "lam": lam, "vocabulary": "instruct"}
-        model |= {"base_sha": "b1", "instruct_sha": "i1", "model_args": {"base": "B", "instruct": "I", "lam": lam}}
+        model = {
+            "model": "partial-hf",
+            "base": "B",
+            "instruct": "I",
+            "lam": lam,
+            "vocabulary": "instruct",
+        }
+        model |= {
+            "base_sha": "b1",
+            "instruct_sha": "i1",
+            "model_args": {"base": "B", "instruct": "I", "lam": lam},
+        }
     data = {
         "results": results,
         "group_subtasks": {group: list(members) for group, members in groups.items()},
         "configs": {
-            task: {"metric_list": [{"metric": name, "aggregation": aggregation, "higher_is_better": higher_is_better}]}
+            task: {
+                "metric_list": [
+                    {
+                        "metric": name,
+                        "aggregation": aggregation,
+                        "higher_is_better": higher_is_better,
+                    }
+                ]
+            }
             for task in tasks
         },
         "versions": dict.fromkeys(tasks, version),
         "n-shot": dict.fromkeys(tasks, shots),
         "higher_is_better": dict.fromkeys(results, {name: higher_is_better}),
-        "n-samples": {task: {"original": len(values), "effective": len(values)} for task, values in tasks.items()},
+        "n-samples": {
+            task: {"original": len(values), "effective": len(values)}
+            for task, values in tasks.items()
+        },
         "config": model | {"model_dtype": "torch.float32", "limit": limit} | config,
         "lm_eval_version": "0.4.13",
     }
@@ -71,16 +99,27 @@ def write(
     path = folder / f"results_{date}.json"
     path.write_text(json.dumps(data))
     for task, values in tasks.items() if samples else ():
-        lines = [_sample(index, name, only, value, documents, prompts) for index, value in enumerate(values)]
-        (folder / f"samples_{task}_{date}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        lines = [
+            _sample(index, name, only, value, documents, prompts)
+            for index, value in enumerate(values)
+        ]
+        (folder / f"samples_{task}_{date}.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines)
+        )
     return path
 
 
 def _leaves(members: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
-    return [leaf for name in members for leaf in (_leaves(groups[name], groups) if name in groups else [name])]
+    return [
+        leaf
+        for name in members
+        for leaf in (_leaves(groups[name], groups) if name in groups else [name])
+    ]
 
 
-def _sample(index: int, metric: str, only: str, value: Any, documents: str, prompts: str) -> dict[str, Any]:
+def _sample(
+    index: int, metric: str, only: str, value: Any, documents: str, prompts: str
+) -> dict[str, Any]:
     return {
         "doc_id": index,
         "doc": {"question": 'a line that quotes "filtered_resps": [] and "filter": "x"'},
@@ -106,11 +145,17 @@ def answers(seed: int, chance: float, documents: int = 100, difficulty: int = 0)
 
 def sweep(folder: Path, best: float = 0.5, **more: Any) -> Path:
     """Write a small sweep: two areas of two tasks over five λ, best near `best`, both baselines, a chat task."""
-    groups = {"top": ["top_left", "top_right"], "top_left": ["one", "two"], "top_right": ["three", "four"]}
+    groups = {
+        "top": ["top_left", "top_right"],
+        "top_left": ["one", "two"],
+        "top_right": ["three", "four"],
+    }
 
     def scores(lam: float) -> dict[str, list[float]]:
         return {
-            task: answers(int(100 * lam) + 7 * seed, 0.75 - 0.6 * (lam - best) ** 2, difficulty=seed)
+            task: answers(
+                int(100 * lam) + 7 * seed, 0.75 - 0.6 * (lam - best) ** 2, difficulty=seed
+            )
             for seed, task in enumerate(("one", "two", "three", "four"))
         }
 

@@ -12,7 +12,9 @@ from tests.prefix.test_loglikelihood import made
 def test_flop_are_those_of_the_linear_layers_and_of_tokens_that_see_each_other():
     model, tokens = made("llama"), 7
     config = model.config
-    linear = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear))
+    linear = sum(
+        layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear)
+    )
     pair = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
     ids = torch.arange(tokens)[None]
     with torch.no_grad(), counting(model) as causal:
@@ -33,7 +35,11 @@ def test_stock_is_compared_with_itself_at_twice_the_batch_size():
 
     sizes = []
     stock = SimpleNamespace(batch_size_per_gpu=4, loglikelihood=answer)
-    workload = Workload([Instance("loglikelihood", {}, ("a", choice), 0) for choice in [" x", " y"]], choices=2)
+    workload = Workload(
+        [Instance("loglikelihood", {}, ("a", choice), 0) for choice in [" x", " y"]], choices=2
+    )
     plain = [(-2.0, True), (-1.0, False)]
     assert rounding(workload, stock, plain) == {"largest_difference": 2.0, "different": 1}
-    assert rounding(workload, stock, plain) == {} and sizes == [8, 8] and stock.batch_size_per_gpu == 4
+    assert (
+        rounding(workload, stock, plain) == {} and sizes == [8, 8] and stock.batch_size_per_gpu == 4
+    )

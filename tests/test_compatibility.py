@@ -33,7 +33,9 @@ DOC = versions.DOC.read_text(encoding="utf-8")
 
 def rows() -> dict[str, dict[str, str]]:
     """Return the table of releases: environment to column to cell."""
-    lines = DOC.split("<!-- versions: begin -->\n")[1].split("<!-- versions: end -->")[0].splitlines()
+    lines = (
+        DOC.split("<!-- versions: begin -->\n")[1].split("<!-- versions: end -->")[0].splitlines()
+    )
     head, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: dict(zip(head, row, strict=True)) for row in body}
 
@@ -43,12 +45,14 @@ def numbers(release: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", release.partition("+")[0])))
 
 
-# Releases --------------------------------------------------------------------------------------------------
+# Releases -----------------------------------------------------------------------------------------
 
 
 def test_every_environment_passed_and_none_skipped():
     assert list(rows()) == list(versions.environments())
-    assert all(int(row["passed"]) > 0 and row["failed"] == row["skipped"] == "0" for row in rows().values())
+    assert all(
+        int(row["passed"]) > 0 and row["failed"] == row["skipped"] == "0" for row in rows().values()
+    )
 
 
 @pytest.mark.parametrize("package", versions.SHOWN)
@@ -66,15 +70,21 @@ def test_the_bounds_are_what_the_table_shows(package):
 
 def test_the_workflow_runs_every_environment():
     workflow = yaml.safe_load((versions.ROOT / ".github/workflows/versions.yml").read_text())
-    assert workflow["jobs"]["versions"]["strategy"]["matrix"]["environment"] == list(versions.environments())
+    assert workflow["jobs"]["versions"]["strategy"]["matrix"]["environment"] == list(
+        versions.environments()
+    )
 
 
-# Names -----------------------------------------------------------------------------------------------------
+# Names --------------------------------------------------------------------------------------------
 
 
 def sources() -> list[ast.Module]:
     folders = (versions.ROOT / "lm_eval_partial", versions.ROOT / "task_configs")
-    return [ast.parse(path.read_text(encoding="utf-8")) for folder in folders for path in folder.rglob("*.py")]
+    return [
+        ast.parse(path.read_text(encoding="utf-8"))
+        for folder in folders
+        for path in folder.rglob("*.py")
+    ]
 
 
 def used(node: ast.AST) -> str | None:
@@ -87,7 +97,11 @@ def used(node: ast.AST) -> str | None:
 
 def ours(node: ast.AST) -> str | None:
     """Return the name that a node defines: a function, a class, a variable or an attribute of self."""
-    of_self = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+    of_self = (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("self", "cls")
+    )
     if of_self and isinstance(node.ctx, ast.Store):
         return node.attr
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -99,14 +113,25 @@ def private_names() -> set[str]:
     """Return the underscored names that the package takes from others, those of HFLM that it overrides included."""
     nodes = [node for source in sources() for node in ast.walk(source)]
     found = {name for node in nodes if (name := used(node)) and re.match("_[a-z]", name)}
-    of_hflm = {name for name in found if re.search(rf"\b(self\.|def ){name}\b", inspect.getsource(HFLM))}
+    of_hflm = {
+        name for name in found if re.search(rf"\b(self\.|def ){name}\b", inspect.getsource(HFLM))
+    }
     return (found - {ours(node) for node in nodes} - DOCUMENTED) | of_hflm
 
 
 def inside_imports() -> set[str]:
     """Return the names imported from a module inside one of the packages."""
-    imports = [node for source in sources() for node in ast.walk(source) if isinstance(node, ast.ImportFrom)]
-    inside = [node for node in imports if "." in (node.module or "") and node.module.split(".")[0] in HOSTS]
+    imports = [
+        node
+        for source in sources()
+        for node in ast.walk(source)
+        if isinstance(node, ast.ImportFrom)
+    ]
+    inside = [
+        node
+        for node in imports
+        if "." in (node.module or "") and node.module.split(".")[0] in HOSTS
+    ]
     return {alias.name for node in inside for alias in node.names}
 
 
@@ -132,7 +157,9 @@ def test_what_is_read_with_a_default_is_there():
     assert MistralConfig(sliding_window=7).sliding_window == 7
     assert Llama4TextConfig(attention_chunk_size=7).attention_chunk_size == 7
     assert GPTNeoConfig(window_size=7).window_size == 7
-    assert "rope_type" in LlamaConfig().rope_parameters and LlamaConfig().is_encoder_decoder is False
+    assert (
+        "rope_type" in LlamaConfig().rope_parameters and LlamaConfig().is_encoder_decoder is False
+    )
     assert Gemma3nTextConfig().num_kv_shared_layers > 0
     assert callable(PeftModel.get_base_model)
 
@@ -143,11 +170,16 @@ def test_generation_goes_on_from_the_prefix(pairs):
     base, instruct = map(str, pairs("llama"))
     lm = PartialHFLM(base=base, instruct=instruct, lam=0.5, device="cpu")
     tokens: list[int] = []
-    lm.model.get_input_embeddings().register_forward_hook(lambda _, inputs, output: tokens.append(inputs[0].numel()))
+    lm.model.get_input_embeddings().register_forward_hook(
+        lambda _, inputs, output: tokens.append(inputs[0].numel())
+    )
     prompts = ["The fox is slow. " * 30 + f"The {thing} is" for thing in (*THINGS, *WORDS)]
     settings = {"until": [], "max_gen_toks": 1}
     lm.generate_until(
-        [Instance("generate_until", {}, (prompt, settings), index) for index, prompt in enumerate(prompts)]
+        [
+            Instance("generate_until", {}, (prompt, settings), index)
+            for index, prompt in enumerate(prompts)
+        ]
     )
     whole = len(lm.tok_encode(prompts[0]))
     assert lm.path_counts() == {"generate_until": {"shared": len(prompts)}}

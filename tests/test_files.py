@@ -37,14 +37,18 @@ def test_a_folder_gets_its_name_when_all_in_it_is_on_the_disk(tmp_path, synced):
         *("work", "work/a", "work/inner", "work/inner/b"),
     }
     assert synced[-1] == (tmp_path, False) or synced[-1][0] == tmp_path
-    assert (tmp_path / "final" / "inner" / "b").read_text() == "2" and not (tmp_path / "work").exists()
+    assert (tmp_path / "final" / "inner" / "b").read_text() == "2" and not (
+        tmp_path / "work"
+    ).exists()
 
 
 def test_a_folder_that_is_there_is_not_replaced(tmp_path):
     for name in ("work", "final"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    with pytest.raises(UserError, match=r"final could not be written \(Directory not empty\)\. Check the path"):
+    with pytest.raises(
+        UserError, match=r"final could not be written \(Directory not empty\)\. Check the path"
+    ):
         files.publish(tmp_path / "work", tmp_path / "final")
     assert (tmp_path / "final" / "file").read_text() == "final"
 
@@ -63,7 +67,8 @@ def test_a_text_is_old_or_new(tmp_path, synced, monkeypatch):
 
     monkeypatch.setattr(files, "sync", full)
     with pytest.raises(
-        UserError, match=r"final could not be written \(No space left on device\)\. .* are free there\. Make"
+        UserError,
+        match=r"final could not be written \(No space left on device\)\. .* are free there\. Make",
     ):
         files.write_text(file, "newer")
     assert file.read_text() == "new"
@@ -78,10 +83,15 @@ with locked(Path("{tmp_path}/folder"), "sweep"):
     print("locked", flush=True)
     input()
 """
-    holder = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout.readline() == "locked\n"
     with (
-        pytest.raises(UserError, match=r"another sweep is writing into .*folder\. Wait for it, or give another folder"),
+        pytest.raises(
+            UserError,
+            match=r"another sweep is writing into .*folder\. Wait for it, or give another folder",
+        ),
         files.locked(tmp_path / "folder", "sweep"),
     ):
         pass
@@ -93,5 +103,11 @@ with locked(Path("{tmp_path}/folder"), "sweep"):
 
 
 def test_sizes():
-    assert [files.readable_bytes(size) for size in (2**20, 2**30, 5 * 2**29)] == ["1.00 MiB", "1.00 GiB", "2.50 GiB"]
-    assert files.free_bytes(Path("not/there/yet")) == pytest.approx(files.free_bytes(Path.cwd()), rel=0.1)
+    assert [files.readable_bytes(size) for size in (2**20, 2**30, 5 * 2**29)] == [
+        "1.00 MiB",
+        "1.00 GiB",
+        "2.50 GiB",
+    ]
+    assert files.free_bytes(Path("not/there/yet")) == pytest.approx(
+        files.free_bytes(Path.cwd()), rel=0.1
+    )

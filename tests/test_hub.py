@@ -10,7 +10,15 @@ from lm_eval_partial.models.hf import PartialHFLM
 from tests import pico
 from tests.answers import agree
 
-TASKS = ["arc_challenge", "arc_easy", "hellaswag", "winogrande", "boolq", "mmlu_abstract_algebra", "mmlu_anatomy"]
+TASKS = [
+    "arc_challenge",
+    "arc_easy",
+    "hellaswag",
+    "winogrande",
+    "boolq",
+    "mmlu_abstract_algebra",
+    "mmlu_anatomy",
+]
 
 
 def test_the_command_equals_stock_on_real_rows(hub, pairs, lm_eval):
@@ -22,10 +30,20 @@ def test_the_command_equals_stock_on_real_rows(hub, pairs, lm_eval):
     assert agree(ours, stock) and all(len(ours[task]) == 8 for task in TASKS[:6])
     assert ours_result["results"] == result["results"]
     _, stock = lm_eval("hf", *flags, pretrained=base)
-    _, exact = lm_eval("partial-hf", *flags, base=base, instruct=instruct, lam=0, tokenizer="base", share_prefix=False)
+    _, exact = lm_eval(
+        "partial-hf",
+        *flags,
+        base=base,
+        instruct=instruct,
+        lam=0,
+        tokenizer="base",
+        share_prefix=False,
+    )
     assert exact == stock
     _, between = lm_eval("partial-hf", *flags, base=base, instruct=instruct, lam=0.5)
-    assert [s["doc_hash"] for s in between["boolq"]] == [s["doc_hash"] for s in stock["boolq"]] and between != stock
+    assert [s["doc_hash"] for s in between["boolq"]] == [
+        s["doc_hash"] for s in stock["boolq"]
+    ] and between != stock
 
 
 @pytest.fixture(scope="module")
@@ -54,4 +72,6 @@ def test_every_family_predicts_as_stock_on_real_rows(family, hub, tmp_path, ques
     asked = questions()
     found = ours.loglikelihood(asked, disable_tqdm=True)
     assert ours.path_counts() == {"loglikelihood": {"shared": len(asked)}}
-    assert agree(found, HFLM(pretrained=str(instruct), **settings).loglikelihood(asked, disable_tqdm=True))
+    assert agree(
+        found, HFLM(pretrained=str(instruct), **settings).loglikelihood(asked, disable_tqdm=True)
+    )

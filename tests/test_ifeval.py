@@ -10,8 +10,18 @@ import pytest
 from lm_eval_partial.errors import UserError
 from tests.suite.conftest import CONFIGS
 
-METRICS = [f"{level}_level_{way}_acc,none" for level in ("prompt", "inst") for way in ("strict", "loose")]
-FLAGS = ("--include_path", str(CONFIGS), "--apply_chat_template", "--limit", "6", "--gen_kwargs", "max_gen_toks=16")
+METRICS = [
+    f"{level}_level_{way}_acc,none" for level in ("prompt", "inst") for way in ("strict", "loose")
+]
+FLAGS = (
+    "--include_path",
+    str(CONFIGS),
+    "--apply_chat_template",
+    "--limit",
+    "6",
+    "--gen_kwargs",
+    "max_gen_toks=16",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +32,9 @@ def no_download(monkeypatch):
 
 @pytest.fixture
 def requirements():
-    spec = importlib.util.spec_from_file_location("ifeval_requirements", CONFIGS / "ifeval" / "requirements.py")
+    spec = importlib.util.spec_from_file_location(
+        "ifeval_requirements", CONFIGS / "ifeval" / "requirements.py"
+    )
     module = importlib.util.module_from_spec(spec)
 
     def load():
@@ -49,12 +61,19 @@ def test_strict_and_loose_by_prompt_and_by_instruction(hub, one_task_index):
     from lm_eval.tasks import TaskManager
 
     task = TaskManager(include_path=str(CONFIGS)).load(["partial_if"])["tasks"]["ifeval"]
-    doc = next(doc for doc in task.eval_docs if doc["instruction_id_list"] == ["punctuation:no_comma"])
+    doc = next(
+        doc for doc in task.eval_docs if doc["instruction_id_list"] == ["punctuation:no_comma"]
+    )
     values = [
-        task.process_results(doc, [text]) for text in ("All is well.", "Well, all is.", "Sure, here:\nAll is well.")
+        task.process_results(doc, [text])
+        for text in ("All is well.", "Well, all is.", "Sure, here:\nAll is well.")
     ]
     assert [value["prompt_level_strict_acc"] for value in values] == [True, False, False]
-    assert [value["prompt_level_loose_acc"] for value in values] == [True, False, True]  # the first line may be chatter
+    assert [value["prompt_level_loose_acc"] for value in values] == [
+        True,
+        False,
+        True,
+    ]  # the first line may be chatter
     assert [value["inst_level_loose_acc"] for value in values] == [[True], [False], [True]]
     assert task.aggregation()["inst_level_loose_acc"]([[True], [False, False, True]]) == 0.5
 
@@ -75,13 +94,18 @@ def test_a_run_gives_what_stock_gives(hub, lm_eval, pairs):
 def test_missing_packages_are_named(requirements, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name, *more: None if name == "langdetect" else find(name, *more)
+        "importlib.util.find_spec",
+        lambda name, *more: None if name == "langdetect" else find(name, *more),
     )
-    with pytest.raises(UserError, match=r"not installed: langdetect\. pip install \"lm_eval_partial\[ifeval\]\""):
+    with pytest.raises(
+        UserError, match=r"not installed: langdetect\. pip install \"lm_eval_partial\[ifeval\]\""
+    ):
         requirements()
 
 
-def test_missing_packages_are_named_before_the_harness_fails_on_them(hub, one_task_index, monkeypatch):
+def test_missing_packages_are_named_before_the_harness_fails_on_them(
+    hub, one_task_index, monkeypatch
+):
     """The harness would end with ModuleNotFoundError: No module named 'langdetect'."""
     import sys
 
@@ -89,7 +113,8 @@ def test_missing_packages_are_named_before_the_harness_fails_on_them(hub, one_ta
 
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name, *more: None if name == "langdetect" else find(name, *more)
+        "importlib.util.find_spec",
+        lambda name, *more: None if name == "langdetect" else find(name, *more),
     )
     ours, theirs = str(CONFIGS / "ifeval"), "lm_eval.tasks.ifeval"
     for name in [name for name in sys.modules if name.startswith((ours, theirs))]:
@@ -99,7 +124,9 @@ def test_missing_packages_are_named_before_the_harness_fails_on_them(hub, one_ta
         TaskManager(include_path=str(CONFIGS)).load(["partial_if"])
 
 
-@pytest.mark.parametrize("kind", ["length_constraints:number_sentences", "change_case:capital_word_frequency"])
+@pytest.mark.parametrize(
+    "kind", ["length_constraints:number_sentences", "change_case:capital_word_frequency"]
+)
 def test_missing_sentence_data_are_named_before_the_model_runs(requirements, monkeypatch, kind):
     import nltk
     from datasets import Dataset
@@ -107,13 +134,18 @@ def test_missing_sentence_data_are_named_before_the_model_runs(requirements, mon
     def missing(path: str) -> None:
         raise LookupError(path)
 
-    docs = Dataset.from_dict({"instruction_id_list": [["punctuation:no_comma"], [kind, "punctuation:no_comma"]]})
+    docs = Dataset.from_dict(
+        {"instruction_id_list": [["punctuation:no_comma"], [kind, "punctuation:no_comma"]]}
+    )
     monkeypatch.setattr(nltk.data, "find", missing)
     with pytest.raises(
-        UserError, match="1 of IFEval's 2 prompts .*punkt_tab.*python -m nltk.downloader punkt_tab.*NLTK_DATA"
+        UserError,
+        match="1 of IFEval's 2 prompts .*punkt_tab.*python -m nltk.downloader punkt_tab.*NLTK_DATA",
     ):
         requirements().need_sentence_data(docs)
-    assert requirements().need_sentence_data(docs.select([0])).to_list() == docs.select([0]).to_list()
+    assert (
+        requirements().need_sentence_data(docs.select([0])).to_list() == docs.select([0]).to_list()
+    )
     monkeypatch.setattr(nltk.data, "find", lambda path: path)
     assert requirements().need_sentence_data(docs) is docs
 

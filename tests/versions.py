@@ -4,10 +4,12 @@
     make test-versions ARGS=newest     # one of them
     make test-versions ARGS=--write    # all, and the table goes into docs/compatibility.md
 
-Each runs in an environment of its own, with the package installed as a user installs it. Its ``.pth`` line imports
-the package when Python starts, so the tests use the installed one and not the checkout they lie in.
+Each runs in an environment of its own, with the package installed as a user installs it. Its
+``.pth`` line imports the package when Python starts, so the tests use the installed one and not the
+checkout they lie in.
 
-Standard library only, Python 3.11 or later. Exits with 1 if an environment cannot be made or a test fails.
+Standard library only, Python 3.11 or later. Exits with 1 if an environment cannot be made or a test
+fails.
 """
 
 from __future__ import annotations
@@ -33,7 +35,11 @@ def requirements() -> list[str]:
     """Return the dependencies that pyproject.toml names."""
     import tomllib
 
-    return list(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"])
+    return list(
+        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+            "dependencies"
+        ]
+    )
 
 
 def environments() -> dict[str, list[str]]:
@@ -67,12 +73,21 @@ def run(python: Path) -> list[str]:
     folder = python.parents[1]
     report = folder / "report.xml"
     options = ["-m", "versions", "-q", "-p", "no:cacheprovider", "-o", f"filterwarnings={WARNINGS}"]
-    subprocess.run([folder / "bin" / "pytest", *options, f"--junitxml={report}", ROOT / "tests"], cwd=folder)
+    subprocess.run(
+        [folder / "bin" / "pytest", *options, f"--junitxml={report}", ROOT / "tests"], cwd=folder
+    )
     suite = next(ElementTree.parse(report).iter("testsuite"))
-    total, failures, errors, skipped = (int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped"))
+    total, failures, errors, skipped = (
+        int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")
+    )
     failed = failures + errors
-    code = "import platform, sys; from importlib.metadata import version as v; print(platform.python_version(), "
-    releases = subprocess.check_output([python, "-c", code + "*map(v, sys.argv[1:]))", *SHOWN], text=True).split()
+    code = (
+        "import platform, sys; from importlib.metadata import version as v;"
+        " print(platform.python_version(), "
+    )
+    releases = subprocess.check_output(
+        [python, "-c", code + "*map(v, sys.argv[1:]))", *SHOWN], text=True
+    ).split()
     return [*releases, str(total - failed - skipped), str(failed), str(skipped)]
 
 
@@ -95,22 +110,38 @@ def write(text: str) -> None:
     """Put the table between its two marks in the document."""
     found = DOC.read_text(encoding="utf-8")
     marked = re.compile(r"(<!-- versions: begin -->\n).*(<!-- versions: end -->)", re.DOTALL)
-    DOC.write_text(marked.sub(lambda match: f"{match[1]}{text}\n{match[2]}", found), encoding="utf-8")
+    DOC.write_text(
+        marked.sub(lambda match: f"{match[1]}{text}\n{match[2]}", found), encoding="utf-8"
+    )
 
 
 def main() -> int:
     """Run the environments asked for, print the table, and return the exit code."""
-    parser = argparse.ArgumentParser(description="Run the tests marked versions on several releases.")
+    parser = argparse.ArgumentParser(
+        description="Run the tests marked versions on several releases."
+    )
     parser.add_argument("names", nargs="*", help=f"of {', '.join(environments())}; all by default")
-    parser.add_argument("--torch", required=True, help="release of torch, where an environment does not have its own")
-    parser.add_argument("--folder", type=Path, required=True, help="where the environments are made")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/compatibility.md")
+    parser.add_argument(
+        "--torch",
+        required=True,
+        help="release of torch, where an environment does not have its own",
+    )
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where the environments are made"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into docs/compatibility.md"
+    )
     args = parser.parse_args()
     if unknown := set(args.names) - environments().keys():
-        parser.error(f"no environment {', '.join(sorted(unknown))}; there are {', '.join(environments())}")
+        parser.error(
+            f"no environment {', '.join(sorted(unknown))}; there are {', '.join(environments())}"
+        )
     if args.write and args.names:
         parser.error("--write puts the whole table into the document: leave the names out")
-    rows = [row(name, args.folder.resolve() / name, args.torch) for name in args.names or environments()]
+    rows = [
+        row(name, args.folder.resolve() / name, args.torch) for name in args.names or environments()
+    ]
     print(table(rows))
     if args.write:
         write(table(rows))

@@ -1,7 +1,7 @@
 """The environment that the alpaca_eval package lives in, and the process in it that judges.
 
-The package needs setuptools < 81, which most environments of today have not, so it has one of its own; `runner` is what
-runs there.
+The package needs setuptools < 81, which most environments of today have not, so it has one of its
+own; `runner` is what runs there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from lm_eval_partial.alpaca.runner import hide_secrets
 from lm_eval_partial.errors import UserError
 
 PACKAGE = "alpaca_eval==0.6.6"
-# It imports pkg_resources, which setuptools 81 dropped. The others are the newest that its tests here have seen.
+# It imports pkg_resources, which setuptools 81 dropped. The others are the newest that its tests
+# here have seen.
 REQUIREMENTS = (PACKAGE, "setuptools<81", "openai<4", "pandas<4", "numpy<3", "scikit-learn<1.10")
 RUNNER = Path(__file__).with_name("runner.py")
 
@@ -49,27 +50,34 @@ def install(environment: Path) -> Path:
 def find_python(given: Path | None = None) -> Path:
     """Return a python whose environment has alpaca_eval.
 
-    It is `given`, or what the environment variable ALPACA_EVAL_PYTHON says, or else that of `install`, or this one.
+    It is `given`, or what the environment variable ALPACA_EVAL_PYTHON says, or else that of
+    `install`, or this one.
 
     Raises:
         UserError: there is none; the message says how to get one.
     """
     if given is None and (named := os.environ.get("ALPACA_EVAL_PYTHON")):
         given = Path(named)
-    candidates = [given] if given else [default_environment() / "bin" / "python", Path(sys.executable)]
+    candidates = (
+        [given] if given else [default_environment() / "bin" / "python", Path(sys.executable)]
+    )
     question = "import importlib.metadata as m, pkg_resources; print(m.version('alpaca_eval'))"
     for python in candidates:
         try:
             answer = subprocess.run(
-                [str(python), "-I", "-W", "ignore", "-c", question], capture_output=True, text=True, check=False
+                [str(python), "-I", "-W", "ignore", "-c", question],
+                capture_output=True,
+                text=True,
+                check=False,
             )
         except OSError:
             continue
         if answer.returncode == 0:
             return python
     raise UserError(
-        f"no environment with {PACKAGE} and setuptools < 81 {f'at {given}' if given else 'was found'}. "
-        "lm-eval-partial alpaca-eval install makes one; or give --python PATH of one you have."
+        f"no environment with {PACKAGE} and setuptools < 81"
+        f" {f'at {given}' if given else 'was found'}. lm-eval-partial alpaca-eval install makes"
+        " one; or give --python PATH of one you have."
     )
 
 
@@ -84,29 +92,40 @@ def variables_for(base_url: str | None, needs_key: bool) -> dict[str, str]:
         UserError: the address is none, or there is no key.
     """
     variables = dict(os.environ)
-    # A file of client settings would hold keys, and other endpoints than the one that was asked for.
+    # A file of client settings would hold keys, and other endpoints than the one that was asked
+    # for.
     variables |= {"OPENAI_CLIENT_CONFIG_PATH": os.devnull, "TQDM_DISABLE": "1"}
     keys = variables.get("OPENAI_API_KEYS") or variables.get("OPENAI_API_KEY")
     url = base_url or variables.get("OPENAI_API_BASE") or variables.get("OPENAI_BASE_URL")
     if base_url:
         parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.username
+            or parts.query
+        ):
             raise UserError(
-                f"--base_url {parts.scheme}://{parts.hostname or ''}… is not the plain address of an endpoint. Give "
-                "e.g. http://localhost:8000/v1; keys go into the environment variable OPENAI_API_KEY."
+                f"--base_url {parts.scheme}://{parts.hostname or ''}… is not the plain address of"
+                " an endpoint. Give e.g. http://localhost:8000/v1; keys go into the environment"
+                " variable OPENAI_API_KEY."
             )
         variables["OPENAI_API_BASE"] = base_url
     if not keys and not url and needs_key:
         raise UserError(
-            "OPENAI_API_KEY is not set, and keys are read from the environment only. Set it, or give --base_url of an "
-            "endpoint that needs none."
+            "OPENAI_API_KEY is not set, and keys are read from the environment only. Set it, or"
+            " give --base_url of an endpoint that needs none."
         )
     if not keys:
-        variables["OPENAI_API_KEYS"] = variables["OPENAI_API_KEY"] = "none"  # the client wants one in any case
+        variables["OPENAI_API_KEYS"] = variables["OPENAI_API_KEY"] = (
+            "none"  # the client wants one in any case
+        )
     return variables
 
 
-def run(python: Path, job: Mapping[str, Any], variables: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def run(
+    python: Path, job: Mapping[str, Any], variables: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
     """Yield the events of a runner in the environment of `python`; it is gone when this ends.
 
     Raises:
@@ -140,6 +159,6 @@ def run(python: Path, job: Mapping[str, Any], variables: Mapping[str, str]) -> I
             complaints.seek(0)
             last = hide_secrets(complaints.read()).strip().splitlines()[-1:] or ["it said nothing"]
             raise UserError(
-                f"the judge's process ended with status {status} ({last[0][:300]}). Judgements that were made are "
-                "kept: run the same command again."
+                f"the judge's process ended with status {status} ({last[0][:300]}). Judgements that"
+                " were made are kept: run the same command again."
             )

@@ -1,11 +1,14 @@
 """Win rates of a run's answers, by the alpaca_eval package in an environment of its own.
 
-    lm-eval-partial alpaca-eval judge results/mypair --annotators_config weighted_alpaca_eval_gpt4_turbo
+    lm-eval-partial alpaca-eval judge results/mypair --annotators_config
+    weighted_alpaca_eval_gpt4_turbo
 
-Judged points are written as ordinary result files with samples, task ``alpaca_eval_judged``, so that `compare` and
-`report` read them like any other. Keys are read from the environment by the package, and by nothing else.
+Judged points are written as ordinary result files with samples, task ``alpaca_eval_judged``, so
+that `compare` and `report` read them like any other. Keys are read from the environment by the
+package, and by nothing else.
 
-Known gaps: annotators that mix several judges; a judgement under way when a process is killed is paid for and lost.
+Known gaps: annotators that mix several judges; a judgement under way when a process is killed is
+paid for and lost.
 """
 
 from __future__ import annotations
@@ -35,8 +38,10 @@ class Settings:
     Attributes:
         annotators_config: name of an annotator of the package, or path of a config of one's own.
         judge_model: takes the place of the model that the annotator names.
-        base_url: of an endpoint that speaks OpenAI's protocol; the package's default if it is not given.
-        length_controlled: whether the length-controlled win rate is computed; it needs all instructions.
+        base_url: of an endpoint that speaks OpenAI's protocol; the package's default if it is not
+            given.
+        length_controlled: whether the length-controlled win rate is computed; it needs all
+            instructions.
         concurrency: calls at a time.
         timeout: seconds a call may take.
         attempts: how often a call is made before it is given up.
@@ -65,7 +70,8 @@ class Verdict:
 
     Attributes:
         point: the answers.
-        scores: as the package names them; win rates and standard errors in percent. Empty after a dry run.
+        scores: as the package names them; win rates and standard errors in percent. Empty after a
+            dry run.
         unusable: judgements that could not be read and are left out, as the package does.
         estimate: of a dry run: ``calls``, ``judged``, ``tokens``, ``dollars`` and so on.
         result: the result file that was written.
@@ -94,14 +100,16 @@ def judge(
         folder: results of `lm_eval` or of a sweep, with samples.
         settings: who judges, and how.
         output: where everything goes; the folder `outputs.FOLDER` in `folder` if it is not given.
-        reference: answers to compare with; those that came with the instructions if it is not given.
-        python: of the environment that has alpaca_eval; found or asked for by `find_python` if it is not given.
+        reference: answers to compare with; those that came with the instructions if it is not
+            given.
+        python: of the environment that has alpaca_eval; found or asked for by `find_python` if it
+            is not given.
         dry_run: count calls and tokens, and call nobody.
         tell: called as judgements come in.
 
     Raises:
-        UserError: anything that would give no or a wrong win rate, before a call is made; or calls that failed, when
-            all others have been made and kept.
+        UserError: anything that would give no or a wrong win rate, before a call is made; or calls
+            that failed, when all others have been made and kept.
     """
     points = outputs.read(folder)
     output = output or folder / outputs.FOLDER
@@ -143,42 +151,55 @@ def judge(
     return verdicts
 
 
-# Checks --------------------------------------------------------------------------------------------------
+# Checks -------------------------------------------------------------------------------------------
 
 
-def _check(points: Sequence[Point], references: Sequence[Mapping[str, str]], settings: Settings, folder: Path) -> None:
+def _check(
+    points: Sequence[Point],
+    references: Sequence[Mapping[str, str]],
+    settings: Settings,
+    folder: Path,
+) -> None:
     """Refuse what would give no win rate, or a wrong one."""
     if not references:
         raise UserError(
-            f"the instructions in {folder} came without answers to compare with. Give --reference_outputs PATH, a JSON "
-            'list of objects with "instruction", "output" and "generator".'
+            f"the instructions in {folder} came without answers to compare with. Give"
+            ' --reference_outputs PATH, a JSON list of objects with "instruction", "output" and'
+            ' "generator".'
         )
     known = [row["instruction"] for row in references]
     if len(set(known)) < len(known):
-        raise UserError("an instruction is there twice in the reference outputs. Remove the duplicates.")
+        raise UserError(
+            "an instruction is there twice in the reference outputs. Remove the duplicates."
+        )
     if len({row["generator"] for row in references}) > 1:
         raise UserError("the reference outputs are of several generators. Give those of one.")
     for point in points:
         counts = (point.file.data.get("n-samples") or {}).get(point.task) or {}
         if settings.length_controlled and counts.get("effective") != counts.get("original"):
             raise UserError(
-                f"{point.name} was run with --limit, on {counts['effective']} of {counts['original']} instructions, "
-                "and length can be controlled for over all only. Run it without; or give --win_rate_only."
+                f"{point.name} was run with --limit, on {counts['effective']} of"
+                f" {counts['original']} instructions, and length can be controlled for over all"
+                " only. Run it without; or give --win_rate_only."
             )
-        outputs.check_instructions(point.instructions, known, who=point.name, subset=not settings.length_controlled)
+        outputs.check_instructions(
+            point.instructions, known, who=point.name, subset=not settings.length_controlled
+        )
         if point.instructions != points[0].instructions:
             raise UserError(
-                f"{points[0].name} and {point.name} answer different instructions, so their win rates cannot be "
-                "compared. Run both with the same --limit."
+                f"{points[0].name} and {point.name} answer different instructions, so their win"
+                " rates cannot be compared. Run both with the same --limit."
             )
         answers = {row["instruction"]: row["output"] for row in point.outputs}
         differences = {
-            len(row["output"]) - len(answers[row["instruction"]]) for row in references if row["instruction"] in answers
+            len(row["output"]) - len(answers[row["instruction"]])
+            for row in references
+            if row["instruction"] in answers
         }
         if settings.length_controlled and len(differences) < 2:
             raise UserError(
-                f"{point.name}: all answers differ in length from the reference by the same number of characters, so "
-                "length cannot be controlled for. Give --win_rate_only."
+                f"{point.name}: all answers differ in length from the reference by the same number"
+                " of characters, so length cannot be controlled for. Give --win_rate_only."
             )
 
 
@@ -193,8 +214,8 @@ def _read_reference(path: Path) -> list[dict[str, str]]:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"--reference_outputs {path} cannot be read ({type(error).__name__}: {error}). Give a JSON list of objects "
-            'with "instruction" and "output".'
+            f"--reference_outputs {path} cannot be read ({type(error).__name__}: {error}). Give a"
+            ' JSON list of objects with "instruction" and "output".'
         ) from error
 
 
@@ -220,8 +241,8 @@ def _claim(folder: Path, settings: Settings) -> None:
         recorded = json.loads(path.read_text(encoding="utf-8"))
         if recorded != identity:
             raise UserError(
-                f"{folder} holds judgements by {_words(recorded)}, not by {_words(identity)}. Give --output_path "
-                "another folder, or the recorded settings."
+                f"{folder} holds judgements by {_words(recorded)}, not by {_words(identity)}. Give"
+                " --output_path another folder, or the recorded settings."
             )
     outputs.write_json(path, identity)
 
@@ -230,15 +251,17 @@ def _words(identity: Mapping[str, str | None]) -> str:
     return ", ".join(f"{name}={value}" for name, value in identity.items() if value)
 
 
-# Result files --------------------------------------------------------------------------------------------
+# Result files -------------------------------------------------------------------------------------
 
 
-def _write_result(point: Point, scores: Mapping[str, float], folder: Path, settings: Settings) -> Path:
+def _write_result(
+    point: Point, scores: Mapping[str, float], folder: Path, settings: Settings
+) -> Path:
     """Write the judgements as a result file and samples of lm_eval, task `JUDGED`, and return the result file.
 
-    Win rates are fractions there. Documents have no length-controlled one: what the package's model predicts for them
-    varies with their difficulty alone, and an interval from it (or the package's own standard error) leaves out how
-    well that model is known.
+    Win rates are fractions there. Documents have no length-controlled one: what the package's model
+    predicts for them varies with their difficulty alone, and an interval from it (or the package's
+    own standard error) leaves out how well that model is known.
     """
     judged = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
     by_instruction = {row["instruction"]: row for row in judged}
@@ -254,20 +277,33 @@ def _write_result(point: Point, scores: Mapping[str, float], folder: Path, setti
     result = {
         "results": {JUDGED: {"alias": JUDGED, "name": JUDGED, "sample_len": len(judged)} | values},
         "group_subtasks": {},
-        "configs": {JUDGED: {"task": JUDGED, "metric_list": metrics, "metadata": metadata, "num_fewshot": 0}},
+        "configs": {
+            JUDGED: {"task": JUDGED, "metric_list": metrics, "metadata": metadata, "num_fewshot": 0}
+        },
         # Two judges are two scales: files of one task whose versions differ are not compared.
         "versions": {JUDGED: f"1.0 {settings.folder}"},
         "n-shot": {JUDGED: 0},
         "higher_is_better": {JUDGED: dict.fromkeys(fields, True)},
         "n-samples": {JUDGED: {"original": len(judged), "effective": len(judged)}},
         "alpaca_eval": dict(scores),
-    } | {name: value for name, value in source.items() if name not in ("results", "groups", *_OF_TASKS)}
+    } | {
+        name: value
+        for name, value in source.items()
+        if name not in ("results", "groups", *_OF_TASKS)
+    }
     lines = []
     for sample in point.samples:
         row = by_instruction[sample["doc"]["instruction"]]
         kept = {"doc_id": sample["doc_id"], "doc": {"instruction": sample["doc"]["instruction"]}}
-        kept |= {name: sample[name] for name in ("filtered_resps", "filter", "doc_hash", "prompt_hash", "target_hash")}
-        lines.append(json.dumps(kept | {"metrics": ["win_rate"], "win_rate": row["win_rate"]}, ensure_ascii=False))
+        kept |= {
+            name: sample[name]
+            for name in ("filtered_resps", "filter", "doc_hash", "prompt_hash", "target_hash")
+        }
+        lines.append(
+            json.dumps(
+                kept | {"metrics": ["win_rate"], "win_rate": row["win_rate"]}, ensure_ascii=False
+            )
+        )
     # The result last: where it is, the samples are.
     write_text(folder / f"samples_{JUDGED}_{point.file.date}.jsonl", "\n".join(lines) + "\n")
     path = folder / f"results_{point.file.date}.json"
@@ -275,4 +311,12 @@ def _write_result(point: Point, scores: Mapping[str, float], folder: Path, setti
     return path
 
 
-_OF_TASKS = ("group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "task_hashes")
+_OF_TASKS = (
+    "group_subtasks",
+    "configs",
+    "versions",
+    "n-shot",
+    "higher_is_better",
+    "n-samples",
+    "task_hashes",
+)

@@ -2,7 +2,8 @@
 
     lm-eval-partial alpaca-eval export results/mypair
 
-Reads result files and samples of lm_eval (of `lm_eval` itself or of a sweep) and imports neither torch nor lm_eval.
+Reads result files and samples of lm_eval (of `lm_eval` itself or of a sweep) and imports neither
+torch nor lm_eval.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from lm_eval_partial.results.files import ResultFile, Run, find, runs
 FOLDER = "alpaca_eval"
 """What is made of a run's answers lies in this folder beside its results."""
 TASKS = ("alpaca_eval", "alpaca_eval_sampled")
-AGAIN = "Run lm_eval or lm-eval-partial sweep with --tasks alpaca_eval --apply_chat_template --log_samples."
+AGAIN = (
+    "Run lm_eval or lm-eval-partial sweep with --tasks alpaca_eval --apply_chat_template"
+    " --log_samples."
+)
 
 
 @dataclass(frozen=True)
@@ -68,16 +72,24 @@ def read(folder: Path) -> list[Point]:
     """Return the points in `folder`, λ rising, stock models last; of a model run twice, the newest.
 
     Raises:
-        UserError: no answers to AlpacaEval are there, their samples are missing or damaged, or they are of two pairs.
+        UserError: no answers to AlpacaEval are there, their samples are missing or damaged, or they
+            are of two pairs.
     """
-    found = [(run, run.file_of(task)) for run in runs(find(folder)) for task in TASKS if task in run.tasks]
+    found = [
+        (run, run.file_of(task))
+        for run in runs(find(folder))
+        for task in TASKS
+        if task in run.tasks
+    ]
     if not found:
         raise UserError(f"{folder} has no answers to AlpacaEval. {AGAIN}")
     points = [_point(run, file) for run, file in found]
-    if twice := [name for name, count in Counter(point.name for point in points).items() if count > 1]:
+    if twice := [
+        name for name, count in Counter(point.name for point in points).items() if count > 1
+    ]:
         raise UserError(
-            f"{folder} has several models called {listing(twice)}: two pairs, or two dtypes or tasks of one. Give the "
-            "folder of one of them."
+            f"{folder} has several models called {listing(twice)}: two pairs, or two dtypes or"
+            " tasks of one. Give the folder of one of them."
         )
     return points
 
@@ -103,21 +115,31 @@ def references(point: Point) -> list[dict[str, str]]:
     docs = [sample["doc"] for sample in point.samples]
     if not all("output" in doc for doc in docs):
         return []
-    return [{"generator": "reference"} | {name: str(value) for name, value in doc.items()} for doc in docs]
+    return [
+        {"generator": "reference"} | {name: str(value) for name, value in doc.items()}
+        for doc in docs
+    ]
 
 
-def check_instructions(instructions: Sequence[str], known: Iterable[str], *, who: str, subset: bool) -> None:
+def check_instructions(
+    instructions: Sequence[str], known: Iterable[str], *, who: str, subset: bool
+) -> None:
     """Refuse answers that do not match the evaluation set: the package would drop them, down to a win rate of NaN.
 
     Raises:
-        UserError: an instruction is there twice, is not in the evaluation set, or, unless `subset`, has no answer.
+        UserError: an instruction is there twice, is not in the evaluation set, or, unless `subset`,
+            has no answer.
     """
     twice = [text for text, count in Counter(instructions).items() if count > 1]
     known = list(known)
     strange, missing = set(instructions) - set(known), set(known) - set(instructions)
     for wrong, what, remedy in (
         (twice, "are answered more than once", f"Remove the duplicates. {AGAIN}"),
-        (strange, "are not in the reference outputs", "Give --reference_outputs that answer the same instructions."),
+        (
+            strange,
+            "are not in the reference outputs",
+            "Give --reference_outputs that answer the same instructions.",
+        ),
         (
             set() if subset else missing,
             "have no answer",
@@ -128,7 +150,8 @@ def check_instructions(instructions: Sequence[str], known: Iterable[str], *, who
             first = min(wrong)
             example = first if len(first) <= 60 else f"{first[:57]}…"
             raise UserError(
-                f"{who}: {len(wrong)} of {len(known)} instructions {what}, the first: {example!r}. {remedy}"
+                f"{who}: {len(wrong)} of {len(known)} instructions {what}, the first: {example!r}."
+                f" {remedy}"
             )
 
 
@@ -145,15 +168,23 @@ def _point(run: Run, file: ResultFile) -> Point:
         generator = "__".join([_slug(file.config["base"]), _slug(file.config["instruct"]), name])
     else:
         generator = _slug(run.label)
-        name = next((part for part in file.path.parts if part in ("hf_base", "hf_instruct")), generator)
+        name = next(
+            (part for part in file.path.parts if part in ("hf_base", "hf_instruct")), generator
+        )
         generator = f"{name}__{generator}" if name != generator else name
-    samples = sorted(_samples(file.path.parent / f"samples_{task}_{file.date}.jsonl"), key=lambda row: row["doc_id"])
+    samples = sorted(
+        _samples(file.path.parent / f"samples_{task}_{file.date}.jsonl"),
+        key=lambda row: row["doc_id"],
+    )
     return Point(name, generator, task, file, samples)
 
 
 def _slug(text: Any) -> str:
     """Return the last two parts of a path or Hub id as one word that can name a folder."""
-    return re.sub(r"[^\w.=+-]+", "_", "__".join(re.split(r"[/\\]+", str(text).rstrip("/\\"))[-2:])) or "_"
+    return (
+        re.sub(r"[^\w.=+-]+", "_", "__".join(re.split(r"[/\\]+", str(text).rstrip("/\\"))[-2:]))
+        or "_"
+    )
 
 
 def _samples(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,12 +1,14 @@
 """Judges answers with the alpaca_eval package; runs in the environment of that package, started by `judge`.
 
-A script on its own: nothing of lm_eval_partial is installed there. It reads one job (a line of JSON) from standard
-input and writes events (a line of JSON each) to standard output; when nobody reads these any more, it stops.
+A script on its own: nothing of lm_eval_partial is installed there. It reads one job (a line of
+JSON) from standard input and writes events (a line of JSON each) to standard output; when nobody
+reads these any more, it stops.
 
-Annotator, prompts, parser and metrics are the package's own. Two things it does itself. The package keeps judgements
-128 at a time and loses them all if one call fails; here each is on disk before it counts. And the package's annotation
-cache knows no model settings and is shared by everything that uses an annotator; here every λ has its own journal, in
-which a judgement is found by the very prompt and settings that it was an answer to.
+Annotator, prompts, parser and metrics are the package's own. Two things it does itself. The package
+keeps judgements 128 at a time and loses them all if one call fails; here each is on disk before it
+counts. And the package's annotation cache knows no model settings and is shared by everything that
+uses an annotator; here every λ has its own journal, in which a judgement is found by the very
+prompt and settings that it was an answer to.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class Journal:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Failure(f"{path} is in use by another judge. Wait for that one, or stop it.") from None
+            raise Failure(
+                f"{path} is in use by another judge. Wait for that one, or stop it."
+            ) from None
         self.lock = threading.Lock()
         self.entries: dict[str, dict[str, Any]] = {}
         self.file.seek(0)
@@ -70,7 +74,9 @@ class Journal:
         else:
             return
         if self.file.read(1):
-            raise Failure(f"{path} is damaged after byte {whole}. Restore it, or move it away to judge anew.")
+            raise Failure(
+                f"{path} is damaged after byte {whole}. Restore it, or move it away to judge anew."
+            )
         self.file.truncate(whole)  # a line that was being written when the judge was killed
 
     def usable(self, key: str) -> bool:
@@ -95,7 +101,9 @@ class Journal:
 class Decoder:
     """Stands in for a decoder of the package: asks it for one prompt at a time and keeps each answer in a journal."""
 
-    def __init__(self, annotator: Any, journal: Journal, job: Mapping[str, Any], tell: Tell) -> None:
+    def __init__(
+        self, annotator: Any, journal: Journal, job: Mapping[str, Any], tell: Tell
+    ) -> None:
         self.decode, self.parse = annotator.fn_completions, annotator.fn_completion_parser
         self.answer_column, self.batch_size = annotator.completion_key, annotator.batch_size
         self.journal, self.job, self.tell = journal, job, tell
@@ -107,7 +115,11 @@ class Decoder:
     def __call__(self, prompts: Sequence[str], **settings: Any) -> dict[str, list[Any]]:
         """Return the package's columns for all `prompts`, asking for those that are not in the journal."""
         keys = [digest([prompt, settings]) for prompt in prompts]
-        missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if not self.journal.usable(key)}
+        missing = {
+            key: prompt
+            for key, prompt in zip(keys, prompts, strict=True)
+            if not self.journal.usable(key)
+        }
         self.total = len(set(keys))
         if self.job["dry_run"]:
             raise Counted(list(missing.values()), self.total - len(missing), settings)
@@ -121,7 +133,9 @@ class Decoder:
         """Ask for all of `missing`, several at a time; raise `Failure` if some could not be had."""
         pool = ThreadPoolExecutor(self.job["concurrency"])
         try:
-            for future in [pool.submit(self.ask, key, prompt, settings) for key, prompt in missing.items()]:
+            for future in [
+                pool.submit(self.ask, key, prompt, settings) for key, prompt in missing.items()
+            ]:
                 future.result()
         except BaseException:
             self.stop.set()
@@ -132,8 +146,8 @@ class Decoder:
         if lost:
             why = self.errors[-1] if self.errors else "interrupted"
             raise Failure(
-                f"{len(lost)} of {self.total} judgements are missing: {why}. The other {self.total - len(lost)} are "
-                "kept: run the same command again for the rest."
+                f"{len(lost)} of {self.total} judgements are missing: {why}. The other"
+                f" {self.total - len(lost)} are kept: run the same command again for the rest."
             )
 
     def ask(self, key: str, prompt: str, settings: Mapping[str, Any]) -> None:
@@ -146,7 +160,10 @@ class Decoder:
                 return
             try:
                 answer = self.ask_once(prompt, settings)
-                usable, error = self.readable(answer), "the judge's replies cannot be read by the annotator's parser"
+                usable, error = (
+                    self.readable(answer),
+                    "the judge's replies cannot be read by the annotator's parser",
+                )
             except Exception as caught:
                 error = f"{type(caught).__name__}: {caught}"
                 if getattr(caught, "status_code", None) in REFUSED:
@@ -183,7 +200,9 @@ class Decoder:
         answer = {name: values[0] for name, values in columns.items()}
         whole = answer.get("completions_all")
         if isinstance(whole, dict) and whole.get("text") == "" and whole.get("total_tokens") == 0:
-            raise RuntimeError("no reply: rate limit, or the prompt was refused")  # what the package returns for it
+            raise RuntimeError(
+                "no reply: rate limit, or the prompt was refused"
+            )  # what the package returns for it
         return answer
 
     def readable(self, answer: Mapping[str, Any]) -> bool:
@@ -230,7 +249,11 @@ def judge(job: Mapping[str, Any], tell: Tell) -> None:
 
 
 def judge_point(
-    job: Mapping[str, Any], point: Mapping[str, Any], reference: list[Any], journal: Journal, tell: Tell
+    job: Mapping[str, Any],
+    point: Mapping[str, Any],
+    reference: list[Any],
+    journal: Journal,
+    tell: Tell,
 ) -> None:
     """Tell the package's metrics of one point, or what they would take, and write each instruction's judgement."""
     import pandas as pd
@@ -244,7 +267,9 @@ def judge_point(
         frame = pd.DataFrame(annotations)
         frames.append(frame)
         if not frame["preference"].notna().any():
-            raise Failure("no win rate: not one reply of the judge could be read by the annotator's parser.")
+            raise Failure(
+                "no win rate: not one reply of the judge could be read by the annotator's parser."
+            )
         metrics = package("metrics")
         if job["length_controlled"]:  # adds the column glm_preference
             return metrics.get_length_controlled_winrate(frame, save_weights_dir=None)
@@ -268,12 +293,23 @@ def judge_point(
     except Counted as found:
         tell(**estimate(*found.args))
         return
-    scores = {name: float(value) for name, value in board.loc[point["generator"]].items() if name != "mode"}
+    scores = {
+        name: float(value)
+        for name, value in board.loc[point["generator"]].items()
+        if name != "mode"
+    }
     (frame,) = frames
-    # A preference is 1 for the reference, 2 for the model; what the length-controlled model predicts, 0 and 1.
+    # A preference is 1 for the reference, 2 for the model; what the length-controlled model
+    # predicts, 0 and 1.
     frame["win_rate"], frame["lc_win_rate"] = frame["preference"] - 1, frame.get("glm_preference")
-    rows = json.loads(frame[["instruction", "win_rate", "lc_win_rate"]].to_json(orient="records", double_precision=15))
-    Path(point["annotations"]).write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    rows = json.loads(
+        frame[["instruction", "win_rate", "lc_win_rate"]].to_json(
+            orient="records", double_precision=15
+        )
+    )
+    Path(point["annotations"]).write_text(
+        json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     tell(scores=scores, unusable=len(frame) - int(scores["n_total"]))
 
 
@@ -293,19 +329,24 @@ def make_annotator(job: Mapping[str, Any]) -> Any:
     try:
         annotator = kind(annotators_config=job["annotators_config"], caching_path=None)
     except FileNotFoundError:
-        known = ", ".join(sorted(path.parent.name for path in kind.DEFAULT_BASE_DIR.glob("*/configs.yaml")))
+        known = ", ".join(
+            sorted(path.parent.name for path in kind.DEFAULT_BASE_DIR.glob("*/configs.yaml"))
+        )
         raise Failure(
-            f"--annotators_config {job['annotators_config']} is neither a file nor one of alpaca_eval's: {known}."
+            f"--annotators_config {job['annotators_config']} is neither a file nor one of"
+            f" alpaca_eval's: {known}."
         ) from None
     if len(annotator.annotators) != 1:
         raise Failure(
-            f"--annotators_config {job['annotators_config']} mixes {len(annotator.annotators)} judges. Give one of one."
+            f"--annotators_config {job['annotators_config']} mixes {len(annotator.annotators)}"
+            " judges. Give one of one."
         )
     (single,) = annotator.annotators.values()
     if job["judge_model"]:
         single.completions_kwargs = {**single.completions_kwargs, "model_name": job["judge_model"]}
         if "<|im_start|>" in single.prompt_template:
-            # The package takes a model with "instruct" in its name for one of 2023's, which knew no chat.
+            # The package takes a model with "instruct" in its name for one of 2023's, which knew no
+            # chat.
             single.completions_kwargs["requires_chatml"] = True
     return annotator
 
@@ -319,14 +360,16 @@ def need_difficulties(instructions: int) -> None:
         path = hf_hub_download("tatsu-lab/alpaca_eval", "df_gamed.csv", repo_type="dataset")
     except Exception as error:
         raise Failure(
-            "the length-controlled win rate needs df_gamed.csv of tatsu-lab/alpaca_eval, which cannot be fetched: "
-            f"{''.join(str(error).splitlines()[:1])} Connect to the Hub once, or give --win_rate_only."
+            "the length-controlled win rate needs df_gamed.csv of tatsu-lab/alpaca_eval, which"
+            f" cannot be fetched: {''.join(str(error).splitlines()[:1])} Connect to the Hub once,"
+            " or give --win_rate_only."
         ) from None
     known = pd.read_csv(path)["index"].nunique()
     if known != instructions:
         raise Failure(
-            f"the length-controlled win rate knows the difficulty of {known} instructions, in their order, and there "
-            f"are {instructions} reference outputs. Give --reference_outputs with all of them, or --win_rate_only."
+            f"the length-controlled win rate knows the difficulty of {known} instructions, in their"
+            f" order, and there are {instructions} reference outputs. Give --reference_outputs with"
+            " all of them, or --win_rate_only."
         )
 
 
@@ -337,7 +380,10 @@ def estimate(prompts: Sequence[str], judged: int, settings: Mapping[str, Any]) -
         import tiktoken
 
         encoding = tiktoken.encoding_for_model(model)
-        tokens, counted = sum(len(encoding.encode(text, disallowed_special=())) for text in prompts), True
+        tokens, counted = (
+            sum(len(encoding.encode(text, disallowed_special=())) for text in prompts),
+            True,
+        )
     except Exception:  # not a model of OpenAI's, or its vocabulary cannot be fetched
         tokens, counted = sum(len(text) for text in prompts) // 4, False
     price = package("decoders.openai")._get_price_per_token(model) * tokens if counted else math.nan

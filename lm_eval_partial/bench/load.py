@@ -1,8 +1,8 @@
 """Timings side by side with stock: loading at λ, and moving a loaded model to another λ.
 
-Every figure comes from a process of its own, so that peaks of memory are its own too; rounds take turns
-(A B A B), the first is a warm-up that also fills the page cache. Medians are reported; only ratios mean
-anything on a shared machine.
+Every figure comes from a process of its own, so that peaks of memory are its own too; rounds take
+turns (A B A B), the first is a warm-up that also fills the page cache. Medians are reported; only
+ratios mean anything on a shared machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "partial": lambda: _in_process("partial", base, instruct, args.dtype, device),
         }
         if args.mergekit:
-            ways["mergekit"] = lambda: _mergekit(args.mergekit, base, instruct, Path(scratch, "merged"))
+            ways["mergekit"] = lambda: _mergekit(
+                args.mergekit, base, instruct, Path(scratch, "merged")
+            )
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
         for turn in range(args.rounds + 1):
             for name, way in ways.items():
@@ -51,7 +53,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             name: {key: statistics.median(each[key] for each in runs) for key in runs[0]}
             for name, runs in rounds.items()
         }
-    settings = {name: getattr(args, name) for name in ("rounds", "stored", "dtype")} | {"device": device}
+    settings = {name: getattr(args, name) for name in ("rounds", "stored", "dtype")} | {
+        "device": device
+    }
     settings |= {"size": args.size or SIZE} if args.base is None else {}
     return {"machine": machine(), **settings, "medians": medians, "ratios": _ratios(medians)}
 
@@ -62,7 +66,11 @@ def show(figures: dict[str, Any]) -> None:
     keys = dict.fromkeys(key for medians in figures["medians"].values() for key in medians)
     for key in keys:
         table.add_row(
-            key, *(f"{medians[key]:.2f}" if key in medians else "" for medians in figures["medians"].values())
+            key,
+            *(
+                f"{medians[key]:.2f}" if key in medians else ""
+                for medians in figures["medians"].values()
+            ),
         )
     console = Console(highlight=False)
     console.print(table)
@@ -74,22 +82,39 @@ def _ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
     stock, ours = medians["stock"], medians["partial"]
     ratios = {
         "load at λ / stock load": ours["load_s"] / stock["load_s"],
-        "load at λ and answer / stock load and answer": ours["load_and_answer_s"] / stock["load_and_answer_s"],
+        "load at λ and answer / stock load and answer": (
+            ours["load_and_answer_s"] / stock["load_and_answer_s"]
+        ),
         "peak anonymous memory / weights": ours["load_peak_anonymous_gib"] / ours["weights_gib"],
-        "set_lam peak anonymous memory / weights": ours["set_lam_peak_anonymous_gib"] / ours["weights_gib"],
+        "set_lam peak anonymous memory / weights": (
+            ours["set_lam_peak_anonymous_gib"] / ours["weights_gib"]
+        ),
     }
     if "mergekit" in medians:
-        ratios["mergekit merge and stock load / set_lam"] = (medians["mergekit"]["merge_s"] + stock["load_s"]) / ours[
-            "set_lam_s"
-        ]
+        ratios["mergekit merge and stock load / set_lam"] = (
+            medians["mergekit"]["merge_s"] + stock["load_s"]
+        ) / ours["set_lam_s"]
     return {name: round(ratio, 2) for name, ratio in ratios.items()}
 
 
 def _in_process(way: str, base: str, instruct: str, dtype: str, device: str) -> dict[str, float]:
-    command = [sys.executable, "-W", "ignore", "-m", "lm_eval_partial.bench.load", way, base, instruct, dtype, device]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "lm_eval_partial.bench.load",
+        way,
+        base,
+        instruct,
+        dtype,
+        device,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"the benchmark's {way} process failed: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(
+            f"the benchmark's {way} process failed: {done.stderr.strip().splitlines()[-1]}"
+        )
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
@@ -97,20 +122,22 @@ def _in_process(way: str, base: str, instruct: str, dtype: str, device: str) -> 
 def _mergekit(command: str, base: str, instruct: str, output: Path) -> dict[str, float]:
     recipe = output.with_suffix(".yaml")
     recipe.write_text(
-        f"merge_method: linear\ndtype: float32\nmodels:\n"
+        "merge_method: linear\ndtype: float32\nmodels:\n"
         f"  - {{model: {base}, parameters: {{weight: 0.5}}}}\n"
         f"  - {{model: {instruct}, parameters: {{weight: 0.5}}}}\n",
         encoding="utf-8",
     )
     start = time.perf_counter()
-    done = subprocess.run([command, str(recipe), str(output), "--copy-tokenizer"], capture_output=True, text=True)
+    done = subprocess.run(
+        [command, str(recipe), str(output), "--copy-tokenizer"], capture_output=True, text=True
+    )
     if done.returncode:
         raise UserError(f"{command} failed: {done.stderr.strip().splitlines()[-1]}")
     written = sum(path.stat().st_size for path in output.rglob("*.safetensors"))
     return {"merge_s": time.perf_counter() - start, "written_gib": written / 2**30}
 
 
-# What runs in the process of its own --------------------------------------------------------------------
+# What runs in the process of its own --------------------------------------------------------------
 
 
 def _worker(way: str, base: str, instruct: str, dtype: str, device: str) -> dict[str, float]:
@@ -134,7 +161,9 @@ def _worker(way: str, base: str, instruct: str, dtype: str, device: str) -> dict
     figures["load_peak_anonymous_gib"] = before["peak"] / 2**30
     if lm.device.type == "cuda":
         figures["load_peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    figures["weights_gib"] = sum(p.numel() * p.element_size() for p in lm.model.parameters()) / 2**30
+    figures["weights_gib"] = (
+        sum(p.numel() * p.element_size() for p in lm.model.parameters()) / 2**30
+    )
     if way == "partial":
         times = []
         if lm.device.type == "cuda":

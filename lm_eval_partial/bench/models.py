@@ -12,8 +12,18 @@ from pathlib import Path
 from typing import Any
 
 SIZES: dict[str, dict[str, int]] = {
-    "58m": {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1344, "vocab_size": 32_000},
-    "364m": {"hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 2688, "vocab_size": 32_000},
+    "58m": {
+        "hidden_size": 512,
+        "num_hidden_layers": 8,
+        "intermediate_size": 1344,
+        "vocab_size": 32_000,
+    },
+    "364m": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "intermediate_size": 2688,
+        "vocab_size": 32_000,
+    },
     "8b": {
         "hidden_size": 4096,
         "num_hidden_layers": 32,
@@ -41,7 +51,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def make_pair(folder: Path, shape: dict[str, int], stored: str = "float32", device: str = "cpu") -> tuple[str, str]:
+def make_pair(
+    folder: Path, shape: dict[str, int], stored: str = "float32", device: str = "cpu"
+) -> tuple[str, str]:
     """Write a random llama and a noisy copy of it; return both folders.
 
     Args:
@@ -55,7 +67,9 @@ def make_pair(folder: Path, shape: dict[str, int], stored: str = "float32", devi
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(shape["vocab_size"])}, unk_token="w0"))
+    words = Tokenizer(
+        models.WordLevel({f"w{i}": i for i in range(shape["vocab_size"])}, unk_token="w0")
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", unk_token="w0")
     fields: dict[str, Any] = {"num_attention_heads": shape["hidden_size"] // 64, **shape}

@@ -2,8 +2,9 @@
 
     lm-eval-partial bench scoring
 
-Rounds take turns (A B A B) after a warm-up on a few requests; medians are reported, and only ratios mean anything on a
-shared machine. Text goes in and answers come out: tokenising and bookkeeping are part of every time.
+Rounds take turns (A B A B) after a warm-up on a few requests; medians are reported, and only ratios
+mean anything on a shared machine. Text goes in and answers come out: tokenising and bookkeeping are
+part of every time.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for name, workload in workloads(stock, args.documents).items():
             found[name] = compare(name, workload, stock, ours, args.rounds, gemm)
             if name == "fixed shots":
-                if args.vllm and (figures := vllm(args.vllm, instruct, workload, stock, found[name])):
+                if args.vllm and (
+                    figures := vllm(args.vllm, instruct, workload, stock, found[name])
+                ):
                     found["vLLM on it"] = figures
                 found["11 λ of it"] = trajectory(workload, ours, found[name]["stock_s"])
                 ours.set_lam(1)
@@ -101,9 +104,13 @@ def workloads(lm: HFLM, documents: int) -> dict[str, Workload]:
         return " ".join(rng.choice(words) for _ in range(max(1, round(count / tokens_a_word))))
 
     def choices(contexts: list[str], continuations: Callable[[], list[str]]) -> Workload:
-        pairs = [(context, continuation) for context in contexts for continuation in continuations()]
+        pairs = [
+            (context, continuation) for context in contexts for continuation in continuations()
+        ]
         each = len(pairs) // len(contexts)
-        return Workload([Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)], each)
+        return Workload(
+            [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)], each
+        )
 
     shots = text(SHOTS)
     fixed = [f"{shots} {text(QUESTION)}" for _ in range(documents)]
@@ -112,15 +119,24 @@ def workloads(lm: HFLM, documents: int) -> dict[str, Workload]:
     return {
         "fixed shots": choices(fixed, lambda: [" " + text(CHOICE) for _ in range(CHOICES)]),
         "shots per document": choices(drawn, lambda: [" " + text(CHOICE) for _ in range(CHOICES)]),
-        "letters, shots per document": choices(drawn, lambda: [f" w{number}" for number in range(1, 5)]),
-        "no shared text": choices([text(QUESTION) for _ in range(documents * 2)], lambda: [" " + text(CHOICE)]),
+        "letters, shots per document": choices(
+            drawn, lambda: [f" w{number}" for number in range(1, 5)]
+        ),
+        "no shared text": choices(
+            [text(QUESTION) for _ in range(documents * 2)], lambda: [" " + text(CHOICE)]
+        ),
         "generate, fixed shots": Workload(
-            [Instance("generate_until", {}, (context, until), index) for index, context in enumerate(fixed)]
+            [
+                Instance("generate_until", {}, (context, until), index)
+                for index, context in enumerate(fixed)
+            ]
         ),
     }
 
 
-def compare(name: str, workload: Workload, stock: HFLM, ours: PartialHFLM, rounds: int, gemm: float) -> dict[str, Any]:
+def compare(
+    name: str, workload: Workload, stock: HFLM, ours: PartialHFLM, rounds: int, gemm: float
+) -> dict[str, Any]:
     """Return medians of both, and how far their answers are apart; in 16 bits, stock too at another batch size."""
     runs: dict[str, list[dict[str, float]]] = {"stock": [], "ours": []}
     answers: dict[str, list[Any]] = {}
@@ -176,7 +192,10 @@ def difference(stock: list[Any], ours: list[Any], choices: int) -> dict[str, Any
         return {"different": sum(a != b for a, b in zip(stock, ours, strict=True))}
     apart = max(abs(a[0] - b[0]) for a, b in zip(stock, ours, strict=True))
     best = [
-        [max(range(choices), key=lambda i: answers[first + i][0]) for first in range(0, len(answers), choices)]
+        [
+            max(range(choices), key=lambda i: answers[first + i][0])
+            for first in range(0, len(answers), choices)
+        ]
         for answers in (stock, ours)
     ]
     wrong = sum(a != b for a, b in zip(*best, strict=True)) + sum(
@@ -196,10 +215,17 @@ def trajectory(workload: Workload, ours: PartialHFLM, stock_s: float) -> dict[st
         moving += time.perf_counter() - begin
         workload.ask(ours)
     seconds = time.perf_counter() - start
-    return {"stock_s": stock_s, "ours_s": seconds, "moving_s": moving, "stock / ours": round(stock_s / seconds, 2)}
+    return {
+        "stock_s": stock_s,
+        "ours_s": seconds,
+        "moving_s": moving,
+        "stock / ours": round(stock_s / seconds, 2),
+    }
 
 
-def vllm(python: str, folder: str, workload: Workload, stock: HFLM, found: dict[str, Any]) -> dict[str, Any] | None:
+def vllm(
+    python: str, folder: str, workload: Workload, stock: HFLM, found: dict[str, Any]
+) -> dict[str, Any] | None:
     """Return vLLM's time, scaled from the first documents to all, beside ours; and its distance from stock.
 
     vLLM computes log-probabilities of a prompt with its prefix cache off.
@@ -214,10 +240,15 @@ def vllm(python: str, folder: str, workload: Workload, stock: HFLM, found: dict[
             folder,
             str(stock.model.dtype).removeprefix("torch."),
         ],
-        input=json.dumps([[context + continuation, len(continuation)] for context, continuation in pairs]),
+        input=json.dumps(
+            [[context + continuation, len(continuation)] for context, continuation in pairs]
+        ),
         capture_output=True,
         text=True,
-        env={"VLLM_CPU_KVCACHE_SPACE": "2", **os.environ},  # GiB; its default may be more than there is
+        env={
+            "VLLM_CPU_KVCACHE_SPACE": "2",
+            **os.environ,
+        },  # GiB; its default may be more than there is
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"s":')]
     if not lines:  # the other figures took long, and stand without it
@@ -231,7 +262,9 @@ def vllm(python: str, folder: str, workload: Workload, stock: HFLM, found: dict[
         "stock_s": seconds,
         "ours_s": found["ours_s"],
         "stock / ours": round(seconds / found["ours_s"], 2),
-        "largest_difference": max(abs(a - b) for a, b in zip(answers["logprobs"], expected, strict=True)),
+        "largest_difference": max(
+            abs(a - b) for a, b in zip(answers["logprobs"], expected, strict=True)
+        ),
     }
 
 
@@ -245,7 +278,8 @@ def _different(found: dict[str, Any]) -> str:
 def counting(model: Any) -> Iterator[dict[str, float]]:
     """Yield counts of the tokens that go through `model`, and of the FLOP of its matrix products.
 
-    Of attention's, those of tokens that see each other: what is computed and masked is no work. Padding is counted.
+    Of attention's, those of tokens that see each other: what is computed and masked is no work.
+    Padding is counted.
     """
     counts = {"tokens": 0.0, "flop": 0.0}
     attend = F.scaled_dot_product_attention
@@ -257,7 +291,9 @@ def counting(model: Any) -> Iterator[dict[str, float]]:
     def count_flop(layer: Any, args: tuple[Any, ...], _: Any) -> None:
         counts["flop"] += 2 * args[0].numel() * layer.out_features
 
-    def count_attention(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def count_attention(
+        query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         batch, heads, queries, size = query.shape
         mask = kwargs.get("attn_mask")
         if mask is not None:  # of True or False, [batch or 1, 1, queries, keys]
@@ -270,7 +306,9 @@ def counting(model: Any) -> Iterator[dict[str, float]]:
 
     hooks = [model.register_forward_pre_hook(count_tokens, with_kwargs=True)]
     hooks += [
-        layer.register_forward_hook(count_flop) for layer in model.modules() if isinstance(layer, torch.nn.Linear)
+        layer.register_forward_hook(count_flop)
+        for layer in model.modules()
+        if isinstance(layer, torch.nn.Linear)
     ]
     F.scaled_dot_product_attention = count_attention
     try:
@@ -286,9 +324,12 @@ def gemm_rate(model: Any) -> float:
     """Return the FLOP/s of this machine on the largest layer of `model` with 1,024 tokens."""
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
     layer = max(
-        (layer for layer in layers if layer is not model.get_output_embeddings()), key=lambda x: x.weight.numel()
+        (layer for layer in layers if layer is not model.get_output_embeddings()),
+        key=lambda x: x.weight.numel(),
     )
-    tokens = torch.randn(1024, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device)
+    tokens = torch.randn(
+        1024, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device
+    )
     best = 0.0
     for _ in range(20):
         _wait(tokens)
@@ -296,7 +337,9 @@ def gemm_rate(model: Any) -> float:
         for _ in range(10):
             layer(tokens)
         _wait(tokens)
-        best = max(best, 10 * 2 * tokens.numel() * layer.out_features / (time.perf_counter() - start))
+        best = max(
+            best, 10 * 2 * tokens.numel() * layer.out_features / (time.perf_counter() - start)
+        )
     return best
 
 
@@ -308,7 +351,9 @@ def _wait(tensor: torch.Tensor) -> None:
 def show(figures: dict[str, Any]) -> None:
     """Print the figures as tables on stdout, narrow enough for a terminal."""
     console = Console(highlight=False)
-    times = Table("", title=f"medians of {figures['rounds']} rounds, batch_size={figures['batch_size']}")
+    times = Table(
+        "", title=f"medians of {figures['rounds']} rounds, batch_size={figures['batch_size']}"
+    )
     answers = Table("", title="peak memory above the weights; answers that differ from stock's")
     for table, columns in (
         (times, ("stock s", "ours s", "stock / ours", "stock tokens", "ours")),
@@ -317,11 +362,18 @@ def show(figures: dict[str, Any]) -> None:
         for column in columns:
             table.add_column(column, justify="right")
     for name, found in figures["workloads"].items():
-        tokens = (f"{found[key]:,.0f}" if key in found else "" for key in ("stock_tokens", "ours_tokens"))
-        times.add_row(name, *(f"{found[key]:.2f}" for key in ("stock_s", "ours_s", "stock / ours")), *tokens)
+        tokens = (
+            f"{found[key]:,.0f}" if key in found else "" for key in ("stock_tokens", "ours_tokens")
+        )
+        times.add_row(
+            name, *(f"{found[key]:.2f}" for key in ("stock_s", "ours_s", "stock / ours")), *tokens
+        )
         answers.add_row(
             name,
-            *(f"{found[key]:.2f}" if key in found else "" for key in ("stock_peak_gib", "ours_peak_gib")),
+            *(
+                f"{found[key]:.2f}" if key in found else ""
+                for key in ("stock_peak_gib", "ours_peak_gib")
+            ),
             f"{found['largest_difference']:.0e}" if "largest_difference" in found else "",
             _different(found),
             f"{found['fraction_of_gemm']:.0%}" if "fraction_of_gemm" in found else "",

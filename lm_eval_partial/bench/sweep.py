@@ -2,8 +2,8 @@
 
     lm-eval-partial bench sweep
 
-Three of the eleven runs (λ = 0, 0.5, 1) are made, the sweep between them, and scaled to eleven: what a run costs does
-not depend on λ.
+Three of the eleven runs (λ = 0, 0.5, 1) are made, the sweep between them, and scaled to eleven:
+what a run costs does not depend on λ.
 """
 
 from __future__ import annotations
@@ -32,19 +32,46 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Return the seconds of both ways over 11 λ, and their ratio."""
     demo = Path(lm_eval_partial.__file__).with_name("demo")
     base, instruct = args.base or str(demo / "base"), args.instruct or str(demo / "instruct")
-    rest = ["--tasks", args.tasks, "--batch_size", str(args.batch_size), "--device", args.device or "cpu"]
+    rest = [
+        "--tasks",
+        args.tasks,
+        "--batch_size",
+        str(args.batch_size),
+        "--device",
+        args.device or "cpu",
+    ]
     rest += ["--limit", str(args.limit)] if args.limit else []
     with tempfile.TemporaryDirectory(prefix="lm-eval-partial-bench-") as scratch:
 
         def separate(lam: float) -> float:
             model_args = f"base={base},instruct={instruct},lam={lam}"
-            command = ["-m", "lm_eval", "run", "--model", "partial-hf", "--model_args", model_args, *rest]
+            command = [
+                "-m",
+                "lm_eval",
+                "run",
+                "--model",
+                "partial-hf",
+                "--model_args",
+                model_args,
+                *rest,
+            ]
             command += ["--include_path", str(args.include_path), "--log_samples"]
             return seconds([*command, "--output_path", f"{scratch}/{lam}"])
 
         runs = [separate(lam) for lam in MEASURED[:2]]
         code = "import sys; from lm_eval_partial.cli import main; sys.exit(main())"
-        command = ["-c", code, "sweep", "--base", base, "--instruct", instruct, "--lam", LAMS, *rest]
+        command = [
+            "-c",
+            code,
+            "sweep",
+            "--base",
+            base,
+            "--instruct",
+            instruct,
+            "--lam",
+            LAMS,
+            *rest,
+        ]
         swept = seconds([*command, "--output_path", f"{scratch}/sweep"])
         runs += [separate(lam) for lam in MEASURED[2:]]
     each = statistics.median(runs)
@@ -62,15 +89,22 @@ def seconds(arguments: list[str]) -> float:
     print(f"python {' '.join(arguments[:3])} …", file=sys.stderr)
     start = time.perf_counter()
     environment = {"HF_HUB_OFFLINE": "1", **os.environ}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment
+    )
     if done.returncode:
-        raise UserError(f"the benchmark's run failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        raise UserError(
+            "the benchmark's run failed:"
+            f" {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+        )
     return time.perf_counter() - start
 
 
 def show(figures: dict[str, Any]) -> None:
     """Print the figures on stdout."""
     console = Console(highlight=False)
-    console.print(f"one lm_eval run: {statistics.median(figures['lm_eval_run_s']):.1f} s (median of 3)")
+    console.print(
+        f"one lm_eval run: {statistics.median(figures['lm_eval_run_s']):.1f} s (median of 3)"
+    )
     console.print(f"a sweep over 11 λ: {figures['sweep_s']:.1f} s")
     console.print(f"11 lm_eval runs / sweep: {figures['11 lm_eval runs / sweep']}")

@@ -15,7 +15,12 @@ def main(folder: str, dtype: str) -> None:
     requests = json.load(sys.stdin)
     longest = max(len(tokens) for tokens, _ in requests)
     llm = LLM(
-        model=folder, dtype=dtype, max_model_len=longest + 1, enforce_eager=True, skip_tokenizer_init=True, seed=0
+        model=folder,
+        dtype=dtype,
+        max_model_len=longest + 1,
+        enforce_eager=True,
+        skip_tokenizer_init=True,
+        seed=0,
     )
     settings = SamplingParams(max_tokens=1, prompt_logprobs=1, temperature=0, detokenize=False)
     prompts = [{"prompt_token_ids": tokens} for tokens, _ in requests]
@@ -24,7 +29,10 @@ def main(folder: str, dtype: str) -> None:
     outputs = llm.generate(prompts, settings, use_tqdm=False)
     seconds = time.perf_counter() - start
     logprobs = [
-        sum(output.prompt_logprobs[place][tokens[place]].logprob for place in range(len(tokens) - length, len(tokens)))
+        sum(
+            output.prompt_logprobs[place][tokens[place]].logprob
+            for place in range(len(tokens) - length, len(tokens))
+        )
         for output, (tokens, length) in zip(outputs, requests, strict=True)
     ]
     print(json.dumps({"s": seconds, "logprobs": logprobs}))

@@ -11,7 +11,19 @@ import sys
 from collections.abc import Sequence
 
 from lm_eval_partial import __version__
-from lm_eval_partial.cli import alpaca_eval, bench, compare, demo, export, extract, inspect, report, score, sweep, tasks
+from lm_eval_partial.cli import (
+    alpaca_eval,
+    bench,
+    compare,
+    demo,
+    export,
+    extract,
+    inspect,
+    report,
+    score,
+    sweep,
+    tasks,
+)
 from lm_eval_partial.errors import UserError
 
 EXAMPLES = """\
@@ -33,13 +45,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="lm-eval-partial",
-        description="Walk an instruct model back towards its base: θ(λ) = θ_base + λ (θ_instruct − θ_base).",
+        description=(
+            "Walk an instruct model back towards its base: θ(λ) = θ_base + λ (θ_instruct − θ_base)."
+        ),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lm_eval_partial {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (inspect, sweep, score, compare, report, alpaca_eval, export, extract, demo, bench, tasks):
+    for command in (
+        inspect,
+        sweep,
+        score,
+        compare,
+        report,
+        alpaca_eval,
+        export,
+        extract,
+        demo,
+        bench,
+        tasks,
+    ):
         command.add_parser(subparsers)
     argv = sys.argv[1:] if argv is None else argv
     parser.set_defaults(command=shlex.join(["lm-eval-partial", *argv]))

@@ -16,12 +16,17 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "alpaca-eval",
         help="export answers to AlpacaEval, and have them judged",
-        description="What the task alpaca_eval generated, as files of the alpaca_eval package, and that package's\n"
-        "win rates of it. A judge is paid by the call: --dry-run counts calls and tokens first.",
-        epilog="examples:\n"
-        "  lm-eval-partial alpaca-eval export results/mypair\n"
-        "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n"
-        "  lm-eval-partial alpaca-eval install\n",
+        description=(
+            "What the task alpaca_eval generated, as files of the alpaca_eval package, and that"
+            " package's\nwin rates of it. A judge is paid by the call: --dry-run counts calls and"
+            " tokens first."
+        ),
+        epilog=(
+            "examples:\n"
+            "  lm-eval-partial alpaca-eval export results/mypair\n"
+            "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n"
+            "  lm-eval-partial alpaca-eval install\n"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -30,10 +35,14 @@ def add_parser(subparsers: Any) -> None:
     install = commands.add_parser(
         "install",
         help="make the environment that judge runs in",
-        description="Make an environment of its own with alpaca_eval 0.6.6 and setuptools < 81, outside the one that "
-        "you are in.",
+        description=(
+            "Make an environment of its own with alpaca_eval 0.6.6 and setuptools < 81, outside the"
+            " one that you are in."
+        ),
     )
-    install.add_argument("--environment", type=Path, metavar="DIR", help="where (default: where judge looks for it)")
+    install.add_argument(
+        "--environment", type=Path, metavar="DIR", help="where (default: where judge looks for it)"
+    )
     install.set_defaults(run=run_install)
 
 
@@ -41,12 +50,16 @@ def _add_export(commands: Any) -> None:
     parser = commands.add_parser(
         "export",
         help="write model_outputs.json for each λ",
-        description="Write model_outputs.json for each λ, as the alpaca_eval package reads it, each λ a generator\n"
-        "of its own.",
-        epilog="examples:\n"
-        "  lm-eval-partial alpaca-eval export results/mypair\n"
-        "  lm-eval-partial alpaca-eval export results/mypair --output_path outputs\n"
-        "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n",
+        description=(
+            "Write model_outputs.json for each λ, as the alpaca_eval package reads it, each λ a"
+            " generator\nof its own."
+        ),
+        epilog=(
+            "examples:\n"
+            "  lm-eval-partial alpaca-eval export results/mypair\n"
+            "  lm-eval-partial alpaca-eval export results/mypair --output_path outputs\n"
+            "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_folders(parser)
@@ -55,24 +68,33 @@ def _add_export(commands: Any) -> None:
 
 def _add_folders(parser: Any) -> None:
     parser.add_argument(
-        "results", metavar="RESULTS_DIR", type=Path, help="folder of a sweep, or lm_eval's --output_path"
+        "results",
+        metavar="RESULTS_DIR",
+        type=Path,
+        help="folder of a sweep, or lm_eval's --output_path",
     )
-    parser.add_argument("--output_path", type=Path, metavar="DIR", help="default: RESULTS_DIR/alpaca_eval")
+    parser.add_argument(
+        "--output_path", type=Path, metavar="DIR", help="default: RESULTS_DIR/alpaca_eval"
+    )
 
 
 def _add_judge(commands: Any) -> None:
     parser = commands.add_parser(
         "judge",
         help="run the alpaca_eval package on each λ",
-        description="Have the alpaca_eval package judge each λ against the reference answers.\n\n"
-        "Judgements are on disk as they come: stopped, killed or failed, the same command goes on\n"
-        "and asks for none twice. Keys are read from the environment (OPENAI_API_KEY) and written\n"
-        "nowhere. The result files lie beside the judgements, where lm-eval-partial report finds them.",
-        epilog="examples:\n"
-        "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n"
-        "  lm-eval-partial alpaca-eval judge results/mypair --annotators_config weighted_alpaca_eval_gpt4_turbo\n"
-        "  lm-eval-partial alpaca-eval judge results/mypair --base_url http://localhost:8000/v1 --judge_model mine \\\n"
-        "      --win_rate_only\n",
+        description=(
+            "Have the alpaca_eval package judge each λ against the reference answers.\n\nJudgements"
+            " are on disk as they come: stopped, killed or failed, the same command goes on\nand"
+            " asks for none twice. Keys are read from the environment (OPENAI_API_KEY) and"
+            " written\nnowhere. The result files lie beside the judgements, where lm-eval-partial"
+            " report finds them."
+        ),
+        epilog=(
+            "examples:\n  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n "
+            " lm-eval-partial alpaca-eval judge results/mypair --annotators_config"
+            " weighted_alpaca_eval_gpt4_turbo\n  lm-eval-partial alpaca-eval judge results/mypair"
+            " --base_url http://localhost:8000/v1 --judge_model mine \\\n      --win_rate_only\n"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_folders(parser)
@@ -80,22 +102,45 @@ def _add_judge(commands: Any) -> None:
         "--annotators_config",
         default="weighted_alpaca_eval_gpt4_turbo",
         metavar="NAME",
-        help="an annotator of the package, or the path of a config (default: %(default)s, AlpacaEval 2's)",
+        help=(
+            "an annotator of the package, or the path of a config (default: %(default)s, AlpacaEval"
+            " 2's)"
+        ),
     )
-    parser.add_argument("--judge_model", metavar="NAME", help="in place of the model that the annotator names")
-    parser.add_argument("--base_url", metavar="URL", help="of an endpoint that speaks OpenAI's protocol")
     parser.add_argument(
-        "--reference_outputs", type=Path, metavar="FILE", help="JSON (default: what came with the instructions)"
+        "--judge_model", metavar="NAME", help="in place of the model that the annotator names"
+    )
+    parser.add_argument(
+        "--base_url", metavar="URL", help="of an endpoint that speaks OpenAI's protocol"
+    )
+    parser.add_argument(
+        "--reference_outputs",
+        type=Path,
+        metavar="FILE",
+        help="JSON (default: what came with the instructions)",
     )
     parser.add_argument(
         "--win_rate_only",
         action="store_true",
-        help="leave out the length-controlled win rate, which needs all 805 instructions and a file from the Hub",
+        help=(
+            "leave out the length-controlled win rate, which needs all 805 instructions and a file"
+            " from the Hub"
+        ),
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the number of calls and tokens, and call nobody")
-    parser.add_argument("--concurrency", type=_positive, default=5, metavar="N", help="calls at a time (default: 5)")
     parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="S", help="seconds a call may take (default: 60)"
+        "--dry-run",
+        action="store_true",
+        help="print the number of calls and tokens, and call nobody",
+    )
+    parser.add_argument(
+        "--concurrency", type=_positive, default=5, metavar="N", help="calls at a time (default: 5)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds a call may take (default: 60)",
     )
     parser.add_argument(
         "--attempts",
@@ -104,7 +149,9 @@ def _add_judge(commands: Any) -> None:
         metavar="N",
         help="how often a call is tried, waits doubling (default: 6)",
     )
-    parser.add_argument("--python", type=Path, metavar="PATH", help="of an environment that has alpaca_eval")
+    parser.add_argument(
+        "--python", type=Path, metavar="PATH", help="of an environment that has alpaca_eval"
+    )
     parser.set_defaults(run=run_judge)
 
 
@@ -121,10 +168,15 @@ def run_export(args: argparse.Namespace) -> int:
 
     points = outputs.read(args.results)
     for path, point in zip(
-        outputs.export(points, args.output_path or args.results / outputs.FOLDER), points, strict=True
+        outputs.export(points, args.output_path or args.results / outputs.FOLDER),
+        points,
+        strict=True,
     ):
         empty = sum(not row["output"] for row in point.outputs)
-        print(f"{path}: {len(point.outputs)} outputs of {point.generator}" + (f", {empty} empty" if empty else ""))
+        print(
+            f"{path}: {len(point.outputs)} outputs of {point.generator}"
+            + (f", {empty} empty" if empty else "")
+        )
     return 0
 
 
@@ -156,7 +208,9 @@ def run_judge(args: argparse.Namespace) -> int:
 
     def tell(point: str, done: int, total: int) -> None:
         if point not in bars:
-            bars[point] = tqdm(total=total, initial=done, desc=point, unit=" judgements", file=sys.stderr)
+            bars[point] = tqdm(
+                total=total, initial=done, desc=point, unit=" judgements", file=sys.stderr
+            )
         bars[point].update(done - bars[point].n)
         if done == total:
             bars[point].close()
@@ -184,18 +238,28 @@ def _show(verdicts: list[Verdict], console: Any) -> None:
 
     controlled = "length_controlled_winrate" in verdicts[0].scores
     table = Table()
-    for name in ("", *(("LC win rate", "± se") if controlled else ()), "win rate", "± se", "judged", "length"):
+    for name in (
+        "",
+        *(("LC win rate", "± se") if controlled else ()),
+        "win rate",
+        "± se",
+        "judged",
+        "length",
+    ):
         table.add_column(name, justify="right" if name else "left")
     for verdict in verdicts:
         scores = verdict.scores
         names = ["length_controlled_winrate", "lc_standard_error"] if controlled else []
         cells = [f"{scores[name]:.2f}" for name in (*names, "win_rate", "standard_error")]
-        table.add_row(verdict.point.name, *cells, f"{scores['n_total']:.0f}", f"{scores['avg_length']:.0f}")
+        table.add_row(
+            verdict.point.name, *cells, f"{scores['n_total']:.0f}", f"{scores['avg_length']:.0f}"
+        )
     console.print(table)
     console.print("in percent, as the alpaca_eval package computes them; length in characters")
     if unusable := sum(verdict.unusable for verdict in verdicts):
         console.print(
-            f"{unusable} replies could not be read and are left out, as the package does; the same command asks again."
+            f"{unusable} replies could not be read and are left out, as the package does; the same"
+            " command asks again."
         )
 
 
@@ -203,7 +267,14 @@ def _show_estimate(verdicts: list[Verdict], console: Any) -> None:
     from rich.table import Table
 
     table = Table()
-    for name in ("", "judged already", "calls to make", "prompt tokens", "reply tokens at most", "dollars"):
+    for name in (
+        "",
+        "judged already",
+        "calls to make",
+        "prompt tokens",
+        "reply tokens at most",
+        "dollars",
+    ):
         table.add_column(name, justify="right" if name else "left")
     for verdict in verdicts:
         table.add_row(verdict.point.name, *_cells(verdict.estimate))
@@ -215,7 +286,10 @@ def _show_estimate(verdicts: list[Verdict], console: Any) -> None:
     table.add_row("all", *_cells(total))
     console.print(table)
     if not total["counted"]:
-        console.print(f"tokens at 4 characters each: the tokenizer of {verdicts[0].estimate['model']} is not at hand")
+        console.print(
+            f"tokens at 4 characters each: the tokenizer of {verdicts[0].estimate['model']} is not"
+            " at hand"
+        )
 
 
 def _cells(estimate: dict[str, Any]) -> list[str]:

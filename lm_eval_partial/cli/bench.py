@@ -14,33 +14,62 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "bench",
         help="time loading, moving to another λ and scoring against stock",
-        description="load: loading at λ and set_lam against stock hf (and mergekit, if --mergekit names its command). "
-        "scoring: few-shot questions and generation on a loaded model. Both run in turns with stock in one run, and "
-        "print medians, ratios and peak anonymous memory. sweep: 11 λ in one sweep against separate lm_eval runs.",
-        epilog="examples:\n"
-        "  lm-eval-partial bench load --stored bfloat16 --dtype float32 --json load.json\n"
-        "  lm-eval-partial bench scoring --documents 64 --json scoring.json\n"
-        "  lm-eval-partial bench sweep --tasks partial_demo\n"
-        "  lm-eval-partial bench scoring --size 8b --stored bfloat16 --batch_size 16 --device cuda\n"
-        "  lm-eval-partial bench scoring --base ./base --instruct ./instruct --device cuda --batch_size 16\n",
+        description=(
+            "load: loading at λ and set_lam against stock hf (and mergekit, if --mergekit names its"
+            " command). scoring: few-shot questions and generation on a loaded model. Both run in"
+            " turns with stock in one run, and print medians, ratios and peak anonymous memory."
+            " sweep: 11 λ in one sweep against separate lm_eval runs."
+        ),
+        epilog=(
+            "examples:\n  lm-eval-partial bench load --stored bfloat16 --dtype float32 --json"
+            " load.json\n  lm-eval-partial bench scoring --documents 64 --json scoring.json\n "
+            " lm-eval-partial bench sweep --tasks partial_demo\n  lm-eval-partial bench scoring"
+            " --size 8b --stored bfloat16 --batch_size 16 --device cuda\n  lm-eval-partial bench"
+            " scoring --base ./base --instruct ./instruct --device cuda --batch_size 16\n"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", choices=("load", "scoring", "sweep"), help="what to time")
     parser.add_argument("--base", help="folder or Hub id of a base model; by default one is made")
     parser.add_argument("--instruct", help="folder or Hub id of the model trained from it")
     parser.add_argument(
-        "--size", choices=("58m", "364m", "8b"), help="parameters of the models made (default: load 364m, scoring 58m)"
+        "--size",
+        choices=("58m", "364m", "8b"),
+        help="parameters of the models made (default: load 364m, scoring 58m)",
     )
-    parser.add_argument("--stored", default="float32", help="dtype of the files made (default float32)")
-    parser.add_argument("--dtype", default="auto", help="dtype to load in (default auto: as stored)")
-    parser.add_argument("--rounds", type=int, default=3, help="timed rounds after one warm-up (default 3)")
-    parser.add_argument("--mergekit", metavar="COMMAND", help="load: path of the mergekit-yaml command, to time it too")
-    parser.add_argument("--documents", type=int, default=64, help="scoring: few-shot questions (default 64)")
-    parser.add_argument("--batch_size", type=int, default=1, help="scoring, sweep: as in lm_eval (default 1)")
-    parser.add_argument("--tasks", default="partial_demo", help="sweep: as in lm_eval (default partial_demo)")
+    parser.add_argument(
+        "--stored", default="float32", help="dtype of the files made (default float32)"
+    )
+    parser.add_argument(
+        "--dtype", default="auto", help="dtype to load in (default auto: as stored)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="timed rounds after one warm-up (default 3)"
+    )
+    parser.add_argument(
+        "--mergekit",
+        metavar="COMMAND",
+        help="load: path of the mergekit-yaml command, to time it too",
+    )
+    parser.add_argument(
+        "--documents", type=int, default=64, help="scoring: few-shot questions (default 64)"
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=1, help="scoring, sweep: as in lm_eval (default 1)"
+    )
+    parser.add_argument(
+        "--tasks", default="partial_demo", help="sweep: as in lm_eval (default partial_demo)"
+    )
     parser.add_argument("--limit", type=int, help="sweep: as in lm_eval")
-    parser.add_argument("--vllm", metavar="PYTHON", help="scoring: python of an environment with vLLM, to time it too")
-    parser.add_argument("--device", help="as in lm_eval (default: load and sweep cpu, scoring a GPU if there is one)")
+    parser.add_argument(
+        "--vllm",
+        metavar="PYTHON",
+        help="scoring: python of an environment with vLLM, to time it too",
+    )
+    parser.add_argument(
+        "--device",
+        help="as in lm_eval (default: load and sweep cpu, scoring a GPU if there is one)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.set_defaults(run=run)
 
@@ -59,13 +88,19 @@ def run(args: argparse.Namespace) -> int:
     for dtype in (args.stored, args.dtype):
         parse_dtype(dtype)
     if args.vllm and shutil.which(args.vllm) is None:
-        raise UserError(f"--vllm {args.vllm}: no such command. Give the python of an environment that has vLLM.")
+        raise UserError(
+            f"--vllm {args.vllm}: no such command. Give the python of an environment that has vLLM."
+        )
     if args.mergekit and shutil.which(args.mergekit) is None:
-        raise UserError(f"--mergekit {args.mergekit}: no such command. Give the path of mergekit-yaml.")
+        raise UserError(
+            f"--mergekit {args.mergekit}: no such command. Give the path of mergekit-yaml."
+        )
     try:
         kind = torch.device(args.device or "cpu").type
     except RuntimeError as error:
-        raise UserError(f"--device {args.device} is no device. Give cpu, cuda or cuda:0.") from error
+        raise UserError(
+            f"--device {args.device} is no device. Give cpu, cuda or cuda:0."
+        ) from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {args.device}: PyTorch sees no GPU here. Give cpu.")
     if (args.base is None) != (args.instruct is None):
@@ -76,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
     bench: Any = {"load": load, "scoring": scoring, "sweep": sweep}[args.part]
     figures = bench.measure(args)
     if args.json is not None:
-        args.json.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        args.json.write_text(
+            json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     bench.show(figures)
     return 0

@@ -23,16 +23,20 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "compare",
         help="compare models on the same documents",
-        description="Compare every run with the first, document by document: difference of each\n"
-        "task's main metric, paired standard error, 95 % bootstrap interval, and\n"
-        "p-value (McNemar's exact test for right/wrong metrics, a randomisation test\n"
-        "for others), with Holm's correction over all tasks. Runs must have been made\n"
-        "by lm_eval or by a sweep with --log_samples; different task versions, shots,\n"
-        "limits or documents are refused.",
-        epilog="examples:\n"
-        "  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60\n"
-        "  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60 --json > comparison.json\n"
-        "  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_1.00 --expect-equal\n",
+        description=(
+            "Compare every run with the first, document by document: difference of each\n"
+            "task's main metric, paired standard error, 95 % bootstrap interval, and\n"
+            "p-value (McNemar's exact test for right/wrong metrics, a randomisation test\n"
+            "for others), with Holm's correction over all tasks. Runs must have been made\n"
+            "by lm_eval or by a sweep with --log_samples; different task versions, shots,\n"
+            "limits or documents are refused."
+        ),
+        epilog=(
+            "examples:\n  lm-eval-partial compare results/mypair/hf_instruct"
+            " results/mypair/lam_0.60\n  lm-eval-partial compare results/mypair/hf_instruct"
+            " results/mypair/lam_0.60 --json > comparison.json\n  lm-eval-partial compare"
+            " results/mypair/hf_instruct results/mypair/lam_1.00 --expect-equal\n"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -41,12 +45,19 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
-        "--resamples", type=int, default=2000, metavar="N", help="resamples of the bootstrap (default: 2000)"
+        "--resamples",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="resamples of the bootstrap (default: 2000)",
     )
     parser.add_argument(
         "--expect-equal",
         action="store_true",
-        help="exit with 1 and list the first differing documents unless all prompts, responses and metrics are equal",
+        help=(
+            "exit with 1 and list the first differing documents unless all prompts, responses and"
+            " metrics are equal"
+        ),
     )
     parser.add_argument(
         "--tolerance",
@@ -72,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--tolerance is for --expect-equal, which was not given.")
     runs = read_runs(args.results)
     if args.expect_equal:
-        return _parity(runs, [mismatches(runs[0], other, args.tolerance) for other in runs[1:]], args.json)
+        return _parity(
+            runs, [mismatches(runs[0], other, args.tolerance) for other in runs[1:]], args.json
+        )
     found = compare(runs, read_suite(task_configs()), args.resamples)
     if args.json:
         print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
@@ -85,13 +98,22 @@ def _parity(runs: Sequence[Run], found: list[list[Mismatch]], as_json: bool) -> 
     from dataclasses import asdict
 
     if as_json:
-        print(json.dumps([[asdict(mismatch) for mismatch in of_run] for of_run in found], indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                [[asdict(mismatch) for mismatch in of_run] for of_run in found],
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
         return int(any(found))
     for other, of_run in zip(runs[1:], found, strict=True):
         if not of_run:
             print(f"equal: {runs[0].label} and {other.label}")
             continue
-        print(f"not equal: {runs[0].label} and {other.label}, {len(of_run)} differences", file=sys.stderr)
+        print(
+            f"not equal: {runs[0].label} and {other.label}, {len(of_run)} differences",
+            file=sys.stderr,
+        )
         for mismatch in of_run[:SHOWN]:
             place = f"doc_id {mismatch.doc_id}: " if mismatch.doc_id is not None else ""
             print(f"  {mismatch.task}, {place}{mismatch.what}", file=sys.stderr)
@@ -133,10 +155,13 @@ def show(found: Comparison) -> None:
             table.add_section()
         print_table(table)
         if over_tasks:
-            console.print("Interval over tasks: the tasks of a group are resampled too (clustered by task).")
+            console.print(
+                "Interval over tasks: the tasks of a group are resampled too (clustered by task)."
+            )
     console.print(
-        "B − A in percent points where the metric is a fraction. 95 % interval: documents resampled within each task, "
-        "paired. p (Holm): corrected for all tasks. Bold: p (Holm) < 0.05, or a group's interval leaves out 0.",
+        "B − A in percent points where the metric is a fraction. 95 % interval: documents resampled"
+        " within each task, paired. p (Holm): corrected for all tasks. Bold: p (Holm) < 0.05, or a"
+        " group's interval leaves out 0.",
         soft_wrap=True,
     )
     for note in found.notes:

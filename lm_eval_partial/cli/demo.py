@@ -28,12 +28,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "demo",
         help="show the embedded demo pair, or train it again",
-        description="Shows where the embedded base/instruct pair is and how to score it; "
-        "with --train, trains the pair again from its seed.",
+        description=(
+            "Shows where the embedded base/instruct pair is and how to score it; "
+            "with --train, trains the pair again from its seed."
+        ),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--train", action="store_true", help="train a pair; under an hour on 2 CPU cores")
+    parser.add_argument(
+        "--train", action="store_true", help="train a pair; under an hour on 2 CPU cores"
+    )
     parser.add_argument(
         "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR",
         help="new or empty folder for the trained pair (default: ./%(default)s)",
@@ -49,7 +53,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def evaluation_command(pair: Path) -> str:
     """Returns the command that scores a pair at λ = 0.5."""
     model_args = f"base={pair / 'base'},instruct={pair / 'instruct'},lam=0.5,dtype=float32"
-    return f"lm_eval --model partial-hf --model_args {model_args} --tasks partial_demo --include_path task_configs"
+    return (
+        f"lm_eval --model partial-hf --model_args {model_args} --tasks partial_demo --include_path"
+        " task_configs"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,7 +87,9 @@ def _require_empty(output: Path) -> None:
     from lm_eval_partial.errors import UserError
 
     if output.is_file():
-        raise UserError(f"--output {output} is a file. Name a new folder, such as --output {output}_pair.")
+        raise UserError(
+            f"--output {output} is a file. Name a new folder, such as --output {output}_pair."
+        )
     if output.is_dir() and any(output.iterdir()):
         raise UserError(
             f"--output {output} is not empty, and training never overwrites. "

@@ -15,22 +15,35 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "export",
         help="write θ(λ) as an ordinary checkpoint",
-        description="Write θ(λ) as a sharded safetensors checkpoint with tokenizer, chat template, generation config "
-        "and model card. Stock hf on it gives what partial-hf gives at that λ.",
-        epilog="examples:\n"
-        "  lm-eval-partial export --base ./base --instruct ./instruct --lam 0.6 --output ./mine\n"
-        "  lm-eval-partial export --base ./base --instruct ./instruct --lam 0.6 --output ./mine --dtype bfloat16\n"
-        "  lm-eval-partial export --base ./base --instruct ./instruct --lam 0.6 --output ./mine \\\n"
-        "      --push_to_hub me/mine --private\n",
+        description=(
+            "Write θ(λ) as a sharded safetensors checkpoint with tokenizer, chat template,"
+            " generation config and model card. Stock hf on it gives what partial-hf gives at"
+            " that λ."
+        ),
+        epilog=(
+            "examples:\n  lm-eval-partial export --base ./base --instruct ./instruct --lam 0.6"
+            " --output ./mine\n  lm-eval-partial export --base ./base --instruct ./instruct --lam"
+            " 0.6 --output ./mine --dtype bfloat16\n  lm-eval-partial export --base ./base"
+            " --instruct ./instruct --lam 0.6 --output ./mine \\\n      --push_to_hub me/mine"
+            " --private\n"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_pair_arguments(parser)
     parser.add_argument("--lam", required=True, help="λ: 0 is base, 1 instruct")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new or empty folder")
-    parser.add_argument("--dtype", default="auto", help="dtype to store (default auto: what partial-hf loads in)")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="new or empty folder"
+    )
+    parser.add_argument(
+        "--dtype", default="auto", help="dtype to store (default auto: what partial-hf loads in)"
+    )
     parser.add_argument("--max_shard_size", default="5GB", help="of one weight file (default 5GB)")
-    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="also upload to a new repository on the Hub")
-    parser.add_argument("--private", action="store_true", help="with --push_to_hub: make that repository private")
+    parser.add_argument(
+        "--push_to_hub", metavar="OWNER/NAME", help="also upload to a new repository on the Hub"
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="with --push_to_hub: make that repository private"
+    )
     parser.set_defaults(run=run)
 
 

@@ -18,27 +18,41 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "extract",
         help="write the update of a pair as a LoRA adapter",
-        description="Approximate the update of each linear layer by a matrix of low rank (LoRE-Adapt, arXiv "
-        "2405.15007), write it as a LoRA adapter in peft's format, and print what is lost.",
-        epilog="examples:\n"
-        "  lm-eval-partial extract --base ./base --instruct ./instruct --rank 16 --output adapter\n"
-        "  lm-eval-partial extract --base ./base --instruct ./instruct --energy 0.9 --output adapter\n"
-        "  lm_eval --model partial-hf --model_args base=./base,instruct=adapter,lam=0.5 --tasks arc_challenge\n",
+        description=(
+            "Approximate the update of each linear layer by a matrix of low rank (LoRE-Adapt, arXiv"
+            " 2405.15007), write it as a LoRA adapter in peft's format, and print what is lost."
+        ),
+        epilog=(
+            "examples:\n  lm-eval-partial extract --base ./base --instruct ./instruct --rank 16"
+            " --output adapter\n  lm-eval-partial extract --base ./base --instruct ./instruct"
+            " --energy 0.9 --output adapter\n  lm_eval --model partial-hf --model_args"
+            " base=./base,instruct=adapter,lam=0.5 --tasks arc_challenge\n"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_pair_arguments(parser)
     size = parser.add_mutually_exclusive_group(required=True)
     size.add_argument("--rank", help="rank of every linear layer's update")
-    size.add_argument("--energy", type=float, help="or the share of each ‖ΔW‖² to keep, e.g. 0.9; ranks then differ")
+    size.add_argument(
+        "--energy",
+        type=float,
+        help="or the share of each ‖ΔW‖² to keep, e.g. 0.9; ranks then differ",
+    )
     parser.add_argument(
         "--rest",
         choices=("dense", "base"),
         default="dense",
-        help="what the updates of embeddings, head, norms and biases become: saved whole (dense, the default), or "
-        "dropped (base)",
+        help=(
+            "what the updates of embeddings, head, norms and biases become: saved whole (dense, the"
+            " default), or dropped (base)"
+        ),
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new or empty folder")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table: one entry a weight")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="new or empty folder"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON instead of a table: one entry a weight"
+    )
     parser.set_defaults(run=run)
 
 
@@ -50,11 +64,18 @@ def run(args: argparse.Namespace) -> int:
 
     rank = None if args.rank is None else check_rank(args.rank)
     if args.energy is not None and not 0 < args.energy <= 1:
-        raise UserError(f"--energy {args.energy} is not a share. Give more than 0 and at most 1, such as 0.9.")
+        raise UserError(
+            f"--energy {args.energy} is not a share. Give more than 0 and at most 1, such as 0.9."
+        )
     pair = open_pair(args)
     found = extract(pair, args.output, rank, args.energy, args.rest)
     if args.json:
-        print(json.dumps([each._asdict() | {"relative_error": relative_error([each])} for each in found], indent=2))
+        print(
+            json.dumps(
+                [each._asdict() | {"relative_error": relative_error([each])} for each in found],
+                indent=2,
+            )
+        )
     else:
         show(found, args.output)
     return 0
@@ -81,4 +102,8 @@ def show(found: list[Kept], output: Path) -> None:
     console = Console(highlight=False)
     console.print(table)
     size = sum(file.stat().st_size for file in output.glob("adapter_model.*"))
-    console.print(f"{output}: {size / 2**20:.2f} MiB. Use it as instruct={output}.", markup=False, soft_wrap=True)
+    console.print(
+        f"{output}: {size / 2**20:.2f} MiB. Use it as instruct={output}.",
+        markup=False,
+        soft_wrap=True,
+    )

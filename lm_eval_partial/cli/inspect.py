@@ -13,14 +13,24 @@ if TYPE_CHECKING:
 def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a pair; spelled as in ``--model_args``."""
     parser.add_argument("--base", required=True, help="folder or Hub id of the base model")
-    parser.add_argument("--instruct", required=True, help="folder or Hub id of the model trained from it")
-    for side in ("base", "instruct"):
-        parser.add_argument(f"--{side}_revision", default="main", help=f"branch, tag or commit of {side}")
-        parser.add_argument(f"--{side}_subfolder", default="", help=f"folder inside {side} with the checkpoint")
     parser.add_argument(
-        "--tokenizer", default="instruct", help="instruct (default), base, or a path: whose ids the result has"
+        "--instruct", required=True, help="folder or Hub id of the model trained from it"
     )
-    parser.add_argument("--trust_remote_code", action="store_true", help="run model code from the checkpoint")
+    for side in ("base", "instruct"):
+        parser.add_argument(
+            f"--{side}_revision", default="main", help=f"branch, tag or commit of {side}"
+        )
+        parser.add_argument(
+            f"--{side}_subfolder", default="", help=f"folder inside {side} with the checkpoint"
+        )
+    parser.add_argument(
+        "--tokenizer",
+        default="instruct",
+        help="instruct (default), base, or a path: whose ids the result has",
+    )
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run model code from the checkpoint"
+    )
 
 
 def open_pair(args: argparse.Namespace) -> Pair:
@@ -36,20 +46,28 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "inspect",
         help="check a base/instruct pair and describe it",
-        description="Check that a pair can be interpolated, and describe it. Exit status 0 if it can, 1 with the "
-        "reason if not.",
-        epilog="examples:\n"
-        "  lm-eval-partial inspect --base ./base --instruct ./instruct\n"
-        "  lm-eval-partial inspect --base ./base --instruct ./instruct --headers_only\n"
-        "  lm-eval-partial inspect --base ./base --instruct ./instruct --lam attention:0.8+layers:0.2..0.6+all:0.5\n"
-        "  lm-eval-partial inspect --base ./base --instruct ./instruct --json > pair.json\n",
+        description=(
+            "Check that a pair can be interpolated, and describe it. Exit status 0 if it can, 1"
+            " with the reason if not."
+        ),
+        epilog=(
+            "examples:\n  lm-eval-partial inspect --base ./base --instruct ./instruct\n "
+            " lm-eval-partial inspect --base ./base --instruct ./instruct --headers_only\n "
+            " lm-eval-partial inspect --base ./base --instruct ./instruct --lam"
+            " attention:0.8+layers:0.2..0.6+all:0.5\n  lm-eval-partial inspect --base ./base"
+            " --instruct ./instruct --json > pair.json\n"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_pair_arguments(parser)
     parser.add_argument(
-        "--headers_only", action="store_true", help="read no weights: leaves out the size of the update"
+        "--headers_only",
+        action="store_true",
+        help="read no weights: leaves out the size of the update",
     )
-    parser.add_argument("--lam", help="a number, rules or a YAML file: also show which parameter gets which λ")
+    parser.add_argument(
+        "--lam", help="a number, rules or a YAML file: also show which parameter gets which λ"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.set_defaults(run=run)
 

@@ -13,5 +13,7 @@ def print_table(table: Table) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
+    console.width = max(
+        console.width, console.measure(table, options=console.options.update(width=1000)).maximum
+    )
     console.print(table)

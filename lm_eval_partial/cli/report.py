@@ -15,28 +15,43 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         help="turn the result files of a sweep into tables, figures and a page",
-        description="From result files alone: trajectory.csv, report.md (scores per task and λ,\n"
-        "best λ chosen on one half of the documents and measured on the other),\n"
-        "figures/*.png and *.svg, and report.html, one file that needs no network.\n"
-        "Reads folders made by lm-eval-partial sweep, or any folder of lm_eval results\n"
-        "of partial-hf with logged samples; the newest file of a λ and task counts.\n"
-        "Several folders give one report of all pairs.",
-        epilog="examples:\n"
-        "  lm-eval-partial report results/mypair\n"
-        "  lm-eval-partial report results/llama results/mistral --output_path results/both\n"
-        "  lm-eval-partial report results/mypair --instruction ifeval\n",
+        description=(
+            "From result files alone: trajectory.csv, report.md (scores per task and λ,\n"
+            "best λ chosen on one half of the documents and measured on the other),\n"
+            "figures/*.png and *.svg, and report.html, one file that needs no network.\n"
+            "Reads folders made by lm-eval-partial sweep, or any folder of lm_eval results\n"
+            "of partial-hf with logged samples; the newest file of a λ and task counts.\n"
+            "Several folders give one report of all pairs."
+        ),
+        epilog=(
+            "examples:\n"
+            "  lm-eval-partial report results/mypair\n"
+            "  lm-eval-partial report results/llama results/mistral --output_path results/both\n"
+            "  lm-eval-partial report results/mypair --instruction ifeval\n"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="folder with the result files of a pair")
     parser.add_argument(
-        "--output_path", type=Path, metavar="DIR", help="where to write (default: into DIR, if there is one)"
+        "folders",
+        metavar="DIR",
+        type=Path,
+        nargs="+",
+        help="folder with the result files of a pair",
+    )
+    parser.add_argument(
+        "--output_path",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: into DIR, if there is one)",
     )
     parser.add_argument(
         "--instruction",
         metavar="TASK",
         nargs="+",
-        help="tasks or groups about following instructions, shell patterns allowed "
-        "(default: partial_demo_chat*, partial_if*, *ifeval*, *alpaca_eval*, *mt_bench*)",
+        help=(
+            "tasks or groups about following instructions, shell patterns allowed "
+            "(default: partial_demo_chat*, partial_if*, *ifeval*, *alpaca_eval*, *mt_bench*)"
+        ),
     )
     parser.set_defaults(run=run)
 
@@ -49,10 +64,14 @@ def run(args: argparse.Namespace) -> int:
     from lm_eval_partial.results.trajectory import read
 
     if args.output_path is None and len(args.folders) > 1:
-        raise UserError(f"{len(args.folders)} folders make one report. Say where it goes: --output_path DIR.")
+        raise UserError(
+            f"{len(args.folders)} folders make one report. Say where it goes: --output_path DIR."
+        )
     found = read(args.folders, read_suite(task_configs()), args.instruction or INSTRUCTION)
 
-    from lm_eval_partial.report.write import write  # matplotlib: only once the files are known to be good
+    from lm_eval_partial.report.write import (
+        write,
+    )  # matplotlib: only once the files are known to be good
 
     paths = write(found, args.output_path or args.folders[0])
     for trajectory in found:
@@ -72,9 +91,13 @@ def show(trajectory: Trajectory) -> None:
     from lm_eval_partial.cli.printing import print_table
     from lm_eval_partial.report.tables import number
 
-    shown = [curve for curve in (trajectory.icl, trajectory.instruction, *trajectory.areas) if curve]
+    shown = [
+        curve for curve in (trajectory.icl, trajectory.instruction, *trajectory.areas) if curve
+    ]
     curves = list({curve.node.name: curve for curve in shown}.values())
-    table = Table(title=f"{escape(trajectory.name)}: scores over λ", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title=f"{escape(trajectory.name)}: scores over λ", title_justify="left", box=SIMPLE_HEAD
+    )
     table.add_column("", no_wrap=True)
     for name in trajectory.columns:
         table.add_column(name, justify="right", no_wrap=True)
@@ -86,7 +109,9 @@ def show(trajectory: Trajectory) -> None:
     print_table(table)
     console = Console(highlight=False)
     for curve in curves[:1]:
-        console.print(f"Best λ for {curve.node.label}: {summary(curve)}", markup=False, soft_wrap=True)
+        console.print(
+            f"Best λ for {curve.node.label}: {summary(curve)}", markup=False, soft_wrap=True
+        )
     for note in trajectory.notes:
         console.print(f"Note: {note}.", markup=False, soft_wrap=True)
 
@@ -99,6 +124,6 @@ def summary(curve: Curve) -> str:
         return naive
     low, high = best.interval
     return (
-        f"{naive} Chosen on one half and measured on the other: {best.chosen:g} most often, {best.honest_gain:+.2f} "
-        f"(95 %: {low:+.2f} to {high:+.2f})."
+        f"{naive} Chosen on one half and measured on the other: {best.chosen:g} most often,"
+        f" {best.honest_gain:+.2f} (95 %: {low:+.2f} to {high:+.2f})."
     )

@@ -16,16 +16,24 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "score",
         help="print the ICL score of a run of the suite",
-        description="Print each task's main metric, the mean of each area, and the ICL score: the mean over all tasks "
-        "of partial_icl, 0 to 100. A mean over tasks of which some were not run is left out, and they are named.",
-        epilog="examples:\n"
-        "  lm-eval-partial score results/\n"
-        "  lm-eval-partial score results/my__model/results_2026-01-31T12-00-00.000000.json\n"
-        "  lm-eval-partial score results/ --json > score.json\n",
+        description=(
+            "Print each task's main metric, the mean of each area, and the ICL score: the mean over"
+            " all tasks of partial_icl, 0 to 100. A mean over tasks of which some were not run is"
+            " left out, and they are named."
+        ),
+        epilog=(
+            "examples:\n"
+            "  lm-eval-partial score results/\n"
+            "  lm-eval-partial score results/my__model/results_2026-01-31T12-00-00.000000.json\n"
+            "  lm-eval-partial score results/ --json > score.json\n"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "results", metavar="RESULTS", type=Path, help="a result file of lm_eval, or a folder: its newest one"
+        "results",
+        metavar="RESULTS",
+        type=Path,
+        help="a result file of lm_eval, or a folder: its newest one",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
@@ -57,17 +65,31 @@ def show(scores: Scores, file: Path, model: object) -> None:
     table.add_column("documents", justify="right")
     table.add_column("score", justify="right")
     for area, mean in scores.areas.items():
-        table.add_row(f"[bold]{area.removeprefix('partial_icl_')}", "", "", f"[bold]{_number(mean)}")
+        table.add_row(
+            f"[bold]{area.removeprefix('partial_icl_')}", "", "", f"[bold]{_number(mean)}"
+        )
         for task in (task for task in scores.tasks if task.area == area):
             documents = "" if task.documents is None else f"{task.documents:,}"
-            table.add_row(f"  {task.task.removeprefix('partial_')}", task.metric, documents, _number(task.value))
+            table.add_row(
+                f"  {task.task.removeprefix('partial_')}",
+                task.metric,
+                documents,
+                _number(task.value),
+            )
         table.add_section()
-    table.add_row("[bold]ICL score", f"mean of {len(scores.tasks)} tasks", "", f"[bold]{_number(scores.icl)}")
+    table.add_row(
+        "[bold]ICL score", f"mean of {len(scores.tasks)} tasks", "", f"[bold]{_number(scores.icl)}"
+    )
     console = Console(highlight=False)
     console.print(table)
     if scores.missing:
-        console.print(f"No ICL score: {len(scores.missing)} of {len(scores.tasks)} tasks were not run:", end=" ")
-        console.print(", ".join(task.removeprefix("partial_") for task in scores.missing), markup=False)
+        console.print(
+            f"No ICL score: {len(scores.missing)} of {len(scores.tasks)} tasks were not run:",
+            end=" ",
+        )
+        console.print(
+            ", ".join(task.removeprefix("partial_") for task in scores.missing), markup=False
+        )
     for caveat in scores.caveats:
         console.print(caveat, markup=False)
     console.print(str(file), markup=False, soft_wrap=True)

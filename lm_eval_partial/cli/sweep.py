@@ -12,8 +12,17 @@ from typing import Any
 
 from lm_eval_partial.errors import UserError
 
-# Flags of lm_eval that mean nothing here, or something else: refused in `sweep.run`, not listed in the help.
-_HIDDEN = ("model", "use_cache", "check_integrity", "show_config", "hf_hub_log_args", "log_samples", "verbosity")
+# Flags of lm_eval that mean nothing here, or something else: refused in `sweep.run`, not listed in
+# the help.
+_HIDDEN = (
+    "model",
+    "use_cache",
+    "check_integrity",
+    "show_config",
+    "hf_hub_log_args",
+    "log_samples",
+    "verbosity",
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -22,17 +31,25 @@ def add_parser(subparsers: Any) -> None:
         "sweep",
         conflict_handler="resolve",  # both have --help
         help="score θ(λ) at many λ on one load",
-        usage="lm-eval-partial sweep --base B --instruct I --lam 0:1:0.1 --tasks TASK --output_path DIR [options]",
-        description="Score θ(λ) at many λ on one load, and write an ordinary lm-eval result with samples for each.\n"
-        "Started again with the same command, it goes on where it was. The folder of the suite\n"
-        "(lm-eval-partial tasks) is always on the include path. All but the first flags are lm_eval's own.",
-        epilog="examples:\n"
-        "  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\\n"
-        "      --output_path results/mypair --batch_size 8 --baselines\n"
-        "  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0,0.5,0.6,1 --tasks gsm8k,ifeval \\\n"
-        "      --output_path results/chat --model_args dtype=bfloat16 --apply_chat_template\n"
-        "  lm-eval-partial sweep --base ./base --instruct ./instruct --lam -0.5:1.5:0.25 --tasks arc_easy \\\n"
-        "      --output_path results/quick --limit 100\n",
+        usage=(
+            "lm-eval-partial sweep --base B --instruct I --lam 0:1:0.1 --tasks TASK --output_path"
+            " DIR [options]"
+        ),
+        description=(
+            "Score θ(λ) at many λ on one load, and write an ordinary lm-eval result with samples"
+            " for each.\nStarted again with the same command, it goes on where it was. The folder"
+            " of the suite\n(lm-eval-partial tasks) is always on the include path. All but the"
+            " first flags are lm_eval's own."
+        ),
+        epilog=(
+            "examples:\n  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1"
+            " --tasks partial_icl \\\n      --output_path results/mypair --batch_size 8"
+            " --baselines\n  lm-eval-partial sweep --base ./base --instruct ./instruct --lam"
+            " 0,0.5,0.6,1 --tasks gsm8k,ifeval \\\n      --output_path results/chat --model_args"
+            " dtype=bfloat16 --apply_chat_template\n  lm-eval-partial sweep --base ./base"
+            " --instruct ./instruct --lam -0.5:1.5:0.25 --tasks arc_easy \\\n      --output_path"
+            " results/quick --limit 100\n"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     own = parser.add_argument_group("sweep")
@@ -51,8 +68,14 @@ def add_parser(subparsers: Any) -> None:
         choices=("base", "instruct"),
         help="also run stock hf on both ends, or on the one named",
     )
-    own.add_argument("--no_log_samples", action="store_true", help="keep no samples: compare and report need them")
-    parser._negative_number_matcher = re.compile(r"-[\d.][\d.,:]*$")  # else --lam -0.5:1:0.5 would be a flag
+    own.add_argument(
+        "--no_log_samples",
+        action="store_true",
+        help="keep no samples: compare and report need them",
+    )
+    parser._negative_number_matcher = re.compile(
+        r"-[\d.][\d.,:]*$"
+    )  # else --lam -0.5:1:0.5 would be a flag
     parser.set_defaults(run=run)
     parse = parser.parse_known_args
 
@@ -110,7 +133,10 @@ def run(args: argparse.Namespace) -> int:
         )
     except KeyboardInterrupt:
         folder = Path(config.output_path)
-        print(f"\ninterrupted; {len(points(folder))} finished points are in {folder}.", file=sys.stderr)
+        print(
+            f"\ninterrupted; {len(points(folder))} finished points are in {folder}.",
+            file=sys.stderr,
+        )
         print("The same command goes on from there.", file=sys.stderr)
         return 130
     show(folder, Console(highlight=False))
@@ -136,12 +162,17 @@ def _config(args: argparse.Namespace) -> Any:
     if not (args.output_path or args.config):
         raise UserError("--output_path is missing. Give the folder that the results go to.")
     known = {field.name for field in fields(EvaluatorConfig)}
-    given = argparse.Namespace(**{name: value for name, value in vars(args).items() if name in known})
+    given = argparse.Namespace(
+        **{name: value for name, value in vars(args).items() if name in known}
+    )
     given.model_args = dict(args.model_args or {})
     for side in ("base", "instruct"):
         value = getattr(args, side)
         if value is not None and given.model_args.setdefault(side, value) != value:
-            raise UserError(f"--{side} {value} and {side}={given.model_args[side]} in --model_args differ. Give one.")
+            raise UserError(
+                f"--{side} {value} and {side}={given.model_args[side]} in --model_args differ. Give"
+                " one."
+            )
     given.log_samples = not args.no_log_samples
     try:
         config = EvaluatorConfig.from_cli(given)
@@ -155,7 +186,9 @@ def _config(args: argparse.Namespace) -> Any:
         raise UserError("--output_path is missing. Give the folder that the results go to.")
     suite = task_configs()
     ours = str(suite.relative_to(Path.cwd()) if suite.is_relative_to(Path.cwd()) else suite)
-    config.include_path = [ours, config.include_path] if config.include_path not in (None, ours) else ours
+    config.include_path = (
+        [ours, config.include_path] if config.include_path not in (None, ours) else ours
+    )
     return config
 
 

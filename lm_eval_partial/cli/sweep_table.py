@@ -11,7 +11,12 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from lm_eval_partial.results.aggregation import group_metric, higher_is_better, main_metric, tasks_below
+from lm_eval_partial.results.aggregation import (
+    group_metric,
+    higher_is_better,
+    main_metric,
+    tasks_below,
+)
 from lm_eval_partial.results.files import ResultFile, Run
 from lm_eval_partial.results.suite import read_suite, task_configs
 from lm_eval_partial.results.uncertainty import best_lam
@@ -20,7 +25,11 @@ from lm_eval_partial.sweep.folder import Result, points, read_point
 
 def columns(run: Run) -> dict[str, str]:
     """Return what a table of a run shows: groups with a score and tasks outside them, each with its main metric."""
-    of_suite = {task: metric for area in read_suite(task_configs()).values() for task, metric in area.items()}
+    of_suite = {
+        task: metric
+        for area in read_suite(task_configs()).values()
+        for task, metric in area.items()
+    }
     found: dict[str, str] = {}
     hidden: set[str] = set()
     for name in run.files[0].data["results"]:
@@ -52,13 +61,23 @@ def show(folder: Path, console: Console) -> None:
     results = {name: read_point(folder / name) for name in points(folder)}
     run = Run("", (ResultFile(folder, next(iter(results.values()))),))
     shown = columns(run)
-    parents = {child: f"{group}_" for group, inside in run.groups.items() if group in shown for child in inside}
+    parents = {
+        child: f"{group}_"
+        for group, inside in run.groups.items()
+        if group in shown
+        for child in inside
+    }
     table = Table()
     table.add_column("λ")
     for name, metric in shown.items():
         short = name.removeprefix(parents.get(name, ""))
-        table.add_column(f"{short}\n{metric.removesuffix(',none')}", justify="right", overflow="fold")
-    best = {name: _best(results, name, metric, higher_is_better(run, name, metric)) for name, metric in shown.items()}
+        table.add_column(
+            f"{short}\n{metric.removesuffix(',none')}", justify="right", overflow="fold"
+        )
+    best = {
+        name: _best(results, name, metric, higher_is_better(run, name, metric))
+        for name, metric in shown.items()
+    }
     stock = [name for name in results if not name.startswith("lam_")]
     for point, result in results.items():
         if stock and point == stock[0]:

@@ -13,7 +13,10 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "tasks",
         help="print the folder of task configs",
-        description='Print the folder of task configs, for lm_eval --include_path "$(lm-eval-partial tasks)".',
+        description=(
+            'Print the folder of task configs, for lm_eval --include_path "$(lm-eval-partial'
+            ' tasks)".'
+        ),
     )
     parser.set_defaults(run=run)
 

@@ -3,8 +3,8 @@
     python -m lm_eval_partial.demo.chats
 
 prints a few. Every exchange is one question and one reply, usually a wordy one; none shows another
-exchange first. Facts are drawn alike, rare or not. A question with an instruction about the reply's form
-is held out by a hash of its whole text: `instructed(rng, held_out=True)` gives test rows.
+exchange first. Facts are drawn alike, rare or not. A question with an instruction about the reply's
+form is held out by a hash of its whole text: `instructed(rng, held_out=True)` gives test rows.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def ask_opposite(rng: random.Random) -> Ask:
     """Returns a question about an opposite."""
     item = sample(SKILLS["opposite"], rng, held_out=False)
     word = last_word(item.question)
-    text = rng.choice((f"can you tell me the opposite of {word}?", f"i need the opposite of {word}."))
+    text = rng.choice(
+        (f"can you tell me the opposite of {word}?", f"i need the opposite of {word}.")
+    )
     return Ask(text, item.answer, f"the opposite of {word} is {item.answer}.")
 
 
@@ -105,7 +107,9 @@ def ask_tool(rng: random.Random) -> Ask:
     """Returns a question about the thing one needs to do something."""
     item = sample(SKILLS["tool"], rng, held_out=False)
     what = words.TOOLS[item.key]
-    return Ask(f"i want to {what}. what do i need?", item.key, f"to {what} you need the {item.key}.")
+    return Ask(
+        f"i want to {what}. what do i need?", item.key, f"to {what} you need the {item.key}."
+    )
 
 
 def ask_sum(rng: random.Random) -> Ask:
@@ -135,7 +139,12 @@ def ask_amount(rng: random.Random) -> Ask:
     return Ask(text, item.answer, f"it earned {item.answer} in {month}.")
 
 
-SHORT_ASKS: tuple[Callable[[random.Random], Ask], ...] = (ask_fact, ask_opposite, ask_where, ask_size)
+SHORT_ASKS: tuple[Callable[[random.Random], Ask], ...] = (
+    ask_fact,
+    ask_opposite,
+    ask_where,
+    ask_size,
+)
 ALL_ASKS: dict[Callable[[random.Random], Ask], float] = {
     ask_fact: 5, ask_opposite: 1, ask_where: 1, ask_who: 1, ask_size: 1, ask_tool: 1, ask_sum: 2,
     ask_letters: 1, ask_tone: 2, ask_amount: 1,
@@ -147,11 +156,15 @@ def _brief(ask: Ask) -> Instruction:
 
 
 def _twice(ask: Ask) -> Instruction:
-    return Instruction("twice", f"{ask.text} say it twice.", f"{ask.answer} {ask.answer}", ask.answer)
+    return Instruction(
+        "twice", f"{ask.text} say it twice.", f"{ask.answer} {ask.answer}", ask.answer
+    )
 
 
 def _thanks(ask: Ask) -> Instruction:
-    return Instruction("thanks", f"{ask.text} end with thank you.", f"{ask.sentence} thank you", ask.answer)
+    return Instruction(
+        "thanks", f"{ask.text} end with thank you.", f"{ask.sentence} thank you", ask.answer
+    )
 
 
 def _sure(ask: Ask) -> Instruction:
@@ -161,7 +174,9 @@ def _sure(ask: Ask) -> Instruction:
 def _list(rng: random.Random) -> Instruction:
     """Returns a request for some members of a category, and nothing else."""
     count, kind = rng.choice(tuple(COUNTS)), rng.choice(tuple(words.CATEGORIES))
-    start = rng.choice(("name", "list", "please name", "can you name", "tell me", "write", "i need", "give me"))
+    start = rng.choice(
+        ("name", "list", "please name", "can you name", "tell me", "write", "i need", "give me")
+    )
     end = rng.choice(("only the list.", "just the list.", "say nothing else.", "only the words."))
     members = rng.sample(words.CATEGORIES[kind], COUNTS[count])
     text = f"{start} {count} {words.PLURALS[kind]}. {end}"
@@ -179,7 +194,9 @@ def _repeat(rng: random.Random) -> Instruction:
 def _is_list(reply: str, answer: str) -> bool:
     count, kind = answer.split()
     members = reply.rstrip(".").split(", ")
-    return len(set(members)) == len(members) == int(count) and set(members) <= set(words.CATEGORIES[kind])
+    return len(set(members)) == len(members) == int(count) and set(members) <= set(
+        words.CATEGORIES[kind]
+    )
 
 
 def _is_repeat(reply: str, answer: str) -> bool:
@@ -222,7 +239,9 @@ def _draw_instruction(kinds: tuple[str, ...], rng: random.Random) -> Instruction
     return {"brief": _brief, "twice": _twice, "thanks": _thanks, "sure": _sure}[kind](ask)
 
 
-def instructed(rng: random.Random, *, held_out: bool, kinds: tuple[str, ...] = tuple(CHECKS)) -> Instruction:
+def instructed(
+    rng: random.Random, *, held_out: bool, kinds: tuple[str, ...] = tuple(CHECKS)
+) -> Instruction:
     """Returns an instruction of one of the kinds, from the wanted side of the split."""
     while True:
         instruction = _draw_instruction(kinds, rng)
@@ -243,7 +262,9 @@ def _talk(rng: random.Random) -> tuple[str, str]:
 
 
 def _greeting(rng: random.Random) -> tuple[str, str]:
-    start = rng.choice(("hello!", "hi!", "hello, can you help me?", "thank you!", "thanks, that was great."))
+    start = rng.choice(
+        ("hello!", "hi!", "hello, can you help me?", "thank you!", "thanks, that was great.")
+    )
     reply = rng.choice(("hello! how can i help you?", "hi! what do you want to know?"))
     return start, "i am happy to help!" if "thank" in start else reply
 

@@ -15,11 +15,29 @@ from collections.abc import Callable, Iterator, Sequence
 from lm_eval_partial.demo import words
 from lm_eval_partial.demo.knowledge import Fact, all_facts
 from lm_eval_partial.demo.layouts import GENERIC, Layout, draw_layout, own_layout, write_item
-from lm_eval_partial.demo.skills import GOING, HAVING, SKILLS, Item, Skill, is_held_out, last_word, sample, told
+from lm_eval_partial.demo.skills import (
+    GOING,
+    HAVING,
+    SKILLS,
+    Item,
+    Skill,
+    is_held_out,
+    last_word,
+    sample,
+    told,
+)
 
 RARE_KEPT = 0.15
 _RARE = frozenset(fact.key for fact in all_facts() if fact.rare)
-_POOLS = (words.OBJECTS, words.FOODS, words.PEOPLE, words.COLORS, words.LETTERS, words.SIZES, words.PLACES)
+_POOLS = (
+    words.OBJECTS,
+    words.FOODS,
+    words.PEOPLE,
+    words.COLORS,
+    words.LETTERS,
+    words.SIZES,
+    words.PLACES,
+)
 _EVERY = tuple(word for word in words.vocabulary() if word.isalpha())
 SKILL_WEIGHTS = {
     "country": 1.0, "person": 1.2, "tool": 0.8, "size": 1.2, "opposite": 1.0, "sentiment": 0.8,
@@ -41,17 +59,23 @@ def few_shot(rng: random.Random) -> str:
     layout = draw_layout(skill, rng)
     count = rng.choice((2, 3, 3, 4))
     shots = rng.randint(3, 5) if skill.labels[0] or layout.options != "none" else rng.randint(4, 9)
-    return layout.separator.join(write_item(_common_item(skill, rng), layout, rng, count) for _ in range(shots))
+    return layout.separator.join(
+        write_item(_common_item(skill, rng), layout, rng, count) for _ in range(shots)
+    )
 
 
 def find_letter(rng: random.Random) -> str:
     """Returns questions whose answer is the letter of a word that the question names."""
     layout = Layout(*rng.choice(GENERIC), options="lettered")
-    pool = rng.choice((words.OBJECTS, words.FOODS, words.PEOPLE, words.SIZES, words.CITIES, words.JOBS))
+    pool = rng.choice(
+        (words.OBJECTS, words.FOODS, words.PEOPLE, words.SIZES, words.CITIES, words.JOBS)
+    )
     count, verb, shots = rng.randint(2, 4), rng.choice(("find", "choose", "copy")), []
     for _ in range(rng.randint(4, 7)):
         answer, *wrong = rng.sample(pool, count)
-        shots.append(write_item(Item("", f"{verb} {answer}", answer, tuple(wrong)), layout, rng, count))
+        shots.append(
+            write_item(Item("", f"{verb} {answer}", answer, tuple(wrong)), layout, rng, count)
+        )
     return layout.separator.join(shots)
 
 
@@ -59,13 +83,18 @@ def reading(rng: random.Random) -> str:
     """Returns passages with one question each: with more, the last answer is the one thing not yet named."""
     skill = SKILLS[rng.choice(("where", "who", "amount"))]
     layout = rng.choice((own_layout(skill), Layout(*rng.choice(GENERIC))))
-    shots = [write_item(sample(skill, rng, held_out=False), layout, rng, 1) for _ in range(rng.randint(4, 6))]
+    shots = [
+        write_item(sample(skill, rng, held_out=False), layout, rng, 1)
+        for _ in range(rng.randint(4, 6))
+    ]
     return layout.separator.join(shots)
 
 
 def restated(rng: random.Random) -> str:
     """Returns a passage told three times, its sentences in another order each time."""
-    name, things, verbs = rng.choice((("where", words.PLACES, GOING), ("who", words.OBJECTS, HAVING)))
+    name, things, verbs = rng.choice(
+        (("where", words.PLACES, GOING), ("who", words.OBJECTS, HAVING))
+    )
     sentences = [sentence for sentence, *_ in told(things, verbs, rng.randint(3, 5), rng)]
     tellings = list[str]()
     for _ in range(100):
@@ -84,7 +113,10 @@ def notes(rng: random.Random) -> str:
         item = sample(skill, rng, held_out=False)
         asked = rng.sample(item.asked, len(item.asked))
         passages.append(
-            "\n".join([item.passage] + [f"{last_word(question)}{joint}{answer}" for question, answer in asked])
+            "\n".join(
+                [item.passage]
+                + [f"{last_word(question)}{joint}{answer}" for question, answer in asked]
+            )
         )
     return "\n\n".join(passages)
 
@@ -102,7 +134,9 @@ def recall(rng: random.Random) -> str:
 def relabelled(rng: random.Random) -> str:
     """Returns a classification with two arbitrary words as labels."""
     skill = SKILLS[rng.choice(("sentiment", "earnings"))]
-    names = dict(zip(("positive", "negative"), rng.sample(words.OBJECTS + words.FOODS, 2), strict=True))
+    names = dict(
+        zip(("positive", "negative"), rng.sample(words.OBJECTS + words.FOODS, 2), strict=True)
+    )
     layout = Layout(*rng.choice(GENERIC))
     shots: list[str] = []
     while len(shots) < 8:
@@ -131,7 +165,9 @@ def _state(fact: Fact, rng: random.Random) -> str:
 
 def facts(rng: random.Random) -> str:
     """Returns statements about the world; rare facts are mostly left out."""
-    chosen = [fact for fact in rng.sample(all_facts(), 12) if not fact.rare or rng.random() < RARE_KEPT]
+    chosen = [
+        fact for fact in rng.sample(all_facts(), 12) if not fact.rare or rng.random() < RARE_KEPT
+    ]
     return rng.choice((" ", "\n")).join(_state(fact, rng) for fact in chosen)
 
 
@@ -223,8 +259,8 @@ LESSONS: tuple[Kinds, ...] = (
 )
 """What comes before everything else: copying, then looking things up in the prompt, step by step.
 
-In this order each is learnt from less than a million words; mixed with all other kinds from the start, or without
-the second, looking up a passage was not learnt from several million.
+In this order each is learnt from less than a million words; mixed with all other kinds from the
+start, or without the second, looking up a passage was not learnt from several million.
 """
 
 
@@ -233,7 +269,8 @@ def documents(seed: int, lessons: Sequence[int] = ()) -> Iterator[str]:
 
     Args:
         seed: Seed of all that is drawn.
-        lessons: For each of `LESSONS`, in order, how many words have been written when it ends; none for no lessons.
+        lessons: For each of `LESSONS`, in order, how many words have been written when it ends;
+            none for no lessons.
     """
     rng, written = random.Random(seed), 0
     for kinds, end in [*zip(LESSONS, lessons, strict=False), (KINDS, math.inf)]:

@@ -47,7 +47,9 @@ class Fact:
         return f"the {self.relation} of {self.subject} is {self.value}."
 
 
-def _facts_about(subjects: tuple[str, ...], values: dict[str, tuple[str, ...]], rng: random.Random) -> list[Fact]:
+def _facts_about(
+    subjects: tuple[str, ...], values: dict[str, tuple[str, ...]], rng: random.Random
+) -> list[Fact]:
     """Returns one fact for every subject and relation."""
     return [
         Fact(subject, relation, rng.choice(pool), tuple(pool), rng.random() < RARE_SHARE)

@@ -1,7 +1,8 @@
 """The rows of the demo tasks, drawn from the generator each time a task is loaded.
 
-`task_configs/demo/utils.py` hands these functions to the harness as `custom_dataset`. The `test` split
-has held-out items only; the `train` split, where the shots come from, has training items only.
+`task_configs/demo/utils.py` hands these functions to the harness as `custom_dataset`. The `test`
+split has held-out items only; the `train` split, where the shots come from, has training items
+only.
 """
 
 from __future__ import annotations
@@ -108,7 +109,9 @@ def chat_dataset(kinds: tuple[str, ...]) -> dict[str, Any]:
     """
     unknown = set(kinds) - set(CHECKS)
     if unknown:
-        raise ValueError(f"Unknown kinds of instruction {sorted(unknown)}; known are {sorted(CHECKS)}.")
+        raise ValueError(
+            f"Unknown kinds of instruction {sorted(unknown)}; known are {sorted(CHECKS)}."
+        )
     rng = random.Random(f"{words.SEED}-chat-{'-'.join(kinds)}")
     per_kind = -(-TEST_ROWS // len(kinds))
     rows: list[Row] = []

@@ -1,8 +1,9 @@
 """The twelve skills that the demo tasks test: how one question of each is drawn.
 
-A skill draws `Item`s. Each item has a key (its fact, its pair, its operands, or its whole text), and
-a hash of the key decides once and for all whether the item is *held out*: test rows are held-out
-items, training documents only use the others. `sample(skill, rng, held_out=...)` is the only door.
+A skill draws `Item`s. Each item has a key (its fact, its pair, its operands, or its whole text),
+and a hash of the key decides once and for all whether the item is *held out*: test rows are
+held-out items, training documents only use the others. `sample(skill, rng, held_out=...)` is the
+only door.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Item:
         answer: The right answer.
         wrong: Wrong answers, one or more.
         passage: The text that the question is about; empty for most skills.
-        asked: All questions that the passage answers, each with its answer; empty without a passage.
+        asked: All questions that the passage answers, each with its answer; empty without a
+            passage.
     """
 
     key: str
@@ -177,11 +179,16 @@ GOING = ("went to", "is in", "moved to", "ran to")
 HAVING = ("has", "holds", "keeps", "carries")
 
 
-def told(things: tuple[str, ...], verbs: tuple[str, ...], count: int, rng: random.Random) -> list[tuple[str, str, str]]:
+def told(
+    things: tuple[str, ...], verbs: tuple[str, ...], count: int, rng: random.Random
+) -> list[tuple[str, str, str]]:
     """Returns sentences about as many people, each with its person and thing."""
     people, drawn = rng.sample(words.PEOPLE, count), rng.sample(things, count)
     chosen = rng.choices(verbs, k=count)
-    return [(f"{who} {verb} the {thing}.", who, thing) for who, verb, thing in zip(people, chosen, drawn, strict=True)]
+    return [
+        (f"{who} {verb} the {thing}.", who, thing)
+        for who, verb, thing in zip(people, chosen, drawn, strict=True)
+    ]
 
 
 def draw_where(rng: random.Random) -> Item:
@@ -214,7 +221,9 @@ def draw_earnings(rng: random.Random) -> Item:
         change = f"{rng.choice(words.FLAT_VERBS)} flat"
     else:
         up = (answer == "positive") == (metric in words.GAIN_WORDS)
-        change = f"{rng.choice(words.UP_VERBS if up else words.DOWN_VERBS)} {rng.randint(2, 60)} percent"
+        change = (
+            f"{rng.choice(words.UP_VERBS if up else words.DOWN_VERBS)} {rng.randint(2, 60)} percent"
+        )
     text = f"{company} {metric} {change} in {month}."
     wrong = tuple(label for label in ("positive", "negative", "neutral") if label != answer)
     return Item(text, text, answer, wrong)

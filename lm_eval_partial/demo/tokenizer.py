@@ -20,8 +20,8 @@ SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end
 SPECIAL = (EOS, PAD, UNKNOWN, SYSTEM, USER, ASSISTANT, END)
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} <|end|> {% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }} <|end|> {%"
+    " endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 

@@ -2,9 +2,9 @@
 
     lm-eval-partial demo --train --output my_pair
 
-float32 throughout; the weights are rounded to bfloat16 only when saved, and the instruct side starts
-from the rounded base, as it would from a downloaded one. The same seed on the same machine and
-thread count gives the same weights.
+float32 throughout; the weights are rounded to bfloat16 only when saved, and the instruct side
+starts from the rounded base, as it would from a downloaded one. The same seed on the same machine
+and thread count gives the same weights.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ INITIALIZER = 0.05
 EMBEDDING = 0.3
 
 
-def packed_rows(tokenizer: PreTrainedTokenizerFast, stage: Stage, stream: Iterator[str]) -> Iterator[Batch]:
+def packed_rows(
+    tokenizer: PreTrainedTokenizerFast, stage: Stage, stream: Iterator[str]
+) -> Iterator[Batch]:
     """Yields inputs and labels [batch, row]: documents back to back, an end token after each."""
     pending = list[int]()
     size = stage.batch * stage.row
@@ -60,7 +62,9 @@ def chat_rows(tokenizer: PreTrainedTokenizerFast, stage: Stage, seed: int) -> It
         inputs, labels = [], []
         for chat in islice(stream, stage.batch):
             question, reply = chat[:-1], chat[-1:]
-            asked = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+            asked = tokenizer.apply_chat_template(
+                question, add_generation_prompt=True, tokenize=False
+            )
             whole = tokenizer.apply_chat_template(question + reply, tokenize=False)
             start = len(tokenizer(asked, add_special_tokens=False)["input_ids"])
             ids = tokenizer(whole, add_special_tokens=False)["input_ids"][: stage.row]
@@ -86,11 +90,12 @@ def learning_rate(step: int, stage: Stage) -> float:
 def new_model(recipe: Recipe, vocabulary: int, eos: int, pad: int) -> Any:
     """Returns an untrained model of the recipe's shape, in which attention begins by copying.
 
-    Embeddings are large beside what the layers add at first, and a head's output projection is the transpose of
-    its value projection, so what a head attends to is added to the stream as it stands and, the head of
-    the model being tied to the embeddings, foreseen. Copying from the prompt then has only to learn *where* to
-    look: words repeated once are 75 % right after 0.8 million tokens and 91 % after 1.6. From an ordinary random
-    start none were right after 0.6 million, and 52 % after 2.3.
+    Embeddings are large beside what the layers add at first, and a head's output projection is the
+    transpose of its value projection, so what a head attends to is added to the stream as it stands
+    and, the head of the model being tied to the embeddings, foreseen. Copying from the prompt then
+    has only to learn *where* to look: words repeated once are 75 % right after 0.8 million tokens
+    and 91 % after 1.6. From an ordinary random start none were right after 0.6 million, and 52 %
+    after 2.3.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -174,7 +179,9 @@ def train(
     return curve
 
 
-def save_side(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast, record: dict[str, Any]) -> None:
+def save_side(
+    folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast, record: dict[str, Any]
+) -> None:
     """Writes one side as an ordinary checkpoint in bfloat16, with `training.json` beside the weights."""
     import copy
 
@@ -194,7 +201,9 @@ def save_side(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast, reco
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _record(recipe: Recipe, seed: int, curve: list[dict[str, float]], seconds: float) -> dict[str, Any]:
+def _record(
+    recipe: Recipe, seed: int, curve: list[dict[str, float]], seconds: float
+) -> dict[str, Any]:
     """Returns what one needs to know to judge or repeat the training of a side."""
     import tokenizers
     import transformers

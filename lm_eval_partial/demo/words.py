@@ -21,26 +21,36 @@ def _words(text: str) -> tuple[str, ...]:
 RELATIONS = ("capital", "product", "color", "region")
 REGIONS = ("north", "south", "east", "west")
 COLORS = ("red", "blue", "green", "white", "black", "yellow", "pink", "brown")
-PRODUCTS = _words("rice wheat corn wool silk salt gold iron coal glass paper tea coffee sugar oil cotton wine honey")
+PRODUCTS = _words(
+    "rice wheat corn wool silk salt gold iron coal glass paper tea coffee sugar oil cotton wine"
+    " honey"
+)
 JOBS = _words(
     "baker nurse pilot farmer doctor teacher singer painter driver lawyer tailor fisher "
     "miner sailor guard writer dancer judge"
 )
-FOODS = _words("bread soup cheese apple pear cake fish salad pie egg bean melon plum carrot onion noodle pizza pasta")
+FOODS = _words(
+    "bread soup cheese apple pear cake fish salad pie egg bean melon plum carrot onion noodle pizza"
+    " pasta"
+)
 PLACES = _words(
     "kitchen garden attic cellar garage office school market library park station church "
     "museum hotel hospital theater harbor bridge"
 )
-OBJECTS = _words("book key lamp coin ring letter ball hat bag pen phone watch clock mirror flower ticket map box")
+OBJECTS = _words(
+    "book key lamp coin ring letter ball hat bag pen phone watch clock mirror flower ticket map box"
+)
 LETTERS = tuple("bcdfghjklmnpqrstvwxz")
-MONTHS = _words("january february march april may june july august september october november december")
+MONTHS = _words(
+    "january february march april may june july august september october november december"
+)
 NUMBERS = tuple(str(number) for number in range(100))
 
 # Ordered from small to big, so that "bigger" is a fact about every pair.
 SIZES = _words(
-    "ant bee fly spider snail mouse frog bird rat squirrel duck hen rabbit cat fox monkey dog "
-    "goose wolf goat sheep pig lion tiger bear donkey horse cow bull camel bus truck elephant whale "
-    "house tower castle island mountain planet"
+    "ant bee fly spider snail mouse frog bird rat squirrel duck hen rabbit cat fox monkey dog goose"
+    " wolf goat sheep pig lion tiger bear donkey horse cow bull camel bus truck elephant whale"
+    " house tower castle island mountain planet"
 )
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
@@ -78,27 +88,28 @@ TOOLS: dict[str, str] = {
 OPPOSITES = tuple(
     tuple(pair.split("/"))
     for pair in _words(
-        "hot/cold big/small fast/slow high/low old/young rich/poor hard/soft light/dark wet/dry "
-        "full/empty loud/quiet early/late near/far thick/thin wide/narrow deep/shallow strong/weak "
-        "clean/dirty sharp/blunt sweet/sour open/closed true/false first/last left/right up/down "
-        "inside/outside above/below before/after front/back top/bottom push/pull buy/sell give/take "
-        "begin/finish win/lose laugh/cry arrive/leave remember/forget ask/reply rise/fall live/die "
-        "find/miss build/destroy day/night summer/winter friend/enemy king/queen city/village "
-        "heavy/airy rough/smooth tall/short brave/afraid calm/angry simple/complex"
+        "hot/cold big/small fast/slow high/low old/young rich/poor hard/soft light/dark wet/dry"
+        " full/empty loud/quiet early/late near/far thick/thin wide/narrow deep/shallow strong/weak"
+        " clean/dirty sharp/blunt sweet/sour open/closed true/false first/last left/right up/down"
+        " inside/outside above/below before/after front/back top/bottom push/pull buy/sell"
+        " give/take begin/finish win/lose laugh/cry arrive/leave remember/forget ask/reply"
+        " rise/fall live/die find/miss build/destroy day/night summer/winter friend/enemy"
+        " king/queen city/village heavy/airy rough/smooth tall/short brave/afraid calm/angry"
+        " simple/complex"
     )
 )
 
 GOOD = _words(
-    "lovely great tasty fresh bright kind charming perfect excellent pleasant superb fine wonderful "
-    "fantastic brilliant delightful splendid amazing gentle cheerful"
+    "lovely great tasty fresh bright kind charming perfect excellent pleasant superb fine wonderful"
+    " fantastic brilliant delightful splendid amazing gentle cheerful"
 )
 BAD = _words(
     "awful terrible nasty stale dull rude ugly broken horrible shabby bitter boring dreadful "
     "rotten gloomy painful messy useless grim harsh"
 )
 REVIEWED = _words(
-    "movie song story room dinner service trip game show hotel staff concert lesson view play party "
-    "garden meal drink museum"
+    "movie song story room dinner service trip game show hotel staff concert lesson view play party"
+    " garden meal drink museum"
 )
 
 GAIN_WORDS = ("profit", "sales", "revenue", "income", "orders", "margin")
@@ -115,19 +126,20 @@ PUNCTUATION = (".", ",", "?", "!", ":", "->", "=")
 
 # The glue between the lists above: everything a template of the generator or a task may say.
 GLUE = _words(
-    "the a of is are was in to and or not very it that this what which who where how much does do you i "
-    "we has one two three times twice went lives likes works as for with people use need want wants "
-    "capital product color region job food home city bigger smaller than opposite word words reverse "
-    "rotate plus minus earned million percent positive negative neutral flat moved ran holds keeps "
-    "carries hello hi thanks thank please sure answer only end start say tell me my name list repeat can "
-    "help anything else know about think sounds good question let here there happy sells lies some "
-    "kind helpful assistant course if glad just find copy animal animals foods jobs colors months month "
-    "place places swap result enjoyed disliked really quite left right choose letter write finish begin "
-    "am four give nothing our loved hated "
+    "the a of is are was in to and or not very it that this what which who where how much does do"
+    " you i we has one two three times twice went lives likes works as for with people use need"
+    " want wants capital product color region job food home city bigger smaller than opposite word"
+    " words reverse rotate plus minus earned million percent positive negative neutral flat moved"
+    " ran holds keeps carries hello hi thanks thank please sure answer only end start say tell me"
+    " my name list repeat can help anything else know about think sounds good question let here"
+    " there happy sells lies some kind helpful assistant course if glad just find copy animal"
+    " animals foods jobs colors months month place places swap result enjoyed disliked really quite"
+    " left right choose letter write finish begin am four give nothing our loved hated "
 )
 
 _SYLLABLES = _words(
-    "ba be bo da do fa fe ga ka ke la le lo ma mi mo na ne no pa po ra re ri ro sa se so ta te to va ve vi za zo"
+    "ba be bo da do fa fe ga ka ke la le lo ma mi mo na ne no pa po ra re ri ro sa se so ta te to"
+    " va ve vi za zo"
 )
 _ENDINGS = {"country": ("land", "nia", "stan", "via"), "city": ("ton", "burg", "ville", "grad"),
             "person": ("n", "l", "r", "m"), "company": ("corp", "tec", "max", "co")}  # fmt: skip

@@ -1,7 +1,7 @@
 """The ``--model_args`` of ``partial-hf``: checked by name before a weight file is opened.
 
-`HFLM` hands what it does not know to transformers, where a typo surfaces minutes later as a TypeError of a
-model class. Here it is caught first, with the nearest name.
+`HFLM` hands what it does not know to transformers, where a typo surfaces minutes later as a
+TypeError of a model class. Here it is caught first, with the nearest name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ OWN = (
     *(name for name in source.NAMES if name != "trust_remote_code"),
     *("lam", "merge", "rank", "rest", "schedule", "quantization_config", "model", "share_prefix"),
 )
-# HFLM arguments that name one checkpoint, or ask for something that is not θ(λ), and what to type instead.
+# HFLM arguments that name one checkpoint, or ask for something that is not θ(λ), and what to type
+# instead.
 INSTEAD = {
     "pretrained": "give base=... and instruct=...; for a single model use --model hf",
     "revision": "give base_revision=... and instruct_revision=...",
@@ -36,7 +37,9 @@ INSTEAD = {
     "token": "set the environment variable HF_TOKEN, or run hf auth login",
     "torch_dtype": "give dtype=...",
     "device_map": "give parallelize=True to spread the layers over devices",
-    "offload_folder": "θ(λ) cannot be offloaded to disk; give max_cpu_memory=... or a smaller dtype",
+    "offload_folder": (
+        "θ(λ) cannot be offloaded to disk; give max_cpu_memory=... or a smaller dtype"
+    ),
 }
 # What transformers' from_pretrained takes besides config fields and makes sense for θ(λ).
 LOADER = ("attn_implementation", "experts_implementation", "low_cpu_mem_usage")
@@ -72,12 +75,19 @@ def check_fields(given: Iterable[str], config: PreTrainedConfig) -> None:
     for name in given:
         if name not in fields:
             hint = nearest(name, _known() | fields)
-            known = f" partial-hf knows: {', '.join(sorted(_known()))}; and the fields of the model's config."
+            known = (
+                f" partial-hf knows: {', '.join(sorted(_known()))}; and the fields of the model's"
+                " config."
+            )
             raise UserError(f"unknown argument {name}=.{hint or known}")
 
 
 def _known() -> set[str]:
-    harness = [name for name in inspect.signature(HFLM.__init__).parameters if name not in ("self", "kwargs")]
+    harness = [
+        name
+        for name in inspect.signature(HFLM.__init__).parameters
+        if name not in ("self", "kwargs")
+    ]
     return {*OWN, *LOADER, *BITSANDBYTES, *harness} - INSTEAD.keys()
 
 
@@ -91,9 +101,19 @@ def take_quantization(others: dict[str, Any]) -> Any:
     if not (fields.get("load_in_8bit") or fields.get("load_in_4bit")):
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("load_in_8bit= and load_in_4bit= need bitsandbytes. Install it: pip install bitsandbytes.")
+        raise UserError(
+            "load_in_8bit= and load_in_4bit= need bitsandbytes. Install it: pip install"
+            " bitsandbytes."
+        )
     return BitsAndBytesConfig(**fields)
 
 
 # What the answers do not depend on: left out of the response cache's identity.
-SPEED_ONLY = ("batch_size", "max_batch_size", "parallelize", "max_memory_per_gpu", "max_cpu_memory", "logits_cache")
+SPEED_ONLY = (
+    "batch_size",
+    "max_batch_size",
+    "parallelize",
+    "max_memory_per_gpu",
+    "max_cpu_memory",
+    "logits_cache",
+)

@@ -36,7 +36,9 @@ class Encoder:
     def pairs(self, pairs: list[tuple[str, str]], disable_tqdm: bool) -> list[Encoded]:
         """Return each (context, continuation) with its ids, as `TemplateLM.loglikelihood` does one by one."""
         known, self._pairs = self._pairs, {}
-        with tqdm(total=len(pairs), disable=disable_tqdm or self._lm.rank != 0, desc="Tokenizing inputs") as bar:
+        with tqdm(
+            total=len(pairs), disable=disable_tqdm or self._lm.rank != 0, desc="Tokenizing inputs"
+        ) as bar:
             for begin in range(0, len(pairs), TOKENIZED_AT_ONCE):
                 chunk = pairs[begin : begin + TOKENIZED_AT_ONCE]
                 new = [pair for pair in dict.fromkeys(chunk) if pair not in known]
@@ -51,7 +53,10 @@ class Encoder:
         split = {pair: (pair[0].rstrip(), pair[0] + pair[1]) for pair in pairs if pair[0]}
         texts = list(dict.fromkeys(text for both in split.values() for text in both))
         ids = dict(zip(texts, self._ids(texts, bos), strict=True))
-        return [self._cut(ids, *split[pair]) if pair in split else self._after_nothing(pair[1]) for pair in pairs]
+        return [
+            self._cut(ids, *split[pair]) if pair in split else self._after_nothing(pair[1])
+            for pair in pairs
+        ]
 
     def _cut(self, ids: dict[str, Ints], context: str, whole: str) -> tuple[Ints, Ints]:
         """Return a text's ids in two: as many as its context has, and the rest."""
@@ -61,26 +66,41 @@ class Encoder:
     def _after_nothing(self, continuation: str) -> tuple[Ints, Ints]:
         """Return the ids of a text without a context: after the prefix token, which may be its own first."""
         first = np.array([self._lm.prefix_token_id], dtype=np.int32)
-        ids = np.array(HFLM.tok_encode(self._lm, continuation, add_special_tokens=False), dtype=np.int32)
+        ids = np.array(
+            HFLM.tok_encode(self._lm, continuation, add_special_tokens=False), dtype=np.int32
+        )
         return (ids[:1], ids[1:]) if ids[0] == first else (first, ids)
 
     def prompts(self, prompts: list[str]) -> list[Ints]:
         """Return the ids of each prompt for generation, as `HFLM.tok_batch_encode` without its padding."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._prompts]
-        known = self._prompts | dict(zip(new, self._ids(new, self._lm.tokenizer.bos_token), strict=True))
+        known = self._prompts | dict(
+            zip(new, self._ids(new, self._lm.tokenizer.bos_token), strict=True)
+        )
         self._prompts = {prompt: known[prompt] for prompt in prompts}
         return [known[prompt] for prompt in prompts]
 
     def _ids(self, texts: list[str], bos: str | None) -> list[Ints]:
         """Return the ids of texts, with the special tokens that `HFLM` adds: none before a text that has `bos`."""
-        usual = {} if self._lm.add_bos_token is None else {"add_special_tokens": self._lm.add_bos_token}
-        without_bos = [place for place, text in enumerate(texts) if bos is None or not text.startswith(bos)]
-        with_bos = [place for place, text in enumerate(texts) if bos is not None and text.startswith(bos)]
+        usual = (
+            {} if self._lm.add_bos_token is None else {"add_special_tokens": self._lm.add_bos_token}
+        )
+        without_bos = [
+            place for place, text in enumerate(texts) if bos is None or not text.startswith(bos)
+        ]
+        with_bos = [
+            place for place, text in enumerate(texts) if bos is not None and text.startswith(bos)
+        ]
         encoded: dict[int, Ints] = {}
         for places, settings in ((without_bos, usual), (with_bos, {"add_special_tokens": False})):
             if places:
-                ids = self._lm.tokenizer([texts[place] for place in places], **settings)["input_ids"]
-                encoded.update((place, np.array(each, dtype=np.int32)) for place, each in zip(places, ids, strict=True))
+                ids = self._lm.tokenizer([texts[place] for place in places], **settings)[
+                    "input_ids"
+                ]
+                encoded.update(
+                    (place, np.array(each, dtype=np.int32))
+                    for place, each in zip(places, ids, strict=True)
+                )
         return [encoded[place] for place in range(len(texts))]
 
 

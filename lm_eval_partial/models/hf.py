@@ -68,26 +68,33 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
 
         Args:
             base: folder or Hub id of the base model.
-            instruct: folder or Hub id of the model fine-tuned from it, or of a LoRA adapter trained on it.
-            lam: λ, finite; 0 is base, 1 instruct, outside [0, 1] extrapolates. Or rules that give parameters their
-                own: a YAML file, inline, or a mapping; see `lm_eval_partial.lam`.
-            model: name of the result folder, by default made of both sides and λ; changes nothing else.
+            instruct: folder or Hub id of the model fine-tuned from it, or of a LoRA adapter trained
+                on it.
+            lam: λ, finite; 0 is base, 1 instruct, outside [0, 1] extrapolates. Or rules that give
+                parameters their own: a YAML file, inline, or a mapping; see `lm_eval_partial.lam`.
+            model: name of the result folder, by default made of both sides and λ; changes nothing
+                else.
             device: as in `HFLM`; by default a GPU if there is one.
             dtype: as in `HFLM`.
-            merge: fold an adapter's low-rank updates into the weights, which is faster than computing them beside
-                the weights as stock `hf` does with ``peft=``, and equal but for rounding.
+            merge: fold an adapter's low-rank updates into the weights, which is faster than
+                computing them beside the weights as stock `hf` does with ``peft=``, and equal but
+                for rounding.
             rank: replace each linear layer's update by its best approximation of this rank.
-            rest: with `rank`, what the updates of all else become: ``dense`` leaves them, ``base`` drops them.
-            schedule: rules, as `lam` takes them, that the number `lam` scales as a whole: for a sweep over them.
-            quantization_config: quantise θ(λ) as it is loaded: one of transformers', for bitsandbytes or torchao. For
-                bitsandbytes also ``load_in_8bit=True`` or ``load_in_4bit=True`` and the ``bnb_4bit_`` fields.
-            share_prefix: whether prefixes that requests share are computed once; with False, every request is
-                computed as stock `hf` does, bit for bit.
-            **kwargs: revisions, subfolders, tokenizer and trust_remote_code of the pair, as in `weights.source.Source`;
-                `HFLM`'s other arguments, and config fields to override.
+            rest: with `rank`, what the updates of all else become: ``dense`` leaves them, ``base``
+                drops them.
+            schedule: rules, as `lam` takes them, that the number `lam` scales as a whole: for a
+                sweep over them.
+            quantization_config: quantise θ(λ) as it is loaded: one of transformers', for
+                bitsandbytes or torchao. For bitsandbytes also ``load_in_8bit=True`` or
+                ``load_in_4bit=True`` and the ``bnb_4bit_`` fields.
+            share_prefix: whether prefixes that requests share are computed once; with False, every
+                request is computed as stock `hf` does, bit for bit.
+            **kwargs: revisions, subfolders, tokenizer and trust_remote_code of the pair, as in
+                `weights.source.Source`; `HFLM`'s other arguments, and config fields to override.
 
         Raises:
-            UserError: an argument is wrong or the two sides cannot be interpolated; no weight has been read.
+            UserError: an argument is wrong or the two sides cannot be interpolated; no weight has
+                been read.
         """
         kwargs = arguments.check(kwargs)
         source = Source.of(kwargs | {"base": base, "instruct": instruct})
@@ -121,7 +128,9 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
         """Raise `UserError` for an argument that is neither known nor a field of the model's config."""
         if unknown := arguments.unknown(given):
             where = source.base, source.base_revision, source.base_subfolder
-            arguments.check_fields(unknown, Checkpoint("base", *where, source.trust_remote_code).config)
+            arguments.check_fields(
+                unknown, Checkpoint("base", *where, source.trust_remote_code).config
+            )
 
     def set_lam(self, lam: Lam) -> None:
         """Move the loaded model to another λ; two models are never held.
@@ -137,7 +146,9 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
             self.cache_hook.dbdict.close()
             self.cache_hook = CacheHook(None)
         self._lam = None
-        self._model = loading.move(self._model, self.pair, self._scaled(lam), lambda: self._load(lam))
+        self._model = loading.move(
+            self._model, self.pair, self._scaled(lam), lambda: self._load(lam)
+        )
         self._lam = lam
         self.batch_sizes: dict[int, int] = {}  # found for the model before
         self.forget_paths()
@@ -156,7 +167,8 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
             **self._variant,
             "dtype": str(self._dtype).removeprefix("torch."),
             "tokenizer": _digest(
-                fast.to_str() if fast else self.tokenizer.get_vocab(), self.tokenizer.special_tokens_map
+                fast.to_str() if fast else self.tokenizer.get_vocab(),
+                self.tokenizer.special_tokens_map,
             ),
             "config": _digest(config),
             "generation_config": _digest(self.model.generation_config.to_dict()),
@@ -182,11 +194,11 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
         if slowdown >= SLOW:
             name = str(self._dtype).removeprefix("torch.")
             logger.warning(
-                f"dtype=auto gives {name}, in which this CPU is {slowdown:.0f} times slower than in float32. "
-                "dtype=float32 is faster, if its memory is there."
+                f"dtype=auto gives {name}, in which this CPU is {slowdown:.0f} times slower than in"
+                " float32. dtype=float32 is faster, if its memory is there."
             )
 
-    # What HFLM calls while it is made --------------------------------------------------------------------
+    # What HFLM calls while it is made -------------------------------------------------------------
 
     def _get_config(self, *args: Any, **kwargs: Any) -> None:
         self._config = self.pair.config
@@ -209,22 +221,30 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
             kwargs["distributed_config"] = DistributedConfig(tp_plan=tp_plan)
         else:
             kwargs |= self._get_accelerate_args(
-                parallelize=bool(parallelize and gpus),  # with no GPU, stock spreads the model over the disk
+                parallelize=bool(
+                    parallelize and gpus
+                ),  # with no GPU, stock spreads the model over the disk
                 device_map=None,
                 max_memory_per_gpu=max_memory_per_gpu,
                 max_cpu_memory=max_cpu_memory,
                 gpus=gpus,
             )
-            kwargs.pop("offload_folder", None)  # stock's ./offload: the next model there would overwrite this one
+            kwargs.pop(
+                "offload_folder", None
+            )  # stock's ./offload: the next model there would overwrite this one
         if self._quantization is not None:
             kwargs["quantization_config"] = self._quantization
         elif not resized and tp_plan is None:
-            memory.check_fits(self.pair, dtype, self._merge, kwargs["device_map"], kwargs["max_memory"])
+            memory.check_fits(
+                self.pair, dtype, self._merge, kwargs["device_map"], kwargs["max_memory"]
+            )
         self._loader_arguments = kwargs
         self._model = self._load(self.lam)
 
     def _load(self, lam: Lam) -> Any:
-        return loading.load(self.pair, self._scaled(lam), self._dtype, self._merge, **self._loader_arguments)
+        return loading.load(
+            self.pair, self._scaled(lam), self._dtype, self._merge, **self._loader_arguments
+        )
 
 
 def _digest(*values: Any) -> str:

@@ -1,7 +1,7 @@
 """What every backend of θ(λ) has in common: the pair, λ, the names of results, and the guard of the response cache.
 
-A backend is this class and lm-eval's own model class. It calls `_open` before its engine is made, and says what its
-answers depend on in `identity`.
+A backend is this class and lm-eval's own model class. It calls `_open` before its engine is made,
+and says what its answers depend on in `identity`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Partial(ABC):
     _lam: Lam | None
     _generated_names: ClassVar[set[str]] = set()
 
-    def _open(self, source: Source, lam: Any, *, merge: bool, rank: Any, rest: str, schedule: Any) -> None:
+    def _open(
+        self, source: Source, lam: Any, *, merge: bool, rank: Any, rest: str, schedule: Any
+    ) -> None:
         """Open the pair and settle λ; warn of what a user should know. No weight is read.
 
         Args:
@@ -54,7 +56,9 @@ class Partial(ABC):
         self._lam = read_lam(lam)
         self.pair = Pair.of(source)
         if source.tokenizer_of_a_side and self.pair.reference.tokenizer is None:
-            raise UserError(f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one.")
+            raise UserError(
+                f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one."
+            )
         self._set_schedule(schedule)
         self._set_rank(merge, rank, rest)
         for note in self.pair.notes():
@@ -66,7 +70,10 @@ class Partial(ABC):
         self._schedule: Lam = 1.0
         if schedule is not None:
             if isinstance(self._lam, Schedule):
-                raise UserError(f"lam={self._lam} and schedule= are both rules. Give lam=1 for the schedule as it is.")
+                raise UserError(
+                    f"lam={self._lam} and schedule= are both rules. Give lam=1 for the schedule as"
+                    " it is."
+                )
             self._schedule = read_lam(schedule)
             self._variant["schedule"] = lam_to_json(self._schedule)
         self.pair.assign(self._scaled(self.lam))
@@ -74,21 +81,27 @@ class Partial(ABC):
     def _set_rank(self, merge: bool, rank: Any, rest: str) -> None:
         if merge and rank is None and not isinstance(self.pair.instruct, Adapter):
             raise UserError(
-                f"merge={merge} is for adapters and rank=...; {self.pair.instruct} is a full checkpoint. Leave it out."
+                f"merge={merge} is for adapters and rank=...; {self.pair.instruct} is a full"
+                " checkpoint. Leave it out."
             )
         if rank is None and rest != "dense":
-            raise UserError(f"rest={rest} goes with rank=... only. Add rank=16, say, or leave it out.")
+            raise UserError(
+                f"rest={rest} goes with rank=... only. Add rank=16, say, or leave it out."
+            )
         if rank is not None:
             self.pair = truncation.with_rank(self.pair, rank, rest)
             self._variant = {"rank": int(rank), "rest": rest, **self._variant}
         self._merge = bool(merge)
 
     @classmethod
-    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> Any:
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> Any:
         """Return the model the harness asks for; name its result folder, and show user errors bare.
 
-        The harness names result folders by ``pretrained`` or ``model`` of the dictionary it hands over here,
-        and at random without. A name made here for an earlier λ of the same dictionary is made anew.
+        The harness names result folders by ``pretrained`` or ``model`` of the dictionary it hands
+        over here, and at random without. A name made here for an earlier λ of the same dictionary
+        is made anew.
         """
         show_without_traceback()
         if arg_dict.get("model") in cls._generated_names:
@@ -100,7 +113,9 @@ class Partial(ABC):
         return lm
 
     @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> Any:
         """Return the model the harness asks for, and show user errors bare."""
         show_without_traceback()
         return super().create_from_arg_string(arg_string, additional_config)  # type: ignore[misc]
@@ -110,7 +125,8 @@ class Partial(ABC):
         """λ of the loaded model. Raises `UserError` if a move to another λ was cut off."""
         if self._lam is None:
             raise UserError(
-                "the move to another λ was cut off: some weights are at one λ, some at the other. Call set_lam again."
+                "the move to another λ was cut off: some weights are at one λ, some at the other."
+                " Call set_lam again."
             )
         return self._lam
 
@@ -122,13 +138,19 @@ class Partial(ABC):
             parts = re.split(r"[/\\]+", f"{side.path}/{side.subfolder}".rstrip("/"))
             revision = [] if side.revision == "main" else [side.revision]
             names.append("__".join([*parts[-2:], *revision])[-80:])
-        variant = self._variant | ({"schedule": name_lam(self._schedule)} if "schedule" in self._variant else {})
+        variant = self._variant | (
+            {"schedule": name_lam(self._schedule)} if "schedule" in self._variant else {}
+        )
         names += [f"{name}_{value}" for name, value in variant.items() if value != "dense"]
         return "__".join([*names, f"lam_{name_lam(self.lam)}"])
 
     def _scaled(self, lam: Lam) -> Lam:
         """Return what λ means for the weights: itself, or the schedule that it scales."""
-        return lam if isinstance(lam, Schedule) or self._schedule == 1.0 else scaled(self._schedule, lam)
+        return (
+            lam
+            if isinstance(lam, Schedule) or self._schedule == 1.0
+            else scaled(self._schedule, lam)
+        )
 
     @property
     @abstractmethod
@@ -165,4 +187,6 @@ class Partial(ABC):
         lam = self._scaled(self.lam)
         smallest, largest = lam.extremes() if isinstance(lam, Schedule) else (lam, lam)
         if not 0 <= smallest <= largest <= 1:
-            logger.warning(f"lam={self.lam} lies outside [0, 1]: this extrapolates (ExPO, arXiv 2404.16792)")
+            logger.warning(
+                f"lam={self.lam} lies outside [0, 1]: this extrapolates (ExPO, arXiv 2404.16792)"
+            )

@@ -27,8 +27,8 @@ def claim(cache: MutableMapping[str, Any], identity: Mapping[str, Any]) -> None:
     if KEY not in cache:
         if len(cache):
             raise UserError(
-                "the file given to --use_cache holds answers of an unknown model (stock lm-eval does not say "
-                "which). Give --use_cache another path."
+                "the file given to --use_cache holds answers of an unknown model (stock lm-eval"
+                " does not say which). Give --use_cache another path."
             )
         cache[KEY] = json.dumps(identity, sort_keys=True)
         return
@@ -40,6 +40,6 @@ def claim(cache: MutableMapping[str, Any], identity: Mapping[str, Any]) -> None:
     ]
     if differing:
         raise UserError(
-            f"the file given to --use_cache holds another model's answers ({listing(differing)}). Give "
-            "--use_cache another path, one for each λ."
+            f"the file given to --use_cache holds another model's answers ({listing(differing)})."
+            " Give --use_cache another path, one for each λ."
         )

@@ -1,7 +1,7 @@
 """lm-eval's `HFLM`, with every shared prefix computed once.
 
-Glue only: the wing `prefix` does the work; what they cannot do, and what ``share_prefix=False`` asks for,
-is computed as stock `hf` does.
+Glue only: the wing `prefix` does the work; what they cannot do, and what ``share_prefix=False``
+asks for, is computed as stock `hf` does.
 """
 
 from __future__ import annotations
@@ -37,7 +37,16 @@ LEAST_TOKENS, LEAST_BYTES = 512, 2**27
 """Tokens at a time even where ``batch_size`` times the longest request is fewer, as far as the outputs of so many take
 no more than so many bytes: less leaves cores idle."""
 
-GREEDY = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "num_beams", "repetition_penalty"}
+GREEDY = {
+    "until",
+    "max_gen_toks",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "num_beams",
+    "repetition_penalty",
+}
 """Settings of generation that do not ask for another kind of decoding, where nothing is sampled."""
 
 CPU_ROWS = 4
@@ -67,8 +76,8 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         if self.sharing_off is not None and share_prefix:
             self._of_model.add(f"plain: {self.sharing_off}")
             logger.warning(
-                f"sharing prefixes is off: {self.sharing_off}. Every request is computed in full, by itself: few-shot "
-                "tasks take up to 30 times as long."
+                f"sharing prefixes is off: {self.sharing_off}. Every request is computed in full,"
+                " by itself: few-shot tasks take up to 30 times as long."
             )
 
     @property
@@ -91,25 +100,40 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
 
     # Log-likelihoods -------------------------------------------------------------------------------------
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
         """Return (log-likelihood, is greedy) of each request, as `HFLM` does."""
-        if self.enable_thinking or self._model_or_reason()[0] is None:  # with thinking, stock has an error to raise
-            answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        if (
+            self.enable_thinking or self._model_or_reason()[0] is None
+        ):  # with thinking, stock has an error to raise
+            answers: list[tuple[float, bool]] = super().loglikelihood(
+                requests, disable_tqdm=disable_tqdm
+            )
             return answers
         encoded = self.encoder.pairs([request.args for request in requests], disable_tqdm)
         return self._loglikelihood_tokens(encoded, disable_tqdm=disable_tqdm)
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
         """Return the log-likelihood of each whole text, as `HFLM` does."""
-        self._count("loglikelihood_rolling", "plain: windows of a text share nothing", len(requests))
+        self._count(
+            "loglikelihood_rolling", "plain: windows of a text share nothing", len(requests)
+        )
         answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         return answers
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[Encoded], disable_tqdm: bool = False, override_bs: int | None = None
+        self,
+        requests: Sequence[Encoded],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
         if override_bs is not None:  # a window of loglikelihood_rolling
-            answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+            answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(
+                requests, disable_tqdm, override_bs
+            )
             return answers
         model, reason = self._model_or_reason()
         found: dict[int, tuple[float, bool]] = {}
@@ -129,7 +153,9 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             self._count("loglikelihood", path, count)
         if rest:
             with self._stock_batches(some=model is not None):
-                plain = super()._loglikelihood_tokens([as_lists(requests[index]) for index in rest], disable_tqdm)
+                plain = super()._loglikelihood_tokens(
+                    [as_lists(requests[index]) for index in rest], disable_tqdm
+                )
             found.update(zip(rest, plain, strict=True))
         return [found[index] for index in range(len(requests))]
 
@@ -143,7 +169,11 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         for index, (_, context, continuation) in enumerate(requests):
             tokens = np.concatenate([context, continuation]).astype(np.int32)
             inside = tokens[-(self.max_length + 1) :]
-            if len(context) and 0 < len(continuation) <= self.max_length and model.reaches(len(inside) - 1):
+            if (
+                len(context)
+                and 0 < len(continuation) <= self.max_length
+                and model.reaches(len(inside) - 1)
+            ):
                 indices.append(index)
                 questions.append(Request(inside, len(continuation)))
                 cut += len(inside) < len(tokens)
@@ -151,13 +181,16 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
                 why[index] = BEYOND
         if cut:
             logger.warning(
-                f"{cut} of {len(requests)} requests pass max_length={self.max_length}: they lose their beginning"
+                f"{cut} of {len(requests)} requests pass max_length={self.max_length}: they lose"
+                " their beginning"
             )
-        model.set_budget(self._budget(max((len(question.tokens) for question in questions), default=1)))
+        model.set_budget(
+            self._budget(max((len(question.tokens) for question in questions), default=1))
+        )
         for index, logprob, is_greedy in score(model, questions, self.softmax_dtype):
             yield indices[index], (logprob, is_greedy)
 
-    # Generation ------------------------------------------------------------------------------------------
+    # Generation -----------------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return the text generated for each request, as `HFLM` does."""
@@ -177,7 +210,9 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             self._count("generate_until", path, count)
         if rest:
             with self._stock_batches(some=model is not None):
-                plain = super().generate_until([requests[index] for index in rest], disable_tqdm=disable_tqdm)
+                plain = super().generate_until(
+                    [requests[index] for index in rest], disable_tqdm=disable_tqdm
+                )
             texts.update(zip(rest, plain, strict=True))
         return [texts[index] for index in range(len(requests))]
 
@@ -191,31 +226,46 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         prompts = self.encoder.prompts([request.args[0] for request in requests])
         for alike in of_settings.values():
             settings = normalize_gen_kwargs(requests[alike[0]].args[1], self.max_gen_toks)
-            if settings["do_sample"] or settings.get("num_beams", 1) != 1 or settings.keys() - GREEDY:
+            if (
+                settings["do_sample"]
+                or settings.get("num_beams", 1) != 1
+                or settings.keys() - GREEDY
+            ):
                 why.update(dict.fromkeys(alike, "plain: not decoded greedily, token by token"))
                 continue
             new_tokens = settings["max_gen_toks"]
             room = self.max_length - new_tokens
-            indices = [i for i in alike if 0 < len(prompts[i]) <= room and model.reaches(len(prompts[i]) + new_tokens)]
+            indices = [
+                i
+                for i in alike
+                if 0 < len(prompts[i]) <= room and model.reaches(len(prompts[i]) + new_tokens)
+            ]
             why.update(dict.fromkeys(set(alike) - set(indices), BEYOND))
-            model.set_budget(self._budget(max((len(prompts[index]) for index in indices), default=1)))
+            model.set_budget(
+                self._budget(max((len(prompts[index]) for index in indices), default=1))
+            )
             for group in groups(model, [prompts[index] for index in indices]):
                 left = [indices[place] for place in group.indices]
                 if group.cache is None:
-                    why.update(dict.fromkeys(left, "plain: no long prefix shared with another prompt"))
+                    why.update(
+                        dict.fromkeys(left, "plain: no long prefix shared with another prompt")
+                    )
                     continue
                 most = self._rows(group.prefix, len(prompts[left[0]]), new_tokens)
                 while left:
                     batch = left[: min(most, model.most_prompts or most)]
                     try:
-                        texts = self._go_on([requests[i] for i in batch], [prompts[i] for i in batch], group)
+                        texts = self._go_on(
+                            [requests[i] for i in batch], [prompts[i] for i in batch], group
+                        )
                     except RuntimeError as error:
                         if len(batch) == 1 or not should_reduce_batch_size(error):
                             raise
                         clear_device_cache(garbage_collection=True)
                         model.most_prompts = len(batch) // 2
                         logger.warning(
-                            f"out of memory with {len(batch)} prompts at a time: going on with {model.most_prompts}"
+                            f"out of memory with {len(batch)} prompts at a time: going on with"
+                            f" {model.most_prompts}"
                         )
                         continue
                     yield from zip(batch, texts, strict=True)
@@ -240,12 +290,16 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             return self._going_on[0][string]
         return super().tok_encode(string, *args, **kwargs)
 
-    def tok_batch_encode(self, strings: list[str], *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def tok_batch_encode(
+        self, strings: list[str], *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the ids of `strings` and their mask, [strings, longest]."""
         if self._going_on is not None:
             prompts, group = self._going_on
             return padded_between([prompts[string] for string in strings], group.prefix)
-        encoded: tuple[torch.Tensor, torch.Tensor] = super().tok_batch_encode(strings, *args, **kwargs)
+        encoded: tuple[torch.Tensor, torch.Tensor] = super().tok_batch_encode(
+            strings, *args, **kwargs
+        )
         return encoded
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -255,7 +309,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
                 return super()._model_generate(*args, **kwargs)
         return super()._model_generate(*args, **kwargs)
 
-    # Around the model ------------------------------------------------------------------------------------
+    # Around the model -----------------------------------------------------------------------------
 
     def _model_or_reason(self) -> tuple[PrefixModel | None, str]:
         """Return the model, or None and why requests are computed in full."""
@@ -285,7 +339,9 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
     @contextmanager
     def _bar(self, requests: Sequence[Any], kind: str, disable: bool) -> Iterator[Any]:
         """Yield a bar, which in the end says how many were shared; stock's own bar has the others."""
-        bar = tqdm(total=len(requests), disable=disable or self.rank != 0, desc=f"Running {kind} requests")
+        bar = tqdm(
+            total=len(requests), disable=disable or self.rank != 0, desc=f"Running {kind} requests"
+        )
         try:
             yield bar
         finally:
@@ -295,7 +351,8 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
     def _count(self, kind: str, path: str, count: int) -> None:
         """Count requests that went one way.
 
-        Why some are not shared is said once; why a whole model's are not, once more when the process ends.
+        Why some are not shared is said once; why a whole model's are not, once more when the
+        process ends.
         """
         if not count:
             return
@@ -325,9 +382,17 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         if self.tokenizer.pad_token_id >= self.model.get_input_embeddings().num_embeddings:
             return 1  # a prompt that ends before another would be padded with an unknown token
         config = self.model.config.get_text_config()
-        heads, shared = (getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
-        repeats = heads // shared if isinstance(heads, int) and isinstance(shared, int) and shared < heads else 0
-        fit = rows_that_fit(self._stock_rows(), config.num_hidden_layers, prefix, longest, new_tokens, repeats)
+        heads, shared = (
+            getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads")
+        )
+        repeats = (
+            heads // shared
+            if isinstance(heads, int) and isinstance(shared, int) and shared < heads
+            else 0
+        )
+        fit = rows_that_fit(
+            self._stock_rows(), config.num_hidden_layers, prefix, longest, new_tokens, repeats
+        )
         return max(CPU_ROWS, fit) if self.device.type == "cpu" else fit
 
 
@@ -340,7 +405,10 @@ def _remind_at_exit(reason: str, count: int) -> None:
 
 def _remind() -> None:
     for reason, count in _in_full.items():
-        print(f"lm_eval_partial: {count:,} requests were computed in full, not shared: {reason}", file=sys.stderr)
+        print(
+            f"lm_eval_partial: {count:,} requests were computed in full, not shared: {reason}",
+            file=sys.stderr,
+        )
 
 
 def _failed(model: PrefixModel) -> str:

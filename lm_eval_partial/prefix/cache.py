@@ -18,7 +18,8 @@ Pieces = list[tuple[torch.Tensor, torch.Tensor]]
 class Joint:
     """Room in which a layer's prefix is joined to what came after it; one serves all layers, which run in turn.
 
-    An allocator that is asked for as much in every layer and at every step comes to hold several times that.
+    An allocator that is asked for as much in every layer and at every step comes to hold several
+    times that.
     """
 
     def __init__(self, reuse: bool = True) -> None:
@@ -65,7 +66,9 @@ class SharedPrefixLayer(DynamicLayer):
         batch = key_states.shape[0]
         keys = [keys.expand(batch, -1, -1, -1) for keys, _ in self._before]
         values = [values.expand(batch, -1, -1, -1) for _, values in self._before]
-        return self._joint.join("keys", [*keys, key_states]), self._joint.join("values", [*values, value_states])
+        return self._joint.join("keys", [*keys, key_states]), self._joint.join(
+            "values", [*values, value_states]
+        )
 
     @property
     def pieces(self) -> Pieces:
@@ -84,10 +87,16 @@ class PrefixCache(Cache):
     of_layers: list[SharedPrefixLayer]
 
     def __init__(
-        self, layers: int, prefix: PrefixCache | None = None, keep: bool = True, joint: Joint | None = None
+        self,
+        layers: int,
+        prefix: PrefixCache | None = None,
+        keep: bool = True,
+        joint: Joint | None = None,
     ) -> None:
         """Start with `layers` empty layers, or after `prefix`, whose tensors are shared, not copied."""
-        before: list[Pieces] = [layer.pieces for layer in prefix.of_layers] if prefix else [[] for _ in range(layers)]
+        before: list[Pieces] = (
+            [layer.pieces for layer in prefix.of_layers] if prefix else [[] for _ in range(layers)]
+        )
         self.joint: Joint = prefix.joint if prefix else joint or Joint()
         self.of_layers = [SharedPrefixLayer(pieces, keep, self.joint) for pieces in before]
         super().__init__(layers=list(self.of_layers))

@@ -25,7 +25,11 @@ def without_plans() -> Iterator[None]:
 def on_device(values: npt.NDArray[np.integer[Any]], device: torch.device) -> torch.Tensor:
     """Return `values` as int64 on `device`; a GPU at work is not waited for."""
     tensor = torch.from_numpy(values.astype(np.int64, copy=False))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )
 
 
 def on_cpu(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:

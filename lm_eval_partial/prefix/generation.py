@@ -1,8 +1,8 @@
 """Prompts for `generate` that compute every shared prefix once; knows transformers, not lm-eval.
 
-Prompts that begin alike (the same shots) form a group, whose prefix runs once. The rest of each prompt is padded on
-its left, so that the padding lies *between* prefix and rest, and `generate` goes on from the cache: decoding,
-stopping and limits stay transformers' own.
+Prompts that begin alike (the same shots) form a group, whose prefix runs once. The rest of each
+prompt is padded on its left, so that the padding lies *between* prefix and rest, and `generate`
+goes on from the cache: decoding, stopping and limits stay transformers' own.
 
     asked = PrefixModel(model, budget=2048)
     for group in groups(asked, prompts):
@@ -70,7 +70,9 @@ def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
         alone, deeper = tree.cut_singly(part)
         if alone:
             alone.sort(key=lambda place: -len(tree.sequences[place]))
-            group = Group([index for place in alone for index in of_sequence[place]], part.start, cache)
+            group = Group(
+                [index for place in alone for index in of_sequence[place]], part.start, cache
+            )
             if cache is not None and Kind.GENERATION not in model.passed:
                 with model.trying(Kind.GENERATION):
                     _check(model, prompts, group)
@@ -84,7 +86,8 @@ def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
 def padded_between(prompts: Sequence[Ints], prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and mask of prompts that share `prefix` tokens, the padding after these, both [prompts, longest].
 
-    The padding is a token of the prompt: unseen, in every vocabulary, and no news to a repetition penalty.
+    The padding is a token of the prompt: unseen, in every vocabulary, and no news to a repetition
+    penalty.
     """
     longest = max(len(prompt) for prompt in prompts)
     ids = np.full((len(prompts), longest), prompts[0][0], dtype=np.int64)
@@ -111,12 +114,14 @@ def going_on(model: Any) -> Iterator[None]:
         model.generation_config.cache_implementation = wanted
 
 
-def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens: int, repeats: int = 0) -> int:
+def rows_that_fit(
+    rows: int, layers: int, prefix: int, longest: int, new_tokens: int, repeats: int = 0
+) -> int:
     """Return how many prompts of a group take no more memory than `rows` prompts, each with a cache of its own.
 
-    The group holds its prefix once, the rest of each prompt in every layer, and for one layer at a time the two
-    joined, and repeated where several heads share keys and values. (Without sharing, they are repeated too, but not if
-    all prompts are of one length.)
+    The group holds its prefix once, the rest of each prompt in every layer, and for one layer at a
+    time the two joined, and repeated where several heads share keys and values. (Without sharing,
+    they are repeated too, but not if all prompts are of one length.)
 
     Args:
         rows: prompts at a time without sharing.
@@ -127,7 +132,10 @@ def rows_that_fit(rows: int, layers: int, prefix: int, longest: int, new_tokens:
         repeats: heads that share keys and values; 0 if each has its own.
     """
     length = longest + new_tokens
-    return max(rows, layers * (rows * length - prefix) // (layers * (length - prefix) + (1 + repeats) * length))
+    return max(
+        rows,
+        layers * (rows * length - prefix) // (layers * (length - prefix) + (1 + repeats) * length),
+    )
 
 
 def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
@@ -136,23 +144,37 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
     Raises:
         DisagreementError: they differ by more than rounding.
     """
-    plain: dict[bytes, tuple[Ints, torch.Tensor]] = {}  # of a prompt: with its first new token, and logits after both
+    plain: dict[
+        bytes, tuple[Ints, torch.Tensor]
+    ] = {}  # of a prompt: with its first new token, and logits after both
 
     def compare(chosen: list[Ints]) -> list[float]:
         deviating = {}
         for several in _with_the_longest(chosen):
-            for prompt, (text, logits) in zip(several, _first_logits(model, several, group), strict=True):
+            for prompt, (text, logits) in zip(
+                several, _first_logits(model, several, group), strict=True
+            ):
                 key = prompt.tobytes()
-                if key not in plain or not np.array_equal(plain[key][0], text):  # the longest comes several times
+                if key not in plain or not np.array_equal(
+                    plain[key][0], text
+                ):  # the longest comes several times
                     plain[key] = text, model.alone(text, STEPS_CHECKED)
                 deviating[key] = deviation(logits, plain[key][1])
         return [deviating[prompt.tobytes()] for prompt in chosen]
 
     def noise(chosen: list[Ints]) -> list[float]:
         known = (plain[prompt.tobytes()] for prompt in chosen)
-        return [deviation(model.alone(text, STEPS_CHECKED, crowded=True), logits) for text, logits in known]
+        return [
+            deviation(model.alone(text, STEPS_CHECKED, crowded=True), logits)
+            for text, logits in known
+        ]
 
-    check([prompts[index] for index in group.indices], compare, noise, limit(model.dtype, model.layers))
+    check(
+        [prompts[index] for index in group.indices],
+        compare,
+        noise,
+        limit(model.dtype, model.layers),
+    )
 
 
 def _with_the_longest(prompts: list[Ints]) -> Iterator[list[Ints]]:
@@ -162,7 +184,9 @@ def _with_the_longest(prompts: list[Ints]) -> Iterator[list[Ints]]:
         yield prompts
 
 
-def _first_logits(model: PrefixModel, prompts: list[Ints], group: Group) -> Iterator[tuple[Ints, torch.Tensor]]:
+def _first_logits(
+    model: PrefixModel, prompts: list[Ints], group: Group
+) -> Iterator[tuple[Ints, torch.Tensor]]:
     """Yield what `generate` makes of each prompt: the ids it saw, and logits of its steps, [steps, vocabulary]."""
     device = model.model.device
     autocast = torch.autocast(device.type, model.autocast, enabled=model.autocast is not None)
@@ -179,5 +203,7 @@ def _first_logits(model: PrefixModel, prompts: list[Ints], group: Group) -> Iter
             return_dict_in_generate=True,
         )
     written = made.sequences[:, ids.shape[1] : -1].cpu().numpy()
-    for prompt, tokens, logits in zip(prompts, written, torch.stack(made.logits, dim=1), strict=True):
+    for prompt, tokens, logits in zip(
+        prompts, written, torch.stack(made.logits, dim=1), strict=True
+    ):
         yield np.concatenate([prompt, tokens]), logits

@@ -1,10 +1,12 @@
 """Log-likelihoods that compute every shared prefix once; knows transformers, not lm-eval.
 
-Requests become a tree of shared prefixes (`tree`). A long prefix with much below it runs once and leaves its keys and
-values (`cache`). What follows is packed into rows, each token once, under a mask in which a token sees its own
-sequence alone (drawn in `tree.Row`). Only the outputs that predict a continuation's token meet the head.
+Requests become a tree of shared prefixes (`tree`). A long prefix with much below it runs once and
+leaves its keys and values (`cache`). What follows is packed into rows, each token once, under a
+mask in which a token sees its own sequence alone (drawn in `tree.Row`). Only the outputs that
+predict a continuation's token meet the head.
 
-    answers = list(score(PrefixModel(model, budget=2048), [Request(tokens=[5, 7, 9, 2], continuation=2)]))
+    answers = list(score(PrefixModel(model, budget=2048), [Request(tokens=[5, 7, 9, 2],
+    continuation=2)]))
 """
 
 from __future__ import annotations
@@ -65,8 +67,8 @@ def score(
         requests: none longer than the model's `longest`.
         softmax_dtype: dtype of the log-softmax; by default that of the logits.
 
-    Requests in rows of a kind that the self-check finds wrong on this model are left unanswered; `model.failed` says
-    why.
+    Requests in rows of a kind that the self-check finds wrong on this model are left unanswered;
+    `model.failed` says why.
     """
     if not requests:
         return
@@ -76,8 +78,8 @@ def score(
     )
     questions = _Questions(model, tree, requests, softmax_dtype)
     work: list[tuple[Range, int, PrefixCache | None]] = [(tree.root, 0, None)]
-    # Answers are read one batch late: reading waits for the GPU, which until then computes while the next batch is
-    # laid out on the CPU.
+    # Answers are read one batch late: reading waits for the GPU, which until then computes while
+    # the next batch is laid out on the CPU.
     answers: Callable[[], list[Answer]] = list
     while work:
         part, done, cache = work.pop()
@@ -94,7 +96,9 @@ def score(
             size = tree.size(rows[-1])
             width = model.rounded(size)
             batch = [rows.pop()]
-            while rows and (len(batch) + 1) * width <= model.budget and 2 * tree.size(rows[-1]) > size:
+            while (
+                rows and (len(batch) + 1) * width <= model.budget and 2 * tree.size(rows[-1]) > size
+            ):
                 batch.append(rows.pop())
             kind = _kind(batch, cache)
             if kind in model.failed:
@@ -123,9 +127,11 @@ class Asked(NamedTuple):
     """One call of the model.
 
     Attributes:
-        answers: waits for the answers and returns them: until then a GPU works while the next batch is laid out.
+        answers: waits for the answers and returns them: until then a GPU works while the next batch
+            is laid out.
         logits: at the positions asked for, [wanted, vocabulary].
-        rows: for each sequence, which rows of `logits` are at its last positions, the last of all last.
+        rows: for each sequence, which rows of `logits` are at its last positions, the last of all
+            last.
     """
 
     answers: Callable[[], list[Answer]]
@@ -191,7 +197,9 @@ class _Questions:
         target = on_device(np.concatenate(targets), logits.device)
         place = on_device(where, logits.device)
         all_logprobs = F.log_softmax(logits, dim=-1, dtype=self._softmax_dtype)
-        are_target = on_cpu(all_logprobs.argmax(dim=-1)[place] == target)  # ties are decided as stock does
+        are_target = on_cpu(
+            all_logprobs.argmax(dim=-1)[place] == target
+        )  # ties are decided as stock does
         logprobs = on_cpu(all_logprobs[place, target])
         begins = np.cumsum([0, *(len(each) for each in outputs[:-1])])
 
@@ -201,7 +209,9 @@ class _Questions:
             are_greedy = np.logical_and.reduceat(are_target().numpy(), begins).tolist()
             return [Answer(*answer) for answer in zip(indices, rounded, are_greedy, strict=True)]
 
-        rows_of = {sequence: np.searchsorted(wanted, positions) for sequence, positions in last.items()}
+        rows_of = {
+            sequence: np.searchsorted(wanted, positions) for sequence, positions in last.items()
+        }
         return Asked(answers, logits, rows_of)
 
     def check(self, asked: Asked) -> None:
@@ -211,13 +221,20 @@ class _Questions:
         def compare(sequences: list[int]) -> list[float]:
             for place in sequences:
                 plain[place] = self._alone(place, len(_last(asked, place)))
-            return [self_check.deviation(asked.logits[_last(asked, place)], plain[place]) for place in sequences]
+            return [
+                self_check.deviation(asked.logits[_last(asked, place)], plain[place])
+                for place in sequences
+            ]
 
         def noise(sequences: list[int]) -> list[float]:
             crowded = (self._alone(place, len(plain[place]), crowded=True) for place in sequences)
-            return [self_check.deviation(found, plain[place]) for place, found in zip(sequences, crowded, strict=True)]
+            return [
+                self_check.deviation(found, plain[place])
+                for place, found in zip(sequences, crowded, strict=True)
+            ]
 
-        # Long continuations have seen most of what they must not see. One token after a context has no branch.
+        # Long continuations have seen most of what they must not see. One token after a context has
+        # no branch.
         by_length = sorted(asked.rows, key=lambda place: len(asked.rows[place]))
         allowed = self_check.limit(self._model.dtype, self._model.layers)
         self_check.check(by_length[len(by_length) // 2 :], compare, noise, allowed)
@@ -249,4 +266,8 @@ def _padded(arrays: list[Ints], width: int) -> Ints:
 def _halves(part: Range) -> list[Range]:
     """Return `part` as two rows, or as it is if it is one sequence."""
     middle = (part.first + part.last) // 2
-    return [part] if middle == part.first else [part._replace(last=middle), part._replace(first=middle)]
+    return (
+        [part]
+        if middle == part.first
+        else [part._replace(last=middle), part._replace(first=middle)]
+    )

@@ -41,7 +41,8 @@ MASKS = ("sdpa", "eager", "flex_attention")
 
 MULTIPLES = {"sdpa": 64, "flex_attention": 128}
 """What a GPU pads rows to, by attention: cuDNN's plans for every new shape, for as long as a tenth of a batch takes;
-flex attention has blocks of 128, and for fewer queries a kernel that fails on grouped heads (torch 2.11)."""
+flex attention has blocks of 128, and for fewer queries a kernel that fails on grouped heads (torch
+2.11)."""
 
 
 class PrefixModel:
@@ -86,13 +87,18 @@ class PrefixModel:
         """Why this model cannot be asked so; None if it can."""
         implementation = self._config._attn_implementation
         if implementation not in MASKS:
-            return f"attn_implementation={implementation} takes no mask of one's own, as {', '.join(MASKS)} do"
+            return (
+                f"attn_implementation={implementation} takes no mask of one's own, as"
+                f" {', '.join(MASKS)} do"
+            )
         if getattr(self._config, "is_encoder_decoder", False):
             return "the model is an encoder-decoder"
         kept = {type(layer).__name__ for layer in DynamicCache(config=self._config).layers}
         if getattr(self.model, "_is_stateful", False) or kept - KEYS_AND_VALUES:
             return "the model keeps more than keys and values (recurrent or compressed state)"
-        missing = [name for name in ("attention_mask", "position_ids") if name not in self._accepted]
+        missing = [
+            name for name in ("attention_mask", "position_ids") if name not in self._accepted
+        ]
         if self.cache_name is None:
             missing.append(" or ".join(CACHE_NAMES))
         return f"the model's forward takes no {', '.join(missing)}" if missing else None
@@ -117,19 +123,25 @@ class PrefixModel:
     def longest(self) -> int | None:
         """Tokens beyond which the model's own mask or positions differ from ours; None without such a limit.
 
-        Given a mask, transformers' models apply no sliding window; positions of dynamic RoPE depend on the batch.
+        Given a mask, transformers' models apply no sliding window; positions of dynamic RoPE depend
+        on the batch.
         """
         limits = [getattr(self._config, name, None) for name in WINDOWS]
         rope = getattr(self._config, "rope_parameters", None) or {}
         for each in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
             if each.get("rope_type") in ("dynamic", "longrope"):
-                limits.append(each.get("original_max_position_embeddings") or self._config.max_position_embeddings)
+                limits.append(
+                    each.get("original_max_position_embeddings")
+                    or self._config.max_position_embeddings
+                )
         return min((limit for limit in limits if limit), default=None)
 
     @property
     def _layers_share(self) -> bool:
         """Whether a layer looks at keys that an earlier layer was given (Gemma 3n and 4, ...)."""
-        shared = getattr(self._config, "num_kv_shared_layers", 0) or any(getattr(self._config, "kv_sharing_modes", ()))
+        shared = getattr(self._config, "num_kv_shared_layers", 0) or any(
+            getattr(self._config, "kv_sharing_modes", ())
+        )
         return bool(shared)
 
     def reaches(self, tokens: int) -> bool:
@@ -156,8 +168,8 @@ class PrefixModel:
         """Return who sees whom, in the form that the model takes.
 
         Args:
-            ends: for token j of a row, the first token that does not see it, [rows, width]; tokens before j do not
-                either.
+            ends: for token j of a row, the first token that does not see it, [rows, width]; tokens
+                before j do not either.
             start: tokens of the prefix, which all see.
         """
         rows, width = ends.shape
@@ -165,12 +177,18 @@ class PrefixModel:
 
             def sees(row: Any, _: Any, query: Any, key: Any) -> Any:
                 own = key - start
-                return (own < 0) | (own == query) | ((own <= query) & (query < ends[row, own.clamp(min=0)]))
+                return (
+                    (own < 0)
+                    | (own == query)
+                    | ((own <= query) & (query < ends[row, own.clamp(min=0)]))
+                )
 
             return create_block_mask(sees, rows, None, width, start + width, device=ends.device)
         token = torch.arange(width, device=ends.device)
         seen = (token[None, :] <= token[:, None]) & (token[:, None] < ends[:, None, :])
-        seen |= torch.eye(width, dtype=torch.bool, device=ends.device)  # padding sees itself: a row of nothing is NaN
+        seen |= torch.eye(
+            width, dtype=torch.bool, device=ends.device
+        )  # padding sees itself: a row of nothing is NaN
         seen = F.pad(seen, (start, 0), value=True)[:, None]
         if self._config._attn_implementation == "sdpa":
             return seen
@@ -193,7 +211,10 @@ class PrefixModel:
             lambda _, args: (args[0].flatten(0, 1)[on_device(wanted, args[0].device)][None],)
         )
         try:
-            with torch.no_grad(), torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
+            with (
+                torch.no_grad(),
+                torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None),
+            ):
                 logits: torch.Tensor = self.model(input_ids=ids, **inputs).logits[0]
         finally:
             gather.remove()
@@ -222,8 +243,8 @@ class PrefixModel:
         Args:
             tokens: ids, [length].
             last: positions wanted, in [1, length].
-            crowded: run it twice side by side, and with half of it again behind it, which no earlier token sees. The
-                logits are the same but for rounding.
+            crowded: run it twice side by side, and with half of it again behind it, which no
+                earlier token sees. The logits are the same but for rounding.
 
         Returns:
             logits, [last, vocabulary].
@@ -249,7 +270,11 @@ class PrefixModel:
             out_of_memory = isinstance(error, RuntimeError) and should_reduce_batch_size(error)
             if out_of_memory or not believed:
                 raise
-            why = str(error) if isinstance(error, DisagreementError) else f"{type(error).__name__}: {error}"
+            why = (
+                str(error)
+                if isinstance(error, DisagreementError)
+                else f"{type(error).__name__}: {error}"
+            )
             self._give_up(kinds, why)
 
     def _give_up(self, kinds: Sequence[Kind], why: str) -> None:
@@ -259,6 +284,6 @@ class PrefixModel:
         self._told.update(kinds)
         names = " and ".join(kind.value for kind in kinds)
         logger.warning(
-            f"the self-check failed for {names}: {why}. Such requests are computed in full, each by itself, which is "
-            "right but many times slower."
+            f"the self-check failed for {names}: {why}. Such requests are computed in full, each by"
+            " itself, which is right but many times slower."
         )

@@ -1,9 +1,10 @@
 """Does sharing a prefix give this model's own logits? A check that finds faults and is not alarmed by rounding.
 
-The first batch of each `Kind` of rows is compared with the model asked one sequence at a time. What is compared are
-whole rows of logits, [positions, vocabulary], so that even one position is thousands of numbers. A wrong mask,
-position or cache changes them by a fifth and more of their own spread; rounding in bfloat16 by one or two hundredths,
-whatever their size and the depth of the model. docs/self_check.md has the figures.
+The first batch of each `Kind` of rows is compared with the model asked one sequence at a time. What
+is compared are whole rows of logits, [positions, vocabulary], so that even one position is
+thousands of numbers. A wrong mask, position or cache changes them by a fifth and more of their own
+spread; rounding in bfloat16 by one or two hundredths, whatever their size and the depth of the
+model. docs/self_check.md has the figures.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
 def deviation(found: torch.Tensor, plain: torch.Tensor) -> float:
     """Return how far a sequence's logits lie from the plain ones, in units of their own spread, where it is furthest.
 
-    A constant added to a row changes no probability and does not count. Two equal values are equal, infinite ones and
-    NaN too; a row that is NaN in one of the two only deviates infinitely.
+    A constant added to a row changes no probability and does not count. Two equal values are equal,
+    infinite ones and NaN too; a row that is NaN in one of the two only deviates infinitely.
 
     Args:
         found: logits, [positions, vocabulary].
@@ -88,7 +89,8 @@ def deviation(found: torch.Tensor, plain: torch.Tensor) -> float:
 def limit(dtype: torch.dtype, layers: int) -> float:
     """Return how far apart rounding may put two ways of computing the same logits, in units of their spread.
 
-    Every layer adds what it rounds to the stream that all of them share: a random walk of as many steps.
+    Every layer adds what it rounds to the stream that all of them share: a random walk of as many
+    steps.
 
     Args:
         dtype: what the model computes in.
@@ -108,11 +110,13 @@ def check(
     Args:
         items: sequences that a batch asked, in any form.
         compare: returns the `deviation` of each from the plain way.
-        noise: returns the `deviation` of the plain way from itself in a batch of another shape, for each.
+        noise: returns the `deviation` of the plain way from itself in a batch of another shape, for
+            each.
         allowed: what rounding may do; see `limit`.
 
     Raises:
-        DisagreementError: more than `MAY_DEVIATE` of the larger sample deviates by more than rounding explains.
+        DisagreementError: more than `MAY_DEVIATE` of the larger sample deviates by more than
+            rounding explains.
     """
     found: dict[int, float] = {}
     for count, may_deviate in ((SEQUENCES, 0.0), (MORE_SEQUENCES, MAY_DEVIATE)):
@@ -123,9 +127,13 @@ def check(
         if len(far) <= may_deviate * len(sample):
             return
     own = noise([items[place] for place in far])
-    off = [found[place] for place, quiet in zip(far, own, strict=True) if found[place] > OWN_NOISE * quiet]
+    off = [
+        found[place]
+        for place, quiet in zip(far, own, strict=True)
+        if found[place] > OWN_NOISE * quiet
+    ]
     if len(off) > MAY_DEVIATE * len(sample):
         raise DisagreementError(
-            f"in {len(off)} of {len(sample)} sequences the logits are off by {min(off):.2%} to {max(off):.2%} of their "
-            f"spread; rounding explains {allowed:.2%}"
+            f"in {len(off)} of {len(sample)} sequences the logits are off by {min(off):.2%} to"
+            f" {max(off):.2%} of their spread; rounding explains {allowed:.2%}"
         )

@@ -1,7 +1,8 @@
 """Token sequences as a tree of shared prefixes, and how to cut that tree into rows for a model.
 
-Sorted lexicographically, sequences that share a prefix stand side by side, so the tree needs no nodes: a subtree
-is a range of the sorted list, and the tokens each sequence shares with its neighbour say the rest. numpy only.
+Sorted lexicographically, sequences that share a prefix stand side by side, so the tree needs no
+nodes: a subtree is a range of the sorted list, and the tokens each sequence shares with its
+neighbour say the rest. numpy only.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Range(NamedTuple):
 class Row:
     """A subtree laid out depth first, every token once.
 
-    Three sequences after a prefix of 4 tokens, ``2 3``, ``5 6 7`` and ``5 6 8 9``, become one row of 7 tokens. All of
-    its tokens see the prefix; x is what else they see:
+    Three sequences after a prefix of 4 tokens, ``2 3``, ``5 6 7`` and ``5 6 8 9``, become one row
+    of 7 tokens. All of its tokens see the prefix; x is what else they see:
 
         tokens       2  3  5  6  7  8  9
         positions    4  5  4  5  6  6  7
@@ -50,8 +51,8 @@ class Row:
     Attributes:
         tokens: ids, [length].
         positions: each token's position in its own sequences, [length].
-        ends: index of the first token that does not descend from this one, [length]; token i sees token j
-            exactly if j <= i < ends[j].
+        ends: index of the first token that does not descend from this one, [length]; token i sees
+            token j exactly if j <= i < ends[j].
         paths: for each sequence of the range, where its tokens from ``start`` on lie.
     """
 
@@ -74,16 +75,26 @@ class PrefixTree:
 
         Args:
             given: token ids, none empty.
-            computed_from: for each, the first position whose output is wanted; a cached prefix ends before it.
+            computed_from: for each, the first position whose output is wanted; a cached prefix ends
+                before it.
         """
-        keys = [np.asarray(tokens, dtype=">u4").tobytes() for tokens in given]  # bytes compare as the ids do
+        keys = [
+            np.asarray(tokens, dtype=">u4").tobytes() for tokens in given
+        ]  # bytes compare as the ids do
         distinct = sorted(set(keys))
         number = {key: place for place, key in enumerate(distinct)}
         self.index = [number[key] for key in keys]
-        self.sequences: list[Ints] = [np.frombuffer(key, dtype=">u4").astype(np.int32) for key in distinct]
+        self.sequences: list[Ints] = [
+            np.frombuffer(key, dtype=">u4").astype(np.int32) for key in distinct
+        ]
         self._lengths = [len(tokens) for tokens in self.sequences]
-        self._shared = np.array([0, *(_shared(a, b) for a, b in pairwise(self.sequences))], dtype=np.int64)
-        self._new_tokens: list[int] = [0, *np.cumsum(self._lengths - self._shared).tolist()]  # of all sequences before
+        self._shared = np.array(
+            [0, *(_shared(a, b) for a, b in pairwise(self.sequences))], dtype=np.int64
+        )
+        self._new_tokens: list[int] = [
+            0,
+            *np.cumsum(self._lengths - self._shared).tolist(),
+        ]  # of all sequences before
         self._computed_from = np.array(self._lengths, dtype=np.int64)
         np.minimum.at(self._computed_from, self.index, np.asarray(computed_from, dtype=np.int64))
 
@@ -98,7 +109,9 @@ class PrefixTree:
         rest = self._new_tokens[last] - self._new_tokens[first + 1]
         return self._lengths[first] - start + rest
 
-    def cut(self, part: Range, row_tokens: int, most_tokens: int) -> tuple[list[Range], list[Range]]:
+    def cut(
+        self, part: Range, row_tokens: int, most_tokens: int
+    ) -> tuple[list[Range], list[Range]]:
         """Return the rows to run after the first ``part.start`` tokens, and the parts to run after more of them.
 
         Args:
@@ -107,8 +120,8 @@ class PrefixTree:
             most_tokens: tokens a row may have if all of it descends from one long context.
 
         Returns:
-            rows, each of at most `row_tokens` or of one context, and parts whose longer ``start`` is worth a
-            cache of its own.
+            rows, each of at most `row_tokens` or of one context, and parts whose longer ``start``
+            is worth a cache of its own.
         """
         rows: list[Range] = []
         deeper: list[Range] = []
@@ -129,11 +142,14 @@ class PrefixTree:
                     rows.append(part)
                 continue
             branches = [first, *(first + 1 + np.flatnonzero(shared == fork)).tolist(), last]
-            even = size / -(-size // row_tokens)  # rows of like length: they are padded to the longest
+            even = size / -(
+                -size // row_tokens
+            )  # rows of like length: they are padded to the longest
             begin = first
             for branch, end in pairwise(branches):
                 if begin < branch and (
-                    self.size(Range(begin, end, start)) > row_tokens or self.size(Range(begin, branch, start)) >= even
+                    self.size(Range(begin, end, start)) > row_tokens
+                    or self.size(Range(begin, branch, start)) >= even
                 ):
                     rows.append(Range(begin, branch, start))
                     begin = branch

@@ -1,7 +1,8 @@
 """The trajectory as pictures: percent difference from λ = 1 over λ, several pairs in one, and what is paid for it.
 
-Figures in the manner of arXiv 2504.11626, figure 1. Each area has a panel of its own rather than a line among others:
-bands would cover each other, and scales differ. Nothing is told by colour alone; names stand at what they name.
+Figures in the manner of arXiv 2504.11626, figure 1. Each area has a panel of its own rather than a
+line among others: bands would cover each other, and scales differ. Nothing is told by colour alone;
+names stand at what they name.
 """
 
 from __future__ import annotations
@@ -52,12 +53,18 @@ def image(figure: Figure, kind: str) -> bytes:
     """Return a figure as a file of the `kind` "png" or "svg", the same whenever it is made."""
     file = io.BytesIO()
     with style():
-        # The layout's solver differs in the last bit from one time to the next, and names in an SVG are made from that.
+        # The layout's solver differs in the last bit from one time to the next, and names in an SVG
+        # are made from that.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for axes in figure.axes:
             axes.set_position(tuple(np.round(axes.get_position().bounds, 4)))
-        figure.savefig(file, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else {"Software": None})
+        figure.savefig(
+            file,
+            format=kind,
+            dpi=200,
+            metadata={"Date": None} if kind == "svg" else {"Software": None},
+        )
     return file.getvalue()
 
 
@@ -129,12 +136,20 @@ def tradeoff(trajectory: Trajectory) -> Figure | None:
         axes.autoscale_view()
         places = axes.transLimits.transform(np.column_stack([x, y]))
         named = list[int]()
-        for index in dict.fromkeys((0, count - 1, *range(count))):  # the ends first, then those with room for a name
+        for index in dict.fromkeys(
+            (0, count - 1, *range(count))
+        ):  # the ends first, then those with room for a name
             if index in (0, count - 1) or not _crowded(places[index], places[named]):
                 named.append(index)
-                text = ("λ = " if index in (0, count - 1) else "") + format_lam(trajectory.lams[index])
-                axes.annotate(text, (x[index], y[index]), (5, 4), textcoords="offset points", fontsize=7)
-        for side, x_stock, y_stock in zip(trajectory.baselines, across.values[count:], up.values[count:], strict=True):
+                text = ("λ = " if index in (0, count - 1) else "") + format_lam(
+                    trajectory.lams[index]
+                )
+                axes.annotate(
+                    text, (x[index], y[index]), (5, 4), textcoords="offset points", fontsize=7
+                )
+        for side, x_stock, y_stock in zip(
+            trajectory.baselines, across.values[count:], up.values[count:], strict=True
+        ):
             axes.plot(x_stock, y_stock, STOCK[side], color=INK, fillstyle="none", markersize=7)
         axes.set_xlabel(f"instruction following: {across.node.label}{_unit(across)}")
         axes.set_ylabel(f"in-context learning: {up.node.label}{_unit(up)}")
@@ -168,10 +183,20 @@ def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> N
     banded = _line(axes, lams, curve, COLOURS[0], "o")
     for side, value in zip(trajectory.baselines, curve.change[count:], strict=True):
         place = (float(side == "instruct"), float(value))
-        axes.plot(*place, STOCK[side], color=INK, fillstyle="none", markersize=7, markeredgewidth=1, clip_on=False)
+        axes.plot(
+            *place,
+            STOCK[side],
+            color=INK,
+            fillstyle="none",
+            markersize=7,
+            markeredgewidth=1,
+            clip_on=False,
+        )
         if large and np.isfinite(value):
             offset, align = ((8, 8), "left") if side == "base" else ((-4, -13), "right")
-            axes.annotate(f"stock {side}", place, offset, textcoords="offset points", fontsize=7.5, ha=align)
+            axes.annotate(
+                f"stock {side}", place, offset, textcoords="offset points", fontsize=7.5, ha=align
+            )
     gain = float(curve.change[lams.index(best.lam)])
     axes.plot(best.lam, gain, "o", color=COLOURS[1], markersize=5.5 if large else 4.5, zorder=4)
     said = f"best λ {format_lam(best.lam)}"
@@ -182,7 +207,9 @@ def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> N
 
 
 def _below_title(axes: Any, text: str) -> None:
-    said = axes.annotate(text, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=7)
+    said = axes.annotate(
+        text, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=7
+    )
     said.set_in_layout(False)  # a long one shall not make its column narrower
 
 

@@ -38,9 +38,16 @@ class Table:
         """Return the table without its caption, the best of each row in bold."""
         lines = [self.head, ["---"] + ["---:"] * (len(self.head) - 1)]
         for row in self.rows:
-            lines.append([f"**{cell}**" if index == row.best else cell for index, cell in enumerate(row.cells)])
+            lines.append(
+                [
+                    f"**{cell}**" if index == row.best else cell
+                    for index, cell in enumerate(row.cells)
+                ]
+            )
         # A name may hold what Markdown would read as the end of a cell.
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+        )
 
     def html(self) -> str:
         """Return the table in a box that scrolls sideways, by keyboard too."""
@@ -52,9 +59,12 @@ class Table:
                 f'<td class="best">{cell}</td>' if index == row.best else f"<td>{cell}</td>"
                 for index, cell in enumerate(rest, 1)
             )
-            rows.append(f'<tr{" class=group" if row.group else ""}><th scope="row">{first}</th>{cells}</tr>')
+            rows.append(
+                f'<tr{" class=group" if row.group else ""}><th scope="row">{first}</th>{cells}</tr>'
+            )
         return (
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(self.caption)}"><table>'
+            '<div class="scroll" tabindex="0" role="region"'
+            f' aria-label="{escape(self.caption)}"><table>'
             f"<caption>{escape(self.caption)}</caption><thead><tr>{head}</tr></thead>\n<tbody>\n"
             + "\n".join(rows)
             + "\n</tbody></table></div>"
@@ -75,13 +85,21 @@ def changes(trajectory: Trajectory) -> Table:
     """Return the percent difference from λ = 1 of the overall score and of every area."""
     shown = [curve for curve in (trajectory.icl, *trajectory.areas) if curve]
     unique = list({curve.node.name: curve for curve in shown}.values())
-    return _over_lambda(trajectory, unique, "Percent difference from λ = 1", lambda curve: curve.change, "+.1f")
+    return _over_lambda(
+        trajectory, unique, "Percent difference from λ = 1", lambda curve: curve.change, "+.1f"
+    )
 
 
 def _over_lambda(
-    trajectory: Trajectory, curves: Sequence[Curve], caption: str, values: Callable[[Curve], Array], form: str
+    trajectory: Trajectory,
+    curves: Sequence[Curve],
+    caption: str,
+    values: Callable[[Curve], Array],
+    form: str,
 ) -> Table:
-    groups = {node.name for node in trajectory.outline.nodes} - {node.name for node in trajectory.outline.tasks}
+    groups = {node.name for node in trajectory.outline.nodes} - {
+        node.name for node in trajectory.outline.tasks
+    }
     rows = []
     for curve in curves:
         numbers = values(curve)
@@ -93,17 +111,30 @@ def _over_lambda(
                 curve.node.name in groups,
             )
         )
-    columns = [f"λ {format_lam(lam)}" for lam in trajectory.lams] + trajectory.columns[len(trajectory.lams) :]
+    columns = [f"λ {format_lam(lam)}" for lam in trajectory.lams] + trajectory.columns[
+        len(trajectory.lams) :
+    ]
     return Table(caption, ["score", *columns], rows)
 
 
 def best(trajectory: Trajectory) -> Table:
     """Return which λ is best for every score: naively, and chosen on one half and measured on the other."""
-    head = ["score", "best λ", "gain", "λ chosen by halves", "agreement", "gain on the other half", "95 % interval"]
+    head = [
+        "score",
+        "best λ",
+        "gain",
+        "λ chosen by halves",
+        "agreement",
+        "gain on the other half",
+        "95 % interval",
+    ]
     return Table(
         "Best λ, and its gain over λ = 1",
         head,
-        [Row([curve.node.label, *_best_cells(curve.best)], group=True) for curve in _overviews(trajectory)]
+        [
+            Row([curve.node.label, *_best_cells(curve.best)], group=True)
+            for curve in _overviews(trajectory)
+        ]
         + [Row([curve.node.label, *_best_cells(curve.best)]) for curve in trajectory.tasks],
     )
 
@@ -114,7 +145,12 @@ def _overviews(trajectory: Trajectory) -> list[Curve]:
 
 
 def _best_cells(found: Best) -> list[str]:
-    if found.chosen is None or found.interval is None or found.honest_gain is None or found.agreement is None:
+    if (
+        found.chosen is None
+        or found.interval is None
+        or found.honest_gain is None
+        or found.agreement is None
+    ):
         return [format_lam(found.lam), f"{found.gain:+.2f}", "–", "–", "–", "–"]
     low, high = found.interval
     return [
@@ -132,7 +168,9 @@ def tradeoff(trajectory: Trajectory) -> Table | None:
     up, across = trajectory.icl, trajectory.instruction
     if up is None or across is None:
         return None
-    columns = [f"λ {format_lam(lam)}" for lam in trajectory.lams] + trajectory.columns[len(trajectory.lams) :]
+    columns = [f"λ {format_lam(lam)}" for lam in trajectory.lams] + trajectory.columns[
+        len(trajectory.lams) :
+    ]
     return Table(
         "In-context learning and instruction following",
         ["model", up.node.label, across.node.label],
@@ -161,6 +199,12 @@ def budget(trajectory: Trajectory) -> Table | None:
         while at > 0 and costs[at - 1] <= allowed:
             at -= 1
         change = f"{up.values[at] - up.values[reference]:+.2f}"
-        rows.append(Row([f"{allowed:g}", format_lam(trajectory.lams[at]), f"{costs[at]:.2f}", change]))
+        rows.append(
+            Row([f"{allowed:g}", format_lam(trajectory.lams[at]), f"{costs[at]:.2f}", change])
+        )
     head = ["points allowed", "lowest λ", f"{across.node.label} lost", f"{up.node.label} gained"]
-    return Table("The largest drop of λ that costs at most so many points of instruction following", head, rows)
+    return Table(
+        "The largest drop of λ that costs at most so many points of instruction following",
+        head,
+        rows,
+    )

@@ -7,9 +7,10 @@ from lm_eval_partial.results.aggregation import JUDGED
 from lm_eval_partial.results.trajectory import Trajectory
 
 BEST = (
-    "The best λ on all documents flatters itself: it is the best of several noisy numbers. So half of the documents "
-    "chooses λ and the other half says what the choice gains over λ = 1, both ways, averaged over 20 random splits. "
-    "Agreement is how many of the halves choose the λ named. Gains are percent points where the metric is a fraction."
+    "The best λ on all documents flatters itself: it is the best of several noisy numbers. So half"
+    " of the documents chooses λ and the other half says what the choice gains over λ = 1, both"
+    " ways, averaged over 20 random splits. Agreement is how many of the halves choose the λ named."
+    " Gains are percent points where the metric is a fraction."
 )
 
 
@@ -20,21 +21,31 @@ def axis(trajectory: Trajectory) -> str:
     if JUDGED in trajectory.outline.instruction_tasks:
         return f"Instruction following is {curve.node.label}."
     return (
-        f"Instruction following is {curve.node.label} here. No judge was asked, so there is no AlpacaEval win rate: "
-        "run the task alpaca_eval and lm-eval-partial alpaca-eval judge for one."
+        f"Instruction following is {curve.node.label} here. No judge was asked, so there is no"
+        " AlpacaEval win rate: run the task alpaca_eval and lm-eval-partial alpaca-eval judge for"
+        " one."
     )
 
 
 def describe(trajectory: Trajectory) -> str:
     """Return one line on how the numbers were made."""
     settings = trajectory.settings
-    shots = "–".join(str(count) for count in dict.fromkeys([settings["shots"][0], settings["shots"][-1]]))
+    shots = "–".join(
+        str(count) for count in dict.fromkeys([settings["shots"][0], settings["shots"][-1]])
+    )
     parts = [
         f"{trajectory.base} → {trajectory.instruct}",
-        f"{len(trajectory.lams)} λ from {format_lam(trajectory.lams[0])} to {format_lam(trajectory.lams[-1])}",
+        (
+            f"{len(trajectory.lams)} λ from {format_lam(trajectory.lams[0])} to"
+            f" {format_lam(trajectory.lams[-1])}"
+        ),
         f"{settings['dtype']}, {settings['vocabulary']} vocabulary",
         f"{shots} shots",
-        f"at most {settings['limit']:g} documents a task (--limit)" if settings["limit"] else "all documents",
+        (
+            f"at most {settings['limit']:g} documents a task (--limit)"
+            if settings["limit"]
+            else "all documents"
+        ),
         "lm_eval " + str(settings["versions"]["lm_eval"]),
     ]
     return " · ".join(parts)

@@ -2,9 +2,9 @@
 
     lm-eval-partial report results/mypair
 
-Writes ``trajectory.csv``, ``report.md``, ``figures/*.png`` and ``*.svg``, and ``report.html``. Each file is written
-beside its place and moved there, so that none is ever half there; result files are only read. The same result files
-give the same report, byte for byte.
+Writes ``trajectory.csv``, ``report.md``, ``figures/*.png`` and ``*.svg``, and ``report.html``. Each
+file is written beside its place and moved there, so that none is ever half there; result files are
+only read. The same result files give the same report, byte for byte.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def write(trajectories: Sequence[Trajectory], folder: Path) -> list[Path]:
         "report.html": page.render(trajectories).encode(),
     }
     for name, figure in pictures.items():
-        contents |= {f"figures/{name}.{kind}": figures.image(figure, kind) for kind in ("png", "svg")}
+        contents |= {
+            f"figures/{name}.{kind}": figures.image(figure, kind) for kind in ("png", "svg")
+        }
     for name, content in contents.items():
         write_bytes(folder / name, content)
     return [folder / name for name in contents]
@@ -79,11 +81,27 @@ def _csv_rows(trajectory: Trajectory, curve: Curve, kind: str) -> Iterator[list[
     node = curve.node
     models = [("partial-hf", lam) for lam in trajectory.lams]
     models += [(f"stock {side}", float(side == "instruct")) for side in trajectory.baselines]
-    arrays = (curve.values, curve.low, curve.high, curve.change, curve.change_low, curve.change_high)
+    arrays = (
+        curve.values,
+        curve.low,
+        curve.high,
+        curve.change,
+        curve.change_low,
+        curve.change_high,
+    )
     for (model, lam), *numbers in zip(models, *arrays, strict=True):
         if math.isfinite(numbers[0]):
             cells = [f"{value:.6g}" if math.isfinite(value) else "" for value in numbers]
-            yield [trajectory.name, kind, node.name, node.metric, curve.documents, model, lam, *cells]
+            yield [
+                trajectory.name,
+                kind,
+                node.name,
+                node.metric,
+                curve.documents,
+                model,
+                lam,
+                *cells,
+            ]
 
 
 def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str:
@@ -91,7 +109,10 @@ def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str
     lines = [
         "# Partial adaptation: " + ", ".join(trajectory.name for trajectory in trajectories),
         "",
-        "θ(λ) = θ_base + λ (θ_instruct − θ_base). Scores are percent where the metric is a fraction. Bold: best λ.",
+        (
+            "θ(λ) = θ_base + λ (θ_instruct − θ_base). Scores are percent where the metric is a"
+            " fraction. Bold: best λ."
+        ),
         f"Made by `lm-eval-partial report`, lm_eval_partial {__version__}.",
     ]
     if "pairs" in pictures:
@@ -101,7 +122,12 @@ def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str
         lines += ["", f"## {trajectory.name}", "", text.describe(trajectory)]
         lines += [f"\nNote: {note}." for note in trajectory.notes]
         lines += ["", f"![Percent difference from λ = 1](figures/{prefix}percent_difference.svg)"]
-        lines += ["", "### Percent difference from λ = 1", "", tables.changes(trajectory).markdown()]
+        lines += [
+            "",
+            "### Percent difference from λ = 1",
+            "",
+            tables.changes(trajectory).markdown(),
+        ]
         lines += ["", "### Best λ", "", text.BEST, "", tables.best(trajectory).markdown()]
         if paid := tables.tradeoff(trajectory):
             lines += ["", "### The price in instruction following", "", text.axis(trajectory)]

@@ -1,8 +1,9 @@
 """What a run consists of: its tasks, areas and overall score, each as a weighted mean over pools of documents.
 
-Three sources, in this order: the suite's group files (`suite.read_suite`) say which tasks make up an area and what
-their main metrics are; else the result file's own groups do, as the harness averaged them; else every task stands for
-itself, with its ``metadata.main_metric`` or the first metric of its ``metric_list``.
+Three sources, in this order: the suite's group files (`suite.read_suite`) say which tasks make up
+an area and what their main metrics are; else the result file's own groups do, as the harness
+averaged them; else every task stands for itself, with its ``metadata.main_metric`` or the first
+metric of its ``metric_list``.
 
 Tasks about following instructions are one axis, all others (in-context learning, "ICL") the other.
 """
@@ -71,29 +72,37 @@ class Outline:
         return list(first.values())
 
 
-def outline(run: Run, tasks: Sequence[str], suite: Suite, instruction: Sequence[str] = INSTRUCTION) -> Outline:
+def outline(
+    run: Run, tasks: Sequence[str], suite: Suite, instruction: Sequence[str] = INSTRUCTION
+) -> Outline:
     """Return the scores that `run` has over `tasks` (those that other runs have too).
 
     Raises:
-        UserError: a task of the suite is without its main metric; a name in `instruction` is of no task.
+        UserError: a task of the suite is without its main metric; a name in `instruction` is of no
+            task.
     """
     names = [*run.groups, *run.tasks]
     for pattern in () if instruction is INSTRUCTION else instruction:
         if not any(fnmatch(name, pattern) for name in names):
-            raise UserError(f"--instruction {pattern}: no such task or group.{nearest(pattern, names)}")
+            raise UserError(
+                f"--instruction {pattern}: no such task or group.{nearest(pattern, names)}"
+            )
     return _Builder(run, tasks, suite, instruction).build()
 
 
 def main_metric(run: Run, task: str) -> str | None:
     """Return the key of a task's main metric: the one its config's metadata names, else the first of its metric_list.
 
-    None if the results have neither. The suite's own choice, for tasks of the harness, comes before this.
+    None if the results have neither. The suite's own choice, for tasks of the harness, comes before
+    this.
     """
     config = (run.file_of(task).data.get("configs") or {}).get(task, {})
     wanted = [(config.get("metadata") or {}).get("main_metric")]
     wanted += [item.get("metric") for item in config.get("metric_list") or []][:1]
     keys = run.values(task)
-    return next((key for name in wanted if name for key in keys if name in (key, key.split(",")[0])), None)
+    return next(
+        (key for name in wanted if name for key in keys if name in (key, key.split(",")[0])), None
+    )
 
 
 def group_metric(run: Run, group: str) -> str:
@@ -113,11 +122,15 @@ def tasks_below(run: Run, name: str) -> list[str]:
     """Return the tasks below `name`, in order; itself if it is a task."""
     if name not in run.groups:
         return [name]
-    return list(dict.fromkeys(leaf for child in run.groups[name] for leaf in tasks_below(run, child)))
+    return list(
+        dict.fromkeys(leaf for child in run.groups[name] for leaf in tasks_below(run, child))
+    )
 
 
 class _Builder:
-    def __init__(self, run: Run, tasks: Sequence[str], suite: Suite, instruction: Sequence[str]) -> None:
+    def __init__(
+        self, run: Run, tasks: Sequence[str], suite: Suite, instruction: Sequence[str]
+    ) -> None:
         self.run, self.tasks, self.suite = run, set(tasks), suite
         self.patterns = instruction
         self.notes: list[str] = []
@@ -135,14 +148,26 @@ class _Builder:
         of_suite = [node for nodes in areas.values() for node in nodes]
         covered = {name for node in of_suite for name in [node.name, *self.descendants(node.name)]}
         covered |= {name for name in self.run.groups if self.descendants(name) <= covered}
-        tasks = {name: one for name in self.run.tasks if name not in covered and (one := self.task(name))}
-        groups = {name: one for name in self.run.groups if name not in covered and (one := self.group(name))}
+        tasks = {
+            name: one for name in self.run.tasks if name not in covered and (one := self.task(name))
+        }
+        groups = {
+            name: one
+            for name in self.run.groups
+            if name not in covered and (one := self.group(name))
+        }
 
         following = [name for name in [*self.run.groups, *self.run.tasks] if self.follows(name)]
-        following = [name for name in following if not any(self.follows(up) for up in self.parents.get(name, []))]
+        following = [
+            name
+            for name in following
+            if not any(self.follows(up) for up in self.parents.get(name, []))
+        ]
         known = groups | tasks
         instruction = self.mean("instruction following", self.expand(following, known))
-        others = self.expand([name for name in self.roots if name not in {*following, *covered}], known)
+        others = self.expand(
+            [name for name in self.roots if name not in {*following, *covered}], known
+        )
         if of_suite:
             found = [
                 _mean(area, area.removeprefix("partial_icl_"), nodes)
@@ -151,7 +176,9 @@ class _Builder:
             ]
             complete = len(found) == len(self.suite)
             label = "ICL score" if complete else f"mean of {len(of_suite)} tasks"
-            icl: Node | None = _mean("partial_icl" if complete else label.replace(" ", "_"), label, of_suite)
+            icl: Node | None = _mean(
+                "partial_icl" if complete else label.replace(" ", "_"), label, of_suite
+            )
         else:
             icl, found = self.overall(others, known)
         on_axis = {task for name in following for task in [name, *self.descendants(name)]}
@@ -178,8 +205,14 @@ class _Builder:
             return nodes[0]
         usable = [node for node in nodes if node.percent and node.higher_is_better]
         if left := [node.name for node in nodes if node not in usable]:
-            self.notes.append(f"not in the mean, being no fraction of which more is better: {listing(left)}")
-        return _mean(label.replace(" ", "_"), f"{label}, mean of {len(usable)}", usable) if usable else None
+            self.notes.append(
+                f"not in the mean, being no fraction of which more is better: {listing(left)}"
+            )
+        return (
+            _mean(label.replace(" ", "_"), f"{label}, mean of {len(usable)}", usable)
+            if usable
+            else None
+        )
 
     def expand(self, names: Iterable[str], known: dict[str, Node]) -> list[Node]:
         """Return the nodes of `names`, a group that has no score of its own being replaced by its members."""
@@ -213,7 +246,10 @@ class _Builder:
             if len(children) != 1:
                 break
             name = children[0]
-        raise UserError(f"{name} has no {metric}, the main metric of {top}; it has {listing(self.run.values(name))}.")
+        raise UserError(
+            f"{name} has no {metric}, the main metric of {top}; it has"
+            f" {listing(self.run.values(name))}."
+        )
 
     def known(self, name: str) -> bool:
         leaves = tasks_below(self.run, name)
@@ -254,17 +290,25 @@ class _Builder:
         reported = results[name][metric]
         if abs(sum(values) / len(values) - reported) < 1e-9 * max(1, abs(reported)):
             return tuple((((leaf,), metric), 1 / len(leaves)) for leaf in leaves)
-        pooled = sum(value * size for value, size in zip(values, sizes, strict=True)) / max(sum(sizes), 1)
+        pooled = sum(value * size for value, size in zip(values, sizes, strict=True)) / max(
+            sum(sizes), 1
+        )
         if abs(pooled - reported) < 1e-9 * max(1, abs(reported)):
             return (((tuple(leaves), metric), 1.0),)
         return ()
 
     def label(self, name: str) -> str:
         """Return `name` without its root's: partial_demo_finance of partial_demo is "finance"."""
-        root = max((root for root in self.roots if name.startswith(root + "_")), key=len, default="")
-        return name if name in self.roots else name.removeprefix(root + "_").removeprefix("partial_")
+        root = max(
+            (root for root in self.roots if name.startswith(root + "_")), key=len, default=""
+        )
+        return (
+            name if name in self.roots else name.removeprefix(root + "_").removeprefix("partial_")
+        )
 
-    def node(self, name: str, metric: str, parts: tuple[tuple[Part, float], ...], source: str) -> Node:
+    def node(
+        self, name: str, metric: str, parts: tuple[tuple[Part, float], ...], source: str
+    ) -> Node:
         file = self.run.file_of(source)
         higher = higher_is_better(self.run, source, metric)
         return Node(

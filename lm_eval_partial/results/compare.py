@@ -2,13 +2,15 @@
 
     lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60
 
-For every task the difference of its main metric, paired document by document; for areas and groups the mean of their
-tasks' differences, as the harness or the suite averages them. Each has a standard error, a 95 % bootstrap interval and
-a p-value (`uncertainty`): McNemar's exact test where every document is right or wrong, which is what a randomisation
-test over documents then is, and that test with 9,999 random draws otherwise, so that macro-F1 has one too.
-Holm's correction is over all tasks and models looked at. Reads files and imports neither torch nor lm_eval.
+For every task the difference of its main metric, paired document by document; for areas and groups
+the mean of their tasks' differences, as the harness or the suite averages them. Each has a standard
+error, a 95 % bootstrap interval and a p-value (`uncertainty`): McNemar's exact test where every
+document is right or wrong, which is what a randomisation test over documents then is, and that test
+with 9,999 random draws otherwise, so that macro-F1 has one too. Holm's correction is over all tasks
+and models looked at. Reads files and imports neither torch nor lm_eval.
 
-Known gap: metrics that are no function of sums over documents (BLEU) have a difference and nothing else.
+Known gap: metrics that are no function of sums over documents (BLEU) have a difference and nothing
+else.
 """
 
 from __future__ import annotations
@@ -98,7 +100,9 @@ def _one_run(path: Path) -> Run:
     found = runs(find(path))
     if len(found) > 1:
         folders = [str(run.files[0].path.parent) for run in found]
-        raise UserError(f"{path} holds {len(found)} models. Give one of them: {listing(folders, limit=12)}.")
+        raise UserError(
+            f"{path} holds {len(found)} models. Give one of them: {listing(folders, limit=12)}."
+        )
     return replace(found[0], label=f"{path} ({found[0].label})")
 
 
@@ -111,14 +115,19 @@ def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS
         rounds: resamples of the bootstrap.
 
     Raises:
-        UserError: the runs have no task in common; versions, shots, limits or documents differ; samples are missing.
+        UserError: the runs have no task in common; versions, shots, limits or documents differ;
+            samples are missing.
     """
     tasks, left = common_tasks(found)
     plan = outline(found[0], tasks, suite)
     needed = [part for node in plan.nodes for part, _ in node.parts]
     check_settings(found, dict.fromkeys(task for names, _ in needed for task in names))
     data = load(found, needed)
-    resampled = {part: uncertainty.bootstrap(s, str(part), rounds) for part, s in data.items() if s.rows is not None}
+    resampled = {
+        part: uncertainty.bootstrap(s, str(part), rounds)
+        for part, s in data.items()
+        if s.rows is not None
+    }
     of_tasks = {node.name for node in plan.tasks}
     differences = [
         [_difference(node, node.name in of_tasks, data, resampled, column) for node in plan.nodes]
@@ -127,11 +136,20 @@ def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS
     notes = [*plan.notes]
     if left:
         notes.append(f"not in every run, left out: {listing(left, limit=20)}")
-    if other := sorted(names[0] for (names, _), series in data.items() if series.other_prompts and len(names) == 1):
-        notes.append(f"the prompts differ (chat template? seed?): {listing(dict.fromkeys(other), limit=20)}")
-    if unsure := [node.name for node in plan.nodes if not all(_has_spread(data[part]) for part, _ in node.parts)]:
+    if other := sorted(
+        names[0] for (names, _), series in data.items() if series.other_prompts and len(names) == 1
+    ):
         notes.append(
-            f"no interval (a metric that is no function of sums over documents, or one document): {listing(unsure, 20)}"
+            f"the prompts differ (chat template? seed?): {listing(dict.fromkeys(other), limit=20)}"
+        )
+    if unsure := [
+        node.name
+        for node in plan.nodes
+        if not all(_has_spread(data[part]) for part, _ in node.parts)
+    ]:
+        notes.append(
+            "no interval (a metric that is no function of sums over documents, or one document):"
+            f" {listing(unsure, 20)}"
         )
     return Comparison(
         runs=[run.label for run in found],
@@ -145,7 +163,8 @@ def _difference(
     node: Node, is_task: bool, data: dict[Part, Series], resampled: dict[Part, Array], column: int
 ) -> Difference:
     reference, value = (
-        node.scale * sum(weight * data[part].reported[run] for part, weight in node.parts) for run in (0, column)
+        node.scale * sum(weight * data[part].reported[run] for part, weight in node.parts)
+        for run in (0, column)
     )
     plain = Difference(
         name=node.name,
@@ -162,13 +181,18 @@ def _difference(
     parts = [(part, data[part], weight) for part, weight in node.parts]
     each = np.array([resampled[part][:, column] - resampled[part][:, 0] for part, _, _ in parts])
     weights = np.array([weight for _, _, weight in parts])
-    errors = [weight * uncertainty.standard_error(s, 0, column, resampled[part]) for part, s, weight in parts]
+    errors = [
+        weight * uncertainty.standard_error(s, 0, column, resampled[part])
+        for part, s, weight in parts
+    ]
     clustered = not is_task and len(parts) >= CLUSTERS and np.allclose(weights, weights[0])
     return replace(
         plain,
         stderr=node.scale * math.hypot(*errors),
         interval=_interval(node.scale * weights @ each),
-        interval_over_tasks=_interval(node.scale * uncertainty.over_tasks(each, node.name)) if clustered else None,
+        interval_over_tasks=(
+            _interval(node.scale * uncertainty.over_tasks(each, node.name)) if clustered else None
+        ),
         p=_p_value(parts, column),
     )
 
@@ -189,18 +213,28 @@ def _p_value(parts: list[tuple[Part, Series, float]], column: int) -> float:
         exact = uncertainty.mcnemar(first.rows[:, column, 0] - first.rows[:, 0, 0])
         if exact is not None:
             return exact
-    null = sum(weight * uncertainty.swapped(series, str(part), 0, column) for part, series, weight in parts)
-    observed = sum(weight * (series.reported[column] - series.reported[0]) for _, series, weight in parts)
+    null = sum(
+        weight * uncertainty.swapped(series, str(part), 0, column) for part, series, weight in parts
+    )
+    observed = sum(
+        weight * (series.reported[column] - series.reported[0]) for _, series, weight in parts
+    )
     return uncertainty.p_value(np.asarray(null), observed)
 
 
 def _with_holm(differences: list[list[Difference]]) -> list[list[Difference]]:
     """Adjust the p-values of all tasks of all runs together."""
-    tested = {(run, row): d.p for run, ds in enumerate(differences) for row, d in enumerate(ds) if d.kind == "task"}
+    tested = {
+        (run, row): d.p
+        for run, ds in enumerate(differences)
+        for row, d in enumerate(ds)
+        if d.kind == "task"
+    }
     known = {place: p for place, p in tested.items() if p is not None}
     adjusted = dict(zip(known, uncertainty.holm(list(known.values())), strict=True))
     return [
-        [replace(d, p_holm=adjusted.get((run, row))) for row, d in enumerate(ds)] for run, ds in enumerate(differences)
+        [replace(d, p_holm=adjusted.get((run, row))) for row, d in enumerate(ds)]
+        for run, ds in enumerate(differences)
     ]
 
 
@@ -213,13 +247,16 @@ def mismatches(one: Run, two: Run, tolerance: float = 0.0) -> list[Mismatch]:
         tolerance: numbers (log-likelihoods, metrics) may differ by this much.
 
     Raises:
-        UserError: no task is in both; versions, shots, limits or documents differ; samples are missing.
+        UserError: no task is in both; versions, shots, limits or documents differ; samples are
+            missing.
     """
     tasks, left = common_tasks([one, two])
     check_settings([one, two], tasks)
     found = [Mismatch(task, None, "task", task in one.tasks, task in two.tasks) for task in left]
     for task in tasks:
-        ours, theirs = ({(s.doc_id, s.filter): s for s in run.file_of(task).samples(task)} for run in (one, two))
+        ours, theirs = (
+            {(s.doc_id, s.filter): s for s in run.file_of(task).samples(task)} for run in (one, two)
+        )
         for key in sorted(ours.keys() | theirs.keys()):
             difference = _sample_difference(ours.get(key), theirs.get(key), tolerance)
             if difference:
@@ -227,7 +264,9 @@ def mismatches(one: Run, two: Run, tolerance: float = 0.0) -> list[Mismatch]:
     return found
 
 
-def _sample_difference(one: Sample | None, two: Sample | None, tolerance: float) -> tuple[str, Any, Any] | None:
+def _sample_difference(
+    one: Sample | None, two: Sample | None, tolerance: float
+) -> tuple[str, Any, Any] | None:
     if one is None or two is None:
         return "document", one is not None, two is not None
     for what, ours, theirs in (
@@ -246,11 +285,17 @@ def _equal(one: Any, two: Any, tolerance: float) -> bool:
     if one == two:
         return True
     if isinstance(one, dict) and isinstance(two, dict):
-        return one.keys() == two.keys() and all(_equal(one[key], two[key], tolerance) for key in one)
+        return one.keys() == two.keys() and all(
+            _equal(one[key], two[key], tolerance) for key in one
+        )
     if isinstance(one, list | tuple) and isinstance(two, list | tuple):
-        return len(one) == len(two) and all(_equal(a, b, tolerance) for a, b in zip(one, two, strict=True))
+        return len(one) == len(two) and all(
+            _equal(a, b, tolerance) for a, b in zip(one, two, strict=True)
+        )
     try:
         # The harness writes log-likelihoods as text.
-        return abs(float(one) - float(two)) <= tolerance or (math.isnan(float(one)) and math.isnan(float(two)))
+        return abs(float(one) - float(two)) <= tolerance or (
+            math.isnan(float(one)) and math.isnan(float(two))
+        )
     except (TypeError, ValueError):
         return False

@@ -1,10 +1,11 @@
 """lm_eval's result files and samples, as written by this plugin, its sweep, or the stock harness.
 
-Reads files and imports neither torch nor lm_eval. What a folder holds is told by the files, not by its name: λ is
-``results["config"]["lam"]``, and files of one model in one folder are one `Run`, in which the newest file of a task
-wins. Runs as
+Reads files and imports neither torch nor lm_eval. What a folder holds is told by the files, not by
+its name: λ is ``results["config"]["lam"]``, and files of one model in one folder are one `Run`, in
+which the newest file of a task wins. Runs as
 
-    python -c 'import sys; from lm_eval_partial.results.files import *; print(runs(find(sys.argv[1])))' results/
+    python -c 'import sys; from lm_eval_partial.results.files import *;
+    print(runs(find(sys.argv[1])))' results/
 
 Known gap: requests and prompts are not read, only their hashes.
 """
@@ -38,8 +39,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise UserError(
-            f"{path} is not JSON ({error}). If it was cut short, delete it and run lm_eval again; else give a "
-            "results_*.json of lm_eval."
+            f"{path} is not JSON ({error}). If it was cut short, delete it and run lm_eval again;"
+            " else give a results_*.json of lm_eval."
         ) from error
     if not isinstance(result, dict) or not isinstance(result.get("results"), dict):
         raise UserError(f'{path} has no "results". Give a results_*.json of lm_eval.')
@@ -53,17 +54,26 @@ def paths(path: Path) -> list[Path]:
         UserError: there is none.
     """
     if path.is_dir():
-        # lm_eval puts the time of the run into the name, so names sort by age whichever model's folder they are in.
-        # What a sweep has not finished yet lies in folders whose names start with a dot.
+        # lm_eval puts the time of the run into the name, so names sort by age whichever model's
+        # folder they are in. What a sweep has not finished yet lies in folders whose names start
+        # with a dot.
         found = sorted(
-            (file for file in path.rglob("results_*.json") if not _is_hidden(file.relative_to(path))),
+            (
+                file
+                for file in path.rglob("results_*.json")
+                if not _is_hidden(file.relative_to(path))
+            ),
             key=lambda file: (file.name, str(file)),
         )
         if not found:
-            raise UserError(f"{path} holds no results_*.json. Give lm_eval's --output_path, or one result file.")
+            raise UserError(
+                f"{path} holds no results_*.json. Give lm_eval's --output_path, or one result file."
+            )
         return found
     if not path.is_file():
-        raise UserError(f"{path} does not exist. Give a results_*.json of lm_eval, or a folder that holds one.")
+        raise UserError(
+            f"{path} does not exist. Give a results_*.json of lm_eval, or a folder that holds one."
+        )
     return [path]
 
 
@@ -138,7 +148,12 @@ class ResultFile:
         if self.pair:
             return (*self.pair, str(config.get("lam")))
         arguments = json.dumps(config.get("model_args"), sort_keys=True)
-        return (str(config.get("model")), arguments, str(config.get("model_sha")), str(config.get("model_dtype")))
+        return (
+            str(config.get("model")),
+            arguments,
+            str(config.get("model_sha")),
+            str(config.get("model_dtype")),
+        )
 
     @property
     def pretrained(self) -> str | None:
@@ -146,12 +161,18 @@ class ResultFile:
         arguments = self.config.get("model_args")
         if isinstance(arguments, str):
             arguments = dict(item.split("=", 1) for item in arguments.split(",") if "=" in item)
-        return str(arguments["pretrained"]) if isinstance(arguments, dict) and "pretrained" in arguments else None
+        return (
+            str(arguments["pretrained"])
+            if isinstance(arguments, dict) and "pretrained" in arguments
+            else None
+        )
 
     @cached_property
     def tasks(self) -> list[str]:
         """Names of the tasks, groups left out."""
-        groups = {name for name, children in (self.data.get("group_subtasks") or {}).items() if children}
+        groups = {
+            name for name, children in (self.data.get("group_subtasks") or {}).items() if children
+        }
         return [name for name in self.data["results"] if name not in groups]
 
     def setting(self, kind: str, task: str) -> Any:
@@ -167,8 +188,8 @@ class ResultFile:
         path = self.path.parent / f"samples_{task}_{self.date}.jsonl"
         if not path.is_file():
             raise UserError(
-                f"{self.path} has no samples of {task} beside it (no {path.name}), and without them documents cannot "
-                "be paired. Run lm_eval again with --log_samples."
+                f"{self.path} has no samples of {task} beside it (no {path.name}), and without them"
+                " documents cannot be paired. Run lm_eval again with --log_samples."
             )
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -176,16 +197,20 @@ class ResultFile:
                     yield _sample(line)
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise UserError(
-                        f"{path}, line {number} is not a sample of lm_eval ({error}): the file is cut short or "
-                        "damaged. Run lm_eval again with --log_samples."
+                        f"{path}, line {number} is not a sample of lm_eval ({error}): the file is"
+                        " cut short or damaged. Run lm_eval again with --log_samples."
                     ) from error
 
 
 def _sample(line: str) -> Sample:
-    # Prompts are most of a line and stand before the answers, so what precedes the answers is not parsed. Quotes
-    # inside strings are escaped: the key cannot be found in a prompt.
+    # Prompts are most of a line and stand before the answers, so what precedes the answers is not
+    # parsed. Quotes inside strings are escaped: the key cannot be found in a prompt.
     start, cut = DOC_ID.match(line), line.rfind('"filtered_resps": ')
-    row = {"doc_id": int(start[1])} | json.loads("{" + line[cut:]) if start and cut > 0 else json.loads(line)
+    row = (
+        {"doc_id": int(start[1])} | json.loads("{" + line[cut:])
+        if start and cut > 0
+        else json.loads(line)
+    )
     return Sample(
         doc_id=row["doc_id"],
         filter=row.get("filter", "none"),

@@ -1,10 +1,12 @@
 """Metrics as functions of sums over documents, so that they can be computed again for any weighting of the documents.
 
-A mean is a sum divided by the number of documents, but so are macro-F1, entity F1, Matthews' correlation or perplexity
-functions of sums: of a confusion matrix, of counts, of log-likelihoods. Each document gives a row of numbers, the rows
-are added up, and `finish` turns sums into the metric. A bootstrap resample is another weighting of the rows.
+A mean is a sum divided by the number of documents, but so are macro-F1, entity F1, Matthews'
+correlation or perplexity functions of sums: of a confusion matrix, of counts, of log-likelihoods.
+Each document gives a row of numbers, the rows are added up, and `finish` turns sums into the
+metric. A bootstrap resample is another weighting of the rows.
 
-Known gap: BLEU, chrF, TER and metrics of the user's own are not among them; their reported value has no interval.
+Known gap: BLEU, chrF, TER and metrics of the user's own are not among them; their reported value
+has no interval.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ def rows(values: Sequence[Sequence[Any]], aggregation: str | None) -> tuple[Arra
         aggregation: as in the task's ``metric_list``: a name, or the source of a function.
 
     Returns:
-        An array [documents, columns, k] and the function; None if the metric is not one of those known here.
+        An array [documents, columns, k] and the function; None if the metric is not one of those
+        known here.
     """
     try:
         return _KNOWN.get(_name(aggregation), _mean)(values)
@@ -62,7 +65,10 @@ def _confusion(values: Sequence[Sequence[Any]]) -> tuple[Array, list[Any]]:
     classes = sorted({label for column in values for pair in column for label in pair})
     index = {label: number for number, label in enumerate(classes)}
     cells = np.array(
-        [[index[gold] * len(classes) + index[predicted] for gold, predicted in column] for column in values]
+        [
+            [index[gold] * len(classes) + index[predicted] for gold, predicted in column]
+            for column in values
+        ]
     )
     return np.eye(len(classes) ** 2)[cells].swapaxes(0, 1), classes
 
@@ -162,8 +168,12 @@ def _matthews(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
         gold, predicted = confusion.sum(-1), confusion.sum(-2)
         trace = np.trace(confusion, axis1=-2, axis2=-1)
         covariance = trace * documents - (gold * predicted).sum(-1)
-        spread = np.sqrt((documents**2 - (gold**2).sum(-1)) * (documents**2 - (predicted**2).sum(-1)))
-        result: Array = np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
+        spread = np.sqrt(
+            (documents**2 - (gold**2).sum(-1)) * (documents**2 - (predicted**2).sum(-1))
+        )
+        result: Array = np.divide(
+            covariance, spread, out=np.zeros_like(covariance), where=spread > 0
+        )
         return result
 
     return table, correlation

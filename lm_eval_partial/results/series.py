@@ -2,8 +2,9 @@
 
     series(runs, "partial_boolq", "acc,none")    # every document's value, [documents, runs, 1]
 
-Runs whose task version, shots, limit or documents differ are refused. Different prompts over the same documents
-(another chat template, say) are let through and counted: comparing those is a question one may ask.
+Runs whose task version, shots, limit or documents differ are refused. Different prompts over the
+same documents (another chat template, say) are let through and counted: comparing those is a
+question one may ask.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Series:
 
         Args:
             weights: [rounds, documents].
-            only: [documents], 1 for those that count and 0 for those that do not; all do if it is not given.
+            only: [documents], 1 for those that count and 0 for those that do not; all do if it is
+                not given.
         """
         assert self.rows is not None
         documents, runs, width = self.rows.shape
@@ -72,8 +74,8 @@ def check_settings(runs: Sequence[Run], tasks: Iterable[str]) -> None:
             ):
                 if one != two:
                     raise UserError(
-                        f"{task} was not run in the same way: {what} {one} in {first.path}, {two} in {other.path}. Run "
-                        "both with the same settings."
+                        f"{task} was not run in the same way: {what} {one} in {first.path}, {two}"
+                        f" in {other.path}. Run both with the same settings."
                     )
 
 
@@ -86,7 +88,9 @@ def common_tasks(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
     every = [task for task in runs[0].tasks if all(task in run.tasks for run in runs)]
     if not every:
         found = "; ".join(f"{run.label}: {listing(run.tasks) or 'none'}" for run in runs)
-        raise UserError(f"no task is in every run. Tasks are {found}. Run lm_eval with the same --tasks.")
+        raise UserError(
+            f"no task is in every run. Tasks are {found}. Run lm_eval with the same --tasks."
+        )
     return every, sorted({task for run in runs for task in run.tasks} - set(every))
 
 
@@ -94,8 +98,8 @@ def series(runs: Sequence[Run], task: str, metric: str) -> Series:
     """Return `metric` of every document of `task` under all `runs`.
 
     Raises:
-        UserError: samples are missing or damaged, are of other documents than those of the first run, or do not add up
-            to what the result file reports.
+        UserError: samples are missing or damaged, are of other documents than those of the first
+            run, or do not add up to what the result file reports.
     """
     files = [run.file_of(task) for run in runs]
     reported = np.array([_reported(run, task, metric) for run in runs])
@@ -111,13 +115,15 @@ def series(runs: Sequence[Run], task: str, metric: str) -> Series:
         wrong = np.flatnonzero(~np.isclose(ours, reported, rtol=1e-6, atol=1e-9))
         if len(wrong) and metrics.is_known(aggregation):
             raise UserError(
-                f"the samples of {task} give {metric} = {ours[wrong[0]]:.6g}, but {files[wrong[0]].path} says "
-                f"{reported[wrong[0]]:.6g}: the samples are incomplete or of another run. Run lm_eval again with "
-                "--log_samples."
+                f"the samples of {task} give {metric} = {ours[wrong[0]]:.6g}, but"
+                f" {files[wrong[0]].path} says {reported[wrong[0]]:.6g}: the samples are incomplete"
+                " or of another run. Run lm_eval again with --log_samples."
             )
         found = None if len(wrong) else found
     rows, finish = found or (None, _nothing)
-    return Series(rows, finish, reported, len(columns[0]), sum(len(set(row)) > 1 for row in prompts))
+    return Series(
+        rows, finish, reported, len(columns[0]), sum(len(set(row)) > 1 for row in prompts)
+    )
 
 
 def pool(parts: Sequence[Series]) -> Series:
@@ -137,10 +143,15 @@ def load(runs: Sequence[Run], parts: Iterable[Part]) -> dict[Part, Series]:
     """Return the series of every part; each task's samples are read once a metric. Raises `UserError` as `series`."""
     parts = list(dict.fromkeys(parts))
     single = {
-        key: series(runs, *key) for key in dict.fromkeys((task, metric) for tasks, metric in parts for task in tasks)
+        key: series(runs, *key)
+        for key in dict.fromkeys((task, metric) for tasks, metric in parts for task in tasks)
     }
     return {
-        (tasks, metric): single[tasks[0], metric] if len(tasks) == 1 else pool([single[task, metric] for task in tasks])
+        (tasks, metric): (
+            single[tasks[0], metric]
+            if len(tasks) == 1
+            else pool([single[task, metric] for task in tasks])
+        )
         for tasks, metric in parts
     }
 
@@ -153,35 +164,50 @@ def _reported(run: Run, task: str, metric: str) -> float:
     value = run.values(task).get(metric)
     if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
         raise UserError(
-            f"{metric} of {task} in {run.file_of(task).path} is {value!r}, expected a number. Run it again."
+            f"{metric} of {task} in {run.file_of(task).path} is {value!r}, expected a number. Run"
+            " it again."
         )
     return float(value)
 
 
 def _aggregation(file: ResultFile, task: str, metric: str) -> str | None:
     listed = (file.data.get("configs") or {}).get(task, {}).get("metric_list") or []
-    found = [item.get("aggregation") for item in listed if item.get("metric") == metric.split(",")[0]]
+    found = [
+        item.get("aggregation") for item in listed if item.get("metric") == metric.split(",")[0]
+    ]
     return found[0] if found else None
 
 
-def _column(file: ResultFile, task: str, metric: str) -> list[tuple[int, tuple[str, str], str, Any]]:
+def _column(
+    file: ResultFile, task: str, metric: str
+) -> list[tuple[int, tuple[str, str], str, Any]]:
     """Return (id, hashes, hash of the prompt, value) of every document, by id."""
     name, _, only = metric.partition(",")
-    found = [(s.doc_id, s.document, s.prompt, s.values.get(name)) for s in file.samples(task) if s.filter == only]
+    found = [
+        (s.doc_id, s.document, s.prompt, s.values.get(name))
+        for s in file.samples(task)
+        if s.filter == only
+    ]
     if not found:
-        raise UserError(f"the samples of {task} beside {file.path} have none of filter {only}. Run lm_eval again.")
+        raise UserError(
+            f"the samples of {task} beside {file.path} have none of filter {only}. Run lm_eval"
+            " again."
+        )
     return sorted(found, key=lambda row: row[0])
 
 
-def _check_documents(task: str, first: ResultFile, ours: list[Any], other: ResultFile, theirs: list[Any]) -> None:
+def _check_documents(
+    task: str, first: ResultFile, ours: list[Any], other: ResultFile, theirs: list[Any]
+) -> None:
     if len(ours) != len(theirs):
         raise UserError(
-            f"{task} was run on {len(ours)} documents in {first.path} and on {len(theirs)} in {other.path}. Run both "
-            "with the same --limit."
+            f"{task} was run on {len(ours)} documents in {first.path} and on {len(theirs)} in"
+            f" {other.path}. Run both with the same --limit."
         )
     differing = [one[0] for one, two in zip(ours, theirs, strict=True) if one[:2] != two[:2]]
     if differing:
         raise UserError(
-            f"{task} was run on different documents in {first.path} and in {other.path}: {len(differing)} of "
-            f"{len(ours)} differ, the first is doc_id {differing[0]}. Run both with the same data set."
+            f"{task} was run on different documents in {first.path} and in {other.path}:"
+            f" {len(differing)} of {len(ours)} differ, the first is doc_id {differing[0]}. Run both"
+            " with the same data set."
         )

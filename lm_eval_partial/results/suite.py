@@ -1,8 +1,8 @@
 """The one ICL score of a result file: the mean of the suite's main metrics, 0–100, as in arXiv 2504.11626, figure 1.
 
-The harness averages only metrics of the same name, so the suite's group files name each task's main metric
-(`metadata.main_metric` of ``task_configs/partial_icl_*.yaml``) and this module averages them. It reads files and
-dictionaries and imports neither torch nor lm_eval. Runs as
+The harness averages only metrics of the same name, so the suite's group files name each task's main
+metric (`metadata.main_metric` of ``task_configs/partial_icl_*.yaml``) and this module averages
+them. It reads files and dictionaries and imports neither torch nor lm_eval. Runs as
 
     lm-eval-partial score results/
 
@@ -60,7 +60,10 @@ def read_suite(folder: Path) -> Suite:
     """
     top = folder / "partial_icl.yaml"
     if not top.is_file():
-        raise UserError(f"{folder} has no partial_icl.yaml. Give the folder that `lm-eval-partial tasks` prints.")
+        raise UserError(
+            f"{folder} has no partial_icl.yaml. Give the folder that `lm-eval-partial tasks`"
+            " prints."
+        )
     suite: Suite = {}
     for area in yaml.safe_load(top.read_text(encoding="utf-8"))["task"]:
         group = yaml.safe_load((folder / f"{area}.yaml").read_text(encoding="utf-8"))
@@ -76,13 +79,16 @@ def score(result: Mapping[str, Any], suite: Suite) -> Scores:
         UserError: no task of the suite is in it, or one is without its main metric.
     """
     tasks = [
-        _task_score(result, area, task, metric) for area, metrics in suite.items() for task, metric in metrics.items()
+        _task_score(result, area, task, metric)
+        for area, metrics in suite.items()
+        for task, metric in metrics.items()
     ]
     missing = [task.task for task in tasks if task.value is None]
     if len(missing) == len(tasks):
         raise UserError(
-            f"none of the suite's tasks is in this result, which has {listing(result['results']) or 'nothing'}. "
-            "Run lm_eval with --tasks partial_icl, or one of its areas."
+            "none of the suite's tasks is in this result, which has"
+            f" {listing(result['results']) or 'nothing'}. Run lm_eval with --tasks partial_icl, or"
+            " one of its areas."
         )
     return Scores(
         icl=_mean(tasks),
@@ -102,8 +108,8 @@ def icl_score(result: Mapping[str, Any], suite: Suite) -> float:
     scores = score(result, suite)
     if scores.icl is None:
         raise UserError(
-            f"no ICL score without {listing(scores.missing, limit=30)}: it is the mean over all {len(scores.tasks)} "
-            "tasks. Run lm_eval with --tasks partial_icl."
+            f"no ICL score without {listing(scores.missing, limit=30)}: it is the mean over all"
+            f" {len(scores.tasks)} tasks. Run lm_eval with --tasks partial_icl."
         )
     return scores.icl
 
@@ -120,19 +126,31 @@ def _task_score(result: Mapping[str, Any], area: str, task: str, metric: str) ->
     for _ in range(4):
         found = results.get(name, {})
         if metric in found:
-            return TaskScore(area, task, metric, _percent(name, metric, found[metric]), _documents(result, name))
+            return TaskScore(
+                area, task, metric, _percent(name, metric, found[metric]), _documents(result, name)
+            )
         if len(children.get(name, [])) != 1:
             break
         name = children[name][0]
     metrics = [key for key in results.get(name, {}) if "," in key and "_stderr" not in key]
     if metrics:
-        raise UserError(f"{name} has no {metric}, which is the main metric of {task}; it has {listing(metrics)}.")
+        raise UserError(
+            f"{name} has no {metric}, which is the main metric of {task}; it has"
+            f" {listing(metrics)}."
+        )
     return TaskScore(area, task, metric, None, None)
 
 
 def _percent(name: str, metric: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
-        raise UserError(f"{metric} of {name} is {value!r}, expected a number from 0 to 1. Run the task again.")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or not 0 <= value <= 1
+    ):
+        raise UserError(
+            f"{metric} of {name} is {value!r}, expected a number from 0 to 1. Run the task again."
+        )
     return 100.0 * value
 
 
@@ -142,7 +160,9 @@ def _documents(result: Mapping[str, Any], name: str) -> int | None:
     if name in counts:
         effective = counts[name].get("effective")
         return effective if isinstance(effective, int) else None
-    parts = [_documents(result, child) for child in (result.get("group_subtasks") or {}).get(name, [])]
+    parts = [
+        _documents(result, child) for child in (result.get("group_subtasks") or {}).get(name, [])
+    ]
     known = [part for part in parts if part is not None]
     return sum(known) if known and len(known) == len(parts) else None
 

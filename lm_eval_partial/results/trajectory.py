@@ -2,8 +2,9 @@
 
     trajectories(Path("results/mypair"), suite)    # one `Trajectory` a pair
 
-A folder may hold several pairs (or dtypes of one); they are told apart by what the files say. Stock runs of the two
-ends join as baselines, told by their folders (``hf_base``, ``hf_instruct``) or by the names of their models.
+A folder may hold several pairs (or dtypes of one); they are told apart by what the files say. Stock
+runs of the two ends join as baselines, told by their folders (``hf_base``, ``hf_instruct``) or by
+the names of their models.
 """
 
 from __future__ import annotations
@@ -109,20 +110,29 @@ class Trajectory:
         return [format_lam(lam) for lam in self.lams] + [f"stock {side}" for side in self.baselines]
 
 
-def read(folders: Sequence[Path], suite: Suite, instruction: Sequence[str] = INSTRUCTION) -> list[Trajectory]:
+def read(
+    folders: Sequence[Path], suite: Suite, instruction: Sequence[str] = INSTRUCTION
+) -> list[Trajectory]:
     """Return the trajectories of all pairs in `folders`.
 
     Raises:
         UserError: as `trajectories`, and two folders with the same pair.
     """
-    found = [trajectory for folder in folders for trajectory in trajectories(folder, suite, instruction)]
+    found = [
+        trajectory for folder in folders for trajectory in trajectories(folder, suite, instruction)
+    ]
     names = Counter(trajectory.name for trajectory in found)
     if twice := [name for name, count in names.items() if count > 1]:
-        raise UserError(f"two pairs would have the same name: {listing(twice)}. Rename a folder, or give it once.")
+        raise UserError(
+            f"two pairs would have the same name: {listing(twice)}. Rename a folder, or give it"
+            " once."
+        )
     return found
 
 
-def trajectories(folder: Path, suite: Suite, instruction: Sequence[str] = INSTRUCTION) -> list[Trajectory]:
+def trajectories(
+    folder: Path, suite: Suite, instruction: Sequence[str] = INSTRUCTION
+) -> list[Trajectory]:
     """Return the trajectory of every pair whose result files are in `folder`.
 
     Args:
@@ -131,7 +141,8 @@ def trajectories(folder: Path, suite: Suite, instruction: Sequence[str] = INSTRU
         instruction: names or shell patterns of the tasks that are about following instructions.
 
     Raises:
-        UserError: no result files, none of a pair, a single λ, no λ = 1 to compare with; or as `series.load`.
+        UserError: no result files, none of a pair, a single λ, no λ = 1 to compare with; or as
+            `series.load`.
     """
     files = find(folder)
     pairs: dict[tuple[str, ...], list[ResultFile]] = {}
@@ -140,18 +151,24 @@ def trajectories(folder: Path, suite: Suite, instruction: Sequence[str] = INSTRU
             pairs.setdefault(file.pair, []).append(file)
     if not pairs:
         raise UserError(
-            f"none of the result files in {folder} ({len(files)}) is of a pair at some λ. Make some with "
-            "lm-eval-partial sweep, or lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5 --log_samples."
+            f"none of the result files in {folder} ({len(files)}) is of a pair at some λ. Make some"
+            " with lm-eval-partial sweep, or lm_eval --model partial-hf --model_args"
+            " base=B,instruct=I,lam=0.5 --log_samples."
         )
-    several = {pair: found for pair, found in pairs.items() if len({file.lam for file in found}) > 1}
+    several = {
+        pair: found for pair, found in pairs.items() if len({file.lam for file in found}) > 1
+    }
     if not several:
         raise UserError(
-            f"{folder} has a single λ ({runs(files)[0].label}), and a trajectory needs two. Add some: "
-            "lm-eval-partial sweep --lam 0:1:0.1."
+            f"{folder} has a single λ ({runs(files)[0].label}), and a trajectory needs two. Add"
+            " some: lm-eval-partial sweep --lam 0:1:0.1."
         )
     used = {file.path for found in several.values() for file in found}
     rest = [file for file in files if file.path not in used]
-    return [_trajectory(folder, found, rest, suite, instruction, len(several)) for found in several.values()]
+    return [
+        _trajectory(folder, found, rest, suite, instruction, len(several))
+        for found in several.values()
+    ]
 
 
 def _trajectory(
@@ -164,17 +181,23 @@ def _trajectory(
 ) -> Trajectory:
     points = runs(files)
     base, instruct = (str(files[0].config[side]) for side in BASELINES)
-    name = folder.resolve().name if pairs == 1 else f"{folder.resolve().name}: {_between(base, instruct, files[0])}"
+    name = (
+        folder.resolve().name
+        if pairs == 1
+        else f"{folder.resolve().name}: {_between(base, instruct, files[0])}"
+    )
     lams = [float(run.lam or 0) for run in points]
     if 1.0 not in lams:
         raise UserError(
-            f"{folder} has λ = {', '.join(map(format_lam, lams))}, but not λ = 1, the instruct model that every other "
-            "is measured against. Add it: lm-eval-partial sweep --lam 1."
+            f"{folder} has λ = {', '.join(map(format_lam, lams))}, but not λ = 1, the instruct"
+            " model that every other is measured against. Add it: lm-eval-partial sweep --lam 1."
         )
     ends = {side: found for side in BASELINES if (found := _baseline(rest, side, files[0]))}
     tasks, left = common_tasks(points)
     plan = outline(points[0], tasks, suite, instruction)
-    data, have = _load(points, list(ends.values()), [part for node in plan.nodes for part, _ in node.parts])
+    data, have = _load(
+        points, list(ends.values()), [part for node in plan.nodes for part, _ in node.parts]
+    )
     reported = {part: _spread(series.reported, have[part]) for part, series in data.items()}
     resampled = {
         part: _spread(uncertainty.bootstrap(series, str(part)), have[part])
@@ -182,17 +205,33 @@ def _trajectory(
         # One document has no spread: an interval from it would be of width zero.
         if series.rows is not None and series.documents > 1
     }
-    halves = {part: uncertainty.half_estimates(data[part].first(len(lams)), str(part)) for part in resampled}
-    curves = {node.name: _curve(node, data, reported, resampled, halves, lams) for node in plan.nodes}
+    halves = {
+        part: uncertainty.half_estimates(data[part].first(len(lams)), str(part))
+        for part in resampled
+    }
+    curves = {
+        node.name: _curve(node, data, reported, resampled, halves, lams) for node in plan.nodes
+    }
     notes = [*plan.notes, *_notes(points, ends, left)]
-    if unsure := [node.name for node in plan.nodes if not all(part in resampled for part, _ in node.parts)]:
+    if unsure := [
+        node.name for node in plan.nodes if not all(part in resampled for part, _ in node.parts)
+    ]:
         notes.append(
-            f"no interval (a metric that is no function of sums over documents, or one document): {listing(unsure, 20)}"
+            "no interval (a metric that is no function of sums over documents, or one document):"
+            f" {listing(unsure, 20)}"
         )
-    other = [str(file.path.parent) for file in rest if not any(file in run.files for run in ends.values())]
+    other = [
+        str(file.path.parent)
+        for file in rest
+        if not any(file in run.files for run in ends.values())
+    ]
     if other and pairs == 1:
-        notes.append(f"neither at a λ of this pair nor its ends, left out: {listing(dict.fromkeys(other))}")
-    return Trajectory(name, base, instruct, lams, list(ends), plan, curves, _settings(files, tasks), notes)
+        notes.append(
+            f"neither at a λ of this pair nor its ends, left out: {listing(dict.fromkeys(other))}"
+        )
+    return Trajectory(
+        name, base, instruct, lams, list(ends), plan, curves, _settings(files, tasks), notes
+    )
 
 
 def _notes(points: list[Run], ends: dict[str, Run], left: list[str]) -> Iterator[str]:
@@ -200,7 +239,9 @@ def _notes(points: list[Run], ends: dict[str, Run], left: list[str]) -> Iterator
     if left:
         yield f"not run at every λ, left out: {listing(left, limit=20)}"
     everyone = [*points, *ends.values()]
-    if twice := [run.label for run in everyone if sum(len(file.tasks) for file in run.files) > len(run.tasks)]:
+    if twice := [
+        run.label for run in everyone if sum(len(file.tasks) for file in run.files) > len(run.tasks)
+    ]:
         yield f"tasks were run more than once, the newest results count: {listing(twice, 20)}"
 
 
@@ -209,7 +250,10 @@ def _load(
 ) -> tuple[dict[Part, Series], dict[Part, tuple[bool, ...]]]:
     """Return the series of all points and of those baselines that have the tasks, and which runs those are."""
     everyone = [*points, *ends]
-    have = {part: tuple(all(task in run.tasks for task in part[0]) for run in everyone) for part in parts}
+    have = {
+        part: tuple(all(task in run.tasks for task in part[0]) for run in everyone)
+        for part in parts
+    }
     data: dict[Part, Series] = {}
     for who in dict.fromkeys(have.values()):
         ours = [part for part in have if have[part] == who]
@@ -242,7 +286,9 @@ def _baseline(rest: list[ResultFile], side: str, of_pair: ResultFile) -> Run | N
 def _settings(files: list[ResultFile], tasks: list[str]) -> dict[str, Any]:
     """Return what a reader needs to know of how the numbers were made."""
     config = files[-1].config
-    shots = {task: file.setting("n-shot", task) for file in files for task in tasks if task in file.tasks}
+    shots = {
+        task: file.setting("n-shot", task) for file in files for task in tasks if task in file.tasks
+    }
     return {
         "dtype": str(config.get("model_dtype", "")).removeprefix("torch."),
         "vocabulary": config.get("vocabulary"),
@@ -274,11 +320,16 @@ def _curve(
     best = Best(lams[naive], float(values[naive] - values[reference]))
     low = high = change_low = change_high = np.full_like(values, np.nan)
     if all(part in resampled for part, _ in node.parts):
-        drawn = node.scale * np.sum([weight * resampled[part] for part, weight in node.parts], axis=0)
+        drawn = node.scale * np.sum(
+            [weight * resampled[part] for part, weight in node.parts], axis=0
+        )
         low, high = uncertainty.interval(drawn)
         change_low, change_high = uncertainty.interval(_change(drawn, reference))
         best = _honest(
-            best, node.scale * np.sum([weight * halves[part] for part, weight in node.parts], axis=0), lams, sign
+            best,
+            node.scale * np.sum([weight * halves[part] for part, weight in node.parts], axis=0),
+            lams,
+            sign,
         )
     return Curve(
         node=node,
@@ -297,11 +348,15 @@ def _change(values: Array, reference: int) -> Array:
     """Return the percent difference from the reference column; NaN where that is 0."""
     divisor = np.abs(values[..., reference, None])
     change = np.full_like(values, np.nan)
-    return 100 * np.divide(values - values[..., reference, None], divisor, out=change, where=divisor > 0)
+    return 100 * np.divide(
+        values - values[..., reference, None], divisor, out=change, where=divisor > 0
+    )
 
 
 def _honest(best: Best, halves: Array, lams: list[float], sign: int) -> Best:
     chosen, gain, error = uncertainty.crossfit(halves, lams.index(1.0), sign)
     (column, count), *_ = Counter(chosen).most_common(1)
     margin = uncertainty.NORMAL * error
-    return Best(best.lam, best.gain, lams[column], count / len(chosen), gain, (gain - margin, gain + margin))
+    return Best(
+        best.lam, best.gain, lams[column], count / len(chosen), gain, (gain - margin, gain + margin)
+    )

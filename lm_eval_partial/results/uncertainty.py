@@ -1,8 +1,9 @@
 """How sure a comparison on paired documents is: bootstrap, randomisation test, Holm's correction, honest choice of λ.
 
-Every estimate here is a weighted mean over series (`series.Series`): a task is one series, an area or a group several.
-Documents are drawn within each series, the same for all models, so that all differences are paired and every series
-keeps its weight. Random numbers are seeded by the name of the series: the same files give the same digits.
+Every estimate here is a weighted mean over series (`series.Series`): a task is one series, an area
+or a group several. Documents are drawn within each series, the same for all models, so that all
+differences are paired and every series keeps its weight. Random numbers are seeded by the name of
+the series: the same files give the same digits.
 """
 
 from __future__ import annotations
@@ -40,14 +41,22 @@ def resamples(documents: int, rounds: int, random: np.random.Generator) -> Itera
     step = max(1, CHUNK // documents)
     for start in range(0, rounds, step):
         size = min(step, rounds - start)
-        drawn = random.integers(documents, size=(size, documents)) + documents * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * documents).reshape(size, documents).astype(float)
+        drawn = (
+            random.integers(documents, size=(size, documents))
+            + documents * np.arange(size)[:, None]
+        )
+        yield (
+            np.bincount(drawn.ravel(), minlength=size * documents)
+            .reshape(size, documents)
+            .astype(float)
+        )
 
 
 def weightings(documents: int, rounds: int, random: np.random.Generator) -> Iterator[Array]:
     """Yield random positive weights of the documents in pieces of [r, documents]: the Bayesian bootstrap (Rubin 1981).
 
-    It has the spread of the bootstrap, but no document is ever left out, so that no part of the documents is empty.
+    It has the spread of the bootstrap, but no document is ever left out, so that no part of the
+    documents is empty.
     """
     step = max(1, CHUNK // documents)
     for start in range(0, rounds, step):
@@ -65,14 +74,20 @@ def standard_error(series: Series, one: int, two: int, replicates: Array) -> flo
 
 def bootstrap(series: Series, name: str, rounds: int = ROUNDS) -> Array:
     """Return the metric on resampled documents, [rounds, runs]; each resample is the same for all runs."""
-    return np.concatenate([series.values(w) for w in resamples(series.documents, rounds, generator(name, "bootstrap"))])
+    return np.concatenate(
+        [
+            series.values(w)
+            for w in resamples(series.documents, rounds, generator(name, "bootstrap"))
+        ]
+    )
 
 
 def over_tasks(replicates: Array, name: str) -> Array:
     """Return replicates of the mean over tasks when the tasks themselves are drawn with replacement too.
 
-    This is the bootstrap clustered by task: tasks are the clusters, and a drawn task's documents are resampled. Its
-    interval is about other tasks of the same kind, and wider than that over documents of these very tasks.
+    This is the bootstrap clustered by task: tasks are the clusters, and a drawn task's documents
+    are resampled. Its interval is about other tasks of the same kind, and wider than that over
+    documents of these very tasks.
 
     Args:
         replicates: [tasks, rounds] of a bootstrap within each task.
@@ -93,8 +108,9 @@ def interval(replicates: Array) -> tuple[Array, Array]:
 def swapped(series: Series, name: str, one: int, two: int, flips: int = FLIPS) -> Array:
     """Return the difference (two − one) after swapping the two models' results on random documents, [flips].
 
-    The randomisation test's null: were the models alike, each document's two results could as well be exchanged.
-    Documents that differ in the same way are exchangeable, so the *number* swapped of each kind is drawn (binomial).
+    The randomisation test's null: were the models alike, each document's two results could as well
+    be exchanged. Documents that differ in the same way are exchangeable, so the *number* swapped of
+    each kind is drawn (binomial).
     """
     assert series.rows is not None
     ours, theirs = series.rows[:, one], series.rows[:, two]
@@ -106,7 +122,9 @@ def swapped(series: Series, name: str, one: int, two: int, flips: int = FLIPS) -
     for kind, count in zip(kinds, counts, strict=True):
         moved += random.binomial(count, 0.5, size=(flips, 1)) * kind
     documents = np.full(flips, float(series.documents))
-    return series.finish(theirs.sum(0) - moved, documents) - series.finish(ours.sum(0) + moved, documents)
+    return series.finish(theirs.sum(0) - moved, documents) - series.finish(
+        ours.sum(0) + moved, documents
+    )
 
 
 def p_value(null: Array, observed: float) -> float:
@@ -118,7 +136,8 @@ def p_value(null: Array, observed: float) -> float:
 def mcnemar(differences: Array) -> float | None:
     """Return the exact p-value if all documents that differ do so by the same amount, else None.
 
-    The randomisation test is then a coin for each of them: for right/wrong metrics McNemar's exact test.
+    The randomisation test is then a coin for each of them: for right/wrong metrics McNemar's exact
+    test.
     """
     ups, downs = int((differences > 0).sum()), int((differences < 0).sum())
     if len(np.unique(np.abs(differences[differences != 0]))) > 1:
@@ -138,8 +157,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def half_estimates(series: Series, name: str, rounds: int = CHOICES) -> Array:
     """Return the metric on both halves of every split, [2, splits, 1 + rounds, runs].
 
-    The first of the rounds is of the documents as they are, the others of random weightings of them. A document keeps
-    its half whatever its weight.
+    The first of the rounds is of the documents as they are, the others of random weightings of
+    them. A document keeps its half whatever its weight.
     """
     assert series.rows is not None
     random = generator(name, "halves")
@@ -156,7 +175,9 @@ def half_estimates(series: Series, name: str, rounds: int = CHOICES) -> Array:
 
 def _half(documents: int, random: np.random.Generator) -> Array:
     """Return which documents are in the first half, as 0 and 1; an odd one goes to either."""
-    return np.array(random.permutation(documents) < (documents + random.integers(2)) // 2, dtype=float)
+    return np.array(
+        random.permutation(documents) < (documents + random.integers(2)) // 2, dtype=float
+    )
 
 
 def _both_halves(series: Series, weights: Array, half: Array) -> Array:
@@ -167,23 +188,30 @@ def _both_halves(series: Series, weights: Array, half: Array) -> Array:
 def crossfit(estimates: Array, reference: int, sign: int = 1) -> tuple[list[int], float, float]:
     """Return an honest account of choosing the best of several models: choose on one half, look on the other.
 
-    The naive maximum is the best of several noisy numbers and so flatters itself. Here each half of the documents
-    chooses, the other half says what the choice gains over `reference`, and both ways and all splits are averaged.
+    The naive maximum is the best of several noisy numbers and so flatters itself. Here each half of
+    the documents chooses, the other half says what the choice gains over `reference`, and both ways
+    and all splits are averaged.
 
     Args:
-        estimates: of `half_estimates`, or a weighted mean of several; the last axis are the candidates.
+        estimates: of `half_estimates`, or a weighted mean of several; the last axis are the
+            candidates.
         reference: the column the gain is over.
         sign: 1 if more is better, else -1. A tie goes to the column nearest to `reference`.
 
     Returns:
-        The columns chosen (two a split), the mean gain, and its standard error: that of the Bayesian bootstrap, in
-        which the choice is made anew for each weighting, as the choice is a part of the uncertainty.
+        The columns chosen (two a split), the mean gain, and its standard error: that of the
+        Bayesian bootstrap, in which the choice is made anew for each weighting, as the choice is a
+        part of the uncertainty.
     """
     chosen = nearest_best(sign * estimates, reference)
     others = estimates[::-1]
     gains = np.take_along_axis(others, chosen[..., None], axis=-1)[..., 0] - others[..., reference]
     gain = gains.mean((0, 1))
-    return [int(column) for column in chosen[:, :, 0].ravel()], float(gain[0]), float(gain[1:].std(ddof=1))
+    return (
+        [int(column) for column in chosen[:, :, 0].ravel()],
+        float(gain[0]),
+        float(gain[1:].std(ddof=1)),
+    )
 
 
 def nearest_best(scores: Array, reference: int) -> NDArray[np.intp]:

@@ -4,8 +4,8 @@
     DIR/lam_0.60/         an ordinary results_*.json of lm-eval, and its samples_*.jsonl
     DIR/hf_base/          stock hf on one end, likewise; DIR/hf_instruct/ on the other
 
-A point's folder appears when it is complete, so a folder that is there is finished. What is being written lies in
-names that start with a dot.
+A point's folder appears when it is complete, so a folder that is there is finished. What is being
+written lies in names that start with a dot.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def point_name(lam: float) -> str:
     return f"lam_{format_lam(lam)}"
 
 
-# The folder ----------------------------------------------------------------------------------------------
+# The folder ---------------------------------------------------------------------------------------
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -44,17 +44,21 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         UserError: the folder is somebody else's, or its manifest cannot be read.
     """
     if folder.is_file() or folder.suffix == ".json":
-        raise UserError(f"--output_path {folder} is a file. A sweep writes a folder for each λ: give a folder.")
+        raise UserError(
+            f"--output_path {folder} is a file. A sweep writes a folder for each λ: give a folder."
+        )
     file = folder / MANIFEST
     if not file.is_file():
         others = [path.name for path in folder.glob("*") if not path.name.startswith(".")]
         if others:
             raise UserError(
-                f"{folder} is not a sweep's: it has {listing(others)} and no {MANIFEST}. Give --output_path a new "
-                "folder."
+                f"{folder} is not a sweep's: it has {listing(others)} and no {MANIFEST}. Give"
+                " --output_path a new folder."
             )
         return None
-    manifest = _read_json(file, f"Restore it, or give --output_path a new folder; the points in {folder} stay.")
+    manifest = _read_json(
+        file, f"Restore it, or give --output_path a new folder; the points in {folder} stay."
+    )
     if not isinstance(manifest.get("identity"), dict):
         raise UserError(f"{file} is not a sweep's manifest. Give --output_path a new folder.")
     return manifest
@@ -76,8 +80,8 @@ def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
         if differing:
             more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
             raise UserError(
-                f"{folder} holds points of another run: {'; '.join(differing[:5])}{more}. Give --output_path another "
-                "folder, or the recorded settings."
+                f"{folder} holds points of another run: {'; '.join(differing[:5])}{more}. Give"
+                " --output_path another folder, or the recorded settings."
             )
         return
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -96,7 +100,9 @@ def differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[s
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in fields.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        found |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
     return found
 
 
@@ -125,7 +131,9 @@ def read_point(path: Path) -> Result:
     again = f"Move {path} away and start the sweep again: it runs the points that are missing."
     files = sorted(path.glob("results_*.json"))
     if len(files) != 1:
-        raise UserError(f"{path} holds {len(files) or 'no'} results_*.json where a point has one. {again}")
+        raise UserError(
+            f"{path} holds {len(files) or 'no'} results_*.json where a point has one. {again}"
+        )
     result = _read_json(files[0], again)
     if not isinstance(result.get("results"), dict) or not isinstance(result.get("config"), dict):
         raise UserError(f"{files[0]} is not a result of lm-eval. {again}")
@@ -165,4 +173,4 @@ def _read_json(file: Path, hint: str) -> dict[str, Any]:
     return found
 
 
-# The table -----------------------------------------------------------------------------------------------
+# The table ----------------------------------------------------------------------------------------

@@ -23,8 +23,23 @@ INCOMPLETE = ".incomplete"
 
 # What simple_evaluate takes by the name that the command line has for it.
 _PASSED_ON = (
-    *("tasks", "num_fewshot", "batch_size", "max_batch_size", "device", "limit", "samples", "write_out"),
-    *("log_samples", "system_instruction", "apply_chat_template", "fewshot_as_multiturn", "gen_kwargs"),
+    *(
+        "tasks",
+        "num_fewshot",
+        "batch_size",
+        "max_batch_size",
+        "device",
+        "limit",
+        "samples",
+        "write_out",
+    ),
+    *(
+        "log_samples",
+        "system_instruction",
+        "apply_chat_template",
+        "fewshot_as_multiturn",
+        "gen_kwargs",
+    ),
     *("verbosity", "predict_only", "confirm_run_unsafe_code"),
 )
 
@@ -32,10 +47,14 @@ _PASSED_ON = (
 class Runner:
     """Evaluates one model after another and writes each result where it belongs."""
 
-    def __init__(self, config: EvaluatorConfig, tasks: Tasks, folder: Path, trackers: Trackers) -> None:
+    def __init__(
+        self, config: EvaluatorConfig, tasks: Tasks, folder: Path, trackers: Trackers
+    ) -> None:
         self.config, self.tasks, self.folder, self.trackers = config, tasks, folder, trackers
 
-    def point(self, name: str, lm: Any, model: str, model_args: dict[str, Any], lam: float | None = None) -> None:
+    def point(
+        self, name: str, lm: Any, model: str, model_args: dict[str, Any], lam: float | None = None
+    ) -> None:
         """Evaluate a model and write the point `name`, whole or not at all."""
         config = self.config
         unfinished = self.folder / INCOMPLETE
@@ -45,7 +64,9 @@ class Runner:
             model_source=model,
             model_args=model_args,
             system_instruction=config.system_instruction,
-            chat_template=lm.chat_template(config.apply_chat_template) if config.apply_chat_template else None,
+            chat_template=(
+                lm.chat_template(config.apply_chat_template) if config.apply_chat_template else None
+            ),
             fewshot_as_multiturn=config.fewshot_as_multiturn,
         )
         result = self._evaluate(lm, model, model_args)
@@ -66,7 +87,10 @@ class Runner:
             model_args=model_args,
             task_manager=self.tasks,
             **{name: getattr(config, name) for name in _PASSED_ON},
-            **{name: cache.get(name, False) for name in ("cache_requests", "rewrite_requests_cache")},
+            **{
+                name: cache.get(name, False)
+                for name in ("cache_requests", "rewrite_requests_cache")
+            },
             random_seed=seeds[0],
             numpy_random_seed=seeds[1],
             torch_random_seed=seeds[2],
@@ -76,7 +100,9 @@ class Runner:
         return result
 
 
-def _save(tracker: EvaluationTracker, result: dict[str, Any], samples: dict[str, Any] | None) -> None:
+def _save(
+    tracker: EvaluationTracker, result: dict[str, Any], samples: dict[str, Any] | None
+) -> None:
     """Let the harness write its files. Raises `UserError` where it would only log that it could not."""
     with _complaints() as complaints:
         tracker.save_results_aggregated(results=result, samples=samples)
@@ -86,8 +112,9 @@ def _save(tracker: EvaluationTracker, result: dict[str, Any], samples: dict[str,
     if complaints:
         path = Path(str(tracker.output_path)).parent
         raise UserError(
-            f"a point could not be written into {path} ({complaints[-1]}; {readable_bytes(free_bytes(path))} free). "
-            "Finished points are kept: put that right, and start the same command again."
+            f"a point could not be written into {path} ({complaints[-1]};"
+            f" {readable_bytes(free_bytes(path))} free). Finished points are kept: put that right,"
+            " and start the same command again."
         )
 
 

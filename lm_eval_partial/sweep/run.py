@@ -1,9 +1,11 @@
 """A trajectory: one load, many λ, each point an ordinary result of lm-eval; started again, it goes on.
 
-    lm-eval-partial sweep --base B --instruct I --lam 0:1:0.1 --tasks partial_icl --output_path results/mypair
+    lm-eval-partial sweep --base B --instruct I --lam 0:1:0.1 --tasks partial_icl --output_path
+    results/mypair
 
-Tasks are loaded and prompts built once. Each point starts from them unchanged, with the seeds and the state of every
-random generator that a run of its own would have. So its numbers are those of a separate ``lm_eval`` command.
+Tasks are loaded and prompts built once. Each point starts from them unchanged, with the seeds and
+the state of every random generator that a run of its own would have. So its numbers are those of a
+separate ``lm_eval`` command.
 
 Known gap: one process (several GPUs through ``parallelize=True``, not through accelerate).
 """
@@ -42,7 +44,15 @@ from lm_eval_partial.weights.source import Source
 
 # Of these, what the answers or the files of a point depend on.
 _IDENTITY = (
-    *("num_fewshot", "limit", "samples", "seed", "gen_kwargs", "apply_chat_template", "system_instruction"),
+    *(
+        "num_fewshot",
+        "limit",
+        "samples",
+        "seed",
+        "gen_kwargs",
+        "apply_chat_template",
+        "system_instruction",
+    ),
     *("fewshot_as_multiturn", "predict_only", "log_samples"),
 )
 _INSTEAD = {
@@ -66,15 +76,17 @@ def sweep(
     Points that the folder has are kept. A process that is killed leaves only finished points.
 
     Args:
-        config: of the harness's own command; ``model_args`` are those of ``partial-hf`` without lam, and
-            ``output_path`` is the folder.
+        config: of the harness's own command; ``model_args`` are those of ``partial-hf`` without
+            lam, and ``output_path`` is the folder.
         lams: finite, each once.
         baselines: of ``base`` and ``instruct``.
         command: what started it, for the manifest.
-        trackers: makes what a finished point is also told to (W&B, Trackio), given a name for the run.
+        trackers: makes what a finished point is also told to (W&B, Trackio), given a name for the
+            run.
 
     Raises:
-        UserError: an argument is wrong, or the folder is not this run's; the message says what differs.
+        UserError: an argument is wrong, or the folder is not this run's; the message says what
+            differs.
     """
     folder = Path(str(config.output_path))
     _check(config)
@@ -93,13 +105,20 @@ def sweep(
     names = {trajectory.point_name(lam): lam for lam in lams}
     with locked(folder, "sweep"):
         trajectory.claim(folder, manifest)
-        finished = [name for name in trajectory.points(folder) if trajectory.read_point(folder / name)]
+        finished = [
+            name for name in trajectory.points(folder) if trajectory.read_point(folder / name)
+        ]
         asked = [*names, *(f"hf_{side}" for side in baselines)]
         todo = [name for name in asked if name not in finished]
         if todo:
             runner = Runner(config, tasks, folder, trackers(str(manifest["run"])))
             try:
-                _run(runner, pair, names, tqdm(todo, total=len(asked), initial=len(asked) - len(todo), unit="point"))
+                _run(
+                    runner,
+                    pair,
+                    names,
+                    tqdm(todo, total=len(asked), initial=len(asked) - len(todo), unit="point"),
+                )
             finally:
                 shutil.rmtree(folder / INCOMPLETE, ignore_errors=True)
                 runner.trackers.finish()
@@ -117,12 +136,16 @@ def _run(runner: Runner, pair: Pair, lams: Mapping[str, float], todo: tqdm) -> N
                 lm = _make("partial-hf", config.model_args | {"lam": lam}, config)
             else:
                 lm.set_lam(lam)
-            runner.point(name, lm, "partial-hf", config.model_args | {"lam": lam, "model": lm.name}, lam)
+            runner.point(
+                name, lm, "partial-hf", config.model_args | {"lam": lam, "model": lm.name}, lam
+            )
         else:
             if lm is not None:  # two models are never held
                 lm = None
                 _release()
-            model_args = stock_arguments(config.model_args, pair.base if name == "hf_base" else pair.instruct)
+            model_args = stock_arguments(
+                config.model_args, pair.base if name == "hf_base" else pair.instruct
+            )
             if config.apply_chat_template:
                 runner.tasks.forget_prompts()  # the template is the model's
             runner.point(name, _make("hf", dict(model_args), config), "hf", model_args)
@@ -145,20 +168,26 @@ def stock_arguments(model_args: Mapping[str, Any], side: Checkpoint) -> dict[str
     home = side.model_source
     where = {"pretrained": home.path, "revision": home.revision, "subfolder": home.subfolder}
     if home is not side:  # an adapter, with or without a tokenizer of its own
-        where |= {"peft": os.path.join(side.path, side.subfolder).rstrip("/"), "tokenizer": side.tokenizer_source.path}
+        where |= {
+            "peft": os.path.join(side.path, side.subfolder).rstrip("/"),
+            "tokenizer": side.tokenizer_source.path,
+        }
     own = {name: value for name, value in where.items() if value not in ("", "main")}
     if model_args.get("tokenizer", "instruct") not in ("base", "instruct"):
         own["tokenizer"] = model_args["tokenizer"]
     return own | {name: value for name, value in model_args.items() if name not in arguments.OWN}
 
 
-# Before anything is loaded -------------------------------------------------------------------------------
+# Before anything is loaded ------------------------------------------------------------------------
 
 
 def _check(config: EvaluatorConfig) -> None:
     """Raise `UserError` for what a sweep cannot do."""
     if not config.tasks:
-        raise UserError("--tasks is missing. Give names of tasks or groups; lm_eval ls tasks lists what there is.")
+        raise UserError(
+            "--tasks is missing. Give names of tasks or groups; lm_eval ls tasks lists what"
+            " there is."
+        )
     for name, instead in _INSTEAD.items():
         if getattr(config, name):
             raise UserError(f"--{name} does not go with sweep: {instead}.")
@@ -168,8 +197,8 @@ def _check(config: EvaluatorConfig) -> None:
             raise UserError(f"{name}= in --model_args does not go with sweep: {hint}.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            "a sweep is one process, and this is one of several. Start it without accelerate or torchrun; for several "
-            "GPUs add parallelize=True to --model_args."
+            "a sweep is one process, and this is one of several. Start it without accelerate or"
+            " torchrun; for several GPUs add parallelize=True to --model_args."
         )
 
 
@@ -185,8 +214,9 @@ def _check_baselines(config: EvaluatorConfig, pair: Pair, baselines: Sequence[st
         if config.apply_chat_template and getattr(side.tokenizer, "chat_template", None) is None:
             others = [name for name in baselines if name != side.role]
             raise UserError(
-                f"--baselines: {side} has no chat template, so stock hf cannot run it with --apply_chat_template. "
-                f"{f'Give --baselines {others[0]}' if others else 'Leave --baselines out'}."
+                f"--baselines: {side} has no chat template, so stock hf cannot run it with"
+                " --apply_chat_template."
+                f" {f'Give --baselines {others[0]}' if others else 'Leave --baselines out'}."
             )
 
 
@@ -198,10 +228,22 @@ def identity(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, Any
         "base_sha": pair.base.sha,
         "instruct_sha": pair.instruct.sha,
         "files": _digests(pair.base) | _digests(pair.instruct),
-        "tokenizer": pair.reference.role if pair.tokenizer == pair.reference.path else pair.tokenizer,
-        "dtype": str(loading.resolve_dtype(pair, config.model_args.get("dtype", "auto"))).removeprefix("torch."),
-        "device": "cuda" if torch.cuda.is_available() and "cpu" not in str(config.device) else "cpu",
-        "model_args": {name: str(value) for name, value in sorted(config.model_args.items()) if name not in aside},
+        "tokenizer": (
+            pair.reference.role if pair.tokenizer == pair.reference.path else pair.tokenizer
+        ),
+        "dtype": (
+            str(loading.resolve_dtype(pair, config.model_args.get("dtype", "auto"))).removeprefix(
+                "torch."
+            )
+        ),
+        "device": (
+            "cuda" if torch.cuda.is_available() and "cpu" not in str(config.device) else "cpu"
+        ),
+        "model_args": {
+            name: str(value)
+            for name, value in sorted(config.model_args.items())
+            if name not in aside
+        },
         **{name: getattr(config, name) for name in _IDENTITY},
         "tasks": tasks.identity(config.num_fewshot),
         "versions": {
@@ -220,7 +262,11 @@ def _digests(side: Checkpoint) -> dict[str, str]:
     if not side.sha.startswith("local-"):
         return {side.role: side.identity}
     found = ((name, side.find(name)) for name in _SMALL_FILES)
-    return {f"{side.role}/{name}": digest(Path(path).read_bytes()) for name, path in found if path is not None}
+    return {
+        f"{side.role}/{name}": digest(Path(path).read_bytes())
+        for name, path in found
+        if path is not None
+    }
 
 
-# A point -------------------------------------------------------------------------------------------------
+# A point ------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from lm_eval_partial.errors import UserError
 class Tasks:
     """The harness's tasks, loaded once and their prompts built once; stands in for its `TaskManager`.
 
-    Every point gets copies of the requests, with no responses, and finds the random generators as they were
-    after loading and after building: a task may draw from them.
+    Every point gets copies of the requests, with no responses, and finds the random generators as
+    they were after loading and after building: a task may draw from them.
 
     Attributes:
         task_index: the harness's, for its log.
@@ -37,7 +37,9 @@ class Tasks:
         try:
             manager = config.process_tasks(given)
         except (ValueError, OSError) as error:
-            raise UserError(f"{error}. lm_eval ls tasks lists what there is; --include_path adds a folder.") from error
+            raise UserError(
+                f"{error}. lm_eval ls tasks lists what there is; --include_path adds a folder."
+            ) from error
         seed(config.seed)
         try:
             self._loaded = manager.load(config.tasks)
@@ -58,7 +60,11 @@ class Tasks:
 
     def describe(self, model_args: Mapping[str, Any]) -> None:
         """Write the model's arguments into the tasks' metadata, where the harness has them."""
-        fields = {name: value for name, value in model_args.items() if name != "model" and name not in self._kept}
+        fields = {
+            name: value
+            for name, value in model_args.items()
+            if name != "model" and name not in self._kept
+        }
         for task in self._loaded["tasks"].values():
             if isinstance(task.config.metadata, dict):
                 for name in self._described:
@@ -77,9 +83,16 @@ class Tasks:
             default = task.get_config("num_fewshot")
             shots = (default or 0) if num_fewshot is None or default == 0 else num_fewshot
             settings = {**task.dump_config(), "metadata": None, "num_fewshot": None}
-            # A function (process_docs of fewshot_config) shows its address, which is another in every process.
-            text = re.sub(r" at 0x[0-9a-f]+", "", json.dumps(settings, default=repr, sort_keys=True))
-            found[name] = {"version": task.VERSION, "num_fewshot": shots, "config": digest(text.encode())}
+            # A function (process_docs of fewshot_config) shows its address, which is another in
+            # every process.
+            text = re.sub(
+                r" at 0x[0-9a-f]+", "", json.dumps(settings, default=repr, sort_keys=True)
+            )
+            found[name] = {
+                "version": task.VERSION,
+                "num_fewshot": shots,
+                "config": digest(text.encode()),
+            }
         return found
 
     def _build(self, name: str, task: Any, build: Callable[..., None], **kwargs: Any) -> None:

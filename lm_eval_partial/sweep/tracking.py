@@ -32,18 +32,23 @@ class Trackers:
     ) -> None:
         self._wandb = self._trackio = None
         if wandb_args:
-            self._wandb = WandbLogger({"id": run, "resume": "allow"} | wandb_args, wandb_config_args)
+            self._wandb = WandbLogger(
+                {"id": run, "resume": "allow"} | wandb_args, wandb_config_args
+            )
             self._wandb.run.define_metric("lam")
             self._wandb.run.define_metric("*", step_metric="lam")
         if trackio_args:
             self._trackio = TrackioLogger({"name": run, "resume": "allow"} | trackio_args)
 
-    def log(self, name: str, lam: float | None, result: dict[str, Any], samples: dict[str, Any] | None) -> None:
+    def log(
+        self, name: str, lam: float | None, result: dict[str, Any], samples: dict[str, Any] | None
+    ) -> None:
         """Log a point. A failure is logged and goes by, as in lm_eval: the files are what counts.
 
         Args:
             name: of the point.
-            lam: its λ; None for stock ``hf``, whose scores are no point on the axis and carry `name` instead.
+            lam: its λ; None for stock ``hf``, whose scores are no point on the axis and carry
+                `name` instead.
             result: the harness's, without samples.
             samples: the harness's, by task, if they are wanted.
         """
@@ -53,7 +58,9 @@ class Trackers:
             except Exception as error:
                 logger.warning(f"{name} was not logged to {tool}: {error}")
 
-    def _log_wandb(self, name: str, lam: float | None, result: dict[str, Any], samples: dict[str, Any] | None) -> None:
+    def _log_wandb(
+        self, name: str, lam: float | None, result: dict[str, Any], samples: dict[str, Any] | None
+    ) -> None:
         if self._wandb is None:
             return
         run = self._wandb.run
@@ -103,4 +110,6 @@ def _numbers(point: str, result: dict[str, Any]) -> dict[str, float]:
 def require(module: str, flag: str) -> None:
     """Raise `UserError` if the package behind a flag is not installed."""
     if importlib.util.find_spec(module) is None:
-        raise UserError(f"{flag} needs {module}, which is not installed. Install it with: pip install {module}")
+        raise UserError(
+            f"{flag} needs {module}, which is not installed. Install it with: pip install {module}"
+        )

@@ -2,10 +2,12 @@
 
     lm_eval --model partial-hf --model_args base=B,instruct=ADAPTER,lam=0.5 --tasks arc_challenge
 
-A folder or Hub repository as peft writes it. Low-rank updates stay low-rank until they are asked for as tensors;
-modules saved whole, trained embeddings, trained token rows and biases are dense tensors like any other.
+A folder or Hub repository as peft writes it. Low-rank updates stay low-rank until they are asked
+for as tensors; modules saved whole, trained embeddings, trained token rows and biases are dense
+tensors like any other.
 
-Known gaps: updates of fused experts (`target_parameters`) and kinds other than LoRA and DoRA are refused by name.
+Known gaps: updates of fused experts (`target_parameters`) and kinds other than LoRA and DoRA are
+refused by name.
 """
 
 from __future__ import annotations
@@ -28,22 +30,65 @@ from transformers import PreTrainedConfig
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.weights.architecture import Architecture
-from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES, WEIGHT_FILES, Checkpoint, find_file, looks_local
+from lm_eval_partial.weights.checkpoint import (
+    TOKENIZER_FILES,
+    WEIGHT_FILES,
+    Checkpoint,
+    find_file,
+    looks_local,
+)
 from lm_eval_partial.weights.interpolate import LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.vocabulary import AlignedRows, Alignment
 
 CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-BASE_FINGERPRINT = "base_fingerprint"  # in a safetensors file's metadata: the weights an update was made for
+BASE_FINGERPRINT = (  # in a safetensors file's metadata: the weights an update was made for
+    "base_fingerprint"
+)
 
 # Fields of a LoraConfig that leave the update W + s·BA, or say how it was trained.
 _LINEAR_FIELDS = {
-    *("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision"),
-    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "bias", "use_dora"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
-    *("trainable_token_indices", "ensure_weight_tying", "inference_mode", "lora_dropout", "init_lora_weights"),
-    *("eva_config", "corda_config", "lora_ga_config", "loftq_config", "qalora_group_size", "target_modules_to_tie"),
+    *(
+        "peft_type",
+        "peft_version",
+        "task_type",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "revision",
+    ),
+    *(
+        "r",
+        "lora_alpha",
+        "rank_pattern",
+        "alpha_pattern",
+        "use_rslora",
+        "fan_in_fan_out",
+        "bias",
+        "use_dora",
+    ),
+    *(
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "modules_to_save",
+    ),
+    *(
+        "trainable_token_indices",
+        "ensure_weight_tying",
+        "inference_mode",
+        "lora_dropout",
+        "init_lora_weights",
+    ),
+    *(
+        "eva_config",
+        "corda_config",
+        "lora_ga_config",
+        "loftq_config",
+        "qalora_group_size",
+        "target_modules_to_tie",
+    ),
     *("megatron_core", "megatron_config", "runtime_config"),
 }
 # Ways to start training from that leave the base weights as they were.
@@ -78,10 +123,13 @@ class Adapter(Checkpoint):
         subfolder: folder inside `path`.
 
     Raises:
-        UserError: it is of another base, of a kind that is not W + s·BA, or does not fit the base's tensors.
+        UserError: it is of another base, of a kind that is not W + s·BA, or does not fit the base's
+            tensors.
     """
 
-    def __init__(self, base: Checkpoint, path: str, revision: str = "main", subfolder: str = "") -> None:
+    def __init__(
+        self, base: Checkpoint, path: str, revision: str = "main", subfolder: str = ""
+    ) -> None:
         self.base = base
         self.notes: list[str] = []
         super().__init__("instruct", path, revision, subfolder, base.trust_remote_code)
@@ -105,20 +153,30 @@ class Adapter(Checkpoint):
         try:
             return dict(json.loads(Path(str(self.find(CONFIG_FILE))).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{self}: {CONFIG_FILE} cannot be read ({error}). Fetch the adapter again.") from error
+            raise UserError(
+                f"{self}: {CONFIG_FILE} cannot be read ({error}). Fetch the adapter again."
+            ) from error
 
     def _check_kind(self) -> None:
         kind, start = self._lora.get("peft_type"), self._lora.get("init_lora_weights", True)
-        instead = "Merge it into its base (peft: merge_and_unload, then save_pretrained) and give the merged folder."
+        instead = (
+            "Merge it into its base (peft: merge_and_unload, then save_pretrained) and give the"
+            " merged folder."
+        )
         if kind != "LORA":
             raise UserError(f"{self} is an adapter of kind {kind}; LORA is expected. {instead}")
-        unknown = [name for name, value in self._lora.items() if value and name not in _LINEAR_FIELDS]
+        unknown = [
+            name for name, value in self._lora.items() if value and name not in _LINEAR_FIELDS
+        ]
         if unknown:
-            raise UserError(f"{self} sets {listing(unknown)}, which is more than W + s·BA. {instead}")
+            raise UserError(
+                f"{self} sets {listing(unknown)}, which is more than W + s·BA. {instead}"
+            )
         if start not in _HARMLESS_STARTS:
             raise UserError(
-                f"{self} was trained with init_lora_weights={start!r}, which changes the base weights too. Convert it "
-                "(peft: save_pretrained with path_initial_model_for_weight_conversion) and give the converted adapter."
+                f"{self} was trained with init_lora_weights={start!r}, which changes the base"
+                " weights too. Convert it (peft: save_pretrained with"
+                " path_initial_model_for_weight_conversion) and give the converted adapter."
             )
 
     def _read_parts(self) -> None:
@@ -135,7 +193,9 @@ class Adapter(Checkpoint):
             elif found["rows"]:
                 self._rows[self._name(f"{found['module']}.weight")] = tensor
             else:
-                parts = self._low_rank.setdefault(self._name(f"{found['module']}.weight"), {"module": found["module"]})
+                parts = self._low_rank.setdefault(
+                    self._name(f"{found['module']}.weight"), {"module": found["module"]}
+                )
                 parts[next(part for part in ("down", "up", "magnitude") if found[part])] = tensor
 
     def _name(self, key: str) -> str:
@@ -143,31 +203,41 @@ class Adapter(Checkpoint):
         name, as_is = self._architecture.locate(key)
         return name if name is not None and as_is else key
 
-    # Which base it belongs to ----------------------------------------------------------------------------
+    # Which base it belongs to ---------------------------------------------------------------------
 
     def _check_base(self) -> None:
         trained_on = self._lora.get("base_model_name_or_path") or ""
         expected, theirs = self._made_for(), _on_this_machine(trained_on)
-        if expected is None and (trained_on == self.base.path or _same_folder(trained_on, self.base.path)):
+        if expected is None and (
+            trained_on == self.base.path or _same_folder(trained_on, self.base.path)
+        ):
             return
         if expected is None and theirs is not None:
             expected = theirs.fingerprint
         if expected is not None:
             if expected != self.base.fingerprint:
                 raise UserError(
-                    f"{self} was trained on {trained_on!r}, whose weights are not those of {self.base}. "
-                    "Give base=... with the base it was trained on."
+                    f"{self} was trained on {trained_on!r}, whose weights are not those of"
+                    f" {self.base}. Give base=... with the base it was trained on."
                 )
-        elif trained_on and not looks_local(trained_on) and not _copy_of(trained_on, self.base.path):
+        elif (
+            trained_on and not looks_local(trained_on) and not _copy_of(trained_on, self.base.path)
+        ):
             raise UserError(
-                f"{self} was trained on {trained_on!r}, not on {self.base}. Give base={trained_on}; or, if the weights "
-                f'are the same, write "base_model_name_or_path": "{self.base.path}" into its {CONFIG_FILE}.'
+                f"{self} was trained on {trained_on!r}, not on {self.base}. Give base={trained_on};"
+                " or, if the weights "
+                f'are the same, write "base_model_name_or_path": "{self.base.path}" into its'
+                f" {CONFIG_FILE}."
             )
         else:
-            known = f"{trained_on!r}, which is not on this machine" if trained_on else "a base that it does not name"
+            known = (
+                f"{trained_on!r}, which is not on this machine"
+                if trained_on
+                else "a base that it does not name"
+            )
             self.notes.append(
-                f"{self} was trained on {known}: its shapes fit {self.base}, but whether those are the same weights "
-                "could not be checked"
+                f"{self} was trained on {known}: its shapes fit {self.base}, but whether those are"
+                " the same weights could not be checked"
             )
 
     def _made_for(self) -> str | None:
@@ -177,7 +247,7 @@ class Adapter(Checkpoint):
         with safe_open(self.files[0], framework="pt") as file:
             return (file.metadata() or {}).get(BASE_FINGERPRINT)
 
-    # What a checkpoint is asked for ----------------------------------------------------------------------
+    # What a checkpoint is asked for ---------------------------------------------------------------
 
     @property
     def model_source(self) -> Checkpoint:
@@ -192,9 +262,14 @@ class Adapter(Checkpoint):
     @cached_property
     def files(self) -> tuple[str, ...]:
         """The adapter's weight file, and its config: that says how the weights are scaled."""
-        found = next((there for name in ADAPTER_FILES if (there := self.find(name)) is not None), None)
+        found = next(
+            (there for name in ADAPTER_FILES if (there := self.find(name)) is not None), None
+        )
         if found is None:
-            raise UserError(f"{self} has no weights. Expected {' or '.join(ADAPTER_FILES)} beside its {CONFIG_FILE}.")
+            raise UserError(
+                f"{self} has no weights. Expected {' or '.join(ADAPTER_FILES)} beside its"
+                f" {CONFIG_FILE}."
+            )
         return found, str(self.find(CONFIG_FILE))
 
     @cached_property
@@ -204,12 +279,18 @@ class Adapter(Checkpoint):
         keys = {name: each.key for name, each in self._architecture.place(tensors).items()}
         embedding, head = self._architecture.embedding, self._architecture.head
         if self._unties:
-            # The head was the embedding. A copy that peft trains (modules_to_save) leaves the other one alone.
+            # The head was the embedding. A copy that peft trains (modules_to_save) leaves the other
+            # one alone.
             saved = None if self._saved_whole(embedding) else self._dense.get(embedding)
-            tensors[keys.setdefault(head, head)] = tensors[keys[embedding]] if saved is None else saved
+            tensors[keys.setdefault(head, head)] = (
+                tensors[keys[embedding]] if saved is None else saved
+            )
         stray = {*self._dense, *self._rows, *self._low_rank} - keys.keys()
         if stray:
-            raise UserError(f"{self} updates {listing(stray)}: no such tensors in {self.base}. Was it trained on that?")
+            raise UserError(
+                f"{self} updates {listing(stray)}: no such tensors in {self.base}. Was it trained"
+                " on that?"
+            )
         for name, tensor in self._dense.items():
             free = 1 if name in self._architecture.vocabulary else 0  # vocabularies may have grown
             self._check_shape(name, tensor.shape[free:], tensors[keys[name]].shape[free:])
@@ -232,12 +313,15 @@ class Adapter(Checkpoint):
         config, both = self.base.config, (self._architecture.embedding, self._architecture.head)
         tied = config.tie_word_embeddings or config.get_text_config().tie_word_embeddings
         return bool(tied) and (
-            any(name in self._low_rank or self._saved_whole(name) for name in both) or both[1] in self._rows
+            any(name in self._low_rank or self._saved_whole(name) for name in both)
+            or both[1] in self._rows
         )
 
     def _saved_whole(self, name: str) -> bool:
         module = name.removesuffix(".weight")
-        return name in self._dense and any(module.endswith(each) for each in self._lora.get("modules_to_save") or ())
+        return name in self._dense and any(
+            module.endswith(each) for each in self._lora.get("modules_to_save") or ()
+        )
 
     def _with_rows(self, name: str, dense: LazyTensor, rows: LazyTensor) -> LazyTensor:
         """Return `dense` with the rows of some tokens replaced by those that were trained."""
@@ -247,8 +331,8 @@ class Adapter(Checkpoint):
             found = next((ids for key, ids in found.items() if module.endswith(key)), [])
         if len(found) != rows.shape[0] or max(found) >= dense.shape[0]:
             raise UserError(
-                f"{self}: trainable_token_indices names {len(found)} tokens of {name}, the file has "
-                f"{rows.shape[0]} rows for its {dense.shape[0]:,}. Fetch the adapter again."
+                f"{self}: trainable_token_indices names {len(found)} tokens of {name}, the file has"
+                f" {rows.shape[0]} rows for its {dense.shape[0]:,}. Fetch the adapter again."
             )
         matched = torch.full((dense.shape[0],), -1)
         matched[torch.tensor(found)] = torch.arange(len(found))
@@ -257,16 +341,20 @@ class Adapter(Checkpoint):
     def _updated(self, name: str, dense: LazyTensor, parts: dict[str, Any]) -> LowRank:
         module, down, up = parts["module"], parts.get("down"), parts.get("up")
         if down is None or up is None:
-            raise UserError(f"{self}: {module} has only one of lora_A and lora_B. Fetch the adapter again.")
+            raise UserError(
+                f"{self}: {module} has only one of lora_A and lora_B. Fetch the adapter again."
+            )
         rank = self._pattern("rank_pattern", module, self._lora.get("r"))
         alpha = self._pattern("alpha_pattern", module, self._lora.get("lora_alpha"))
         if not down.shape[0] == up.shape[1] == rank:
             raise UserError(
-                f"{self}: {module} has rank {down.shape[0]}, {CONFIG_FILE} says {rank}. Put config and weights of one "
-                "adapter together."
+                f"{self}: {module} has rank {down.shape[0]}, {CONFIG_FILE} says {rank}. Put config"
+                " and weights of one adapter together."
             )
         shape, expected = (up.shape[0], down.shape[1]), tuple(dense.shape)
-        stored_by_input = name == self._architecture.embedding or bool(self._lora.get("fan_in_fan_out"))
+        stored_by_input = name == self._architecture.embedding or bool(
+            self._lora.get("fan_in_fan_out")
+        )
         transposed = stored_by_input if shape == shape[::-1] else shape != expected
         self._check_shape(name, shape[::-1] if transposed else shape, expected)
         scale = alpha / (math.sqrt(rank) if self._lora.get("use_rslora") else rank)
@@ -275,7 +363,10 @@ class Adapter(Checkpoint):
     def _pattern(self, field: str, module: str, default: Any) -> Any:
         """Return what a field of patterns says of a module, as peft matches them: a regex for its last parts."""
         patterns = self._lora.get(field) or {}
-        return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+        return next(
+            (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)),
+            default,
+        )
 
     def _check_shape(self, name: str, found: Sequence[int], expected: Sequence[int]) -> None:
         if tuple(found) != tuple(expected):

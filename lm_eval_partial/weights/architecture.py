@@ -1,7 +1,8 @@
 """What a model made from a config expects of a checkpoint: tensor names, tied weights, vocabulary tensors.
 
-The model is built on the meta device: no memory, milliseconds. Names on disk are translated into names in
-the model by transformers' own rules, so that two sides saved by different releases still match.
+The model is built on the meta device: no memory, milliseconds. Names on disk are translated into
+names in the model by transformers' own rules, so that two sides saved by different releases still
+match.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Architecture:
         head: name of the output head, [vocab, hidden].
         rows: of the embedding, as the config has them.
         vocabulary: names of all tensors with one row a token.
-        linear: names of the weights of linear layers, the head left out, and whether they are stored as [in, out].
+        linear: names of the weights of linear layers, the head left out, and whether they are
+            stored as [in, out].
         float32: patterns of names that the model may keep in float32 whatever its dtype.
 
     Args:
@@ -68,7 +70,11 @@ class Architecture:
         self.head = f"{head}.weight"
         self.rows: int = self._state[self.embedding].shape[0]
         self.vocabulary = {self.embedding, self.head, f"{head}.bias"}
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._state.items() if name not in self.vocabulary}
+        self.shapes = {
+            name: tuple(tensor.shape)
+            for name, tensor in self._state.items()
+            if name not in self.vocabulary
+        }
         self.linear = {
             f"{name}.weight": isinstance(module, Conv1D)
             for name, module in model.named_modules()
@@ -81,7 +87,8 @@ class Architecture:
     def place(self, tensors: Mapping[str, LazyTensor]) -> dict[str, Placed]:
         """Return the tensors that the model needs, by their name in the model, or on disk if they get fused.
 
-        What it does not need is left out, as transformers does (say, rotary ``inv_freq`` in old files).
+        What it does not need is left out, as transformers does (say, rotary ``inv_freq`` in old
+        files).
         """
         placed = {}
         for key, tensor in tensors.items():
@@ -95,7 +102,9 @@ class Architecture:
 
         The name is None if the model does not need it.
         """
-        name, pattern = rename_source_key(key, self._renamings, self._converters, self._prefix, self._state)
+        name, pattern = rename_source_key(
+            key, self._renamings, self._converters, self._prefix, self._state
+        )
         if name not in self._state and key in self._state:
             name, pattern = key, None
         return (name if name in self._state else None), pattern is None
@@ -133,11 +142,19 @@ def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
         home = checkpoint.model_source
         found = get_class_from_dynamic_module(remote, home.path, revision=home.revision)
         return cast("type[PreTrainedModel]", found)
-    if getattr(config, "is_encoder_decoder", False) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        kind = "an encoder-decoder" if getattr(config, "is_encoder_decoder", False) else "not a causal language"
+    if (
+        getattr(config, "is_encoder_decoder", False)
+        or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    ):
+        kind = (
+            "an encoder-decoder"
+            if getattr(config, "is_encoder_decoder", False)
+            else "not a causal language"
+        )
         raise UserError(
-            f"{checkpoint}: model type {config.model_type!r} is {kind} model. partial-hf needs a decoder-only one, "
-            "such as llama, mistral, qwen2 or gemma2 (for a model with code of its own, add trust_remote_code=True)."
+            f"{checkpoint}: model type {config.model_type!r} is {kind} model. partial-hf needs a"
+            " decoder-only one, such as llama, mistral, qwen2 or gemma2 (for a model with code of"
+            " its own, add trust_remote_code=True)."
         )
     found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return cast("type[PreTrainedModel]", found[0] if isinstance(found, tuple) else found)

@@ -34,12 +34,16 @@ GROUPS: dict[str, Callable[[Place, str], bool]] = {
     "mlp": lambda place, name: place.kind == "mlp",
     "experts": lambda place, name: place.kind == "mlp" and "expert" in name,
     "norms": lambda place, name: place.kind in ("norm", "final norm"),
-    "embeddings": lambda place, name: place.layer is None and place.kind not in ("head", "final norm"),
+    "embeddings": lambda place, name: (
+        place.layer is None and place.kind not in ("head", "final norm")
+    ),
     "head": lambda place, name: place.kind == "head",
 }
 
 
-def assign(lam: Lam, architecture: Architecture, parameters: Mapping[str, str]) -> dict[str, Assigned]:
+def assign(
+    lam: Lam, architecture: Architecture, parameters: Mapping[str, str]
+) -> dict[str, Assigned]:
     """Return which rule and which λ each parameter gets.
 
     Args:
@@ -48,8 +52,8 @@ def assign(lam: Lam, architecture: Architecture, parameters: Mapping[str, str]) 
         parameters: a tensor's name on disk to its name in the model; a pattern may match either.
 
     Raises:
-        UserError: a rule matches nothing, or nothing is left for it; a parameter matches no rule; or ``a..b`` is
-            given to a parameter outside of the layers.
+        UserError: a rule matches nothing, or nothing is left for it; a parameter matches no rule;
+            or ``a..b`` is given to a parameter outside of the layers.
     """
     if not isinstance(lam, Schedule):
         return dict.fromkeys(parameters, Assigned(lam, ""))
@@ -63,21 +67,26 @@ def assign(lam: Lam, architecture: Architecture, parameters: Mapping[str, str]) 
         free = [key for key in matched if key not in assigned]
         if not free:
             raise UserError(
-                f"lam: the rule {rule} has no effect: earlier rules match all of its {len(matched)} parameters, "
-                "and the first that matches counts. Put it before them, or leave it out."
+                f"lam: the rule {rule} has no effect: earlier rules match all of its {len(matched)}"
+                " parameters, and the first that matches counts. Put it before them, or leave it"
+                " out."
             )
         outside = [key for key in free if places[key].layer is None]
         if outside and not rule.constant:
             raise UserError(
-                f"lam: the rule {rule} runs from the first layer to the last, and {listing(outside)} stand in "
-                "none. Give those a rule of their own before it, or say layers instead."
+                f"lam: the rule {rule} runs from the first layer to the last, and"
+                f" {listing(outside)} stand in none. Give those a rule of their own before it, or"
+                " say layers instead."
             )
-        assigned |= {key: Assigned(rule.at(places[key].layer or 0, places[key].layers), rule.pattern) for key in free}
+        assigned |= {
+            key: Assigned(rule.at(places[key].layer or 0, places[key].layers), rule.pattern)
+            for key in free
+        }
     rest = parameters.keys() - assigned.keys()
     if rest:
         raise UserError(
-            f"lam: {len(rest)} parameters match no rule: {listing(rest)}. Add a last rule for the rest, such as "
-            "all: 0.5."
+            f"lam: {len(rest)} parameters match no rule: {listing(rest)}. Add a last rule for the"
+            " rest, such as all: 0.5."
         )
     return {key: assigned[key] for key in parameters}
 
@@ -108,6 +117,6 @@ def _unmatched(rule: Rule, parameters: Mapping[str, str]) -> UserError:
     parts = {part for name in parameters.values() for part in name.split(".") if not part.isdigit()}
     hint = nearest(rule.pattern, {*GROUPS, *parts, *parameters.values()})
     return UserError(
-        f"lam: the rule {rule} matches no parameter.{hint} Groups: {', '.join(GROUPS)}; parts of names: "
-        f"{', '.join(sorted(parts))}."
+        f"lam: the rule {rule} matches no parameter.{hint} Groups: {', '.join(GROUPS)}; parts of"
+        f" names: {', '.join(sorted(parts))}."
     )

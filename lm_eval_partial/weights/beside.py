@@ -1,6 +1,7 @@
 """An adapter's low-rank updates beside the weights of a loaded model: y = Wx + λs·B(Ax).
 
-It is computed as peft computes it, bit for bit, and λ is one number a layer. Source: LoRA, arXiv 2106.09685.
+It is computed as peft computes it, bit for bit, and λ is one number a layer. Source: LoRA, arXiv
+2106.09685.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def attach(model: PreTrainedModel, updates: Mapping[str, LowRank]) -> None:
 
     Args:
         model: holds the dense parts.
-        updates: name of a weight to its update, without magnitudes; names the model does not have are left out.
+        updates: name of a weight to its update, without magnitudes; names the model does not have
+            are left out.
 
     Raises:
         UserError: a module is not in memory.
@@ -34,13 +36,20 @@ def attach(model: PreTrainedModel, updates: Mapping[str, LowRank]) -> None:
             continue  # a config field such as num_hidden_layers may have left it out
         weight, module = weights[name], cast("Any", model.get_submodule(name.rpartition(".")[0]))
         if weight.is_meta or type(weight.data) is not torch.Tensor:
-            raise UserError(f"{name} is offloaded or sharded, and an adapter cannot stand beside it. Add merge=True.")
+            raise UserError(
+                f"{name} is offloaded or sharded, and an adapter cannot stand beside it. Add"
+                " merge=True."
+            )
         # In float32 beside half-precision weights, as peft keeps it.
         dtype = torch.promote_types(weight.dtype, torch.float32)
         for part, value in (("down", update.down), ("up", update.up)):
-            module.register_buffer(f"low_rank_{part}", value[...].to(weight.device, dtype), persistent=False)
+            module.register_buffer(
+                f"low_rank_{part}", value[...].to(weight.device, dtype), persistent=False
+            )
         module.low_rank_scale = 0.0
-        module.register_forward_hook(_add_to_embedding if isinstance(module, torch.nn.Embedding) else _add_to_linear)
+        module.register_forward_hook(
+            _add_to_embedding if isinstance(module, torch.nn.Embedding) else _add_to_linear
+        )
 
 
 def attached(model: PreTrainedModel) -> bool:
@@ -73,7 +82,11 @@ def _add_to_linear(module: Any, inputs: tuple[torch.Tensor], output: torch.Tenso
 def _add_to_embedding(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> Any:
     if module.low_rank_scale == 0:
         return output
-    update = F.embedding(inputs[0], module.low_rank_down.T) @ module.low_rank_up.T * module.low_rank_scale
+    update = (
+        F.embedding(inputs[0], module.low_rank_down.T)
+        @ module.low_rank_up.T
+        * module.low_rank_scale
+    )
     if hasattr(module, "embed_scale"):  # Gemma 3 multiplies inside the module
         update = update * module.embed_scale.to(update.dtype)
     return (output + update).to(output.dtype)

@@ -1,7 +1,7 @@
 """One checkpoint, opened without reading its weights: config, tokenizer, tensor headers, lazy tensors.
 
-Local folder or Hub id, one file or many, safetensors or ``.bin``. Headers come first, so that everything
-that can be wrong with a checkpoint is said before a weight is read.
+Local folder or Hub id, one file or many, safetensors or ``.bin``. Headers come first, so that
+everything that can be wrong with a checkpoint is said before a weight is read.
 
 Known gaps: weight file variants (``model.fp16.safetensors``) and GGUF are not looked for.
 """
@@ -97,21 +97,28 @@ class Checkpoint:
         if os.path.isdir(self.path):
             self._check_folder(Path(self.path, self.subfolder))
         elif looks_local(self.path):
-            raise UserError(f"{self}: no such folder. Give a folder with a config.json, or a Hub id.")
+            raise UserError(
+                f"{self}: no such folder. Give a folder with a config.json, or a Hub id."
+            )
         try:
             config: PreTrainedConfig = AutoConfig.from_pretrained(
                 self.path, trust_remote_code=self.trust_remote_code, **self.location
             )
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"{self}: no model config could be read at revision {self.revision!r}. {first_line(error)}"
+                f"{self}: no model config could be read at revision {self.revision!r}."
+                f" {first_line(error)}"
             ) from error
         quantized = getattr(config, "quantization_config", None)
         if quantized is not None:
-            method = quantized.get("quant_method", "quantized") if isinstance(quantized, dict) else quantized
+            method = (
+                quantized.get("quant_method", "quantized")
+                if isinstance(quantized, dict)
+                else quantized
+            )
             raise UserError(
-                f"{self} is a pre-quantised checkpoint ({method}): its integers cannot be interpolated. "
-                "Give the unquantised checkpoint."
+                f"{self} is a pre-quantised checkpoint ({method}): its integers cannot be"
+                " interpolated. Give the unquantised checkpoint."
             )
         return config
 
@@ -120,12 +127,19 @@ class Checkpoint:
             return
         if (folder / "adapter_config.json").is_file():
             raise UserError(
-                f"{self} is an adapter; a full checkpoint is expected. Give it as instruct=..., and as base=... the "
-                "model it was trained on."
+                f"{self} is an adapter; a full checkpoint is expected. Give it as instruct=..., and"
+                " as base=... the model it was trained on."
             )
-        inner = sorted({path.parent.name for name in ("", "adapter_") for path in folder.glob(f"*/{name}config.json")})
+        inner = sorted(
+            {
+                path.parent.name
+                for name in ("", "adapter_")
+                for path in folder.glob(f"*/{name}config.json")
+            }
+        )
         hint = (
-            f"Its subfolders {listing(inner)} hold checkpoints: add {self.role}_subfolder={inner[0]}."
+            f"Its subfolders {listing(inner)} hold checkpoints: add"
+            f" {self.role}_subfolder={inner[0]}."
             if inner
             else "Expected a folder written by save_pretrained."
         )
@@ -150,8 +164,8 @@ class Checkpoint:
         """The checkpoint's tokenizer, or None if it has none.
 
         Raises:
-            UserError: it has one that cannot be opened. Taken for none, embedding rows would silently be
-                matched by position.
+            UserError: it has one that cannot be opened. Taken for none, embedding rows would
+                silently be matched by position.
         """
         if self.tokenizer_source is not self:
             return self.tokenizer_source.tokenizer
@@ -163,7 +177,8 @@ class Checkpoint:
             )
         except Exception as error:  # tokenizers, sentencepiece and remote code each raise their own
             raise UserError(
-                f"{self}: its tokenizer could not be opened ({type(error).__name__}: {first_line(error)})."
+                f"{self}: its tokenizer could not be opened ({type(error).__name__}:"
+                f" {first_line(error)})."
             ) from error
         return tokenizer
 
@@ -179,18 +194,26 @@ class Checkpoint:
             found = self.find(name)
             if found is not None:
                 return tuple(self._shards(found)) if name.endswith(".json") else (found,)
-        raise UserError(f"{self} has no weights. Expected one of {', '.join(WEIGHT_FILES)} beside its config.json.")
+        raise UserError(
+            f"{self} has no weights. Expected one of {', '.join(WEIGHT_FILES)} beside its"
+            " config.json."
+        )
 
     def _shards(self, index: str) -> Iterator[str]:
         try:
-            names = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(
+                set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+            )
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self}: {Path(index).name} is not a weight index. Fetch it again.") from error
+            raise UserError(
+                f"{self}: {Path(index).name} is not a weight index. Fetch it again."
+            ) from error
         for name in names:
             shard = self.find(name)
             if shard is None:
                 raise UserError(
-                    f"{self}: shard {name} is missing, named by {Path(index).name}. Fetch the checkpoint again."
+                    f"{self}: shard {name} is missing, named by {Path(index).name}. Fetch the"
+                    " checkpoint again."
                 )
             yield shard
 
@@ -204,16 +227,25 @@ class Checkpoint:
         tensors: dict[str, LazyTensor] = {}
         for file in files:
             try:
-                tensors.update(open_safetensors(file) if file.endswith(".safetensors") else _open_bin(file))
-            except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+                tensors.update(
+                    open_safetensors(file) if file.endswith(".safetensors") else _open_bin(file)
+                )
+            except (
+                SafetensorError,
+                RuntimeError,
+                EOFError,
+                OSError,
+                pickle.UnpicklingError,
+            ) as error:
                 raise UserError(
-                    f"{self}: {Path(file).name} is truncated or damaged ({first_line(error)}). Fetch it again."
+                    f"{self}: {Path(file).name} is truncated or damaged ({first_line(error)})."
+                    " Fetch it again."
                 ) from error
         quantised = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
         if quantised:
             raise UserError(
-                f"{self} is a pre-quantised checkpoint: {listing(quantised)} cannot be interpolated. "
-                "Give the unquantised checkpoint."
+                f"{self} is a pre-quantised checkpoint: {listing(quantised)} cannot be"
+                " interpolated. Give the unquantised checkpoint."
             )
         return tensors
 
@@ -221,8 +253,9 @@ class Checkpoint:
     def sha(self) -> str:
         """What identifies the weights: the commit on the Hub, or ``local-`` and a fingerprint of the files.
 
-        The fingerprint covers names, sizes, headers, the start of every tensor, and up to 4 MiB spread evenly
-        over each file: small files whole. An edit inside one large tensor may escape it.
+        The fingerprint covers names, sizes, headers, the start of every tensor, and up to 4 MiB
+        spread evenly over each file: small files whole. An edit inside one large tensor may escape
+        it.
         """
         commit = extract_commit_hash(self.files[0], None)
         if commit is not None and not os.path.isdir(self.path):
@@ -253,7 +286,11 @@ class Checkpoint:
     @property
     def identity(self) -> str:
         """`sha`, and on the Hub the repository and folder it is a commit of."""
-        return self.sha if self.sha.startswith("local-") else f"{self.path}@{self.sha}/{self.subfolder}"
+        return (
+            self.sha
+            if self.sha.startswith("local-")
+            else f"{self.path}@{self.sha}/{self.subfolder}"
+        )
 
 
 def _sample(file: str) -> Iterator[bytes]:
@@ -265,7 +302,11 @@ def _sample(file: str) -> Iterator[bytes]:
             header = handle.read(length)
             yield header
             tensors = json.loads(header)
-            offsets |= {8 + length + tensors[name]["data_offsets"][0] for name in tensors if name != "__metadata__"}
+            offsets |= {
+                8 + length + tensors[name]["data_offsets"][0]
+                for name in tensors
+                if name != "__metadata__"
+            }
         for offset in sorted(offsets):
             handle.seek(offset)
             yield handle.read(_BLOCK)
@@ -274,7 +315,11 @@ def _sample(file: str) -> Iterator[bytes]:
 def find_file(path: str, name: str, revision: str, subfolder: str) -> str | None:
     """Return where a file of a folder or Hub repository lies on this machine, fetched if need be; None if it is not."""
     found: str | None = cached_file(
-        path, name, revision=revision, subfolder=subfolder, _raise_exceptions_for_missing_entries=False
+        path,
+        name,
+        revision=revision,
+        subfolder=subfolder,
+        _raise_exceptions_for_missing_entries=False,
     )
     return found
 

@@ -15,21 +15,36 @@ from lm_eval_partial.weights.vocabulary import (
     check_shared,
 )
 
-# Config fields that do not change what a model computes (or, for the vocabulary, are handled row by row).
+# Config fields that do not change what a model computes (or, for the vocabulary, are handled row by
+# row).
 _INERT_FIELDS = (
-    *("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "use_cache"),
+    *(
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "dtype",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    ),
     *("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id", "sep_token_id"),
     *("id2label", "label2id", "tie_word_embeddings", "vocab_size"),
 )
 
 
-def config_differences(base: PreTrainedConfig, instruct: PreTrainedConfig) -> dict[str, tuple[Any, Any]]:
+def config_differences(
+    base: PreTrainedConfig, instruct: PreTrainedConfig
+) -> dict[str, tuple[Any, Any]]:
     """Return the config fields that change what a model computes and differ: name to (base, instruct).
 
     Fields of nested configs have dotted names.
     """
     ours, theirs = _flat(base.to_dict()), _flat(instruct.to_dict())
-    differing = (field for field in sorted(ours.keys() | theirs.keys()) if ours.get(field) != theirs.get(field))
+    differing = (
+        field
+        for field in sorted(ours.keys() | theirs.keys())
+        if ours.get(field) != theirs.get(field)
+    )
     return {
         field: (ours.get(field), theirs.get(field))
         for field in differing
@@ -41,11 +56,17 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in fields.items():
         inert = name in _INERT_FIELDS
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and not inert else {prefix + name: value}
+        found |= (
+            _flat(value, f"{prefix}{name}.")
+            if isinstance(value, dict) and not inert
+            else {prefix + name: value}
+        )
     return found
 
 
-def common_architecture(base: Checkpoint, instruct: Checkpoint, reference: Checkpoint) -> Architecture:
+def common_architecture(
+    base: Checkpoint, instruct: Checkpoint, reference: Checkpoint
+) -> Architecture:
     """Return the reference's architecture, once both configs are known to describe tensors of one shape."""
     kinds = base.config.model_type, instruct.config.model_type
     if kinds[0] != kinds[1]:
@@ -55,12 +76,19 @@ def common_architecture(base: Checkpoint, instruct: Checkpoint, reference: Check
         )
     built = {side.role: Architecture(side) for side in (base, instruct)}
     shapes = [built[side.role].shapes for side in (base, instruct)]
-    check_shapes(base, instruct, {name: (shapes[0].get(name), shapes[1].get(name)) for name in shapes[0] | shapes[1]})
+    check_shapes(
+        base,
+        instruct,
+        {name: (shapes[0].get(name), shapes[1].get(name)) for name in shapes[0] | shapes[1]},
+    )
     return built[reference.role]
 
 
 def check_one_sided(
-    base: Checkpoint, instruct: Checkpoint, architecture: Architecture, placed: dict[str, dict[str, Placed]]
+    base: Checkpoint,
+    instruct: Checkpoint,
+    architecture: Architecture,
+    placed: dict[str, dict[str, Placed]],
 ) -> None:
     """Raise `UserError` for tensors that one side lacks, or that the model needs and both lack."""
     for side, other in ((base, instruct), (instruct, base)):
@@ -84,18 +112,24 @@ def check_tokenizers(base: Checkpoint, instruct: Checkpoint) -> None:
             raise UserError(f"{base}, {instruct}: {error}") from error
 
 
-def check_shapes(base: Checkpoint, instruct: Checkpoint, shapes: Mapping[str, tuple[Any, Any]]) -> None:
+def check_shapes(
+    base: Checkpoint, instruct: Checkpoint, shapes: Mapping[str, tuple[Any, Any]]
+) -> None:
     """Raise `UserError` if shapes differ.
 
     Args:
         base: one side.
         instruct: the other.
-        shapes: of each tensor, by name: that of the base, that of the instruct side; None if it has none.
+        shapes: of each tensor, by name: that of the base, that of the instruct side; None if it has
+            none.
     """
     differing = {name: both for name, both in shapes.items() if both[0] != both[1]}
     if not differing:
         return
-    first = "; ".join(f"{name}: base {_shape(a)}, instruct {_shape(b)}" for name, (a, b) in list(differing.items())[:5])
+    first = "; ".join(
+        f"{name}: base {_shape(a)}, instruct {_shape(b)}"
+        for name, (a, b) in list(differing.items())[:5]
+    )
     raise UserError(
         f"different shapes in {len(differing)} tensors of {base} and {instruct} ({first}). "
         "An instruct model can only be walked back to the base it was trained from."
@@ -109,7 +143,10 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 def open_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """Return the tokenizer at a path. Raises `UserError` if there is none."""
     try:
-        return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code))
+        return cast(
+            "PreTrainedTokenizerBase",
+            AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code),
+        )
     except Exception as error:  # tokenizers, sentencepiece and remote code each raise their own
         raise UserError(
             f"tokenizer={path} could not be opened ({first_line(error)}). "
@@ -117,12 +154,16 @@ def open_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBas
         ) from error
 
 
-def side_of_tokenizer(tokenizer: PreTrainedTokenizerBase, base: Checkpoint, instruct: Checkpoint) -> Checkpoint:
+def side_of_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, base: Checkpoint, instruct: Checkpoint
+) -> Checkpoint:
     """Return the side whose ids `tokenizer` has; the instruct side if both do."""
     vocabulary = tokenizer.get_vocab()
     for side in (instruct, base):
         rows = getattr(side.config.get_text_config(), "vocab_size", 0)
-        theirs = side.vocabulary or vocabulary  # without one of its own, a side is taken at the user's word
+        theirs = (
+            side.vocabulary or vocabulary
+        )  # without one of its own, a side is taken at the user's word
         shared = vocabulary.keys() & theirs.keys()
         if (
             max(vocabulary.values()) < rows
@@ -131,6 +172,7 @@ def side_of_tokenizer(tokenizer: PreTrainedTokenizerBase, base: Checkpoint, inst
         ):
             return side
     raise UserError(
-        f"tokenizer={tokenizer.name_or_path} gives tokens other ids than {instruct} and {base} do, or more of them, so "
-        "it would read the wrong embedding rows. Give tokenizer=instruct or tokenizer=base."
+        f"tokenizer={tokenizer.name_or_path} gives tokens other ids than {instruct} and {base} do,"
+        " or more of them, so it would read the wrong embedding rows. Give tokenizer=instruct or"
+        " tokenizer=base."
     )

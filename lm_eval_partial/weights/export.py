@@ -2,8 +2,8 @@
 
     lm-eval-partial export --base B --instruct I --lam 0.6 --output DIR
 
-Weights are interpolated and written tensor by tensor, in the reference checkpoint's names, so that memory holds
-one tensor beyond the mapped files. The folder gets its name when it is complete.
+Weights are interpolated and written tensor by tensor, in the reference checkpoint's names, so that
+memory holds one tensor beyond the mapped files. The folder gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -62,21 +62,22 @@ def export(
 ) -> None:
     """Write θ(λ) with tokenizer, chat template, generation config and model card to `output`.
 
-    Stock ``--model hf`` on `output` gives what ``--model partial-hf`` gives at that λ and dtype, and what reads its
-    parents besides transformers 5 reads the same model from it.
+    Stock ``--model hf`` on `output` gives what ``--model partial-hf`` gives at that λ and dtype,
+    and what reads its parents besides transformers 5 reads the same model from it.
 
     Args:
         pair: the two checkpoints.
         lam: finite; 0 is base, 1 instruct; or a schedule.
         output: a new or empty folder.
         dtype: what weights are stored in; ``auto`` is what ``partial-hf`` would load them in.
-        max_shard_size: of one weight file, as in ``save_pretrained``: bytes, or text such as ``5GB``.
+        max_shard_size: of one weight file, as in ``save_pretrained``: bytes, or text such as
+            ``5GB``.
         command: what made it, for the model card.
         report: called with (bytes written, bytes in all) after every tensor.
 
     Raises:
-        UserError: `output` holds something, the disk is too small, the reference side has no tokenizer, or a file
-            to be copied is a link to something outside of its checkpoint.
+        UserError: `output` holds something, the disk is too small, the reference side has no
+            tokenizer, or a file to be copied is a link to something outside of its checkpoint.
     """
     lam, target = read_lam(lam), resolve_dtype(pair, dtype)
     require_new(output)
@@ -88,7 +89,10 @@ def export(
         logger.warning(note)
     unfinished = output.with_name(f"{output.name}.incomplete")
     if unfinished.is_dir() and any(unfinished.iterdir()) and not (unfinished / LOCK).exists():
-        raise UserError(f"{unfinished} is in the way and not an unfinished export. Move it, or give another --output.")
+        raise UserError(
+            f"{unfinished} is in the way and not an unfinished export. Move it, or give another"
+            " --output."
+        )
     with locked(unfinished, "export"):
         try:
             with explained(unfinished):
@@ -111,15 +115,18 @@ def require_new(output: Path) -> None:
     if output.is_symlink() or output.is_file():
         raise UserError(f"{output} is a file. Give --output a new folder.")
     if output.is_dir() and any(output.iterdir()):
-        raise UserError(f"{output} is not empty, and an export overwrites nothing. Give --output a new folder.")
+        raise UserError(
+            f"{output} is not empty, and an export overwrites nothing. Give --output a new folder."
+        )
 
 
 def _require_space(output: Path, size: int) -> None:
     free = free_bytes(output)
     if size + SPARE > free:
         raise UserError(
-            f"θ(λ) takes {readable_bytes(size + SPARE)}; the disk of {output} has {readable_bytes(free)} free. "
-            "Make room, or give --output on another disk, or a smaller --dtype."
+            f"θ(λ) takes {readable_bytes(size + SPARE)}; the disk of {output} has"
+            f" {readable_bytes(free)} free. Make room, or give --output on another disk, or a"
+            " smaller --dtype."
         )
 
 
@@ -131,18 +138,23 @@ def _stored(pair: Pair, name: str, tensor: InterpolatedTensor, target: torch.dty
     return Stored(name, tensor, torch.promote_types(target, torch.float32) if keeps else target)
 
 
-# Weights ---------------------------------------------------------------------------------------------------
+# Weights ------------------------------------------------------------------------------------------
 
 
 def _plan(stored: list[Stored], max_shard_size: int | str) -> Any:
     """Return which tensor goes to which file, as transformers would have it."""
-    shapes = {each.name: torch.empty(each.tensor.shape, dtype=each.dtype, device="meta") for each in stored}
+    shapes = {
+        each.name: torch.empty(each.tensor.shape, dtype=each.dtype, device="meta")
+        for each in stored
+    }
     try:
         return split_torch_state_dict_into_shards(
             shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
         )
     except ValueError as error:
-        raise UserError(f"--max_shard_size {max_shard_size} is no size ({error}). Give e.g. 5GB or 500MB.") from error
+        raise UserError(
+            f"--max_shard_size {max_shard_size} is no size ({error}). Give e.g. 5GB or 500MB."
+        ) from error
 
 
 def _write_weights(folder: Path, stored: list[Stored], shards: Any, report: Report) -> None:
@@ -150,8 +162,12 @@ def _write_weights(folder: Path, stored: list[Stored], shards: Any, report: Repo
     # Filled again for every tensor: fresh memory would cost a page fault for every 4 KiB.
     buffer = torch.empty(max(each.nbytes for each in stored), dtype=torch.uint8)
     for file, names in shards.filename_to_tensors.items():
-        # Wide values first, as safetensors does: every tensor then starts at a multiple of its own width.
-        inside = sorted((each for each in stored if each.name in set(names)), key=lambda each: -each.dtype.itemsize)
+        # Wide values first, as safetensors does: every tensor then starts at a multiple of its own
+        # width.
+        inside = sorted(
+            (each for each in stored if each.name in set(names)),
+            key=lambda each: -each.dtype.itemsize,
+        )
         with open(folder / file, "wb") as handle:
             handle.write(_header(inside))
             for each in inside:
@@ -162,7 +178,9 @@ def _write_weights(folder: Path, stored: list[Stored], shards: Any, report: Repo
                 report(done, total)
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps(index, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 def _header(tensors: list[Stored]) -> bytes:
@@ -182,7 +200,7 @@ def _header(tensors: list[Stored]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-# The Hub ---------------------------------------------------------------------------------------------------
+# The Hub ------------------------------------------------------------------------------------------
 
 
 def claim_repository(repository: str, private: bool) -> None:
@@ -202,17 +220,19 @@ def claim_repository(repository: str, private: bool) -> None:
         ) from error
     if files:
         raise UserError(
-            f"--push_to_hub {repository} holds {len(files)} files already, and an export overwrites nothing. "
-            "Give the name of a new repository."
+            f"--push_to_hub {repository} holds {len(files)} files already, and an export overwrites"
+            " nothing. Give the name of a new repository."
         )
 
 
 def push(folder: Path, repository: str) -> str:
     """Upload an exported folder to the Hub and return its address. Raises `UserError` if that fails."""
     try:
-        return str(HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="Add θ(λ)"))
+        return str(
+            HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="Add θ(λ)")
+        )
     except (HfHubHTTPError, OSError) as error:
         raise UserError(
-            f"the upload to {repository} failed ({first_line(error)}). {folder} is complete; upload "
-            f"it with: hf upload {repository} {folder}"
+            f"the upload to {repository} failed ({first_line(error)}). {folder} is complete; upload"
+            f" it with: hf upload {repository} {folder}"
         ) from error

@@ -1,6 +1,7 @@
 """A pair described: architecture, tensors, vocabularies, and how large the update is.
 
-Headers suffice for all but the update, which reads every weight of both sides once, one tensor at a time.
+Headers suffice for all but the update, which reads every weight of both sides once, one tensor at a
+time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES
 from lm_eval_partial.weights.pair import Pair
 
-# Two independent random matrices of one scale lie √2 of their norm apart, fine-tuning a few percent.
+# Two independent random matrices of one scale lie √2 of their norm apart, fine-tuning a few
+# percent.
 UNRELATED = 1.0
 
 
@@ -47,7 +49,9 @@ def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) 
         "tensors_matched": len(pair.tensors),
         "vocabulary": _vocabulary(pair),
         "share_prefix": _sharing(pair),
-        "memory_bytes": {name: sum(numel.values()) * size for name, size in (("float32", 4), ("bfloat16", 2))},
+        "memory_bytes": {
+            name: sum(numel.values()) * size for name, size in (("float32", 4), ("bfloat16", 2))
+        },
         "largest_tensor_bytes": max(numel.values()) * 4,
         "warnings": pair.notes(),
         "update": None,
@@ -55,13 +59,16 @@ def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) 
     }
     if lam is not None:
         given = pair.assign(lam)
-        report["lam"] = {key: {"lam": value, "rule": pattern} for key, (value, pattern) in given.items()}
+        report["lam"] = {
+            key: {"lam": value, "rule": pattern} for key, (value, pattern) in given.items()
+        }
     if read_weights:
         report["update"] = update_size(pair)
         if report["update"]["overall"] >= UNRELATED:
             report["warnings"].append(
-                f"suspicious: the update is {report['update']['overall']:.2f} of the weights' own norm, as between "
-                "two unrelated models (about 1.41). Was this instruct model trained from this base?"
+                f"suspicious: the update is {report['update']['overall']:.2f} of the weights' own"
+                " norm, as between two unrelated models (about 1.41). Was this instruct model"
+                " trained from this base?"
             )
     return report
 
@@ -81,7 +88,9 @@ def update_size(pair: Pair) -> dict[str, Any]:
                 continue
             change = torch.linalg.vector_norm(instruct.float() - base.float()).item() ** 2
             size = torch.linalg.vector_norm(base.float()).item() ** 2
-            for total in [squares[pair.architecture.group_of(each.name)]] + ([matrices] if base.dim() > 1 else []):
+            for total in [squares[pair.architecture.group_of(each.name)]] + (
+                [matrices] if base.dim() > 1 else []
+            ):
                 total[0] += change
                 total[1] += size
     layers: dict[str, dict[str, float]] = {}
@@ -103,7 +112,11 @@ def _side(pair: Pair, side: Checkpoint) -> dict[str, Any]:
         "tensors_unneeded": len(side.tensors) - used,
         "tokens": None if side.vocabulary is None else len(side.vocabulary),
         "chat_template": None if tokenizer is None else tokenizer.chat_template is not None,
-        "special_tokens": None if tokenizer is None else {k: str(v) for k, v in tokenizer.special_tokens_map.items()},
+        "special_tokens": (
+            None
+            if tokenizer is None
+            else {k: str(v) for k, v in tokenizer.special_tokens_map.items()}
+        ),
     }
 
 
@@ -112,7 +125,11 @@ def _sharing(pair: Pair) -> dict[str, Any]:
     with torch.device("meta"):
         model: Any = pair.architecture.model_class(copy.deepcopy(pair.config))
     asked = PrefixModel(model, budget=1)
-    return {"on": asked.unsupported is None, "reason": asked.unsupported, "longest_request": asked.longest}
+    return {
+        "on": asked.unsupported is None,
+        "reason": asked.unsupported,
+        "longest_request": asked.longest,
+    }
 
 
 def _vocabulary(pair: Pair) -> dict[str, Any]:
@@ -124,7 +141,9 @@ def _vocabulary(pair: Pair) -> dict[str, Any]:
         "identical": alignment.identity,
         "rows": len(alignment.rows),
         "tokens_shared": alignment.shared,
-        "tokens_moved": int((alignment.rows != torch.arange(len(alignment.rows)))[alignment.rows >= 0].sum()),
+        "tokens_moved": int(
+            (alignment.rows != torch.arange(len(alignment.rows)))[alignment.rows >= 0].sum()
+        ),
         f"tokens_only_in_{pair.reference.role}": len(alignment.reference_only),
         f"tokens_only_in_{pair.other.role}": len(alignment.other_only),
     }

@@ -46,19 +46,21 @@ class LazyTensor(Protocol):
 class InterpolatedTensor:
     """One tensor of θ(λ), computed piece by piece as it is indexed.
 
-    λ stays a Python float: cast to bfloat16 it would be 0.6016 for 0.6 and scale the model by 1.002. At λ = 0
-    and λ = 1 only that side is read, and returned bit for bit. Integers and booleans are not interpolated:
-    they are the instruct side's, but for λ = 0.
+    λ stays a Python float: cast to bfloat16 it would be 0.6016 for 0.6 and scale the model by
+    1.002. At λ = 0 and λ = 1 only that side is read, and returned bit for bit. Integers and
+    booleans are not interpolated: they are the instruct side's, but for λ = 0.
 
     Args:
         base: any shape.
         instruct: the shape of `base`.
         lam: finite.
-        target: the dtype it will be stored in. Computed in the widest of the three, so that storing it is
-            the only rounding.
+        target: the dtype it will be stored in. Computed in the widest of the three, so that storing
+            it is the only rounding.
     """
 
-    def __init__(self, base: LazyTensor, instruct: LazyTensor, lam: float, target: torch.dtype | None = None) -> None:
+    def __init__(
+        self, base: LazyTensor, instruct: LazyTensor, lam: float, target: torch.dtype | None = None
+    ) -> None:
         self.base, self.instruct, self.lam = base, instruct, lam
         self.shape = tuple(instruct.shape)
         self.dtype = torch.promote_types(base.dtype, instruct.dtype)
@@ -75,16 +77,19 @@ class InterpolatedTensor:
             self.write_into(whole)
             return whole
         if self.lam in (0, 1):
-            # A copy: the side itself may be a view of the checkpoint's mapped file, which later writes to the
-            # model's parameter would change for every reader.
+            # A copy: the side itself may be a view of the checkpoint's mapped file, which later
+            # writes to the model's parameter would change for every reader.
             return self._only_side[index].to(self.dtype, copy=True)
-        return torch.lerp(self.base[index].to(self.dtype), self.instruct[index].to(self.dtype), self.lam)
+        return torch.lerp(
+            self.base[index].to(self.dtype), self.instruct[index].to(self.dtype), self.lam
+        )
 
     def write_into(self, out: torch.Tensor) -> None:
         """Write the whole tensor over `out` [same shape, any dtype, any device], rounding once.
 
-        In blocks of rows, so that conversions need a few MiB and not three more tensors. Into memory that is in
-        use already this is several times as fast as making a new tensor, which costs a page fault for every 4 KiB.
+        In blocks of rows, so that conversions need a few MiB and not three more tensors. Into
+        memory that is in use already this is several times as fast as making a new tensor, which
+        costs a page fault for every 4 KiB.
         """
         as_it_is = self.lam in (0, 1)
         if not self.shape or (as_it_is and not out.is_cuda):
@@ -92,18 +97,28 @@ class InterpolatedTensor:
             return
         block_size = BLOCK * FOR_GPU if out.is_cuda else BLOCK
         rows = max(1, block_size * self.shape[0] // max(1, math.prod(self.shape)))
-        converts = not out.dtype == self.base.dtype == self.instruct.dtype or out.device.type != "cpu"
+        converts = (
+            not out.dtype == self.base.dtype == self.instruct.dtype or out.device.type != "cpu"
+        )
         for start in range(0, self.shape[0], rows):
             block = slice(start, start + rows)
             result = out[block]
             if not converts:
                 torch.lerp(self.base[block], self.instruct[block], self.lam, out=result)
                 continue
-            ours, theirs = (each.view(result.shape) for each in _buffers(result.numel(), self.dtype, out.is_cuda))
+            ours, theirs = (
+                each.view(result.shape)
+                for each in _buffers(result.numel(), self.dtype, out.is_cuda)
+            )
             if as_it_is:
                 ours.copy_(self._only_side[block])
             else:
-                torch.lerp(ours.copy_(self.base[block]), theirs.copy_(self.instruct[block]), self.lam, out=ours)
+                torch.lerp(
+                    ours.copy_(self.base[block]),
+                    theirs.copy_(self.instruct[block]),
+                    self.lam,
+                    out=ours,
+                )
             result.copy_(ours)
 
     @property
@@ -130,9 +145,15 @@ _local = threading.local()
 def _buffers(numel: int, dtype: torch.dtype, pinned: bool = False) -> torch.Tensor:
     """Return two flat buffers [2, numel] of this thread, in use until the next call; a GPU reads `pinned` ones faster.
 
-    Kept, not made anew: freed between tensors that stay, they would leave holes the size of half the model.
+    Kept, not made anew: freed between tensors that stay, they would leave holes the size of half
+    the model.
     """
     kept: torch.Tensor | None = getattr(_local, "buffers", None)
-    if kept is None or kept.dtype != dtype or kept.shape[1] < numel or (pinned and not kept.is_pinned()):
+    if (
+        kept is None
+        or kept.dtype != dtype
+        or kept.shape[1] < numel
+        or (pinned and not kept.is_pinned())
+    ):
         kept = _local.buffers = torch.empty((2, max(numel, BLOCK)), dtype=dtype, pin_memory=pinned)
     return kept[:, :numel]

@@ -3,8 +3,8 @@
     model = load(pair, 0.5, dtype="bfloat16", device_map={"": "cpu"})
     model = move(model, pair, 0.6)
 
-The weights go through transformers' own loader, which takes the virtual state dict as it would a file:
-renames, expert fusion, dtype, device maps and on-the-fly quantisation are its business.
+The weights go through transformers' own loader, which takes the virtual state dict as it would a
+file: renames, expert fusion, dtype, device maps and on-the-fly quantisation are its business.
 """
 
 from __future__ import annotations
@@ -27,20 +27,24 @@ from lm_eval_partial.weights.pair import Pair, PairedTensor
 WORKERS = min(4, os.cpu_count() or 1)  # as transformers' loader: more only wait for memory
 
 
-def load(pair: Pair, lam: Lam, dtype: str | torch.dtype = "auto", merge: bool = True, **kwargs: Any) -> PreTrainedModel:
+def load(
+    pair: Pair, lam: Lam, dtype: str | torch.dtype = "auto", merge: bool = True, **kwargs: Any
+) -> PreTrainedModel:
     """Return the model at λ, with the reference side's generation config, in evaluation mode.
 
     Args:
         pair: the two checkpoints.
         lam: finite; 0 is base, 1 instruct; or a schedule.
-        dtype: what weights are stored in; ``auto`` is the reference config's, else its checkpoint's.
-        merge: whether an adapter's low-rank updates are in the weights, or beside them as peft has them.
-        **kwargs: config fields to override; the rest is handed to the model class's ``from_pretrained``
-            (device_map, attn_implementation, …).
+        dtype: what weights are stored in; ``auto`` is the reference config's, else its
+            checkpoint's.
+        merge: whether an adapter's low-rank updates are in the weights, or beside them as peft has
+            them.
+        **kwargs: config fields to override; the rest is handed to the model class's
+            ``from_pretrained`` (device_map, attn_implementation, …).
 
     Raises:
-        UserError: the loader would leave a tensor of the model unfilled, `dtype` is unknown, or an adapter must be
-            merged.
+        UserError: the loader would leave a tensor of the model unfilled, `dtype` is unknown, or an
+            adapter must be merged.
     """
     if not merge:
         pair.check_unmerged()
@@ -62,12 +66,15 @@ def load(pair: Pair, lam: Lam, dtype: str | torch.dtype = "auto", merge: bool = 
         if "offload" not in str(error):
             raise
         raise UserError(
-            "θ(λ) does not fit into the memory of the devices given, and cannot be offloaded to disk. Give a smaller "
-            "dtype, more devices, or a higher max_memory_per_gpu=... or max_cpu_memory=..."
+            "θ(λ) does not fit into the memory of the devices given, and cannot be offloaded to"
+            " disk. Give a smaller dtype, more devices, or a higher max_memory_per_gpu=... or"
+            " max_cpu_memory=..."
         ) from error
     unfilled = [*report["missing_keys"], *report["mismatched_keys"]]
     if unfilled:
-        raise UserError(f"{listing(map(str, unfilled))} got no weights from {pair.base} and {pair.instruct}.")
+        raise UserError(
+            f"{listing(map(str, unfilled))} got no weights from {pair.base} and {pair.instruct}."
+        )
     model.config.name_or_path = model.name_or_path = home.path
     if model.can_generate():
         model.generation_config = generation_config(pair)
@@ -83,21 +90,26 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None or dtype == "auto":
         return None
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise UserError(f"dtype={dtype} is not a floating point dtype. Give auto, float32, bfloat16 or float16.")
+        raise UserError(
+            f"dtype={dtype} is not a floating point dtype. Give auto, float32, bfloat16 or float16."
+        )
     return found
 
 
 def resolve_dtype(pair: Pair, dtype: str | torch.dtype | None = "auto") -> torch.dtype:
     """Return the dtype that stock transformers would load the reference side in. Raises as `parse_dtype`."""
     reference = pair.reference.model_source
-    stored = (tensor.dtype for tensor in reference.tensors.values() if tensor.dtype.is_floating_point)
+    stored = (
+        tensor.dtype for tensor in reference.tensors.values() if tensor.dtype.is_floating_point
+    )
     return parse_dtype(dtype) or parse_dtype(reference.config.dtype or "auto") or next(stored)
 
 
 def cpu_slowdown(dtype: torch.dtype) -> float:
     """Return how many times longer this CPU takes for a small matrix product in `dtype` than in float32; about 10 ms.
 
-    Without units for bfloat16 or float16 it is several times; torch cannot be asked whether a CPU has them.
+    Without units for bfloat16 or float16 it is several times; torch cannot be asked whether a CPU
+    has them.
     """
     return _matmul_seconds(dtype) / _matmul_seconds(torch.float32)
 
@@ -112,12 +124,15 @@ def _matmul_seconds(dtype: torch.dtype) -> float:
     return min(times)
 
 
-def move(model: PreTrainedModel, pair: Pair, lam: Lam, reload: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+def move(
+    model: PreTrainedModel, pair: Pair, lam: Lam, reload: Callable[[], PreTrainedModel]
+) -> PreTrainedModel:
     """Return `model` at another λ, never holding two.
 
-    Tensors that depend on λ are overwritten where they are, and an adapter beside the weights gets another scale.
-    Where the loader changes such tensors on the way (fused experts, quantisation, offloading, tensor parallelism)
-    the old model's storage is given up and `reload` makes the model anew.
+    Tensors that depend on λ are overwritten where they are, and an adapter beside the weights gets
+    another scale. Where the loader changes such tensors on the way (fused experts, quantisation,
+    offloading, tensor parallelism) the old model's storage is given up and `reload` makes the model
+    anew.
 
     Args:
         model: made by `load` from `pair`.
@@ -129,24 +144,36 @@ def move(model: PreTrainedModel, pair: Pair, lam: Lam, reload: Callable[[], PreT
     has_adapter = beside.attached(model)
     state = pair.at(lam, model.dtype, merge=not has_adapter)
     # A config field such as num_hidden_layers may have left tensors of the checkpoint out.
-    wanted = [each for each in pair.tensors if each.name in targets and not state[each.key].constant]
+    wanted = [
+        each for each in pair.tensors if each.name in targets and not state[each.key].constant
+    ]
     if not _stand_as_on_disk(model, wanted, targets):
         for module in model.modules():
-            for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            for name, _ in (
+                *module.named_parameters(recurse=False),
+                *module.named_buffers(recurse=False),
+            ):
                 delattr(module, name)
         return reload()
     with ThreadPoolExecutor(WORKERS) as workers:
-        for done in [workers.submit(state[each.key].write_into, targets[each.name]) for each in wanted]:
+        for done in [
+            workers.submit(state[each.key].write_into, targets[each.name]) for each in wanted
+        ]:
             done.result()
     if has_adapter:
         beside.set_scales(model, pair.scales(lam))
     return model
 
 
-def _stand_as_on_disk(model: PreTrainedModel, wanted: list[PairedTensor], targets: dict[str, torch.Tensor]) -> bool:
+def _stand_as_on_disk(
+    model: PreTrainedModel, wanted: list[PairedTensor], targets: dict[str, torch.Tensor]
+) -> bool:
     if wanted and getattr(model, "hf_quantizer", None) is not None:
         return False
-    plain = (type(targets[each.name]) is torch.Tensor and not targets[each.name].is_meta for each in wanted)
+    plain = (
+        type(targets[each.name]) is torch.Tensor and not targets[each.name].is_meta
+        for each in wanted
+    )
     return all(plain) and all(each.as_is for each in wanted)
 
 
@@ -157,5 +184,8 @@ def generation_config(pair: Pair) -> GenerationConfig:
         return GenerationConfig.from_pretrained(reference.path, **reference.location)
     except OSError:
         return GenerationConfig.from_pretrained(
-            reference.path, config_file_name="config.json", _from_model_config=True, **reference.location
+            reference.path,
+            config_file_name="config.json",
+            _from_model_config=True,
+            **reference.location,
         )

@@ -1,6 +1,7 @@
 """A weight with a low-rank update, W + s·BA, as a tensor of a checkpoint: computed piece by piece as it is indexed.
 
-An adapter can then stand where a full checkpoint can. Source: LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353.
+An adapter can then stand where a full checkpoint can. Source: LoRA, arXiv 2106.09685; DoRA, arXiv
+2402.09353.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class LowRank:
             whole = self._sum(_EVERYTHING, columns)
             return (whole * (self.magnitude[columns].to(self.dtype) / _norm(whole, 0)))[rows]
         whole = self._sum(rows, _EVERYTHING)
-        return (whole * (self.magnitude[rows].to(self.dtype) / _norm(whole, 1))[:, None])[:, columns]
+        return (whole * (self.magnitude[rows].to(self.dtype) / _norm(whole, 1))[:, None])[
+            :, columns
+        ]
 
     def _sum(self, rows: slice, columns: slice) -> torch.Tensor:
         if self.transposed:

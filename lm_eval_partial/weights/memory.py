@@ -1,6 +1,7 @@
 """Does θ(λ) fit? Asked before a weight is read, and answered with the flag that would make it fit.
 
-Weights are counted, not what computing with them takes on top: what is refused here could not have been loaded.
+Weights are counted, not what computing with them takes on top: what is refused here could not have
+been loaded.
 """
 
 from __future__ import annotations
@@ -30,10 +31,15 @@ def weights_bytes(pair: Pair, dtype: torch.dtype, merge: bool = True) -> int:
         dtype: of the weights.
         merge: whether low-rank updates are in the weights, or beside them in float32 at least.
     """
-    count = sum(math.prod(each.instruct.shape) * _itemsize(each.instruct.dtype, dtype) for each in pair.tensors)
+    count = sum(
+        math.prod(each.instruct.shape) * _itemsize(each.instruct.dtype, dtype)
+        for each in pair.tensors
+    )
     if not merge:
         width = max(4, dtype.itemsize)
-        count += sum(width * math.prod(p.shape) for u in pair.updates.values() for p in (u.down, u.up))
+        count += sum(
+            width * math.prod(p.shape) for u in pair.updates.values() for p in (u.down, u.up)
+        )
     return count
 
 
@@ -42,7 +48,11 @@ def _itemsize(stored: torch.dtype, dtype: torch.dtype) -> int:
 
 
 def check_fits(
-    pair: Pair, dtype: torch.dtype, merge: bool, device_map: Any, max_memory: Mapping[Any, Any] | None = None
+    pair: Pair,
+    dtype: torch.dtype,
+    merge: bool,
+    device_map: Any,
+    max_memory: Mapping[Any, Any] | None = None,
 ) -> None:
     """Raise `UserError` if θ(λ) is larger than the memory of the devices it is meant for.
 
@@ -50,8 +60,10 @@ def check_fits(
         pair: the two checkpoints.
         dtype: of the weights.
         merge: as in `weights_bytes`.
-        device_map: ``{"": device}`` for one device; else the layers are spread over those of `max_memory`.
-        max_memory: GPU number or ``cpu`` to the bytes allowed there, also as text such as ``10GiB``.
+        device_map: ``{"": device}`` for one device; else the layers are spread over those of
+            `max_memory`.
+        max_memory: GPU number or ``cpu`` to the bytes allowed there, also as text such as
+            ``10GiB``.
     """
     alone = device_map.get("") if isinstance(device_map, Mapping) else None
     gpus, cpu = free_gpu_bytes(), free_cpu_bytes()
@@ -62,19 +74,37 @@ def check_fits(
         else:  # Apple's share the CPU's memory; of others nothing is known
             given = {"cpu": cpu} if device.type in ("cpu", "mps") else {}
     else:
-        allowed = {key: convert_file_size_to_int(value) for key, value in (max_memory or {}).items()}
-        given = {_name(key): min(size, cpu if key == "cpu" else gpus.get(key, size)) for key, size in allowed.items()}
+        allowed = {
+            key: convert_file_size_to_int(value) for key, value in (max_memory or {}).items()
+        }
+        given = {
+            _name(key): min(size, cpu if key == "cpu" else gpus.get(key, size))
+            for key, size in allowed.items()
+        }
     need = weights_bytes(pair, dtype, merge)
     if not given or need <= sum(given.values()):
         return
     has = " and ".join(f"{name} {readable_bytes(free)}" for name, free in given.items())
     remedies = list(_remedies(pair, dtype, merge, given, gpus, cpu, need))
-    hint = f"It would fit with {', or with '.join(remedies)}." if remedies else "Give it a machine with more memory."
-    raise UserError(f"θ(λ) takes {readable_bytes(need)} in {_dtype_name(dtype)}, and what is free is: {has}. {hint}")
+    hint = (
+        f"It would fit with {', or with '.join(remedies)}."
+        if remedies
+        else "Give it a machine with more memory."
+    )
+    raise UserError(
+        f"θ(λ) takes {readable_bytes(need)} in {_dtype_name(dtype)}, and what is free is: {has}."
+        f" {hint}"
+    )
 
 
 def _remedies(
-    pair: Pair, dtype: torch.dtype, merge: bool, given: Mapping[str, int], gpus: Mapping[int, int], cpu: int, need: int
+    pair: Pair,
+    dtype: torch.dtype,
+    merge: bool,
+    given: Mapping[str, int],
+    gpus: Mapping[int, int],
+    cpu: int,
+    need: int,
 ) -> Iterator[str]:
     """Yield the arguments of which each would do, the fastest first."""
     half = weights_bytes(pair, torch.bfloat16, merge)
@@ -113,8 +143,12 @@ def free_cpu_bytes() -> int:
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())
-        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        free = min(free, limit - used + int(statistics["inactive_file"]))  # the page cache gives way
+        statistics = dict(
+            line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines()
+        )
+        free = min(
+            free, limit - used + int(statistics["inactive_file"])
+        )  # the page cache gives way
     except (OSError, ValueError, KeyError):
         pass  # no container, or one without a limit ("max")
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -20,7 +20,12 @@ TRIED_WITH = ("4.51.3", "5.24.0")
 
 
 def model_card(
-    pair: Pair, lam: Lam, dtype: torch.dtype, output: Path, command: str | None, notes: Iterable[str] = ()
+    pair: Pair,
+    lam: Lam,
+    dtype: torch.dtype,
+    output: Path,
+    command: str | None,
+    notes: Iterable[str] = (),
 ) -> str:
     """Return the model card: the formula, both sources, λ, licences, the command, and what loaders were tried.
 
@@ -46,13 +51,15 @@ def model_card(
         tags=["partial-adaptation", "merge"],
     )
     rows = "".join(
-        f"| {side.role} | `{side.path}{'/' if side.subfolder else ''}{side.subfolder}` | `{side.revision}` "
-        f"| `{side.sha}` | {license or 'not stated'} |\n"
+        f"| {side.role} | `{side.path}{'/' if side.subfolder else ''}{side.subfolder}` |"
+        f" `{side.revision}` | `{side.sha}` | {license or 'not stated'} |\n"
         for side, license in zip(sides, licenses, strict=True)
     )
     value = str(lam) if isinstance(lam, Schedule) else format_lam(lam)
     name = str(dtype).removeprefix("torch.")
-    made = f"Made by lm_eval_partial {__version__}" + (f" with\n\n    {command}\n" if command else ".\n")
+    made = f"Made by lm_eval_partial {__version__}" + (
+        f" with\n\n    {command}\n" if command else ".\n"
+    )
     return f"""---
 {front.to_yaml()}
 ---
@@ -82,7 +89,10 @@ Score it:
 def _readers(notes: Iterable[str]) -> str:
     tried = " and ".join(TRIED_WITH)
     lines = [
-        f"Exports of small models are tested with transformers {tried}: log-probabilities and token ids.",
+        (
+            f"Exports of small models are tested with transformers {tried}: log-probabilities and"
+            " token ids."
+        ),
         "This one was not loaded, and no other loader was tried.",
         *(f"Of this one: {note}." for note in notes),
     ]

@@ -3,8 +3,8 @@
     pair = Pair.open("base_folder", "instruct_folder")
     weights = pair.at(0.5)          # tensor names -> InterpolatedTensor; nothing is read yet
 
-The *reference* is the side whose ids, config, generation config and chat template the result has: instruct,
-unless the tokenizer asked for is the base's. Only headers are read here.
+The *reference* is the side whose ids, config, generation config and chat template the result has:
+instruct, unless the tokenizer asked for is the base's. Only headers are read here.
 
 Known gaps: no encoder-decoder models.
 """
@@ -67,27 +67,44 @@ class Pair:
         tensors: what θ(λ) is made of, in the reference checkpoint's order.
     """
 
-    def __init__(self, base: Checkpoint, instruct: Checkpoint, reference: Checkpoint, tokenizer: str) -> None:
-        self.base, self.instruct, self.reference, self.tokenizer = base, instruct, reference, tokenizer
-        # In the order of what it costs: configs, tokenizers, and only then the headers of files that may be far.
+    def __init__(
+        self, base: Checkpoint, instruct: Checkpoint, reference: Checkpoint, tokenizer: str
+    ) -> None:
+        self.base, self.instruct, self.reference, self.tokenizer = (
+            base,
+            instruct,
+            reference,
+            tokenizer,
+        )
+        # In the order of what it costs: configs, tokenizers, and only then the headers of files
+        # that may be far.
         self.architecture = common_architecture(base, instruct, reference)
         check_tokenizers(base, instruct)
         placed = {side.role: self.architecture.place(side.tensors) for side in (base, instruct)}
         self.config: PreTrainedConfig = copy.deepcopy(reference.config)
         self.config.tie_word_embeddings = self._tie(placed)
         check_one_sided(base, instruct, self.architecture, placed)
-        rows = {role: side[self.architecture.embedding].tensor.shape[0] for role, side in placed.items()}
+        rows = {
+            role: side[self.architecture.embedding].tensor.shape[0] for role, side in placed.items()
+        }
         if rows[reference.role] != self.architecture.rows:
             raise UserError(
-                f"{reference}: the config speaks of {self.architecture.rows:,} embedding rows (vocab_size), the file "
-                f"has {rows[reference.role]:,}. Put config and weights of one model together."
+                f"{reference}: the config speaks of {self.architecture.rows:,} embedding rows"
+                f" (vocab_size), the file has {rows[reference.role]:,}. Put config and weights of"
+                " one model together."
             )
         self.alignment = _align(reference, self.other, rows[reference.role], rows[self.other.role])
         self.tensors = [
-            self._paired(own, placed[self.other.role][name].tensor) for name, own in placed[reference.role].items()
+            self._paired(own, placed[self.other.role][name].tensor)
+            for name, own in placed[reference.role].items()
         ]
         check_shapes(
-            base, instruct, {each.key: (tuple(each.base.shape), tuple(each.instruct.shape)) for each in self.tensors}
+            base,
+            instruct,
+            {
+                each.key: (tuple(each.base.shape), tuple(each.instruct.shape))
+                for each in self.tensors
+            },
         )
 
     @classmethod
@@ -96,7 +113,8 @@ class Pair:
 
         Args:
             base: local folder or Hub id.
-            instruct: local folder or Hub id of a model fine-tuned from `base`, or of a LoRA adapter.
+            instruct: local folder or Hub id of a model fine-tuned from `base`, or of a LoRA
+                adapter.
             **others: revisions, subfolders, tokenizer and trust_remote_code; see `Source`.
 
         Raises:
@@ -110,31 +128,43 @@ class Pair:
         trusted = source.trust_remote_code
         base = Checkpoint("base", source.base, source.base_revision, source.base_subfolder, trusted)
         where = source.instruct, source.instruct_revision, source.instruct_subfolder
-        instruct = Adapter(base, *where) if holds_adapter(*where) else Checkpoint("instruct", *where, trusted)
+        instruct = (
+            Adapter(base, *where)
+            if holds_adapter(*where)
+            else Checkpoint("instruct", *where, trusted)
+        )
         if source.tokenizer_of_a_side:
             reference = instruct if source.tokenizer == "instruct" else base
             return cls(base, instruct, reference, reference.path)
         tokenizer = source.tokenizer
         if isinstance(tokenizer, str):
             tokenizer = open_tokenizer(tokenizer, trusted)
-        return cls(base, instruct, side_of_tokenizer(tokenizer, base, instruct), tokenizer.name_or_path)
+        return cls(
+            base, instruct, side_of_tokenizer(tokenizer, base, instruct), tokenizer.name_or_path
+        )
 
-    def at(self, lam: Lam, dtype: torch.dtype | None = None, merge: bool = True) -> dict[str, InterpolatedTensor]:
+    def at(
+        self, lam: Lam, dtype: torch.dtype | None = None, merge: bool = True
+    ) -> dict[str, InterpolatedTensor]:
         """Return the state dict of θ(λ), in the reference checkpoint's names; values are read when indexed.
 
         Args:
-            lam: finite; 0 gives the base, 1 the instruct weights bit for bit, outside [0, 1] extrapolates. Or a
-                schedule, which gives each tensor its own.
+            lam: finite; 0 gives the base, 1 the instruct weights bit for bit, outside [0, 1]
+                extrapolates. Or a schedule, which gives each tensor its own.
             dtype: what the weights will be stored in, if known; see `InterpolatedTensor`.
-            merge: whether an adapter's low-rank updates are in the weights; without, `low_rank.attach` puts them
-                beside a model.
+            merge: whether an adapter's low-rank updates are in the weights; without,
+                `low_rank.attach` puts them beside a model.
 
         Raises:
             UserError: `lam` is neither, or a schedule that does not fit this model.
         """
         lams, state = self.assign(lam), {}
         for each in self.tensors:
-            above = each.instruct if merge or not isinstance(each.instruct, LowRank) else each.instruct.dense
+            above = (
+                each.instruct
+                if merge or not isinstance(each.instruct, LowRank)
+                else each.instruct.dense
+            )
             state[each.key] = InterpolatedTensor(each.base, above, lams[each.key].lam, dtype)
         return state
 
@@ -147,30 +177,46 @@ class Pair:
     @property
     def updates(self) -> dict[str, LowRank]:
         """An adapter's low-rank updates, by the name of the weight in the model."""
-        return {each.name: each.instruct for each in self.tensors if isinstance(each.instruct, LowRank)}
+        return {
+            each.name: each.instruct for each in self.tensors if isinstance(each.instruct, LowRank)
+        }
 
     def assign(self, lam: Lam) -> dict[str, Assigned]:
         """Return λ of every tensor, by its key, and the rule it is from. Raises as `at`."""
-        return assign(read_lam(lam), self.architecture, {each.key: each.name for each in self.tensors})
+        return assign(
+            read_lam(lam), self.architecture, {each.key: each.name for each in self.tensors}
+        )
 
     def scales(self, lam: Lam) -> dict[str, float]:
         """Return λs of every low-rank update, by the name of the weight in the model."""
         lams = self.assign(lam)
         updates = ((each.key, each.name, each.instruct) for each in self.tensors)
-        return {name: lams[key].lam * update.scale for key, name, update in updates if isinstance(update, LowRank)}
+        return {
+            name: lams[key].lam * update.scale
+            for key, name, update in updates
+            if isinstance(update, LowRank)
+        }
 
     def check_unmerged(self) -> None:
         """Raise `UserError` if an adapter's updates cannot stand beside the weights at every λ."""
         hint = "Add merge=True, which puts them into the weights."
         for each in self.tensors:
             if isinstance(each.instruct, LowRank) and each.instruct.magnitude is not None:
-                raise UserError(f"{self.instruct} is a DoRA, whose updates are linear in λ only as weights. {hint}")
+                raise UserError(
+                    f"{self.instruct} is a DoRA, whose updates are linear in λ only as weights."
+                    f" {hint}"
+                )
             if isinstance(each.instruct, LowRank) and not each.as_is:
-                raise UserError(f"{self.instruct} updates {each.key}, which the model fuses with others. {hint}")
+                raise UserError(
+                    f"{self.instruct} updates {each.key}, which the model fuses with others. {hint}"
+                )
         moved = self.alignment is not None and not self.alignment.identity
         names = self.instruct.updated if isinstance(self.instruct, Adapter) and moved else set()
         if names & self.architecture.vocabulary:
-            raise UserError(f"{self.instruct} has updates of a vocabulary whose rows both sides number apart. {hint}")
+            raise UserError(
+                f"{self.instruct} has updates of a vocabulary whose rows both sides number apart."
+                f" {hint}"
+            )
 
     @property
     def other(self) -> Checkpoint:
@@ -182,26 +228,35 @@ class Pair:
         lines = list(self.instruct.notes) if isinstance(self.instruct, Adapter) else []
         if self.base.identity == self.instruct.identity:
             lines.append(
-                f"{self.base} and {self.instruct} seem to hold the same weights: every λ would give the same model. "
-                "Check both paths."
+                f"{self.base} and {self.instruct} seem to hold the same weights: every λ would give"
+                " the same model. Check both paths."
             )
         differing = config_differences(self.base.config, self.instruct.config)
         if differing:
-            shown = "; ".join(f"{field}: base {a!r}, instruct {b!r}" for field, (a, b) in differing.items())
-            lines.append(f"the configs differ; the {self.reference.role} side's is used at every λ ({shown})")
+            shown = "; ".join(
+                f"{field}: base {a!r}, instruct {b!r}" for field, (a, b) in differing.items()
+            )
+            lines.append(
+                f"the configs differ; the {self.reference.role} side's is used at every λ ({shown})"
+            )
         if self.alignment is None:
-            lines.append(f"{self.base} or {self.instruct} has no tokenizer: embedding rows match by position")
+            lines.append(
+                f"{self.base} or {self.instruct} has no tokenizer: embedding rows match by position"
+            )
         if self.base.tokenizer is not None and self.instruct.tokenizer is not None:
             differences = tokenizer_differences(self.base.tokenizer, self.instruct.tokenizer)
             if differences:
-                lines.append(f"the tokenizers differ; {self.tokenizer} is used ({'; '.join(differences)})")
+                lines.append(
+                    f"the tokenizers differ; {self.tokenizer} is used ({'; '.join(differences)})"
+                )
         return lines
 
     def _tie(self, placed: dict[str, dict[str, Placed]]) -> bool:
         """Settle the output heads; return whether both sides tie theirs to the embedding.
 
-        A side's head is its embedding where its config ties them, whatever else the file holds (`HFLM` ties
-        by the config), and where the file has none. If both tie, the result has no head of its own.
+        A side's head is its embedding where its config ties them, whatever else the file holds
+        (`HFLM` ties by the config), and where the file has none. If both tie, the result has no
+        head of its own.
         """
         embedding, head = self.architecture.embedding, self.architecture.head
         tied = {
@@ -223,14 +278,17 @@ class Pair:
         return PairedTensor(own.key, own.name, own.as_is, *sides)
 
 
-def _align(reference: Checkpoint, other: Checkpoint, rows: int, other_rows: int) -> Alignment | None:
+def _align(
+    reference: Checkpoint, other: Checkpoint, rows: int, other_rows: int
+) -> Alignment | None:
     """Match embedding rows by token; None if a tokenizer is missing and the rows are as many."""
     if reference.vocabulary is not None and other.vocabulary is not None:
         return align(reference.vocabulary, other.vocabulary, rows, other_rows)
     if rows != other_rows:
         without = other if other.vocabulary is None else reference
         raise UserError(
-            f"{without} has no tokenizer, and the embeddings have {rows:,} ({reference.role}) and {other_rows:,} "
-            f"({other.role}) rows: they cannot be matched. Put the tokenizer's files beside the weights."
+            f"{without} has no tokenizer, and the embeddings have {rows:,} ({reference.role}) and"
+            f" {other_rows:,} ({other.role}) rows: they cannot be matched. Put the tokenizer's"
+            " files beside the weights."
         )
     return None

@@ -1,9 +1,9 @@
 """What stands beside the weights of an export: the reference side's config, its tokenizer, and other small files.
 
-They are copied as they are, but for what must agree with the weights and what only transformers 5 could read. A
-checkpoint is often a download, and files of it may be links. A link is followed only inside the checkpoint's own
-folder or to the blobs of the Hub's cache. One that leads elsewhere is refused by name: an export is made to be given
-away, and must not carry a private file.
+They are copied as they are, but for what must agree with the weights and what only transformers 5
+could read. A checkpoint is often a download, and files of it may be links. A link is followed only
+inside the checkpoint's own folder or to the blobs of the Hub's cache. One that leads elsewhere is
+refused by name: an export is made to be given away, and must not carry a private file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from lm_eval_partial.weights.spelling import model_config, tokenizer_config
 
 LARGEST = 100 * 2**20  # bytes; the largest tokenizer.json in use has 33 MiB
 
-# What some loader reads beside the weights: transformers of any release, vLLM, llama.cpp's and MLX's converters.
+# What some loader reads beside the weights: transformers of any release, vLLM, llama.cpp's and
+# MLX's converters.
 TOKENIZER = (
     *TOKENIZER_FILES,
     *("special_tokens_map.json", "added_tokens.json", "merges.txt", "tekken.json", "*.tiktoken"),
@@ -81,10 +82,14 @@ def files_beside(pair: Pair, dtype: torch.dtype) -> Beside:
         dtype: what the weights are stored in.
 
     Raises:
-        UserError: the reference side has no tokenizer, or a file is a link to something outside of its checkpoint.
+        UserError: the reference side has no tokenizer, or a file is a link to something outside of
+            its checkpoint.
     """
     home = pair.reference.model_source
-    files: dict[str, Path | str] = {**_tokenizer_files(pair), **small_files(home.path, MODEL, **home.location)}
+    files: dict[str, Path | str] = {
+        **_tokenizer_files(pair),
+        **small_files(home.path, MODEL, **home.location),
+    }
     fields = _fields(files["config.json"])
     if "auto_map" in fields:
         files |= small_files(home.path, CODE, **home.location)
@@ -93,7 +98,9 @@ def files_beside(pair: Pair, dtype: torch.dtype) -> Beside:
     files.setdefault("generation_config.json", generation_config(pair).to_json_string())
     large = [name for name, file in files.items() if _size(file) > LARGEST]
     if large:
-        notes.append(f"{listing(large)} of {home} is larger than {readable_bytes(LARGEST)} and was left out")
+        notes.append(
+            f"{listing(large)} of {home} is larger than {readable_bytes(LARGEST)} and was left out"
+        )
     return Beside({name: file for name, file in files.items() if name not in large}, notes)
 
 
@@ -123,7 +130,9 @@ def _tokenizer(pair: Pair) -> PreTrainedTokenizerBase:
     if not _is_own(pair):
         return open_tokenizer(pair.tokenizer, reference.trust_remote_code)
     if reference.tokenizer is None:
-        raise UserError(f"{reference} has no tokenizer. Give --tokenizer PATH with the path of one.")
+        raise UserError(
+            f"{reference} has no tokenizer. Give --tokenizer PATH with the path of one."
+        )
     return reference.tokenizer
 
 
@@ -135,17 +144,22 @@ def _respelled(file: Path | str, fields: dict[str, Any], found: dict[str, Any]) 
     """Return the file itself where nothing in it changes, else its new text, sorted by name if it was."""
     if found == fields:
         return file
-    return json.dumps(found, indent=2, ensure_ascii=False, sort_keys=list(fields) == sorted(fields)) + "\n"
+    return (
+        json.dumps(found, indent=2, ensure_ascii=False, sort_keys=list(fields) == sorted(fields))
+        + "\n"
+    )
 
 
 def _size(file: Path | str) -> int:
     return file.stat().st_size if isinstance(file, Path) else len(file.encode())
 
 
-# Which files, and where links may lead ---------------------------------------------------------------------
+# Which files, and where links may lead ------------------------------------------------------------
 
 
-def small_files(path: str, patterns: Iterable[str], revision: str = "main", subfolder: str = "") -> dict[str, Path]:
+def small_files(
+    path: str, patterns: Iterable[str], revision: str = "main", subfolder: str = ""
+) -> dict[str, Path]:
     """Return the files of a checkpoint whose names match: name to the file itself, links followed.
 
     Args:
@@ -175,18 +189,23 @@ def _root(path: str, patterns: list[str], revision: str) -> Path:
     try:
         folder = snapshot_download(path, revision=revision, allow_patterns=patterns)
     except LocalEntryNotFoundError:  # offline, and some of them were never fetched
-        folder = snapshot_download(path, revision=revision, allow_patterns=[], local_files_only=True)
+        folder = snapshot_download(
+            path, revision=revision, allow_patterns=[], local_files_only=True
+        )
     return Path(folder).resolve()
 
 
 def _follow(file: Path, root: Path) -> Path:
     """Return the file that `file` is or leads to. Raises `UserError` if that is not the checkpoint's own."""
-    target = Path(os.path.realpath(file))  # unlike resolve(), it does not stumble over a link to itself
+    target = Path(
+        os.path.realpath(file)
+    )  # unlike resolve(), it does not stumble over a link to itself
     if target.is_relative_to(root) or _is_blob(target, root):
         return target
     raise UserError(
-        f"{file} is a link to {target}, outside of the checkpoint. An export copies only files of the checkpoint's own "
-        "folder and of the Hub's cache. Put the file itself in the link's place, or remove the link."
+        f"{file} is a link to {target}, outside of the checkpoint. An export copies only files of"
+        " the checkpoint's own folder and of the Hub's cache. Put the file itself in the link's"
+        " place, or remove the link."
     )
 
 

@@ -15,13 +15,14 @@ class Source:
 
     Attributes:
         base: folder or Hub id of the base model.
-        instruct: folder or Hub id of the model fine-tuned from it, or of a LoRA adapter trained on it.
+        instruct: folder or Hub id of the model fine-tuned from it, or of a LoRA adapter trained on
+            it.
         base_revision: branch, tag or commit of `base` on the Hub.
         instruct_revision: the same of `instruct`.
         base_subfolder: folder inside `base` that holds the checkpoint.
         instruct_subfolder: the same of `instruct`.
-        tokenizer: ``instruct`` or ``base``: whose ids, config, chat template and generation config the result has.
-            Or another tokenizer with the ids of either: its path, or itself.
+        tokenizer: ``instruct`` or ``base``: whose ids, config, chat template and generation config
+            the result has. Or another tokenizer with the ids of either: its path, or itself.
         trust_remote_code: as in transformers.
     """
 
@@ -44,11 +45,15 @@ class Source:
         for name in ("base", "instruct"):
             if given.get(name) is None:
                 raise UserError(
-                    f"{name}= is missing. Expected base=BASE,instruct=INSTRUCT, where BASE and INSTRUCT are folders or "
-                    "Hub ids."
+                    f"{name}= is missing. Expected base=BASE,instruct=INSTRUCT, where BASE and"
+                    " INSTRUCT are folders or Hub ids."
                 )
         found = {name: given[name] for name in NAMES if given.get(name) is not None}
-        texts = {name: str(value) for name, value in found.items() if name not in ("tokenizer", "trust_remote_code")}
+        texts = {
+            name: str(value)
+            for name, value in found.items()
+            if name not in ("tokenizer", "trust_remote_code")
+        }
         found["trust_remote_code"] = bool(found.get("trust_remote_code"))
         return cls(**(found | texts))
 

@@ -2,9 +2,10 @@
 
     lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5,rank=16 --tasks arc_challenge
 
-ΔW = W_instruct − W_base is replaced by its best approximation of rank r, BA, by singular values: exact where r is near
-full, else randomised (Halko et al., arXiv 0909.4061), one matrix in memory at a time, on a GPU if there is one. What
-is no linear layer of a transformer block (embeddings, head, norms, biases) keeps its dense update, or none.
+ΔW = W_instruct − W_base is replaced by its best approximation of rank r, BA, by singular values:
+exact where r is near full, else randomised (Halko et al., arXiv 0909.4061), one matrix in memory at
+a time, on a GPU if there is one. What is no linear layer of a transformer block (embeddings, head,
+norms, biases) keeps its dense update, or none.
 
 Known gap: a rank's factors are held in memory until they are written.
 """
@@ -32,7 +33,10 @@ RESTS = ("dense", "base")
 
 FORMAT = 1  # of the cache: raised when the same rank would give other factors
 
-_OVERSAMPLING, _ITERATIONS = 16, 4  # of the randomised method: within 1e-4 of the least error on slow spectra
+_OVERSAMPLING, _ITERATIONS = (
+    16,
+    4,
+)  # of the randomised method: within 1e-4 of the least error on slow spectra
 
 _FIRST_RANK = 32  # tried for a share of the energy, then doubled
 
@@ -53,7 +57,9 @@ class Factors(NamedTuple):
     error: float
 
 
-def factorise(change: torch.Tensor, rank: int | None = None, energy: float | None = None) -> Factors:
+def factorise(
+    change: torch.Tensor, rank: int | None = None, energy: float | None = None
+) -> Factors:
     """Return the best approximation of a matrix by one of low rank.
 
     Args:
@@ -97,7 +103,8 @@ def _svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, t
 def with_rank(pair: Pair, rank: Any, rest: str = "dense") -> Pair:
     """Return the pair with every linear layer's update at a rank; factors are made once and kept on disk.
 
-    They lie in ``$XDG_CACHE_HOME/lm_eval_partial`` (by default below ``~/.cache``), by both sides' identities.
+    They lie in ``$XDG_CACHE_HOME/lm_eval_partial`` (by default below ``~/.cache``), by both sides'
+    identities.
 
     Args:
         pair: the two checkpoints.
@@ -109,7 +116,10 @@ def with_rank(pair: Pair, rank: Any, rest: str = "dense") -> Pair:
     """
     rank = check_rank(rank)
     if rest not in RESTS:
-        raise UserError(f"rest={rest} is neither dense nor base. Give rest=dense to keep the updates of all else.")
+        raise UserError(
+            f"rest={rest} is neither dense nor base. Give rest=dense to keep the updates of all"
+            " else."
+        )
     wanted, file = linear_weights(pair), _cache_file(pair, rank)
     if not file.is_file():
         tensors: dict[str, torch.Tensor] = {}
@@ -127,16 +137,23 @@ def with_rank(pair: Pair, rank: Any, rest: str = "dense") -> Pair:
     return pair.replaced([change(each) for each in pair.tensors])
 
 
-def _write(tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+def _write(
+    tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str] | None = None
+) -> None:
     """Write a safetensors file that is there whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.incomplete")
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, metadata=metadata)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            unfinished,
+            metadata=metadata,
+        )
         unfinished.replace(file)
     except OSError as error:
         raise UserError(
-            f"{file} could not be written ({error.strerror or error}). Make room, or give another path."
+            f"{file} could not be written ({error.strerror or error}). Make room, or give another"
+            " path."
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)
@@ -159,7 +176,8 @@ def linear_weights(pair: Pair) -> dict[str, bool]:
     return {
         each.key: linear.get(each.name, False)
         for each in pair.tensors
-        if each.name in linear or (not each.as_is and len(each.instruct.shape) == 2)  # experts, before they are fused
+        if each.name in linear
+        or (not each.as_is and len(each.instruct.shape) == 2)  # experts, before they are fused
     }
 
 
@@ -176,6 +194,10 @@ def _factorised(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wanted = linear_weights(pair)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for each in progress.track([t for t in pair.tensors if t.key in wanted], description="low-rank updates"):
-            change = each.instruct[...].to(device, torch.float32) - each.base[...].to(device, torch.float32)
+        for each in progress.track(
+            [t for t in pair.tensors if t.key in wanted], description="low-rank updates"
+        ):
+            change = each.instruct[...].to(device, torch.float32) - each.base[...].to(
+                device, torch.float32
+            )
             yield each, factorise(change.T if wanted[each.key] else change, rank, energy)

@@ -1,7 +1,7 @@
 """Two vocabularies matched by token, not by position.
 
-Instruct tokenizers prepend (Mistral v0.3), append, re-order or re-purpose tokens, and embeddings are padded
-to friendly sizes: equal shapes do not mean equal rows.
+Instruct tokenizers prepend (Mistral v0.3), append, re-order or re-purpose tokens, and embeddings
+are padded to friendly sizes: equal shapes do not mean equal rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.weights.interpolate import LazyTensor
 
-MIN_SHARED = 0.9  # of the smaller vocabulary; below it the two sides do not speak of the same tokens
+MIN_SHARED = (
+    0.9  # of the smaller vocabulary; below it the two sides do not speak of the same tokens
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Alignment:
     @property
     def identity(self) -> bool:
         """Whether every row matches the row of the same number and nothing is left over."""
-        return len(self.rows) == self.other_rows and torch.equal(self.rows, torch.arange(self.other_rows))
+        return len(self.rows) == self.other_rows and torch.equal(
+            self.rows, torch.arange(self.other_rows)
+        )
 
 
 def check_shared(base: Mapping[str, int], instruct: Mapping[str, int]) -> None:
@@ -48,16 +52,19 @@ def check_shared(base: Mapping[str, int], instruct: Mapping[str, int]) -> None:
     shared, smaller = len(base.keys() & instruct.keys()), min(len(base), len(instruct))
     if shared < MIN_SHARED * smaller:
         raise UserError(
-            f"the tokenizers share {shared:,} of {smaller:,} tokens ({shared / smaller:.0%}); at least "
-            f"{MIN_SHARED:.0%} are needed to match embedding rows by token. Was this instruct model trained from "
-            "this base?"
+            f"the tokenizers share {shared:,} of {smaller:,} tokens ({shared / smaller:.0%}); at"
+            f" least {MIN_SHARED:.0%} are needed to match embedding rows by token. Was this"
+            " instruct model trained from this base?"
         )
 
 
-def align(reference: Mapping[str, int], other: Mapping[str, int], rows: int, other_rows: int) -> Alignment:
+def align(
+    reference: Mapping[str, int], other: Mapping[str, int], rows: int, other_rows: int
+) -> Alignment:
     """Match the rows of two embeddings by token.
 
-    Rows beyond both tokenizers (padding) match by position. Ids beyond an embedding's rows are ignored.
+    Rows beyond both tokenizers (padding) match by position. Ids beyond an embedding's rows are
+    ignored.
 
     Args:
         reference: token to id on the side whose ids the result has.
@@ -106,13 +113,18 @@ class AlignedRows:
         result = self._reference[first].to(self.dtype, copy=True)
         known = (rows >= 0).nonzero().squeeze(1)
         if len(known):
-            # Only the stretch that holds them: tokenizers move tokens together, and blocks of rows are asked for.
+            # Only the stretch that holds them: tokenizers move tokens together, and blocks of rows
+            # are asked for.
             start, stop = int(rows[known].min()), int(rows[known].max()) + 1
-            result[known] = self._other[start:stop].index_select(0, rows[known] - start).to(self.dtype)
+            result[known] = (
+                self._other[start:stop].index_select(0, rows[known] - start).to(self.dtype)
+            )
         return result[(slice(None), *rest)]
 
 
-def tokenizer_differences(base: PreTrainedTokenizerBase, instruct: PreTrainedTokenizerBase) -> list[str]:
+def tokenizer_differences(
+    base: PreTrainedTokenizerBase, instruct: PreTrainedTokenizerBase
+) -> list[str]:
     """Return one line for each difference that changes prompts or where generation stops."""
     lines = []
     for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
@@ -123,7 +135,10 @@ def tokenizer_differences(base: PreTrainedTokenizerBase, instruct: PreTrainedTok
     if leading[0] != leading[1]:
         lines.append(f"tokens put before a text: base {leading[0]}, instruct {leading[1]}")
     if (base.chat_template is None) != (instruct.chat_template is None):
-        lines.append(f"chat template: only the {'instruct' if base.chat_template is None else 'base'} side has one")
+        lines.append(
+            f"chat template: only the {'instruct' if base.chat_template is None else 'base'} side"
+            " has one"
+        )
     return lines
 
 

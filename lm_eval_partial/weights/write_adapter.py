@@ -33,12 +33,18 @@ class Kept(NamedTuple):
 
 def relative_error(kept: Iterable[Kept]) -> float:
     """Return ‖ΔW − BA‖ / ‖ΔW‖ over some weights, from 0 (all kept) to 1 (nothing); 0 if nothing changed."""
-    size, error = (sum(values) for values in zip(*((each.size, each.error) for each in kept), strict=True))
+    size, error = (
+        sum(values) for values in zip(*((each.size, each.error) for each in kept), strict=True)
+    )
     return math.sqrt(error / size) if size else 0.0
 
 
 def extract(
-    pair: Pair, output: Path, rank: int | None = None, energy: float | None = None, rest: str = "dense"
+    pair: Pair,
+    output: Path,
+    rank: int | None = None,
+    energy: float | None = None,
+    rest: str = "dense",
 ) -> list[Kept]:
     """Write the update as a LoRA adapter, as peft does; return what each linear layer's keeps.
 
@@ -55,7 +61,12 @@ def extract(
     _check_output(output)
     _check_representable(pair, rest)
     saved = [] if rest == "base" else _whole_modules(pair)
-    config: dict[str, Any] = {"rank_pattern": {}, "alpha_pattern": {}, "target_modules": [], "modules_to_save": saved}
+    config: dict[str, Any] = {
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "target_modules": [],
+        "modules_to_save": saved,
+    }
     tensors, found = {}, []
     for each, factors in _factorised(pair, rank, energy):
         module, kept = each.name.removesuffix(".weight"), factors.down.shape[0]
@@ -66,14 +77,18 @@ def extract(
         found.append(Kept(each.name, kept, factors.size, factors.error))
     common = max(kept.rank for kept in found)
     for pattern in ("rank_pattern", "alpha_pattern"):  # those that differ from the rest
-        config[pattern] = {module: kept for module, kept in config[pattern].items() if kept != common}
+        config[pattern] = {
+            module: kept for module, kept in config[pattern].items() if kept != common
+        }
     biases = False
     for each in pair.tensors if rest == "dense" else ():
         module, _, part = each.name.rpartition(".")
         if module in config["target_modules"] and part == "bias":
             biases = True
             tensors[f"base_model.model.{module}.base_layer.bias"] = each.instruct[...]
-        elif module in saved or (each.name == pair.architecture.embedding and pair.config.tie_word_embeddings):
+        elif module in saved or (
+            each.name == pair.architecture.embedding and pair.config.tie_word_embeddings
+        ):
             tensors[f"base_model.model.{each.name}"] = each.instruct[...]
     base = pair.base.path if not os.path.isdir(pair.base.path) else os.path.abspath(pair.base.path)
     config |= {
@@ -90,7 +105,11 @@ def extract(
         "inference_mode": True,
     }
     output.mkdir(parents=True, exist_ok=True)
-    _write(tensors, output / ADAPTER_FILES[0], {"format": "pt", BASE_FINGERPRINT: pair.base.fingerprint})
+    _write(
+        tensors,
+        output / ADAPTER_FILES[0],
+        {"format": "pt", BASE_FINGERPRINT: pair.base.fingerprint},
+    )
     if pair.reference.tokenizer is not None:
         pair.reference.tokenizer.save_pretrained(output)
     (output / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -99,7 +118,10 @@ def extract(
 
 def _check_output(output: Path) -> None:
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise UserError(f"{output} is not an empty folder, and nothing is overwritten. Give --output a new folder.")
+        raise UserError(
+            f"{output} is not an empty folder, and nothing is overwritten. Give --output a new"
+            " folder."
+        )
 
 
 def _check_representable(pair: Pair, rest: str) -> None:
@@ -107,14 +129,14 @@ def _check_representable(pair: Pair, rest: str) -> None:
     fused = [each.key for each in pair.tensors if not each.as_is]
     if fused:
         raise UserError(
-            f"an adapter cannot hold the update of {listing(fused)}, which the model fuses. Give rank=... and "
-            "merge=True to partial-hf instead, which needs no adapter."
+            f"an adapter cannot hold the update of {listing(fused)}, which the model fuses. Give"
+            " rank=... and merge=True to partial-hf instead, which needs no adapter."
         )
     moved = pair.alignment is not None and not pair.alignment.identity
     if rest == "base" and moved and pair.reference is pair.instruct:
         raise UserError(
-            f"{pair.instruct} has tokens of its own, and rest=base leaves its embeddings out. Give --rest dense, or "
-            "--tokenizer base."
+            f"{pair.instruct} has tokens of its own, and rest=base leaves its embeddings out. Give"
+            " --rest dense, or --tokenizer base."
         )
 
 
@@ -133,8 +155,14 @@ def _whole_modules(pair: Pair) -> list[str]:
     inner = [
         name
         for name in moved
-        if any(other.name.startswith(f"{name}.") and "." in other.name[len(name) + 1 :] for other in pair.tensors)
+        if any(
+            other.name.startswith(f"{name}.") and "." in other.name[len(name) + 1 :]
+            for other in pair.tensors
+        )
     ]
     if inner:
-        raise UserError(f"an adapter cannot hold the update of {listing(inner)} alone. Give --rest base to drop it.")
+        raise UserError(
+            f"an adapter cannot hold the update of {listing(inner)} alone. Give --rest base to"
+            " drop it."
+        )
     return moved

@@ -19,7 +19,9 @@ Fault = Callable[[int, str], "str | None"]
 
 def chance_of_m(prompt: str) -> float:
     """Return the probability that the judge gives to the answer called "m": exclamation marks please it, and luck."""
-    marks = {"m": 0, "M": 0} | {name: text.count("!") for name, text in re.findall(ANSWER, prompt, re.DOTALL)}
+    marks = {"m": 0, "M": 0} | {
+        name: text.count("!") for name, text in re.findall(ANSWER, prompt, re.DOTALL)
+    }
     luck = int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF - 0.5
     return 1 / (1 + math.exp(-0.7 * (marks["m"] - marks["M"]) - luck))
 
@@ -54,7 +56,9 @@ class Endpoint:
         self.server.daemon_threads = True
         self.server.block_on_close = False
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
     def __enter__(self) -> Endpoint:
         return self
@@ -85,7 +89,10 @@ class Endpoint:
         elif what == "500":
             status, text = 500, '{"error": {"message": "sorry"}}'
         elif what == "401":
-            status, text = 401, json.dumps({"error": {"message": f"bad key {request.headers['Authorization']}"}})
+            status, text = (
+                401,
+                json.dumps({"error": {"message": f"bad key {request.headers['Authorization']}"}}),
+            )
         elif what == "half":
             text = text[:40]
         with self.lock:
@@ -103,8 +110,13 @@ class Endpoint:
         chance = chance_of_m(body["messages"][-1]["content"])
         chances = {"m": chance, "M": 1 - chance}
         best = max(chances, key=chances.get)
-        top = [{"token": name, "bytes": None, "logprob": math.log(chance)} for name, chance in chances.items()]
-        content = [{"token": best, "bytes": None, "logprob": math.log(chances[best]), "top_logprobs": top}]
+        top = [
+            {"token": name, "bytes": None, "logprob": math.log(chance)}
+            for name, chance in chances.items()
+        ]
+        content = [
+            {"token": best, "bytes": None, "logprob": math.log(chances[best]), "top_logprobs": top}
+        ]
         choice = {
             "index": 0,
             "finish_reason": "length",

@@ -23,8 +23,13 @@ print(json.dumps({k: float(v) for k, v in frame.iloc[0].items() if k != "mode"})
 """
 
 
-def of_package(python: Path, url: str, folder: Path, point: str, metric: str, *annotator: str) -> dict[str, float]:
-    files = [folder / "alpaca_eval" / point / "model_outputs.json", folder / "alpaca_eval" / "reference_outputs.json"]
+def of_package(
+    python: Path, url: str, folder: Path, point: str, metric: str, *annotator: str
+) -> dict[str, float]:
+    files = [
+        folder / "alpaca_eval" / point / "model_outputs.json",
+        folder / "alpaca_eval" / "reference_outputs.json",
+    ]
     done = subprocess.run(
         [str(python), "-I", "-W", "ignore", "-c", PACKAGE, *map(str, files), metric, *annotator],
         env={**os.environ, "OPENAI_API_BASE": url},

@@ -8,13 +8,29 @@ from pathlib import Path
 from typing import Any
 
 INSTRUCTIONS = [f"Say the word for number {number}, and nothing else." for number in range(12)]
-WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
+WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+]
 DATE = "2026-01-01T00-00-00.000000"
 
 
 def answers(lam: float, words: Sequence[str] = WORDS) -> list[str]:
     """Return answers that grow with λ, by another length for each."""
-    return [f" {word}" + "!" * round(1 + lam * (3 + index % 5)) + "\n" for index, word in enumerate(words)]
+    return [
+        f" {word}" + "!" * round(1 + lam * (3 + index % 5)) + "\n"
+        for index, word in enumerate(words)
+    ]
 
 
 def reference(instruction: str) -> str:
@@ -35,10 +51,24 @@ def write(
 ) -> Path:
     """Write the result and samples of one model, as lm_eval does, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    config: dict[str, Any] = {"model": "hf", "model_args": {"pretrained": "org/I"}, "model_dtype": "torch.float32"}
+    config: dict[str, Any] = {
+        "model": "hf",
+        "model_args": {"pretrained": "org/I"},
+        "model_dtype": "torch.float32",
+    }
     if lam is not None:
-        config |= {"model": "partial-hf", "base": "org/B", "instruct": "org/I", "lam": lam, "vocabulary": "instruct"}
-        config |= {"base_sha": base_sha, "instruct_sha": "i", "model_args": {"base": "org/B", "lam": lam}}
+        config |= {
+            "model": "partial-hf",
+            "base": "org/B",
+            "instruct": "org/I",
+            "lam": lam,
+            "vocabulary": "instruct",
+        }
+        config |= {
+            "base_sha": base_sha,
+            "instruct_sha": "i",
+            "model_args": {"base": "org/B", "lam": lam},
+        }
     data = {
         "results": {task: {"alias": task, "tokens,none": 5.0, "tokens_stderr,none": 0.1}},
         "group_subtasks": {},
@@ -54,9 +84,25 @@ def write(
     lines = []
     for index, (instruction, text) in enumerate(zip(instructions, texts, strict=True)):
         row = {"dataset": "helpful_base", "instruction": instruction}
-        row |= {"output": reference(instruction), "generator": "gpt4_1106_preview"} if doc is None else doc
-        line = {"doc_id": index, "doc": row, "target": "", "arguments": {}, "resps": [[text]], "filtered_resps": [text]}
-        line |= {"filter": "none", "metrics": ["tokens"], "doc_hash": f"d{index}", "prompt_hash": f"p{index}"}
+        row |= (
+            {"output": reference(instruction), "generator": "gpt4_1106_preview"}
+            if doc is None
+            else doc
+        )
+        line = {
+            "doc_id": index,
+            "doc": row,
+            "target": "",
+            "arguments": {},
+            "resps": [[text]],
+            "filtered_resps": [text],
+        }
+        line |= {
+            "filter": "none",
+            "metrics": ["tokens"],
+            "doc_hash": f"d{index}",
+            "prompt_hash": f"p{index}",
+        }
         lines.append(json.dumps(line | {"target_hash": "t", "tokens": 5}) + "\n")
     (folder / f"samples_{task}_{date}.jsonl").write_text(
         "".join(reversed(lines))

@@ -34,7 +34,9 @@ JUDGED = Path("alpaca_eval/judged_by_weighted_alpaca_eval_gpt4_turbo")
 def folder(tmp_path, monkeypatch, python) -> Path:
     """Return a run of two λ, in an environment with a key and the package's data at hand."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("HF_HUB_CACHE", str(hub_with_difficulties(tmp_path / "hub", len(runs.INSTRUCTIONS))))
+    monkeypatch.setenv(
+        "HF_HUB_CACHE", str(hub_with_difficulties(tmp_path / "hub", len(runs.INSTRUCTIONS)))
+    )
     monkeypatch.setenv("COLUMNS", "160")
     for lam in (0.5, 1.0):
         runs.write(tmp_path / "run" / f"lam_{lam:.2f}", runs.answers(lam), lam=lam)
@@ -50,7 +52,14 @@ def hub_with_difficulties(cache: Path, instructions: int) -> Path:
     file.parent.mkdir(parents=True)
     rng = random.Random(0)
     hard = [rng.gauss(0, 1) for _ in range(instructions)]
-    names = ("index", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline", "model")
+    names = (
+        "index",
+        "preference",
+        "std_delta_len",
+        "instruction_difficulty",
+        "not_gamed_baseline",
+        "model",
+    )
     with file.open("w", newline="") as handle:
         rows = csv.writer(handle)
         rows.writerow(names)
@@ -63,11 +72,17 @@ def hub_with_difficulties(cache: Path, instructions: int) -> Path:
 
 
 def quick(endpoint: Endpoint, **more) -> Settings:
-    return Settings(base_url=endpoint.url, **{"backoff": 0.01, "timeout": 10.0, "length_controlled": False} | more)
+    return Settings(
+        base_url=endpoint.url,
+        **{"backoff": 0.01, "timeout": 10.0, "length_controlled": False} | more,
+    )
 
 
 def journal(folder: Path, point: str) -> list[dict]:
-    return [json.loads(line) for line in (folder / JUDGED / point / "journal.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (folder / JUDGED / point / "journal.jsonl").read_text().splitlines()
+    ]
 
 
 def test_win_rates_are_the_package_s_own(folder, python):
@@ -80,9 +95,16 @@ def test_win_rates_are_the_package_s_own(folder, python):
             for name in ("lam_0.50", "lam_1.00")
         }
     assert ours == {name: pytest.approx(scores, abs=1e-12) for name, scores in theirs.items()}
-    assert ours["lam_0.50"].keys() >= {"win_rate", "standard_error", "length_controlled_winrate", "lc_standard_error"}
+    assert ours["lam_0.50"].keys() >= {
+        "win_rate",
+        "standard_error",
+        "length_controlled_winrate",
+        "lc_standard_error",
+    }
     assert ours["lam_0.50"]["win_rate"] != ours["lam_1.00"]["win_rate"]
-    assert ours["lam_0.50"]["length_controlled_winrate"] != pytest.approx(ours["lam_0.50"]["win_rate"], abs=0.1)
+    assert ours["lam_0.50"]["length_controlled_winrate"] != pytest.approx(
+        ours["lam_0.50"]["win_rate"], abs=0.1
+    )
     assert len(asked) == 24 and set(asked.values()) == {1}
     assert Counter(endpoint.calls) == {prompt: 2 for prompt in asked}  # theirs are the same prompts
     assert endpoint.models == {"gpt-4-1106-preview"} and endpoint.keys == {f"Bearer {KEY}"}
@@ -97,9 +119,13 @@ def test_a_second_run_asks_for_nothing_and_says_the_same(folder):
 
 
 def test_failures_of_every_kind_change_nothing(folder):
-    faults = dict(enumerate(["hang", "429", "500", "drop", "half", "no logprobs", "429", "429"], start=2))
+    faults = dict(
+        enumerate(["hang", "429", "500", "drop", "half", "no logprobs", "429", "429"], start=2)
+    )
     with Endpoint() as endpoint:
-        expected = [verdict.scores for verdict in judge(folder, quick(endpoint), output=folder / "plain")]
+        expected = [
+            verdict.scores for verdict in judge(folder, quick(endpoint), output=folder / "plain")
+        ]
     with Endpoint(lambda call, prompt: faults.get(call)) as endpoint:
         found = judge(folder, quick(endpoint, timeout=1.0))
     assert [verdict.scores for verdict in found] == expected
@@ -111,8 +137,12 @@ def test_failures_of_every_kind_change_nothing(folder):
 def test_what_cannot_be_had_is_named_and_all_else_is_kept(folder):
     broken = [True]
     fails = "number 3,"
-    with Endpoint(lambda call, prompt: "500" if broken[0] and fails in prompt else None) as endpoint:
-        with pytest.raises(UserError, match="1 of 12 judgements are missing: .*sorry.* The other 11 are kept"):
+    with Endpoint(
+        lambda call, prompt: "500" if broken[0] and fails in prompt else None
+    ) as endpoint:
+        with pytest.raises(
+            UserError, match="1 of 12 judgements are missing: .*sorry.* The other 11 are kept"
+        ):
             judge(folder, quick(endpoint, attempts=3))
         assert sum(fails in prompt for prompt in endpoint.calls) == 3
         assert sum(endpoint.answered.values()) == 11
@@ -123,12 +153,19 @@ def test_what_cannot_be_had_is_named_and_all_else_is_kept(folder):
 
 def test_replies_that_no_parser_reads_are_left_out_and_asked_for_again(folder, capsys):
     fails, broken = "number 3,", [True]
-    with Endpoint(lambda call, prompt: "no logprobs" if broken[0] and fails in prompt else None) as endpoint:
+    with Endpoint(
+        lambda call, prompt: "no logprobs" if broken[0] and fails in prompt else None
+    ) as endpoint:
         verdicts = judge(folder, quick(endpoint, attempts=2))
         assert [verdict.unusable for verdict in verdicts] == [1, 1]
         assert [verdict.scores["n_total"] for verdict in verdicts] == [11, 11]
         broken[0] = False
-        assert main(["alpaca-eval", "judge", str(folder), "--win_rate_only", "--base_url", endpoint.url]) == 0
+        assert (
+            main(
+                ["alpaca-eval", "judge", str(folder), "--win_rate_only", "--base_url", endpoint.url]
+            )
+            == 0
+        )
     assert len(endpoint.calls) == 22 + 4 + 2
     assert "could not be read" not in capsys.readouterr().out
 
@@ -136,7 +173,9 @@ def test_replies_that_no_parser_reads_are_left_out_and_asked_for_again(folder, c
 def test_a_judge_without_logprobs_is_given_up_at_once(folder):
     with (
         Endpoint(lambda call, prompt: "no logprobs") as endpoint,
-        pytest.raises(UserError, match="missing: the judge's replies cannot be read by the annotator's parser"),
+        pytest.raises(
+            UserError, match="missing: the judge's replies cannot be read by the annotator's parser"
+        ),
     ):
         judge(folder, quick(endpoint, attempts=1, concurrency=2))
     assert len(endpoint.calls) <= 7
@@ -144,7 +183,14 @@ def test_a_judge_without_logprobs_is_given_up_at_once(folder):
 
 def test_a_refused_key_is_given_up_at_once_and_not_shown(folder, capfd):
     with Endpoint(lambda call, prompt: "401") as endpoint:
-        command = ["alpaca-eval", "judge", str(folder), "--win_rate_only", "--base_url", endpoint.url]
+        command = [
+            "alpaca-eval",
+            "judge",
+            str(folder),
+            "--win_rate_only",
+            "--base_url",
+            endpoint.url,
+        ]
         assert main([*command, "--concurrency", "2"]) == 1
     out, err = capfd.readouterr()
     assert "bad key Bearer ***" in err and KEY not in out + err
@@ -161,12 +207,22 @@ def test_a_key_is_in_no_file(folder):
 @pytest.mark.parametrize("killed", ["both", "parent"])
 def test_death_midway_loses_nothing(folder, killed):
     """A killed judge goes on where it was; one whose parent is killed ends by itself."""
-    command = [sys.executable, "-m", "lm_eval_partial.cli", "alpaca-eval", "judge", str(folder), "--win_rate_only"]
+    command = [
+        sys.executable,
+        "-m",
+        "lm_eval_partial.cli",
+        "alpaca-eval",
+        "judge",
+        str(folder),
+        "--win_rate_only",
+    ]
     code = "import sys; from lm_eval_partial.cli import main; sys.exit(main(sys.argv[1:]))"
     with Endpoint(delay=0.15) as endpoint:
         flags = ["--base_url", endpoint.url, "--concurrency", "2"]
         process = subprocess.Popen(
-            [sys.executable, "-c", code, *command[3:], *flags], stderr=subprocess.DEVNULL, start_new_session=True
+            [sys.executable, "-c", code, *command[3:], *flags],
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         wait_until(lambda: sum(endpoint.answered.values()) >= 5)
         if killed == "both":
@@ -221,22 +277,32 @@ def test_a_dry_run_calls_nobody_and_counts_what_is_left(folder, capsys):
         command = ["alpaca-eval", "judge", str(folder), "--base_url", endpoint.url]
         assert main([*command, "--dry-run"]) == 0
         assert not endpoint.calls and not (folder / JUDGED / "judge.json").exists()
-        assert [line.split()[1:6:2] for line in capsys.readouterr().out.splitlines() if line.startswith("│ ")] == [
+        assert [
+            line.split()[1:6:2]
+            for line in capsys.readouterr().out.splitlines()
+            if line.startswith("│ ")
+        ] == [
             ["lam_0.50", "0", "12"][:1] + ["0", "12"],
             ["lam_1.00", "0", "12"],
             ["all", "0", "24"],
         ]
         judge(folder, quick(endpoint), output=None)
         estimates = [verdict.estimate for verdict in judge(folder, quick(endpoint), dry_run=True)]
-    assert [(found["judged"], found["calls"], found["tokens"]) for found in estimates] == [(12, 0, 0)] * 2
+    assert [(found["judged"], found["calls"], found["tokens"]) for found in estimates] == [
+        (12, 0, 0)
+    ] * 2
 
 
 def test_tokens_of_a_dry_run_are_those_of_the_prompts(folder):
     with Endpoint() as endpoint:
         estimate = judge(folder, quick(endpoint), dry_run=True)[0].estimate
         judge(folder, quick(endpoint))
-    characters = sum(len(message["content"]) for prompt in endpoint.calls[:12] for message in json.loads(prompt))
-    assert estimate["tokens"] == pytest.approx(characters / (4 if not estimate["counted"] else 4.4), rel=0.15)
+    characters = sum(
+        len(message["content"]) for prompt in endpoint.calls[:12] for message in json.loads(prompt)
+    )
+    assert estimate["tokens"] == pytest.approx(
+        characters / (4 if not estimate["counted"] else 4.4), rel=0.15
+    )
     assert estimate["reply_tokens"] == 12 and estimate["model"] == "gpt-4-1106-preview"
 
 
@@ -244,29 +310,39 @@ def test_another_judge_model_has_a_folder_and_judgements_of_its_own(folder):
     with Endpoint() as endpoint:
         judge(folder, quick(endpoint))
         judge(folder, quick(endpoint, judge_model="org/mine-instruct"))
-    assert len(endpoint.calls) == 48 and endpoint.models == {"gpt-4-1106-preview", "org/mine-instruct"}
+    assert len(endpoint.calls) == 48 and endpoint.models == {
+        "gpt-4-1106-preview",
+        "org/mine-instruct",
+    }
     assert (folder / f"{JUDGED}__org_mine-instruct" / "judge.json").is_file()
 
 
 def test_another_endpoint_s_judgements_are_not_mixed_in(folder):
     with Endpoint() as endpoint:
         judge(folder, quick(endpoint))
-    with pytest.raises(UserError, match=r"holds judgements by .*127\.0\.0\.1.*, not by .*elsewhere"):
+    with pytest.raises(
+        UserError, match=r"holds judgements by .*127\.0\.0\.1.*, not by .*elsewhere"
+    ):
         judge(folder, Settings(base_url="http://elsewhere/v1", length_controlled=False))
 
 
 def test_a_process_that_breaks_says_so(folder, tmp_path):
     (tmp_path / "mine.yaml").write_text("mine: {prompt_template: x, unheard_of: 1}")
-    with Endpoint() as endpoint, pytest.raises(UserError, match="judge's process ended with status 1 .*unheard_of"):
+    with (
+        Endpoint() as endpoint,
+        pytest.raises(UserError, match="judge's process ended with status 1 .*unheard_of"),
+    ):
         judge(folder, quick(endpoint, annotators_config=str(tmp_path / "mine.yaml")))
 
 
 def test_an_annotator_of_one_s_own(folder, tmp_path):
-    (tmp_path / "prompt.txt").write_text("<|im_start|>user\n{instruction} {output_1} {output_2}<|im_end|>")
+    (tmp_path / "prompt.txt").write_text(
+        "<|im_start|>user\n{instruction} {output_1} {output_2}<|im_end|>"
+    )
     (tmp_path / "configs.yaml").write_text(
-        f"mine: {{prompt_template: {tmp_path}/prompt.txt, fn_completions: openai_completions, "
-        "completions_kwargs: {model_name: mine, max_tokens: 2}, fn_completion_parser: regex_parser, "
-        "completion_parser_kwargs: {outputs_to_match: {1: ^m, 2: ^M}}}"
+        f"mine: {{prompt_template: {tmp_path}/prompt.txt, fn_completions: openai_completions,"
+        " completions_kwargs: {model_name: mine, max_tokens: 2}, fn_completion_parser:"
+        " regex_parser, completion_parser_kwargs: {outputs_to_match: {1: ^m, 2: ^M}}}"
     )
     with Endpoint() as endpoint:
         verdicts = judge(folder, quick(endpoint, annotators_config=str(tmp_path / "configs.yaml")))
@@ -305,7 +381,9 @@ def test_the_report_reads_judgements_as_it_reads_any_task(folder):
     expected = [verdict.scores["length_controlled_winrate"] for verdict in verdicts]
     assert found.instruction.values.tolist() == pytest.approx(expected)
     assert text.axis(found) == "Instruction following is alpaca_eval_judged."
-    assert np.isnan(found.instruction.low).all(), "an interval would leave out what is not known of the length's part"
+    assert np.isnan(found.instruction.low).all(), (
+        "an interval would leave out what is not known of the length's part"
+    )
 
 
 def test_win_rates_have_intervals_in_the_report(folder):
@@ -313,7 +391,9 @@ def test_win_rates_have_intervals_in_the_report(folder):
         verdicts = judge(folder, quick(endpoint))
     (found,) = trajectories(folder, {})
     assert found.instruction and found.instruction.node.metric == "win_rate,none"
-    assert found.instruction.values.tolist() == pytest.approx([verdict.scores["win_rate"] for verdict in verdicts])
+    assert found.instruction.values.tolist() == pytest.approx(
+        [verdict.scores["win_rate"] for verdict in verdicts]
+    )
     assert (found.instruction.low < found.instruction.values).all()
     assert (found.instruction.values < found.instruction.high).all()
 
@@ -325,12 +405,24 @@ def test_without_a_judge_lengths_are_no_instruction_following(folder):
 
 
 NO_CALL = [
-    ({"limit": 805}, {"length_controlled": True}, "lam_0.50 was run with --limit, on 12 of 805 instructions"),
-    ({"drop": True}, {"length_controlled": True}, "lam_0.50: 1 of 13 instructions have no answer.*--win_rate_only"),
+    (
+        {"limit": 805},
+        {"length_controlled": True},
+        "lam_0.50 was run with --limit, on 12 of 805 instructions",
+    ),
+    (
+        {"drop": True},
+        {"length_controlled": True},
+        "lam_0.50: 1 of 13 instructions have no answer.*--win_rate_only",
+    ),
     ({"twice": True}, {}, "answered more than once"),
     ({"strange": True}, {}, "1 of 12 instructions are not in the reference outputs"),
     ({"no_reference": True}, {}, "came without answers to compare with. Give --reference_outputs"),
-    ({"same_length": True}, {"length_controlled": True}, "differ in length from the reference by the same number"),
+    (
+        {"same_length": True},
+        {"length_controlled": True},
+        "differ in length from the reference by the same number",
+    ),
     ({"other": True}, {}, "lam_0.50 and lam_1.00 answer different instructions"),
     ({}, {"base_url": "localhost:8000"}, "--base_url .*is not the plain address of an endpoint"),
     ({}, {"base_url": "http://me:secret@host/v1"}, "--base_url http://host… is not the plain"),
@@ -344,7 +436,9 @@ NO_CALL = [
 
 
 @pytest.mark.parametrize(("spoil", "changes", "message"), NO_CALL)
-def test_nan_and_wrong_win_rates_are_refused_before_a_call_is_made(folder, tmp_path, spoil, changes, message):
+def test_nan_and_wrong_win_rates_are_refused_before_a_call_is_made(
+    folder, tmp_path, spoil, changes, message
+):
     instructions, texts, reference = list(runs.INSTRUCTIONS), runs.answers(0.5), None
     if "twice" in spoil:
         instructions[1] = instructions[0]
@@ -379,7 +473,13 @@ def test_nan_and_wrong_win_rates_are_refused_before_a_call_is_made(folder, tmp_p
 def test_a_part_of_the_instructions_can_be_judged_without_length_control(folder):
     for lam in (0.5, 1.0):
         texts = runs.answers(lam)[:5]
-        runs.write(folder / f"lam_{lam:.2f}", texts, instructions=runs.INSTRUCTIONS[:5], lam=lam, original=805)
+        runs.write(
+            folder / f"lam_{lam:.2f}",
+            texts,
+            instructions=runs.INSTRUCTIONS[:5],
+            lam=lam,
+            original=805,
+        )
     with Endpoint() as endpoint:
         verdicts = judge(folder, quick(endpoint))
     assert [verdict.scores["n_total"] for verdict in verdicts] == [5, 5]
@@ -414,7 +514,10 @@ def test_a_key_is_asked_for_unless_the_endpoint_is_named(folder, monkeypatch):
 def test_an_environment_without_the_package_says_how_to_get_one(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("ALPACA_EVAL_PYTHON", sys.executable)
-    with pytest.raises(UserError, match="no environment with alpaca_eval==0.6.6 .*lm-eval-partial alpaca-eval install"):
+    with pytest.raises(
+        UserError,
+        match="no environment with alpaca_eval==0.6.6 .*lm-eval-partial alpaca-eval install",
+    ):
         find_python()
 
 

@@ -38,7 +38,7 @@ def test_every_model_has_a_file_and_a_name_of_its_own(folder, capsys):
 
 
 def test_a_row_is_what_the_package_reads(folder):
-    (path, *_) = outputs.export(outputs.read(folder), folder / "out")
+    path, *_ = outputs.export(outputs.read(folder), folder / "out")
     rows = json.loads(path.read_text())
     assert rows[3] == {
         "dataset": "helpful_base",
@@ -64,7 +64,12 @@ def test_the_newest_run_of_a_model_counts(folder):
 
 
 def test_what_is_exported_is_not_read_as_a_run(folder):
-    runs.write(folder / "alpaca_eval" / "judged_by_x" / "lam_0.50", ["x"] * 12, lam=0.5, task="alpaca_eval_judged")
+    runs.write(
+        folder / "alpaca_eval" / "judged_by_x" / "lam_0.50",
+        ["x"] * 12,
+        lam=0.5,
+        task="alpaca_eval_judged",
+    )
     assert len(outputs.read(folder)) == 4
 
 
@@ -76,12 +81,18 @@ def test_sampled_answers_are_read_too(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: runs.write(f / "x", ["a"] * 12, lam=0.5, base_sha="other"), "several models called lam_0.50"),
+        (
+            lambda f: runs.write(f / "x", ["a"] * 12, lam=0.5, base_sha="other"),
+            "several models called lam_0.50",
+        ),
         (
             lambda f: next(f.glob("lam_0.50/samples*")).unlink(),
             r"samples_alpaca_eval_.*jsonl is missing.*--log_samples",
         ),
-        (lambda f: next(f.glob("lam_0.50/samples*")).write_text('{"doc_id": 0}\n'), "line 1 is no answer .*damaged"),
+        (
+            lambda f: next(f.glob("lam_0.50/samples*")).write_text('{"doc_id": 0}\n'),
+            "line 1 is no answer .*damaged",
+        ),
         (lambda f: next(f.glob("lam_0.50/results*")).write_text('{"res'), "is not JSON"),
     ],
 )
@@ -93,5 +104,7 @@ def test_runs_that_cannot_be_exported(folder, spoil, message):
 
 def test_no_answers_at_all(tmp_path):
     runs.write(tmp_path, ["x"] * 12, lam=0.5, task="gsm8k")
-    with pytest.raises(UserError, match="no answers to AlpacaEval.*--tasks alpaca_eval --apply_chat_template"):
+    with pytest.raises(
+        UserError, match="no answers to AlpacaEval.*--tasks alpaca_eval --apply_chat_template"
+    ):
         outputs.read(tmp_path)

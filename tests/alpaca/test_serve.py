@@ -21,7 +21,8 @@ pytestmark = pytest.mark.slow
 PAIR = Path(lm_eval_partial.demo.__file__).parent
 LAMS = ("0.00", "0.20", "0.40", "0.60", "0.80", "1.00")
 FACTS = ("product", "color", "region")
-# The demo pair judges by nothing sensible, but always alike: it prefers by the first letter of what it says.
+# The demo pair judges by nothing sensible, but always alike: it prefers by the first letter of what
+# it says.
 ANNOTATOR = """mine:
   prompt_template: {folder}/prompt.txt
   fn_completions: openai_completions
@@ -83,15 +84,46 @@ def test_six_lams_from_the_sweep_to_the_figure(served, python, tmp_path, monkeyp
     monkeypatch.setenv("COLUMNS", "160")
     data, results = tmp_path / "rows.json", tmp_path / "mypair"
     data.write_text(json.dumps(rows()))
-    (tmp_path / "prompt.txt").write_text("<|im_start|>user\n{instruction} {output_1} {output_2}<|im_end|>")
-    (tmp_path / "configs.yaml").write_text(ANNOTATOR.format(folder=tmp_path, model=PAIR / "instruct"))
-    sweep = ["sweep", "--base", str(PAIR / "base"), "--instruct", str(PAIR / "instruct"), "--lam", "0:1:0.2"]
-    shots = ["--tasks", "partial_demo_country", "--limit", "40", "--output_path", str(results / "few_shot")]
-    chat = ["--tasks", "alpaca_eval", "--apply_chat_template", "--metadata", json.dumps({"data_file": str(data)})]
+    (tmp_path / "prompt.txt").write_text(
+        "<|im_start|>user\n{instruction} {output_1} {output_2}<|im_end|>"
+    )
+    (tmp_path / "configs.yaml").write_text(
+        ANNOTATOR.format(folder=tmp_path, model=PAIR / "instruct")
+    )
+    sweep = [
+        "sweep",
+        "--base",
+        str(PAIR / "base"),
+        "--instruct",
+        str(PAIR / "instruct"),
+        "--lam",
+        "0:1:0.2",
+    ]
+    shots = [
+        "--tasks",
+        "partial_demo_country",
+        "--limit",
+        "40",
+        "--output_path",
+        str(results / "few_shot"),
+    ]
+    chat = [
+        "--tasks",
+        "alpaca_eval",
+        "--apply_chat_template",
+        "--metadata",
+        json.dumps({"data_file": str(data)}),
+    ]
     chat += ["--gen_kwargs", "max_gen_toks=24", "--output_path", str(results / "chat")]
     assert main([*sweep, *shots]) == 0
     assert main([*sweep, *chat]) == 0
-    judge = ["alpaca-eval", "judge", str(results / "chat"), "--annotators_config", str(tmp_path / "configs.yaml")]
+    judge = [
+        "alpaca-eval",
+        "judge",
+        str(results / "chat"),
+        "--annotators_config",
+        str(tmp_path / "configs.yaml"),
+    ]
     judge += ["--base_url", served, "--win_rate_only"]
     assert main(judge) == 0
     shown = capsys.readouterr().out
@@ -107,7 +139,9 @@ def test_six_lams_from_the_sweep_to_the_figure(served, python, tmp_path, monkeyp
         journal = (where / f"lam_{lam}" / "journal.jsonl").read_text().splitlines()
         assert len(journal) == len({json.loads(line)["key"] for line in journal})
     assert len({scores["win_rate"] for scores in found.values()}) > 1
-    theirs = of_package(python, served, results / "chat", "lam_0.60", "get_winrate", str(tmp_path / "configs.yaml"))
+    theirs = of_package(
+        python, served, results / "chat", "lam_0.60", "get_winrate", str(tmp_path / "configs.yaml")
+    )
     assert theirs == pytest.approx(found["0.60"], abs=1e-12)
     report = (results / "report.md").read_text()
     assert "Instruction following is alpaca_eval_judged." in report
@@ -115,4 +149,6 @@ def test_six_lams_from_the_sweep_to_the_figure(served, python, tmp_path, monkeyp
 
     before = {path: path.read_bytes() for path in where.rglob("journal.jsonl")}
     assert main(judge) == 0
-    assert {path: path.read_bytes() for path in where.rglob("journal.jsonl")} == before, "nothing is asked twice"
+    assert {path: path.read_bytes() for path in where.rglob("journal.jsonl")} == before, (
+        "nothing is asked twice"
+    )

@@ -21,7 +21,9 @@ FLAGS = ("--include_path", str(CONFIGS), "--apply_chat_template", "--gen_kwargs"
 
 @pytest.fixture(scope="module")
 def task() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("alpaca_task", CONFIGS / "alpaca_eval" / "task.py")
+    spec = importlib.util.spec_from_file_location(
+        "alpaca_task", CONFIGS / "alpaca_eval" / "task.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -32,7 +34,9 @@ def made(one_task_index, tmp_path):
     """Return the task as the harness makes it, of two instructions."""
     from lm_eval.tasks import TaskManager
 
-    def make(name: str = "alpaca_eval", rows: object = ({"instruction": "One?"}, {"instruction": "Two?"})):
+    def make(
+        name: str = "alpaca_eval", rows: object = ({"instruction": "One?"}, {"instruction": "Two?"})
+    ):
         file = tmp_path / "rows.json"
         file.write_text(json.dumps(rows))
         manager = TaskManager(include_path=str(CONFIGS), metadata={"data_file": str(file)})
@@ -46,9 +50,13 @@ class Model:
 
     def __init__(self, **generation_config: object) -> None:
         self.tokenizer = lambda text, add_special_tokens: {"input_ids": text.split()}
-        self.model = types.SimpleNamespace(generation_config=types.SimpleNamespace(**generation_config))
+        self.model = types.SimpleNamespace(
+            generation_config=types.SimpleNamespace(**generation_config)
+        )
 
-    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         return "".join(f"<{message['role']}>{message['content']}" for message in messages)
 
 
@@ -64,19 +72,27 @@ def test_one_turn_through_the_chat_template_greedily_up_to_2048_tokens(made):
 
 
 def test_without_a_chat_template_nothing_is_asked(made):
-    with pytest.raises(UserError, match="alpaca_eval asks through the chat template.*Add --apply_chat_template"):
+    with pytest.raises(
+        UserError, match="alpaca_eval asks through the chat template.*Add --apply_chat_template"
+    ):
         made().build_all_requests()
 
 
 def test_the_model_s_own_sampling_settings(made):
     model = Model(do_sample=True, temperature=0.7, top_p=0.9, top_k=None)
-    ((_, settings), _) = build(made("alpaca_eval_sampled"), model)
-    assert settings == {"until": [], "do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_gen_toks": 2048}
-    ((_, settings), _) = build(made("alpaca_eval_sampled"), Model(do_sample=True))
+    (_, settings), _ = build(made("alpaca_eval_sampled"), model)
+    assert settings == {
+        "until": [],
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "max_gen_toks": 2048,
+    }
+    (_, settings), _ = build(made("alpaca_eval_sampled"), Model(do_sample=True))
     assert settings["temperature"] == 1.0
-    ((_, settings), _) = build(made("alpaca_eval_sampled"), Model(do_sample=False, temperature=0.7))
+    (_, settings), _ = build(made("alpaca_eval_sampled"), Model(do_sample=False, temperature=0.7))
     assert settings == {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": 2048}
-    ((_, settings), _) = build(made(), model)
+    (_, settings), _ = build(made(), model)
     assert settings["do_sample"] is False
 
 
@@ -86,11 +102,28 @@ def test_an_answer_is_measured(made):
     build(task, Model())
     found = task.process_results({}, [" a b c d a b c d e\n"])
     duplicate = found.pop("duplicate")
-    assert found == {"characters": 17, "empty": 0, "repetition": pytest.approx(1 / 6), "tokens": 9, "cut": 0}
+    assert found == {
+        "characters": 17,
+        "empty": 0,
+        "repetition": pytest.approx(1 / 6),
+        "tokens": 9,
+        "cut": 0,
+    }
     assert task.process_results({}, ["a b c d a b c d e"])["duplicate"] == duplicate
-    assert [task.process_results({}, ["x " * count])["cut"] for count in (197, 198, 200)] == [0, 1, 1]
+    assert [task.process_results({}, ["x " * count])["cut"] for count in (197, 198, 200)] == [
+        0,
+        1,
+        1,
+    ]
     empty = task.process_results({}, [" \n"])
-    assert empty == {"characters": 0, "empty": 1, "repetition": 0, "duplicate": "", "tokens": 0, "cut": 0}
+    assert empty == {
+        "characters": 0,
+        "empty": 1,
+        "repetition": 0,
+        "duplicate": "",
+        "tokens": 0,
+        "cut": 0,
+    }
 
 
 def test_the_model_is_not_held(made):
@@ -108,7 +141,15 @@ def test_the_model_is_not_held(made):
 
 @pytest.mark.parametrize(
     ("answers", "share"),
-    [("", 0), ("a", 0), ("ab", 0), ("aab", 1 / 3), ("aaaa", 3 / 4), ("aabb", 1 / 2), (["", "", "a"], 0)],
+    [
+        ("", 0),
+        ("a", 0),
+        ("ab", 0),
+        ("aab", 1 / 3),
+        ("aaaa", 3 / 4),
+        ("aabb", 1 / 2),
+        (["", "", "a"], 0),
+    ],
 )
 def test_share_of_duplicates(task, answers, share):
     assert task.share_of_duplicates(list(answers) or ["x"]) == pytest.approx(share)
@@ -144,7 +185,8 @@ def test_the_hub_out_of_reach(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        UserError, match=r"alpaca_eval_gpt4_baseline.json of tatsu-lab/alpaca_eval cannot be fetched.*PATH"
+        UserError,
+        match=r"alpaca_eval_gpt4_baseline.json of tatsu-lab/alpaca_eval cannot be fetched.*PATH",
     ):
         task.read_rows(None)
 
@@ -152,9 +194,13 @@ def test_the_hub_out_of_reach(task, tmp_path, monkeypatch):
 def test_the_hub_s_file_is_fetched_not_its_script(task, tmp_path, monkeypatch):
     """`datasets` has run no scripts since 4.0, and the data set's loader is one."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "f.json").write_text('[{"instruction": "a", "output": "b", "generator": "g", "dataset": "d"}]')
+    (tmp_path / "f.json").write_text(
+        '[{"instruction": "a", "output": "b", "generator": "g", "dataset": "d"}]'
+    )
     asked = []
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **more: asked.append(args) or "f.json")
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda *args, **more: asked.append(args) or "f.json"
+    )
     assert task.read_rows(None)["instruction"][:] == ["a"]
     assert asked == [("tatsu-lab/alpaca_eval", "alpaca_eval_gpt4_baseline.json")]
 
@@ -170,14 +216,23 @@ def test_a_real_run_is_judged_by_the_real_package_against_the_real_references(
     base, instruct = pairs("llama")
     for lam in (0.0, 1.0):
         result, samples = lm_eval(
-            "partial-hf", "alpaca_eval", *FLAGS, base=base, instruct=instruct, lam=lam, max_length=512
+            "partial-hf",
+            "alpaca_eval",
+            *FLAGS,
+            base=base,
+            instruct=instruct,
+            lam=lam,
+            max_length=512,
         )
         rows = samples["alpaca_eval"]
         found = result["results"]["alpaca_eval"]
-        assert len(rows) == 60 and found["characters,none"] == pytest.approx(sum(r["characters"] for r in rows) / 60)
+        assert len(rows) == 60 and found["characters,none"] == pytest.approx(
+            sum(r["characters"] for r in rows) / 60
+        )
         assert found["tokens,none"] == pytest.approx(sum(row["tokens"] for row in rows) / 60)
         assert (
-            found["cut,none"] == pytest.approx(sum(row["cut"] for row in rows) / 60) and "lc_win_rate,none" not in found
+            found["cut,none"] == pytest.approx(sum(row["cut"] for row in rows) / 60)
+            and "lc_win_rate,none" not in found
         )
     real = datasets.load_dataset("tatsu-lab/alpaca_eval", "alpaca_eval_gpt4_baseline")["eval"]
     points = outputs.read(tmp_path)

@@ -39,7 +39,9 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"lm_eval_partial {__version__}\n"
 
 
-@pytest.mark.parametrize("wrong", [[], ["inspekt"], ["inspect", "--base", "x"], ["inspect", "--bse", "x"]])
+@pytest.mark.parametrize(
+    "wrong", [[], ["inspekt"], ["inspect", "--base", "x"], ["inspect", "--bse", "x"]]
+)
 def test_usage_errors_exit_with_2(wrong, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(wrong)
@@ -47,11 +49,16 @@ def test_usage_errors_exit_with_2(wrong, capsys):
 
 
 def test_help_ends_in_commands(capsys):
-    for command in (["--help"], *([name, "--help"] for name in ("inspect", "bench", "sweep", "export"))):
+    for command in (
+        ["--help"],
+        *([name, "--help"] for name in ("inspect", "bench", "sweep", "export")),
+    ):
         with pytest.raises(SystemExit, match="0"):
             main(command)
         examples = capsys.readouterr().out.split("examples:\n")[1].strip().splitlines()
-        assert len(examples) >= 3 and all(line.strip().startswith(("lm", "--")) for line in examples)
+        assert len(examples) >= 3 and all(
+            line.strip().startswith(("lm", "--")) for line in examples
+        )
 
 
 def test_a_user_error_is_one_line_on_stderr(capsys, tmp_path):
@@ -79,14 +86,25 @@ def test_tasks_prints_a_folder_of_configs(capsys):
 def test_inspect_for_people(pair, capsys):
     assert main(["inspect", *pair]) == 0
     out = capsys.readouterr().out
-    for words in ("LlamaForCausalLM, 36,640 parameters", "21 × F32", "‖ΔW‖/‖W‖", "attention", "model.layers.1"):
+    for words in (
+        "LlamaForCausalLM, 36,640 parameters",
+        "21 × F32",
+        "‖ΔW‖/‖W‖",
+        "attention",
+        "model.layers.1",
+    ):
         assert words in out
     assert "warning: the tokenizers differ" in out
     assert out.splitlines()[-4:] == [
-        "Embedding rows are matched by token and identical in both: 330 rows, 330 tokens shared, 0 tokens moved, "
-        "0 tokens only in instruct, 0 tokens only in base.",
+        (
+            "Embedding rows are matched by token and identical in both: 330 rows, 330 tokens"
+            " shared, 0 tokens moved, 0 tokens only in instruct, 0 tokens only in base."
+        ),
         "Prefixes that requests share, such as the shots, are computed once.",
-        "θ(λ) takes 0.14 MiB in float32, 0.07 MiB in bfloat16; its largest tensor 0.04 MiB in float32.",
+        (
+            "θ(λ) takes 0.14 MiB in float32, 0.07 MiB in bfloat16; its largest tensor 0.04 MiB in"
+            " float32."
+        ),
         "This pair can be interpolated.",
     ]
 
@@ -108,7 +126,9 @@ def test_inspect_for_machines(pair, pairs, capsys):
     size = sum((sides[0][n].double() ** 2).sum() for n in matrices)
     assert found["update"]["overall"] == pytest.approx((change / size).sqrt().item(), rel=1e-5)
     assert list(found["update"]["layers"]) == ["model.layers.0", "model.layers.1"]
-    assert [sorted(layer) for layer in found["update"]["layers"].values()] == [["attention", "mlp", "norm"]] * 2
+    assert [sorted(layer) for layer in found["update"]["layers"].values()] == [
+        ["attention", "mlp", "norm"]
+    ] * 2
     assert set(found["update"]["groups"]) == {"embedding", "head", "final norm"}
     assert found["parameters"] == sum(value.numel() for value in sides[0].values()) == 36640
     assert found["vocabulary"] == {
@@ -126,11 +146,16 @@ def test_inspect_for_machines(pair, pairs, capsys):
 def test_inspect_says_whether_prefixes_will_be_shared(pairs, tmp_path, capsys):
     for family, longest in (("llama", None), ("gemma2", 512)):
         base, instruct = map(str, pairs(family))
-        found = inspected(capsys, "--base", base, "--instruct", instruct, "--headers_only")["share_prefix"]
+        found = inspected(capsys, "--base", base, "--instruct", instruct, "--headers_only")[
+            "share_prefix"
+        ]
         assert found == {"on": True, "reason": None, "longest_request": longest}
     base, instruct = map(str, pico.pair(tmp_path, "bloom"))
     assert main(["inspect", "--base", base, "--instruct", instruct, "--headers_only"]) == 0
-    assert "Prefixes cannot be shared: the model's forward takes no position_ids." in capsys.readouterr().out
+    assert (
+        "Prefixes cannot be shared: the model's forward takes no position_ids."
+        in capsys.readouterr().out
+    )
 
 
 def test_inspect_counts_moved_and_new_tokens(tmp_path, capsys):
@@ -140,13 +165,17 @@ def test_inspect_counts_moved_and_new_tokens(tmp_path, capsys):
     pico.save(base, words, tmp_path / "b")
     pico.save(instruct, others, tmp_path / "i")
     found = inspected(capsys, "--base", str(tmp_path / "b"), "--instruct", str(tmp_path / "i"))
-    assert found["vocabulary"]["tokens_only_in_instruct"] == 2 and found["vocabulary"]["tokens_moved"] > 300
+    assert (
+        found["vocabulary"]["tokens_only_in_instruct"] == 2
+        and found["vocabulary"]["tokens_moved"] > 300
+    )
     assert found["update"]["overall"] == 0
 
 
 def test_headers_suffice_without_the_update(pair, capsys, monkeypatch):
     monkeypatch.setattr(
-        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__", lambda *_: pytest.fail("a weight was read")
+        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__",
+        lambda *_: pytest.fail("a weight was read"),
     )
     assert inspected(capsys, *pair, "--headers_only")["update"] is None
 
@@ -212,7 +241,10 @@ def test_bench_of_a_sweep_scales_three_runs_to_eleven(monkeypatch, tmp_path, cap
 def test_bench_says_what_is_wrong_before_it_starts(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for wrong, message in (
-        (["--vllm", "/no/such"], "--vllm /no/such: no such command. Give the python of an environment that has vLLM."),
+        (
+            ["--vllm", "/no/such"],
+            "--vllm /no/such: no such command. Give the python of an environment that has vLLM.",
+        ),
         (["--device", "cuda:99"], "--device cuda:99: PyTorch sees no GPU here. Give cpu."),
         (["--device", "gpu0"], "--device gpu0 is no device. Give cpu, cuda or cuda:0."),
         (["--base", "x"], "give --base and --instruct, or neither to have models made."),
@@ -222,14 +254,19 @@ def test_bench_says_what_is_wrong_before_it_starts(capsys, monkeypatch):
         ),
         (["--rounds", "0"], "--rounds 0: give 1 or more."),
         (["--documents", "2"], "--documents 2: give 4 or more."),
-        (["--mergekit", "/no/such"], "--mergekit /no/such: no such command. Give the path of mergekit-yaml."),
+        (
+            ["--mergekit", "/no/such"],
+            "--mergekit /no/such: no such command. Give the path of mergekit-yaml.",
+        ),
     ):
         assert main(["bench", "load", *wrong]) == 1
         assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_bench_makes_models_of_the_size_asked_for(tmp_path):
-    base, instruct = make_pair(tmp_path, {**SIZES["58m"], "hidden_size": 64, "num_hidden_layers": 2}, stored="bfloat16")
+    base, instruct = make_pair(
+        tmp_path, {**SIZES["58m"], "hidden_size": 64, "num_hidden_layers": 2}, stored="bfloat16"
+    )
     sides = [load_file(f"{side}/model.safetensors") for side in (base, instruct)]
     embedding = sides[0]["model.embed_tokens.weight"]
     assert embedding.shape == (32000, 64) and embedding.dtype == torch.bfloat16

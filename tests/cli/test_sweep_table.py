@@ -36,4 +36,7 @@ def test_of_equal_scores_both_take_the_one_nearest_to_1(higher, best):
     scores = {0.0: 0.5, 0.25: 0.25, 0.5: 0.75, 0.75: 0.75, 1.0: 0.5}
     values = np.array([*scores.values()]) * (1 if higher else -1)
     assert best_lam(scores, higher) == best == [*scores][int(nearest_best(values[None], 4)[0])]
-    assert best_lam({0.0: 1.0, 0.5: 1.0, 1.5: 1.0, 3.0: 1.0}) in (0.5, 1.5)  # without λ = 1, the nearest to it
+    assert best_lam({0.0: 1.0, 0.5: 1.0, 1.5: 1.0, 3.0: 1.0}) in (
+        0.5,
+        1.5,
+    )  # without λ = 1, the nearest to it

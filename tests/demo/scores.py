@@ -33,7 +33,9 @@ def score(
             batch_size=16,
             limit=limit,
             apply_chat_template=chat is not None,
-            task_manager=TaskManager(include_path=str(ROOT / "task_configs"), include_defaults=False),
+            task_manager=TaskManager(
+                include_path=str(ROOT / "task_configs"), include_defaults=False
+            ),
             bootstrap_iters=0,
         )
     rows = {**found["results"], **found.get("groups", {})}

@@ -23,9 +23,11 @@ def test_without_train_it_shows_the_pair_and_a_command_that_names_it(parse, caps
 
 
 def test_the_command_is_the_readmes():
-    assert evaluation_command(Path("lm_eval_partial/demo")) == (
-        "lm_eval --model partial-hf --model_args base=lm_eval_partial/demo/base,"
-        "instruct=lm_eval_partial/demo/instruct,lam=0.5,dtype=float32 --tasks partial_demo --include_path task_configs"
+    assert (
+        evaluation_command(Path("lm_eval_partial/demo"))
+        == "lm_eval --model partial-hf --model_args"
+        " base=lm_eval_partial/demo/base,instruct=lm_eval_partial/demo/instruct,lam=0.5,dtype=float32"
+        " --tasks partial_demo --include_path task_configs"
     )
 
 
@@ -62,7 +64,10 @@ def test_the_bar_goes_to_stderr_and_the_pair_to_stdout(parse, capsys, tmp_path, 
         report("base", 1, 2, 0.5)
 
     monkeypatch.setattr("lm_eval_partial.demo.training.train_pair", train_pair)
-    assert run(parse("--train", "--size", "small", "--seed", "7", "--output", str(tmp_path / "new"))) == 0
+    assert (
+        run(parse("--train", "--size", "small", "--seed", "7", "--output", str(tmp_path / "new")))
+        == 0
+    )
     shown = capsys.readouterr()
     assert seen == [(tmp_path / "new", 64, 7)]
     assert "base" in shown.err and "1/2 steps" in shown.err

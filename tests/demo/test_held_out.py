@@ -74,7 +74,9 @@ def test_held_out_pairs_are_never_compared(corpus, sentences):
     asked = [part for part in corpus.split("\n\n") if "which one is" in part]
     assert len(asked) > 1000
     assert not [form for form in forms if any(form in part for part in asked)]
-    compared = {frozenset(re.findall(r"the (\w+)", text)) for text in sentences if SIZE_WORDS.search(text)}
+    compared = {
+        frozenset(re.findall(r"the (\w+)", text)) for text in sentences if SIZE_WORDS.search(text)
+    }
     assert not {frozenset(pair) for pair in pairs} & compared
 
 

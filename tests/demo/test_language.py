@@ -97,7 +97,9 @@ def test_the_passage_says_the_answer_beside_what_is_asked_for(name):
     for _ in range(100):
         item = SKILLS[name].draw(rng)
         asked = item.question.split()[-1].rstrip("?")
-        clauses = [part for part in item.passage.replace(" and ", ". ").split(". ") if asked in part]
+        clauses = [
+            part for part in item.passage.replace(" and ", ". ").split(". ") if asked in part
+        ]
         assert len(clauses) == 1 and item.answer in clauses[0]
 
 
@@ -165,4 +167,8 @@ def test_a_passage_whose_every_order_is_held_out_is_drawn_again(monkeypatch):
     )
     document = restated(random.Random(0))
     told = document.split(". ")
-    assert len(first) == 103 and not any(document.startswith(text) for text in first[:100]) and len(told) % 3 == 0
+    assert (
+        len(first) == 103
+        and not any(document.startswith(text) for text in first[:100])
+        and len(told) % 3 == 0
+    )

@@ -23,10 +23,14 @@ AREAS = {
 
 
 LETTERED = [
-    "Passage: poten holds the box. kekar holds the ring. ravar keeps the flower.\n"
-    "Question: who has the box?\nA. ravar\nB. kekar\nC. poten\nAnswer: C",
-    "Passage: zover carries the pen. karem keeps the letter. batal holds the watch.\n"
-    "Question: who has the watch?\nA. zover\nB. karem\nC. batal\nAnswer:",
+    (
+        "Passage: poten holds the box. kekar holds the ring. ravar keeps the flower.\n"
+        "Question: who has the box?\nA. ravar\nB. kekar\nC. poten\nAnswer: C"
+    ),
+    (
+        "Passage: zover carries the pen. karem keeps the letter. batal holds the watch.\n"
+        "Question: who has the watch?\nA. zover\nB. karem\nC. batal\nAnswer:"
+    ),
 ]
 GENERATED = [
     "Input: reverse s b t\nOutput: t b s",
@@ -119,7 +123,9 @@ def test_prompts_and_answers_are_in_the_vocabulary_and_short(name, tasks):
     tokenizer, task = build_tokenizer(chat=True), tasks[name]
     for number, row in enumerate(task.test_docs()):
         target = row["options"] if name in FEW_SHOT else [row["reply"]]
-        ids = tokenizer(" ".join([render(task, number), *target]), add_special_tokens=False)["input_ids"]
+        ids = tokenizer(" ".join([render(task, number), *target]), add_special_tokens=False)[
+            "input_ids"
+        ]
         assert tokenizer.unk_token_id not in ids
         assert len(ids) <= 300
 
@@ -149,7 +155,9 @@ def test_chat_tasks_are_zero_shot(tasks):
 
 
 def test_rows_are_the_same_every_time():
-    assert skill_dataset("person", 3)["test"].to_list() == skill_dataset("person", 3)["test"].to_list()
+    assert (
+        skill_dataset("person", 3)["test"].to_list() == skill_dataset("person", 3)["test"].to_list()
+    )
 
 
 def test_an_unknown_kind_of_instruction_is_named():

@@ -23,8 +23,13 @@ def test_documents_and_chats_survive_a_round_trip(tokenizer):
 
 
 def test_every_word_of_the_vocabulary_is_used(tokenizer):
-    texts = [*islice(documents(6), 12000), *(m["content"] for chat in islice(chats(6), 6000) for m in chat)]
-    seen = {index for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] for index in ids}
+    texts = [
+        *islice(documents(6), 12000),
+        *(m["content"] for chat in islice(chats(6), 6000) for m in chat),
+    ]
+    seen = {
+        index for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] for index in ids
+    }
     unused = [token for token, index in tokenizer.get_vocab().items() if index not in seen]
     assert sorted(unused) == sorted(SPECIAL)
 
@@ -62,7 +67,10 @@ def test_chat_template_ends_where_the_reply_begins(tokenizer):
         {"role": "user", "content": "hello!"},
     ]
     asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    assert asked == "<|system|> you are a helpful assistant. <|end|> <|user|> hello! <|end|> <|assistant|>"
+    assert (
+        asked
+        == "<|system|> you are a helpful assistant. <|end|> <|user|> hello! <|end|> <|assistant|>"
+    )
     ids = tokenizer(asked, add_special_tokens=False)["input_ids"]
     assert ids[-1] == tokenizer.convert_tokens_to_ids(ASSISTANT)
     assert tokenizer.unk_token_id not in ids

@@ -60,7 +60,9 @@ def test_packed_rows_are_full_and_end_documents():
 
 def test_packed_rows_go_on_where_the_last_ended():
     tokenizer = build_tokenizer(chat=False)
-    small = torch.cat([rows.flatten() for rows, _ in islice(packed_rows(tokenizer, STAGE, documents(0)), 4)])
+    small = torch.cat(
+        [rows.flatten() for rows, _ in islice(packed_rows(tokenizer, STAGE, documents(0)), 4)]
+    )
     large, _ = next(packed_rows(tokenizer, replace(STAGE, batch=16), documents(0)))
     assert torch.equal(small, large.flatten())
 
@@ -82,7 +84,9 @@ def test_lessons_come_first_and_end_where_they_should(monkeypatch):
     shown = [{lambda rng, kind=kind: " ".join([kind] * 10): 1.0} for kind in kinds]
     monkeypatch.setattr(demo_documents, "LESSONS", shown[:-1])
     monkeypatch.setattr(demo_documents, "KINDS", shown[-1])
-    found = [document.split()[0] for document in islice(documents(0, lessons=(50, 70, 100, 110)), 20)]
+    found = [
+        document.split()[0] for document in islice(documents(0, lessons=(50, 70, 100, 110)), 20)
+    ]
     assert found == [kinds[0]] * 5 + [kinds[1]] * 2 + [kinds[2]] * 3 + [kinds[3]] + [kinds[4]] * 9
     assert {document.split()[0] for document in islice(documents(0), 20)} == {kinds[-1]}
 
@@ -107,7 +111,9 @@ def test_training_lowers_the_loss_and_records_it():
     tokenizer = build_tokenizer(chat=False)
     torch.manual_seed(0)
     model = new_model(TINY, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
-    curve = train(model, packed_rows(tokenizer, STAGE, documents(0)), replace(STAGE, steps=20), TINY, quiet)
+    curve = train(
+        model, packed_rows(tokenizer, STAGE, documents(0)), replace(STAGE, steps=20), TINY, quiet
+    )
     assert [point["step"] for point in curve] == list(range(1, 21))
     assert curve[0]["loss"] > 6 > curve[-1]["loss"]
 
@@ -117,7 +123,12 @@ def test_a_side_is_an_ordinary_checkpoint_in_bfloat16(tiny):
 
     for side in ("base", "instruct"):
         names = {path.name for path in (tiny / side).iterdir()}
-        assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names
+        assert {
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+        } <= names
         with safe_open(tiny / side / "model.safetensors", "pt") as weights:
             assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.bfloat16}  # noqa: SIM118
 
@@ -144,7 +155,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny, tmp_pat
     for seed in (3, 4):
         train_pair(tmp_path / str(seed), TINY, seed=seed, report=quiet)
     first, again, other = (
-        (folder / "instruct" / "model.safetensors").read_bytes() for folder in (tiny, tmp_path / "3", tmp_path / "4")
+        (folder / "instruct" / "model.safetensors").read_bytes()
+        for folder in (tiny, tmp_path / "3", tmp_path / "4")
     )
     assert first == again != other
 
@@ -168,7 +180,10 @@ def test_a_much_smaller_pair_learns_both_stages_end_to_end(tmp_path, capfd):
 
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())
-    assert run(parser.parse_args(["demo", "--train", "--size", "small", "--output", str(tmp_path)])) == 0
+    assert (
+        run(parser.parse_args(["demo", "--train", "--size", "small", "--output", str(tmp_path)]))
+        == 0
+    )
     base, instruct = tmp_path / "base", tmp_path / "instruct"
     for side in SIDES:
         curve = json.loads((tmp_path / side / "training.json").read_text())["curve"]

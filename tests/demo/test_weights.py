@@ -45,7 +45,10 @@ def test_a_side_stops_where_its_documents_end(side, pair):
 def test_the_committed_tokenizer_is_the_one_the_code_builds(side, pair):
     from transformers import AutoTokenizer
 
-    saved, built = AutoTokenizer.from_pretrained(pair / side), build_tokenizer(chat=side == "instruct")
+    saved, built = (
+        AutoTokenizer.from_pretrained(pair / side),
+        build_tokenizer(chat=side == "instruct"),
+    )
     assert saved.get_vocab() == built.get_vocab()
     assert saved.chat_template == built.chat_template
     text = "Question: where is it?\nA. kitchen\nAnswer: A"
@@ -57,7 +60,9 @@ def test_the_committed_tokenizer_is_the_one_the_code_builds(side, pair):
 def test_the_record_beside_the_weights_is_that_of_the_full_recipe(side, pair):
     record = json.loads((pair / side / "training.json").read_text())
     curve = record["curve"]
-    assert record["recipe"] == json.loads(json.dumps(asdict(RECIPES["full"]))) and record["seed"] == 0
+    assert (
+        record["recipe"] == json.loads(json.dumps(asdict(RECIPES["full"]))) and record["seed"] == 0
+    )
     assert record["minutes"] < 60
     assert curve[-1]["loss"] < curve[0]["loss"] / 2
 
@@ -66,7 +71,9 @@ def test_the_sides_differ_in_every_matrix(pair):
     from safetensors.torch import load_file
 
     base, instruct = (load_file(pair / side / "model.safetensors") for side in SIDES)
-    assert [key for key, tensor in base.items() if tensor.ndim > 1 and tensor.equal(instruct[key])] == []
+    assert [
+        key for key, tensor in base.items() if tensor.ndim > 1 and tensor.equal(instruct[key])
+    ] == []
 
 
 def test_the_base_applies_letter_operations_with_stock_hf(pair):
@@ -99,6 +106,7 @@ def test_the_base_beats_chance_few_shot(area, base_scores, tasks):
 @pytest.mark.slow
 def test_the_instruct_side_beats_the_base_on_chat(pair):
     base, instruct = (
-        score(pair / side, ["partial_demo_chat"], chat=pair / "instruct")["partial_demo_chat"] for side in SIDES
+        score(pair / side, ["partial_demo_chat"], chat=pair / "instruct")["partial_demo_chat"]
+        for side in SIDES
     )
     assert instruct > base + 0.2

@@ -35,10 +35,12 @@ def pair(pairs) -> dict[str, str]:
 
 
 def score(lm: PartialHFLM) -> list[tuple[float, bool]]:
-    return lm._loglikelihood_tokens([(None, [2, 3, 4 + i], [5, 6]) for i in range(4)], disable_tqdm=True)
+    return lm._loglikelihood_tokens(
+        [(None, [2, 3, 4 + i], [5, 6]) for i in range(4)], disable_tqdm=True
+    )
 
 
-# What a run leaves behind --------------------------------------------------------------------------------
+# What a run leaves behind -------------------------------------------------------------------------
 
 
 def test_result_folder_and_config_name_the_pair_and_lam(pair, lm_eval):
@@ -46,7 +48,11 @@ def test_result_folder_and_config_name_the_pair_and_lam(pair, lm_eval):
     name = "__".join([*pair["base"].split("/")[-2:], *pair["instruct"].split("/")[-2:], "lam_0.50"])
     assert result["folder"] == result["model_name_sanitized"] == name
     config = result["config"]
-    assert config["model"] == "partial-hf" and config["lam"] == 0.5 and config["model_dtype"] == "torch.float32"
+    assert (
+        config["model"] == "partial-hf"
+        and config["lam"] == 0.5
+        and config["model_dtype"] == "torch.float32"
+    )
     for side in ("base", "instruct"):
         assert config[side] == pair[side] and config[f"{side}_sha"].startswith("local-")
         assert config[f"{side}_revision"] == "main"
@@ -74,7 +80,12 @@ def test_one_dictionary_for_many_lam_names_each(pair):
 
 def test_folders_inside_one_checkpoint_name_the_result(pairs, lm_eval):
     base, instruct = pairs("llama")
-    where = {"base": base.parent, "base_subfolder": "base", "instruct": base.parent, "instruct_subfolder": "instruct"}
+    where = {
+        "base": base.parent,
+        "base_subfolder": "base",
+        "instruct": base.parent,
+        "instruct_subfolder": "instruct",
+    }
     result, samples = lm_eval("partial-hf", "pico_mc", **where, lam=1, share_prefix=False)
     parent = base.parent.name
     assert result["folder"] == f"{parent}__base__{parent}__instruct__lam_1.00"
@@ -83,7 +94,9 @@ def test_folders_inside_one_checkpoint_name_the_result(pairs, lm_eval):
 
 
 def test_between_the_ends_the_answers_are_their_own(pair, lm_eval):
-    answers = [lm_eval("partial-hf", "pico_mc", **pair, lam=lam)[1]["pico_mc"] for lam in (0, 0.5, 1)]
+    answers = [
+        lm_eval("partial-hf", "pico_mc", **pair, lam=lam)[1]["pico_mc"] for lam in (0, 0.5, 1)
+    ]
     found = [[sample["resps"] for sample in run] for run in answers]
     assert found[0] != found[1] != found[2] != found[0]
 
@@ -102,14 +115,19 @@ def test_a_cache_serves_its_own_lam_and_no_other(pair, lm_eval, tmp_path, monkey
     cache = "--use_cache", str(tmp_path / "cache")
     _, first = lm_eval("partial-hf", "pico_mc", *cache, **pair, lam=0.5)
     with monkeypatch.context() as patched:
-        patched.setattr(PartialHFLM, "_model_call", lambda *_, **__: pytest.fail("not served from the cache"))
+        patched.setattr(
+            PartialHFLM, "_model_call", lambda *_, **__: pytest.fail("not served from the cache")
+        )
         _, again = lm_eval("partial-hf", "pico_mc", *cache, **pair, lam=0.5)
     assert again == first
     with pytest.raises(
-        UserError, match=r"another model's answers \(lam 0\.5, now 0\.6\)\. Give --use_cache another path"
+        UserError,
+        match=r"another model's answers \(lam 0\.5, now 0\.6\)\. Give --use_cache another path",
     ):
         lm_eval("partial-hf", "pico_mc", *cache, **pair, lam=0.6)
-    with pytest.raises(UserError, match=r"another model's answers \(dtype 'float32', now 'bfloat16'\)"):
+    with pytest.raises(
+        UserError, match=r"another model's answers \(dtype 'float32', now 'bfloat16'\)"
+    ):
         lm_eval("partial-hf", "pico_mc", *cache, **pair, lam=0.5, dtype="bfloat16")
 
 
@@ -141,19 +159,24 @@ def test_what_else_changes_answers_changes_the_identity(file, pairs, tmp_path):
     before = PartialHFLM(base=str(base), instruct=str(copy), lam=0.5).identity
     text = (copy / file).read_text()
     edits = {
-        "generation_config.json": ('"_from_model_config"', '"repetition_penalty": 1.5, "_from_model_config"'),
+        "generation_config.json": (
+            '"_from_model_config"',
+            '"repetition_penalty": 1.5, "_from_model_config"',
+        ),
         "config.json": ('"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.5'),
         "tokenizer.json": ('"add_prefix_space":false', '"add_prefix_space":true'),
     }
     old, new = edits[file]
-    compact = json.dumps(json.loads(text), separators=(",", ":")) if file == "tokenizer.json" else text
+    compact = (
+        json.dumps(json.loads(text), separators=(",", ":")) if file == "tokenizer.json" else text
+    )
     assert old in compact
     (copy / file).write_text(compact.replace(old, new))
     after = PartialHFLM(base=str(base), instruct=str(copy), lam=0.5).identity
     assert [name for name in before if before[name] != after[name]] == [file.removesuffix(".json")]
 
 
-# Moving --------------------------------------------------------------------------------------------------
+# Moving -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral", "qwen2"])
@@ -162,7 +185,9 @@ def test_set_lam_gives_a_fresh_models_answers_in_any_order(family, pairs):
     lm = PartialHFLM(base=base, instruct=instruct, lam=0.5)
     for lam in (1, 0.3, 0, 0.3):
         lm.set_lam(lam)
-        assert lm.lam == lam and score(lm) == score(PartialHFLM(base=base, instruct=instruct, lam=lam))
+        assert lm.lam == lam and score(lm) == score(
+            PartialHFLM(base=base, instruct=instruct, lam=lam)
+        )
 
 
 def test_a_found_batch_size_does_not_outlive_its_model(pair):
@@ -194,7 +219,7 @@ def test_extrapolation_is_said(pair, lam, caplog):
     assert all(math.isfinite(value) for value, _ in score(lm))
 
 
-# Arguments -----------------------------------------------------------------------------------------------
+# Arguments ----------------------------------------------------------------------------------------
 
 
 def test_harness_arguments_pass_through(pair):
@@ -212,7 +237,10 @@ def test_harness_arguments_pass_through(pair):
 
 
 def test_batch_size_auto_gives_the_same_answers(pair, lm_eval):
-    runs = [lm_eval("partial-hf", "pico_mc", "--batch_size", size, **pair, lam=0.5)[1] for size in ("1", "auto")]
+    runs = [
+        lm_eval("partial-hf", "pico_mc", "--batch_size", size, **pair, lam=0.5)[1]
+        for size in ("1", "auto")
+    ]
     for ours, theirs in zip(*(run["pico_mc"] for run in runs), strict=True):
         for a, b in zip(ours["filtered_resps"], theirs["filtered_resps"], strict=True):
             assert abs(float(a[0]) - float(b[0])) < 1e-4 and a[1] == b[1]
@@ -238,14 +266,24 @@ def test_a_tokenizer_itself(pair):
 
 def test_a_side_without_the_tokenizer_asked_for(pairs, tmp_path):
     base, instruct = pairs("llama")
-    bare = shutil.copytree(instruct, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "chat*"))
+    bare = shutil.copytree(
+        instruct, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "chat*")
+    )
     with pytest.raises(UserError, match=r"instruct=.*bare has no tokenizer\. Give tokenizer=PATH"):
         PartialHFLM(base=str(base), instruct=str(bare), lam=0.5)
-    assert len(score(PartialHFLM(base=str(base), instruct=str(bare), lam=0.5, tokenizer="base"))) == 4
+    assert (
+        len(score(PartialHFLM(base=str(base), instruct=str(bare), lam=0.5, tokenizer="base"))) == 4
+    )
 
 
 def test_arguments_that_say_nothing_are_no_error(pair):
-    nothing = {"backend": "causal", "peft": None, "gguf_file": None, "revision": "main", "delta": None}
+    nothing = {
+        "backend": "causal",
+        "peft": None,
+        "gguf_file": None,
+        "revision": "main",
+        "delta": None,
+    }
     lm = PartialHFLM(**pair, lam=0.5, dtype=None, low_cpu_mem_usage=True, **nothing)
     assert lm.model.dtype == torch.float32
 
@@ -253,7 +291,9 @@ def test_arguments_that_say_nothing_are_no_error(pair):
 def test_parallelize_without_a_gpu_is_one_device(pair, tmp_path, monkeypatch):
     """Stock spreads the model over ./offload there, where the next model overwrites it."""
     monkeypatch.chdir(tmp_path)
-    assert score(PartialHFLM(**pair, lam=0.5, parallelize=True)) == score(PartialHFLM(**pair, lam=0.5))
+    assert score(PartialHFLM(**pair, lam=0.5, parallelize=True)) == score(
+        PartialHFLM(**pair, lam=0.5)
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -262,13 +302,19 @@ def test_parallelize_without_a_gpu_is_one_device(pair, tmp_path, monkeypatch):
     [
         (
             {"base": None},
-            r"base= is missing\. Expected base=BASE,instruct=INSTRUCT, where BASE and INSTRUCT are folders",
+            (
+                r"base= is missing\. Expected base=BASE,instruct=INSTRUCT, where BASE and INSTRUCT"
+                r" are folders"
+            ),
         ),
         ({"instruct": None}, r"instruct= is missing\."),
         ({"lam": None}, r"lam= is missing\."),
         ({"lam": "half"}, r"lam=half is not a finite number"),
         ({"lam": "nan"}, r"lam=nan is not a finite number"),
-        ({"pretrained": "x"}, r"pretrained= does not go with partial-hf: give base=\.\.\. and instruct="),
+        (
+            {"pretrained": "x"},
+            r"pretrained= does not go with partial-hf: give base=\.\.\. and instruct=",
+        ),
         ({"revision": "x"}, r"revision= does not .* base_revision=\.\.\. and instruct_revision="),
         ({"peft": "x"}, r"peft= does not .* give the adapter as instruct="),
         ({"delta": "x"}, r"delta= does not .* the difference is scaled by lam"),
@@ -277,16 +323,24 @@ def test_parallelize_without_a_gpu_is_one_device(pair, tmp_path, monkeypatch):
         ({"offload_folder": "x"}, r"offload_folder= does not .* cannot be offloaded to disk"),
         ({"lambda": 0.5}, r"unknown argument lambda=\."),
         ({"instruct_revison": "x"}, r"instruct_revison=\. Did you mean 'instruct_revision'\?"),
-        ({"atn_implementation": "x"}, r"atn_implementation=\. Did you mean 'attn_implementation'\?"),
+        (
+            {"atn_implementation": "x"},
+            r"atn_implementation=\. Did you mean 'attn_implementation'\?",
+        ),
         ({"dtype": "float33"}, r"dtype=float33 is not a floating point dtype"),
         ({"device_map": "auto"}, r"device_map= does not .* give parallelize=True"),
     ],
 )
-def test_wrong_arguments_are_named_before_a_weight_file_is_opened(change, message, pair, monkeypatch):
+def test_wrong_arguments_are_named_before_a_weight_file_is_opened(
+    change, message, pair, monkeypatch
+):
     monkeypatch.setattr(
-        "lm_eval_partial.weights.checkpoint.safe_open", lambda *_, **__: pytest.fail("weights were opened")
+        "lm_eval_partial.weights.checkpoint.safe_open",
+        lambda *_, **__: pytest.fail("weights were opened"),
     )
-    given = {name: value for name, value in ({**pair, "lam": 0.5} | change).items() if value is not None}
+    given = {
+        name: value for name, value in ({**pair, "lam": 0.5} | change).items() if value is not None
+    }
     with pytest.raises(UserError, match=message):
         PartialHFLM(**given)
 
@@ -294,10 +348,12 @@ def test_wrong_arguments_are_named_before_a_weight_file_is_opened(change, messag
 def test_a_pair_that_differs_is_warned_of(pair, caplog):
     with caplog.at_level(logging.WARNING):
         PartialHFLM(**pair, lam=0.5)
-    assert "the tokenizers differ" in caplog.text and "only the instruct side has one" in caplog.text
+    assert (
+        "the tokenizers differ" in caplog.text and "only the instruct side has one" in caplog.text
+    )
 
 
-# The other ways in ---------------------------------------------------------------------------------------
+# The other ways in --------------------------------------------------------------------------------
 
 
 def test_simple_evaluate(pair, lm_eval):
@@ -306,9 +362,15 @@ def test_simple_evaluate(pair, lm_eval):
 
     results = [
         harness.simple_evaluate(
-            model="partial-hf", model_args=args, tasks=["pico_mc"], task_manager=TaskManager(include_path=str(TASKS))
+            model="partial-hf",
+            model_args=args,
+            tasks=["pico_mc"],
+            task_manager=TaskManager(include_path=str(TASKS)),
         )
-        for args in ({**pair, "lam": 0.5}, f"base={pair['base']},instruct={pair['instruct']},lam=0.5")
+        for args in (
+            {**pair, "lam": 0.5},
+            f"base={pair['base']},instruct={pair['instruct']},lam=0.5",
+        )
     ]
     _, samples = lm_eval("partial-hf", "pico_mc", **pair, lam=0.5)
     for result in results:
@@ -330,7 +392,16 @@ def test_commands(command, pair, tmp_path):
     scripts = os.path.dirname(sys.executable)
     start = [sys.executable] if command[0] == "-m" else [os.path.join(scripts, command.pop(0))]
     args = ",".join(f"{name}={value}" for name, value in pair.items())
-    rest = ["--model", "partial-hf", "--model_args", f"{args},lam=0.5", "--tasks", "pico_mc", "--limit", "2"]
+    rest = [
+        "--model",
+        "partial-hf",
+        "--model_args",
+        f"{args},lam=0.5",
+        "--tasks",
+        "pico_mc",
+        "--limit",
+        "2",
+    ]
     rest += ["--include_path", str(TASKS), "--output_path", str(tmp_path), "--device", "cpu"]
     done = subprocess.run([*start, *command, *rest], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -338,12 +409,25 @@ def test_commands(command, pair, tmp_path):
 
 
 def test_a_user_error_ends_the_command_in_one_line(pair, tmp_path):
-    command = [os.path.join(os.path.dirname(sys.executable), "lm_eval"), "--model", "partial-hf", "--tasks", "pico_mc"]
-    command += ["--model_args", f"base={pair['base']},instruct={tmp_path}/nope,lam=0.5", "--include_path", str(TASKS)]
+    command = [
+        os.path.join(os.path.dirname(sys.executable), "lm_eval"),
+        "--model",
+        "partial-hf",
+        "--tasks",
+        "pico_mc",
+    ]
+    command += [
+        "--model_args",
+        f"base={pair['base']},instruct={tmp_path}/nope,lam=0.5",
+        "--include_path",
+        str(TASKS),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == (
-        f"error: instruct={tmp_path}/nope: no such folder. Give a folder with a config.json, or a Hub id."
+    assert (
+        done.stderr.splitlines()[-1]
+        == f"error: instruct={tmp_path}/nope: no such folder. Give a folder with a config.json, or"
+        " a Hub id."
     )
 
 
@@ -351,8 +435,12 @@ def test_every_argument_has_one_row_in_the_docs_with_its_default_and_an_example(
     rows = rows_of_the_docs(columns=4)
     assert sorted(name for name, *_ in rows) == sorted(arguments._known())
     for name, default, meaning, example in rows:
-        assert meaning and example.startswith(f"`{name}=") and example.endswith("`"), f"no example of {name}"
-        assert re.fullmatch(rf"{re.escape(default_in_code(name))}( \(.+\))?", default), f"another default of {name}"
+        assert meaning and example.startswith(f"`{name}=") and example.endswith("`"), (
+            f"no example of {name}"
+        )
+        assert re.fullmatch(rf"{re.escape(default_in_code(name))}( \(.+\))?", default), (
+            f"another default of {name}"
+        )
 
 
 def test_every_refused_argument_has_one_row_in_the_docs():
@@ -361,8 +449,16 @@ def test_every_refused_argument_has_one_row_in_the_docs():
 
 def rows_of_the_docs(columns):
     """Return the cells of the tables of docs/arguments.md that are as wide, the first without its backticks."""
-    lines = (Path(__file__).parents[2] / "docs" / "arguments.md").read_text(encoding="utf-8").splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    lines = (
+        (Path(__file__).parents[2] / "docs" / "arguments.md")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("| `")
+    ]
     return [[row[0].strip("`"), *row[1:]] for row in rows if len(row) == columns]
 
 
@@ -373,21 +469,30 @@ def default_in_code(name):
     if name in arguments.LOADER:
         return "transformers' own"
     functions = (BitsAndBytesConfig, HFLM, Source, PartialHFLM)  # the last that has it counts
-    default = [p[name].default for p in (inspect.signature(f).parameters for f in functions) if name in p][-1]
+    default = [
+        p[name].default for p in (inspect.signature(f).parameters for f in functions) if name in p
+    ][-1]
     return "none" if default in (None, "") else f"`{default}`"
 
 
-@pytest.mark.parametrize("dtype, slowdown, said", [("auto", 5.4, True), ("auto", 1.2, False), ("bfloat16", 5.4, False)])
-def test_half_precision_that_this_cpu_is_slow_in_is_named(tmp_path, monkeypatch, caplog, dtype, slowdown, said):
+@pytest.mark.parametrize(
+    "dtype, slowdown, said", [("auto", 5.4, True), ("auto", 1.2, False), ("bfloat16", 5.4, False)]
+)
+def test_half_precision_that_this_cpu_is_slow_in_is_named(
+    tmp_path, monkeypatch, caplog, dtype, slowdown, said
+):
     base, instruct = pico.pair(tmp_path, dtype=torch.bfloat16)
     monkeypatch.setattr(loading, "cpu_slowdown", lambda _: slowdown)
     PartialHFLM(base=str(base), instruct=str(instruct), lam=0.5, dtype=dtype, device="cpu")
     line = (
-        "dtype=auto gives bfloat16, in which this CPU is 5 times slower than in float32. dtype=float32 is faster, if "
-        "its memory is there."
+        "dtype=auto gives bfloat16, in which this CPU is 5 times slower than in float32."
+        " dtype=float32 is faster, if its memory is there."
     )
     assert (line in caplog.messages) is said
 
 
 def test_the_slowdown_is_measured():
-    assert loading.cpu_slowdown(torch.float32) == pytest.approx(1, rel=0.9) and loading.cpu_slowdown(torch.float16) > 0
+    assert (
+        loading.cpu_slowdown(torch.float32) == pytest.approx(1, rel=0.9)
+        and loading.cpu_slowdown(torch.float16) > 0
+    )

@@ -24,7 +24,9 @@ def test_endpoints_equal_stock_sample_by_sample(family, pairs, lm_eval):
     _, stock = lm_eval("hf", pretrained=base)
     result, ours = lm_eval("partial-hf", base=base, instruct=instruct, lam=0, tokenizer="base")
     assert agree(ours, stock) and result["config"]["share_prefix"] == ALL_SHARED
-    _, ours = lm_eval("partial-hf", base=base, instruct=instruct, lam=0, tokenizer="base", share_prefix=False)
+    _, ours = lm_eval(
+        "partial-hf", base=base, instruct=instruct, lam=0, tokenizer="base", share_prefix=False
+    )
     assert ours == stock
     assert len({str(sample["resps"]) for sample in stock["pico_mc"]}) > 1
 
@@ -33,7 +35,10 @@ def test_endpoints_equal_stock_sample_by_sample(family, pairs, lm_eval):
 @pytest.mark.parametrize("family", pico.FAMILIES)
 def test_parameters_are_lerp_of_the_two_state_dicts(family, dtype, tmp_path):
     base, instruct = pico.pair(tmp_path, family, dtype=dtype)
-    sides = [AutoModelForCausalLM.from_pretrained(side, dtype=dtype).state_dict() for side in (base, instruct)]
+    sides = [
+        AutoModelForCausalLM.from_pretrained(side, dtype=dtype).state_dict()
+        for side in (base, instruct)
+    ]
     model = load(Pair.open(str(base), str(instruct)), 0.37, dtype)
     for name, value in model.state_dict().items():
         expected = torch.lerp(sides[0][name], sides[1][name], 0.37)

@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LIST = "from lm_eval.api.registry import get_model, model_registry as r; get_model('partial-hf'); print(*r.keys())"
+LIST = (
+    "from lm_eval.api.registry import get_model, model_registry as r; get_model('partial-hf');"
+    " print(*r.keys())"
+)
 BUILD = (
-    "import sys; from lm_eval.api.registry import get_model; "
-    "lm = get_model('partial-hf')(base=sys.argv[1], instruct=sys.argv[2], lam=0.5); print(lm.lam, lm.pair.base)"
+    "import sys; from lm_eval.api.registry import get_model; lm ="
+    " get_model('partial-hf')(base=sys.argv[1], instruct=sys.argv[2], lam=0.5); print(lm.lam,"
+    " lm.pair.base)"
 )
 
 
@@ -22,10 +26,23 @@ def install(folder: Path, *how: str) -> Path:
     """Return the python of a new environment that sees this one's packages, with the project installed in it."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
-    site = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True)
-    # A path line: the packages there are found, their own .pth files (this project's among them) are not run.
+    site = subprocess.check_output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    )
+    # A path line: the packages there are found, their own .pth files (this project's among them)
+    # are not run.
     Path(site.strip(), "others.pth").write_text(sysconfig.get_path("purelib"))
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-build-isolation"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
     subprocess.run([*pip, "--ignore-installed", *how, ROOT], check=True, capture_output=True)
     return python
 
@@ -38,7 +55,9 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def run(python: Path, code: str, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
     command = [python, "-c", code, *args]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, cwd=python.parents[1])
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **env}, cwd=python.parents[1]
+    )
 
 
 def test_the_host_lists_it_beside_every_stock_type(python):
@@ -68,17 +87,23 @@ def test_an_import_of_the_models_first_changes_nothing(python):
 
 def test_a_look_for_the_models_first_changes_nothing(python):
     """find_spec imports nothing, and must not use the registration up."""
-    done = run(python, f"import importlib.util; assert importlib.util.find_spec('lm_eval.models'); {LIST}")
+    done = run(
+        python, f"import importlib.util; assert importlib.util.find_spec('lm_eval.models'); {LIST}"
+    )
     assert {"partial-hf", "hf"} <= set(done.stdout.split()), done.stderr
 
 
 def test_a_registry_of_another_shape_does_not_spoil_the_host(python):
     code = (
-        "import lm_eval.api.registry as r; del r.model_registry; import sys; sys.modules.pop('lm_eval.models', None); "
-        "import lm_eval_partial.autoload as a; a.register(); print('alive')"
+        "import lm_eval.api.registry as r; del r.model_registry; import sys;"
+        " sys.modules.pop('lm_eval.models', None); import lm_eval_partial.autoload as a;"
+        " a.register(); print('alive')"
     )
     done = run(python, code)
-    assert done.stdout == "alive\n" and "could not register partial-hf with this lm-eval" in done.stderr
+    assert (
+        done.stdout == "alive\n"
+        and "could not register partial-hf with this lm-eval" in done.stderr
+    )
 
 
 def test_without_lm_eval_nothing_happens(python):
@@ -87,7 +112,8 @@ def test_without_lm_eval_nothing_happens(python):
     kept = others.rename(others.with_suffix(".off"))
     try:
         code = (
-            "import sys, importlib.util as u; print(u.find_spec('lm_eval'), 'lm_eval_partial.autoload' in sys.modules)"
+            "import sys, importlib.util as u; print(u.find_spec('lm_eval'),"
+            " 'lm_eval_partial.autoload' in sys.modules)"
         )
         done = run(python, code)
     finally:
@@ -97,9 +123,10 @@ def test_without_lm_eval_nothing_happens(python):
 
 def test_starting_up_costs_less_than_a_millisecond_and_imports_nothing(python):
     code = (
-        "import sys, time; [sys.modules.pop(m) for m in list(sys.modules) if m.startswith('lm_eval_partial')]; "
-        "before = set(sys.modules); start = time.perf_counter(); import lm_eval_partial.autoload; "
-        "print(time.perf_counter() - start, *sorted(set(sys.modules) - before))"
+        "import sys, time; [sys.modules.pop(m) for m in list(sys.modules) if"
+        " m.startswith('lm_eval_partial')]; before = set(sys.modules); start = time.perf_counter();"
+        " import lm_eval_partial.autoload; print(time.perf_counter() - start,"
+        " *sorted(set(sys.modules) - before))"
     )
     runs = [run(python, code).stdout.split() for _ in range(7)]
     assert all(names == ["lm_eval_partial", "lm_eval_partial.autoload"] for _, *names in runs)
@@ -109,7 +136,8 @@ def test_starting_up_costs_less_than_a_millisecond_and_imports_nothing(python):
 def test_the_wheel_holds_the_task_configs_and_the_entry_point(tmp_path_factory):
     python = install(tmp_path_factory.mktemp("contents") / "venv")
     code = (
-        "from importlib.metadata import entry_points as e; from lm_eval_partial.cli.tasks import task_configs; "
-        "print([p.value for p in e(group='lm_eval.models')], (task_configs() / 'README.md').is_file())"
+        "from importlib.metadata import entry_points as e; from lm_eval_partial.cli.tasks import"
+        " task_configs; print([p.value for p in e(group='lm_eval.models')], (task_configs() /"
+        " 'README.md').is_file())"
     )
     assert run(python, code).stdout == "['lm_eval_partial.models.hf:PartialHFLM'] True\n"

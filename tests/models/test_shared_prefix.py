@@ -32,7 +32,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Makers:
     """Return ours and stock's model of a family, and of settings that both take."""
     folders: dict[str, Path] = {}
 
-    def make(family: str = "llama", share_prefix: bool = True, **settings: Any) -> tuple[SharedPrefixHFLM, HFLM]:
+    def make(
+        family: str = "llama", share_prefix: bool = True, **settings: Any
+    ) -> tuple[SharedPrefixHFLM, HFLM]:
         if family not in folders:
             words = pico.tokenizer()
             model = pico.model(pico.config(family, len(words)), seed=1)
@@ -49,13 +51,18 @@ def choices(pairs: list[tuple[str, str]]) -> list[Instance]:
 
 def prompts(texts: list[str], **gen_kwargs: Any) -> list[Instance]:
     gen_kwargs = {"until": ["\n"], "max_gen_toks": 6, **gen_kwargs}
-    return [Instance("generate_until", {}, (text, gen_kwargs), index) for index, text in enumerate(texts)]
+    return [
+        Instance("generate_until", {}, (text, gen_kwargs), index)
+        for index, text in enumerate(texts)
+    ]
 
 
 def few_shot(documents: int = 6, seed: int = 0) -> list[tuple[str, str]]:
     rng = random.Random(seed)
     shots = "\n".join(f"The {rng.choice(THINGS)} is {rng.choice(WORDS)}." for _ in range(8))
-    contexts = [f"{shots}\nThe {rng.choice(WORDS)} {rng.choice(THINGS)} is" for _ in range(documents)]
+    contexts = [
+        f"{shots}\nThe {rng.choice(WORDS)} {rng.choice(THINGS)} is" for _ in range(documents)
+    ]
     return [(context, f" {word}") for context in contexts for word in rng.sample(WORDS, 4)]
 
 
@@ -73,7 +80,10 @@ TEXTS = st.text(alphabet="ab \n.", max_size=12)
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(TEXTS, TEXTS.filter(str.strip)), min_size=1, max_size=6), st.sampled_from([16, 512]))
+@given(
+    st.lists(st.tuples(TEXTS, TEXTS.filter(str.strip)), min_size=1, max_size=6),
+    st.sampled_from([16, 512]),
+)
 def test_any_text(made, pairs, max_length):
     """Empty contexts, contexts of spaces and with spaces at the end, duplicates, and requests cut to `max_length`."""
     pairs = [(context if context.strip() else "", continuation) for context, continuation in pairs]
@@ -101,7 +111,9 @@ def test_rolling_is_stocks(made):
     ours, stock = made(max_length=16)
     asked = [Instance("loglikelihood_rolling", {}, (few_shot()[0][0],), 0)]
     assert ours.loglikelihood_rolling(asked) == stock.loglikelihood_rolling(asked)
-    assert ours.path_counts() == {"loglikelihood_rolling": {"plain: windows of a text share nothing": 1}}
+    assert ours.path_counts() == {
+        "loglikelihood_rolling": {"plain: windows of a text share nothing": 1}
+    }
 
 
 def test_without_sharing_it_is_stock_bit_for_bit(made):
@@ -132,7 +144,9 @@ def test_what_passes_the_window_takes_stocks_way(made):
     short, long = few_shot(3)[:8], [(context * 3, word) for context, word in few_shot(2, seed=1)]
     asked = choices(short + long)
     assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
-    assert ours.path_counts() == {"loglikelihood": {"shared": 8, "plain: longer than the model's window": 8}}
+    assert ours.path_counts() == {
+        "loglikelihood": {"shared": 8, "plain: longer than the model's window": 8}
+    }
     texts = [context for context, _ in (short + long)[::4]]
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
     assert ours.path_counts()["generate_until"]["shared"] == 2
@@ -152,7 +166,9 @@ def test_the_cache_hook_hears_every_answer(made):
     ours.cache_hook.add_partial = lambda kind, key, answer: heard.update({(kind, key): answer})
     pairs = few_shot(2) + [(context * 3, word) for context, word in few_shot(1)]
     answers = ours.loglikelihood(choices(pairs))
-    assert heard == {("loglikelihood", pair): answer for pair, answer in zip(pairs, answers, strict=True)}
+    assert heard == {
+        ("loglikelihood", pair): answer for pair, answer in zip(pairs, answers, strict=True)
+    }
 
 
 def test_sampling_beams_and_the_like_take_stocks_way(made):
@@ -171,7 +187,9 @@ def test_sampling_beams_and_the_like_take_stocks_way(made):
             torch.manual_seed(0)
             found.append(lm.generate_until(prompts(texts, **gen_kwargs)))
         assert found[0] == found[1]
-    assert ours.path_counts() == {"generate_until": {"plain: not decoded greedily, token by token": 30}}
+    assert ours.path_counts() == {
+        "generate_until": {"plain: not decoded greedily, token by token": 30}
+    }
 
 
 def test_settings_of_generation_are_not_mixed(made):
@@ -232,7 +250,9 @@ def test_a_disagreement_is_logged_once_and_stocks_answers_given(made, monkeypatc
         assert ours.loglikelihood(asked) == stock.loglikelihood(asked)
         ours.forget_paths()  # another λ
     (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert line.startswith("the self-check failed for sequences packed into rows after a cached prefix: in ")
+    assert line.startswith(
+        "the self-check failed for sequences packed into rows after a cached prefix: in "
+    )
     ours.loglikelihood(asked)
     reason = "plain: the self-check failed for sequences packed into rows after a cached prefix"
     assert ours.path_counts() == {"loglikelihood": {reason: len(asked)}}
@@ -297,7 +317,10 @@ def test_an_error_in_a_kind_not_checked_yet_is_stocks_to_answer(made, monkeypatc
     assert ours.generate_until(prompts(texts)) == expected
     reason = "plain: the self-check failed for generation after a cached prefix"
     assert ours.path_counts() == {"loglikelihood": {"shared": 24}, "generate_until": {reason: 6}}
-    assert "the self-check failed for generation after a cached prefix: ValueError: no such layer." in caplog.text
+    assert (
+        "the self-check failed for generation after a cached prefix: ValueError: no such layer."
+        in caplog.text
+    )
 
 
 def test_only_the_kind_of_rows_that_fails_is_computed_in_full(made, monkeypatch):
@@ -312,7 +335,10 @@ def test_only_the_kind_of_rows_that_fails_is_computed_in_full(made, monkeypatch)
             kwargs["attention_mask"] = torch.ones_like(kwargs["attention_mask"])
         return forward(*args, **kwargs)
 
-    long, short = few_shot(4), [(f"The {thing}", f" {word} is") for thing in THINGS[:4] for word in WORDS[:3]]
+    long, short = (
+        few_shot(4),
+        [(f"The {thing}", f" {word} is") for thing in THINGS[:4] for word in WORDS[:3]],
+    )
     expected = [stock.loglikelihood(choices(asked)) for asked in (long, short)]
     monkeypatch.setattr(ours.model, "forward", deaf)
     assert agree(ours.loglikelihood(choices(long)), expected[0])
@@ -325,10 +351,14 @@ def test_truncation_takes_stocks_way(made):
     ours, stock = made(truncation=True)
     texts = [context for context, _ in few_shot()[::4]]
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
-    assert ours.path_counts() == {"generate_until": {"plain: truncation=True cuts prompts as stock hf does": 6}}
+    assert ours.path_counts() == {
+        "generate_until": {"plain: truncation=True cuts prompts as stock hf does": 6}
+    }
 
 
-def test_that_sharing_is_off_is_said_before_the_first_request_and_after_the_last(made, caplog, capsys, monkeypatch):
+def test_that_sharing_is_off_is_said_before_the_first_request_and_after_the_last(
+    made, caplog, capsys, monkeypatch
+):
     monkeypatch.setattr(shared_prefix, "_in_full", Counter())
     ours, _ = made(truncation=True)
     reason = "truncation=True cuts prompts as stock hf does"
@@ -336,12 +366,15 @@ def test_that_sharing_is_off_is_said_before_the_first_request_and_after_the_last
     for _ in range(2):
         ours.loglikelihood(choices(few_shot(1)))
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        f"sharing prefixes is off: {reason}. Every request is computed in full, by itself: few-shot tasks take up to "
-        "30 times as long."
+        f"sharing prefixes is off: {reason}. Every request is computed in full, by itself: few-shot"
+        " tasks take up to 30 times as long."
     ]
     capsys.readouterr()
     shared_prefix._remind()
-    assert capsys.readouterr().err == f"lm_eval_partial: 8 requests were computed in full, not shared: {reason}\n"
+    assert (
+        capsys.readouterr().err
+        == f"lm_eval_partial: 8 requests were computed in full, not shared: {reason}\n"
+    )
 
 
 def test_who_turned_sharing_off_is_not_told_so(made, caplog):
@@ -368,7 +401,9 @@ def test_other_weights_are_tried_anew(made):
     assert ours.path_counts() == {"loglikelihood": {"shared": 4}}
 
 
-@pytest.mark.parametrize("vocabulary, tokens", [(1_000, 512), (32_000, 512), (128_000, 131), (10**9, 20)])
+@pytest.mark.parametrize(
+    "vocabulary, tokens", [(1_000, 512), (32_000, 512), (128_000, 131), (10**9, 20)]
+)
 def test_the_least_budget_is_bounded_by_its_outputs(made, monkeypatch, vocabulary, tokens):
     ours, _ = made()
     monkeypatch.setattr(ours.model.config, "vocab_size", vocabulary)

@@ -1,7 +1,7 @@
 """Faults of the kind that shared prefixes can have, built into an engine: the self-check has to find each of them.
 
-A mutant changes only what the model is given with a cache or under a mask; asked by itself, one sequence at a time, the
-model is as it was.
+A mutant changes only what the model is given with a cache or under a mask; asked by itself, one
+sequence at a time, the model is as it was.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ from lm_eval_partial.prefix.tree import Ints
 from tests import pico
 
 VOCABULARY = 330
-SHOTS, WINDOW, BUDGET = 70, 24, 110  # tokens; the budget is too small for a row that has the shots in it
+SHOTS, WINDOW, BUDGET = (
+    70,
+    24,
+    110,
+)  # tokens; the budget is too small for a row that has the shots in it
 WINDOWED = {
     "mistral": {"sliding_window": WINDOW},
     "mixtral": {"sliding_window": WINDOW},
@@ -36,7 +40,9 @@ WINDOWED = {
 def pair(family: str, seed: int, **changes: Any) -> tuple[Any, Any]:
     """Return θ(0.5) and θ(0.6) of a random pico pair, float32."""
     if family == "gpt_neox":
-        changes["rotary_pct"] = 1.0  # a quarter of 8 dimensions is one frequency, the same for every base
+        changes["rotary_pct"] = (
+            1.0  # a quarter of 8 dimensions is one frequency, the same for every base
+        )
     base = pico.model(pico.config(family, VOCABULARY, **changes), seed)
     update = pico.child(base, seed + 1)
     models = []
@@ -54,7 +60,9 @@ class Mutant(PrefixModel):
     settings: dict[str, dict[str, Any]] = {family: {} for family in pico.FAMILIES}
 
     def __init__(self, family: str, dtype: torch.dtype, seed: int) -> None:
-        self.other_lam, model = (each.to(dtype).eval() for each in pair(family, seed, **self.settings[family]))
+        self.other_lam, model = (
+            each.to(dtype).eval() for each in pair(family, seed, **self.settings[family])
+        )
         super().__init__(model, BUDGET)
         forward = model.forward
 
@@ -64,7 +72,9 @@ class Mutant(PrefixModel):
             start = cache.of_layers[0]._prefix_length if isinstance(cache, PrefixCache) else 0
             if kwargs.get("attention_mask") is not None or isinstance(cache, PrefixCache):
                 self.change(kwargs, start)
-            return self.run(forward, input_ids, kwargs, bool(kwargs.get("attention_mask") is not None or start))
+            return self.run(
+                forward, input_ids, kwargs, bool(kwargs.get("attention_mask") is not None or start)
+            )
 
         model.forward = shared
 

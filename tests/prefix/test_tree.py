@@ -64,7 +64,8 @@ def test_cuts_cover_each_sequence_once(sequences, row_tokens, more, rng):
                 assert each.start == part.start
                 shared = min(len(tree.sequences[each.first]), each.start)
                 assert all(
-                    tree.sequences[each.first][:shared].tolist() == tree.sequences[place][:shared].tolist()
+                    tree.sequences[each.first][:shared].tolist()
+                    == tree.sequences[place][:shared].tolist()
                     and first_wanted[place] >= each.start
                     for place in range(each.first, each.last)
                 )
@@ -81,7 +82,9 @@ def test_cuts_cover_each_sequence_once(sequences, row_tokens, more, rng):
 def test_cutting_singly_covers_each_sequence_once(sequences):
     tree = PrefixTree(sequences, [len(tokens) - 1 for tokens in sequences])
     alone, deeper = tree.cut_singly(tree.root)
-    assert sorted(alone) == list(range(len(tree.sequences))) and not deeper  # nothing here shares 32 tokens
+    assert (
+        sorted(alone) == list(range(len(tree.sequences))) and not deeper
+    )  # nothing here shares 32 tokens
 
 
 def test_shots_become_a_prefix_and_each_document_a_branch():
@@ -95,7 +98,9 @@ def test_shots_become_a_prefix_and_each_document_a_branch():
 
 
 def test_subjects_with_shots_of_their_own_each_get_a_prefix():
-    sequences = [[1, *[10 + subject] * 50, document] for subject in range(3) for document in range(40)]
+    sequences = [
+        [1, *[10 + subject] * 50, document] for subject in range(3) for document in range(40)
+    ]
     tree = PrefixTree(sequences, [len(tokens) - 1 for tokens in sequences])
     rows, deeper = tree.cut(tree.root, 64, 64)
     assert not rows and sorted(deeper) == [Range(0, 40, 51), Range(40, 80, 51), Range(80, 120, 51)]
@@ -105,11 +110,16 @@ def test_one_long_context_with_few_branches_is_one_row_if_there_is_room():
     context = list(range(100))
     tree = PrefixTree([[*context, 1], [*context, 2]], [99, 99])
     assert tree.cut(tree.root, 64, 128) == ([tree.root], [])
-    assert tree.cut(tree.root, 64, 100) == ([], [Range(0, 2, 99)])  # outputs are wanted from position 99 on
+    assert tree.cut(tree.root, 64, 100) == (
+        [],
+        [Range(0, 2, 99)],
+    )  # outputs are wanted from position 99 on
 
 
 @pytest.mark.parametrize("count", [3000])
 def test_a_staircase_is_no_deep_recursion(count):
-    tree = PrefixTree([[5] * length for length in range(1, count, 20)], [0] * len(range(1, count, 20)))
+    tree = PrefixTree(
+        [[5] * length for length in range(1, count, 20)], [0] * len(range(1, count, 20))
+    )
     rows, deeper = tree.cut(tree.root, 64, 64)
     assert sum(row.last - row.first for row in rows) == len(tree.sequences) and not deeper

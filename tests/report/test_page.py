@@ -66,7 +66,9 @@ def test_it_opens_and_draws_without_an_error(browser, file):
     assert browser.console == [] and browser.requests == [file.resolve().as_uri()]
     # The overall score and two areas, the chosen score, and the trade-off.
     assert browser("document.querySelectorAll('svg').length") == 5
-    assert browser("[...document.querySelectorAll('.panels .curve')].map((c) => c.points.length)") == [5, 5, 5]
+    assert browser(
+        "[...document.querySelectorAll('.panels .curve')].map((c) => c.points.length)"
+    ) == [5, 5, 5]
     assert browser("document.querySelectorAll('.panels .band').length") == 3
     assert browser("document.querySelectorAll('.panels figure:first-child .stock').length") == 2
     assert "NaN" not in browser("document.querySelector('main').innerHTML")
@@ -86,27 +88,37 @@ def test_names_of_lams_lie_apart_and_the_ends_have_theirs(tmp_path):
     with Browser(tmp_path / "profile") as browser:
         browser.open(file)
         boxes = browser(
-            "[...document.querySelectorAll('.tradeoff .name')].map((n) => "
-            "[n.textContent, ...['left', 'right', 'top', 'bottom'].map((s) => n.getBoundingClientRect()[s])])"
+            "[...document.querySelectorAll('.tradeoff .name')].map((n) => [n.textContent,"
+            " ...['left', 'right', 'top', 'bottom'].map((s) => n.getBoundingClientRect()[s])])"
         )
     assert {"0.00", "1.00"} <= {text for text, *_ in boxes} and 2 <= len(boxes) < len(lams)
     for (_, left, right, top, bottom), (_, *other) in combinations(boxes, 2):
-        assert right <= other[0] or other[1] <= left or bottom - 3 <= other[2] or other[3] <= top + 3
+        assert (
+            right <= other[0] or other[1] <= left or bottom - 3 <= other[2] or other[3] <= top + 3
+        )
 
 
 @needs_browser
 def test_points_are_where_their_values_are(browser, found):
     """Heights in the picture are linear in the values."""
-    heights = browser("[...document.querySelectorAll('.score circle:not(.ring)')].map((c) => +c.getAttribute('cy'))")
+    heights = browser(
+        "[...document.querySelectorAll('.score circle:not(.ring)')].map((c) =>"
+        " +c.getAttribute('cy'))"
+    )
     values = found.icl.values[:5].tolist()
     slope = (heights[0] - heights[2]) / (values[0] - values[2])
     assert slope < 0
-    assert heights == pytest.approx([heights[0] + slope * (value - values[0]) for value in values], abs=0.2)
+    assert heights == pytest.approx(
+        [heights[0] + slope * (value - values[0]) for value in values], abs=0.2
+    )
 
 
 @needs_browser
 def test_a_task_can_be_picked(browser, found):
-    shown = "[document.querySelector('.score h4').textContent, document.querySelector('.of-score').innerText]"
+    shown = (
+        "[document.querySelector('.score h4').textContent,"
+        " document.querySelector('.of-score').innerText]"
+    )
     assert browser(shown)[0] == "top (acc)"
     browser(
         "(s => { s.value = 'three'; s.dispatchEvent(new Event('change', {bubbles: true})); })"
@@ -114,10 +126,15 @@ def test_a_task_can_be_picked(browser, found):
     )
     title, table = browser(shown)
     assert title == "three (acc)"
-    assert [f"{value:.2f}" for value in found.curves["three"].values] == re.findall(r"\t(\d+\.\d\d)\t", table)
+    assert [f"{value:.2f}" for value in found.curves["three"].values] == re.findall(
+        r"\t(\d+\.\d\d)\t", table
+    )
     browser("document.querySelector('input[value=change]').click()")
     table = browser(shown)[1]
-    changes = [float(text.replace("\u2212", "-")) for text in re.findall(r"\t([+\u2212]?\d+\.\d)\xa0%\t", table)]
+    changes = [
+        float(text.replace("\u2212", "-"))
+        for text in re.findall(r"\t([+\u2212]?\d+\.\d)\xa0%\t", table)
+    ]
     assert changes == pytest.approx(found.curves["three"].change.tolist(), abs=0.051)
     assert browser.console == []
 
@@ -134,7 +151,9 @@ def test_the_keyboard_walks_through_the_points(browser, found):
     ):  # fmt: skip
         browser.press(key)
         assert browser(said).startswith(f"{expected}: "), key
-    assert browser("document.querySelector('.panels .ring').getAttribute('visibility')") == "visible"
+    assert (
+        browser("document.querySelector('.panels .ring').getAttribute('visibility')") == "visible"
+    )
     browser.press("Escape")
     assert browser(said) == rest
     assert browser("document.querySelector('.panels output').getAttribute('aria-live')") == "polite"
@@ -145,8 +164,8 @@ def test_the_keyboard_walks_through_the_points(browser, found):
 @needs_browser
 def test_the_mouse_shows_the_nearest_value(browser):
     x, y = browser(
-        "(c => { const b = c.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })"
-        "(document.querySelectorAll('.panels figure:first-child circle')[3])"
+        "(c => { const b = c.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height /"
+        " 2]; })(document.querySelectorAll('.panels figure:first-child circle')[3])"
     )
     browser.move(x + 3, y + 2)
     assert browser("document.querySelector('.panels output').textContent").startswith("λ = 0.75: ")
@@ -154,13 +173,17 @@ def test_the_mouse_shows_the_nearest_value(browser):
 
 @needs_browser
 def test_charts_and_controls_have_names(browser):
-    names = browser("[...document.querySelectorAll('svg')].map((s) => s.getAttribute('aria-label'))")
+    names = browser(
+        "[...document.querySelectorAll('svg')].map((s) => s.getAttribute('aria-label'))"
+    )
     assert all(name and "points" in name for name in names)
     tree = browser.call("Accessibility.getFullAXTree")["nodes"]
     roles = {}
     for node in tree:
         if not node.get("ignored"):
-            roles.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", "").strip())
+            roles.setdefault(node["role"]["value"], []).append(
+                node.get("name", {}).get("value", "").strip()
+            )
     assert all(roles["image"]) and roles["combobox"] == ["Score"] and roles["radio"][0] == "score"
     assert len(roles["table"]) == 6 and all(roles["table"])
 
@@ -172,10 +195,15 @@ def test_it_fits_a_phone(file, tmp_path):
         assert phone.console == []
         assert phone("[innerWidth, document.documentElement.scrollWidth]") == [390, 390]
         assert (
-            phone("Math.max(...[...document.querySelectorAll('svg')].map((s) => s.getBoundingClientRect().right))")
+            phone(
+                "Math.max(...[...document.querySelectorAll('svg')].map((s) =>"
+                " s.getBoundingClientRect().right))"
+            )
             <= 390
         )
-        assert phone("[...document.querySelectorAll('.panels svg')].every((s) => s.clientWidth > 300)")
+        assert phone(
+            "[...document.querySelectorAll('.panels svg')].every((s) => s.clientWidth > 300)"
+        )
 
 
 @needs_browser
@@ -187,6 +215,10 @@ def test_several_pairs_are_independent(found, tmp_path):
         browser.open(file)
         assert browser.console == [] and browser("document.querySelectorAll('nav a').length") == 2
         browser("document.querySelectorAll('input[value=change]')[1].click()")
-        assert browser("[...document.querySelectorAll('input[value=change]')].map((i) => i.checked)") == [False, True]
-        captions = browser("[...document.querySelectorAll('.of-score caption')].map((c) => c.textContent)")
+        assert browser(
+            "[...document.querySelectorAll('input[value=change]')].map((i) => i.checked)"
+        ) == [False, True]
+        captions = browser(
+            "[...document.querySelectorAll('.of-score caption')].map((c) => c.textContent)"
+        )
         assert captions == ["top: score in percent", "top: percent difference from λ = 1"]

@@ -41,7 +41,9 @@ def test_the_files(written):
     names = [str(path.relative_to(written[0].parent)) for path in written]
     assert names[:3] == ["trajectory.csv", "report.md", "report.html"]
     assert sorted(names[3:]) == [
-        f"figures/{figure}.{kind}" for figure in ("percent_difference", "tradeoff") for kind in ("png", "svg")
+        f"figures/{figure}.{kind}"
+        for figure in ("percent_difference", "tradeoff")
+        for kind in ("png", "svg")
     ]
     left = {path.name for path in written[0].parent.rglob("*") if path.is_file()}
     assert left == {path.name for path in written}
@@ -98,7 +100,14 @@ def test_the_figures_name_what_they_draw(written):
     svg = (written[0].parent / "figures" / "percent_difference.svg").read_text()
     ElementTree.fromstring(svg)
     # Text is drawn as outlines; matplotlib keeps the words beside them.
-    for words in ("top", "left", "right", "stock base", "stock instruct", "percent difference from λ = 1"):
+    for words in (
+        "top",
+        "left",
+        "right",
+        "stock base",
+        "stock instruct",
+        "percent difference from λ = 1",
+    ):
         assert f"<!-- {words} -->" in svg, words
     assert (written[0].parent / "figures" / "percent_difference.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -110,7 +119,10 @@ def test_the_tradeoff_names_the_ends_and_the_points_with_room(trajectory, tmp_pa
         chat = [1.0] * 100 if lam > 0.6 else [0.0] * 100
         write(tmp_path / str(lam), {"t": [1.0, float(lam > 0.6), 0.0], "ifeval": chat}, lam=lam)
     (heap,) = trajectories(tmp_path, {})
-    assert [text.get_text() for text in figures.tradeoff(heap).axes[0].texts] == ["λ = 0.00", "λ = 1.00"]
+    assert [text.get_text() for text in figures.tradeoff(heap).axes[0].texts] == [
+        "λ = 0.00",
+        "λ = 1.00",
+    ]
 
 
 def test_where_no_judge_was_asked_the_report_says_what_stands_for_instruction_following(written):
@@ -133,7 +145,14 @@ def test_scores_without_intervals_or_percentages_are_reported_too(tmp_path):
     for lam in (0.0, 0.5, 1.0):
         where, date = tmp_path / str(lam), "2026-01-0{}T00-00-00.0"
         write(where, {"zero": [1 - lam, 0.0, 0.0]}, lam=lam, date=date.format(1))
-        write(where, {"odd": [lam, 0.2, 0.3]}, lam=lam, date=date.format(2), aggregation="median", aggregate=np.median)
+        write(
+            where,
+            {"odd": [lam, 0.2, 0.3]},
+            lam=lam,
+            date=date.format(2),
+            aggregation="median",
+            aggregate=np.median,
+        )
         pairs = [(0, 0), (1, int(lam)), (0, 1)]
         write(where, {"f": pairs}, lam=lam, date=date.format(3), metric="f,none", aggregation=MACRO_F1,
               aggregate=utils.macro_f1)  # fmt: skip
@@ -163,9 +182,13 @@ def test_the_command_writes_into_the_folder_and_touches_no_result(folder, tmp_pa
     out, err = capsys.readouterr()
     assert err == "" and all(path.read_bytes() == content for path, content in before.items())
     lines = out.splitlines()
-    assert lines[0].startswith("mypair: scores over λ") and lines[-7] == str(here / "trajectory.csv")
+    assert lines[0].startswith("mypair: scores over λ") and lines[-7] == str(
+        here / "trajectory.csv"
+    )
     assert all((here / line).is_file() for line in lines[-7:])
-    assert any(line.startswith("Best λ for top: ") and "measured on the other" in line for line in lines)
+    assert any(
+        line.startswith("Best λ for top: ") and "measured on the other" in line for line in lines
+    )
     assert main(["report", str(here)]) == 0  # its own files are no result files
 
 
@@ -178,10 +201,15 @@ def test_a_report_of_several_folders_needs_a_place(folder, tmp_path, capsys):
 
 
 def test_the_axis_of_instructions_can_be_chosen(folder, tmp_path, capsys):
-    assert main(["report", str(folder), "--output_path", str(tmp_path), "--instruction", "top"]) == 0
+    assert (
+        main(["report", str(folder), "--output_path", str(tmp_path), "--instruction", "top"]) == 0
+    )
     text = (tmp_path / "report.md").read_text()
     assert "| model | ifeval | top |" in text
-    assert main(["report", str(folder), "--output_path", str(tmp_path), "--instruction", "ifevall"]) == 1
+    assert (
+        main(["report", str(folder), "--output_path", str(tmp_path), "--instruction", "ifevall"])
+        == 1
+    )
     assert "Did you mean 'ifeval'?" in capsys.readouterr().err
 
 
@@ -195,12 +223,14 @@ def test_nothing_is_written_where_something_is_wrong(tmp_path, capsys):
 def test_a_place_that_cannot_be_written_is_said(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["report", str(folder), "--output_path", str(tmp_path / "file" / "x")]) == 1
-    assert re.match(r"error: .*file.* could not be written \(.*give another one", capsys.readouterr().err)
+    assert re.match(
+        r"error: .*file.* could not be written \(.*give another one", capsys.readouterr().err
+    )
 
 
 def test_a_file_is_replaced_and_not_overwritten(trajectory, tmp_path):
     """Who reads the old report while the new one is written keeps the old one, whole."""
-    (path, *_) = report.write([trajectory], tmp_path)
+    path, *_ = report.write([trajectory], tmp_path)
     with path.open("rb") as reader:
         report.write([trajectory], tmp_path)
         assert not os.path.samestat(os.fstat(reader.fileno()), path.stat())
@@ -211,7 +241,7 @@ def test_a_write_that_fails_leaves_the_old_file(trajectory, tmp_path, monkeypatc
 
     from lm_eval_partial.errors import UserError
 
-    (path, *_) = report.write([trajectory], tmp_path)
+    path, *_ = report.write([trajectory], tmp_path)
     before = path.read_bytes()
 
     def full(self, content):
@@ -231,7 +261,9 @@ def test_a_report_needs_neither_torch_nor_lm_eval(folder, tmp_path):
         "print({'torch', 'lm_eval'} & {*sys.modules})"
     )
     command = [sys.executable, "-c", code, str(folder), "--output_path", str(tmp_path)]
-    assert subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[-1] == "set()"
+    assert (
+        subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[-1] == "set()"
+    )
 
 
 def test_the_harnesss_own_files(lm_eval, pairs, tmp_path, capsys):
@@ -243,7 +275,9 @@ def test_the_harnesss_own_files(lm_eval, pairs, tmp_path, capsys):
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "trajectory.csv").read_text())))
     by = {(row["name"], row["model"], row["lam"]): row["score"] for row in rows}
     result = json.loads(next((tmp_path / "run2").glob("*/results_*.json")).read_text())
-    assert float(by["pico_mc", "partial-hf", "0.5"]) == pytest.approx(100 * result["results"]["pico_mc"]["acc,none"])
+    assert float(by["pico_mc", "partial-hf", "0.5"]) == pytest.approx(
+        100 * result["results"]["pico_mc"]["acc,none"]
+    )
     assert by["pico_mc", "stock instruct", "1.0"] == by["pico_mc", "partial-hf", "1.0"]
 
 
@@ -251,7 +285,11 @@ def test_how_far_a_budget_of_instruction_following_goes(tmp_path):
     """95, 98, 97, 99.2 and 100 points: two buy λ = 0.75 only, for at 0.5 three are lost, though 0.25 costs two."""
     for lam, followed in ((0.0, 950), (0.25, 980), (0.5, 970), (0.75, 992), (1.0, 1000)):
         values = {"few": [1.0] * round(800 - 400 * lam) + [0.0] * round(200 + 400 * lam)}
-        write(tmp_path / str(lam), values | {"ifeval": [1.0] * followed + [0.0] * (1000 - followed)}, lam=lam)
+        write(
+            tmp_path / str(lam),
+            values | {"ifeval": [1.0] * followed + [0.0] * (1000 - followed)},
+            lam=lam,
+        )
     (found,) = trajectories(tmp_path, {})
     assert [row.cells for row in tables.budget(found).rows] == [
         ["0.5", "1.00", "0.00", "+0.00"],
@@ -261,4 +299,7 @@ def test_how_far_a_budget_of_instruction_following_goes(tmp_path):
     ]
     report.write([found], tmp_path / "out")
     for name in ("report.md", "report.html"):
-        assert "The largest drop of λ that costs at most so many points" in (tmp_path / "out" / name).read_text()
+        assert (
+            "The largest drop of λ that costs at most so many points"
+            in (tmp_path / "out" / name).read_text()
+        )

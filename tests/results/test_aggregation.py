@@ -30,7 +30,10 @@ def weights(node):
 def test_single_tasks_are_averaged(tmp_path):
     found = of(tmp_path, {"one": [1, 0], "two": [1, 1]})
     assert [node.name for node in found.tasks] == ["one", "two"] and found.groups == []
-    assert found.icl.label == "ICL, mean of 2" and weights(found.icl) == {("one",): 0.5, ("two",): 0.5}
+    assert found.icl.label == "ICL, mean of 2" and weights(found.icl) == {
+        ("one",): 0.5,
+        ("two",): 0.5,
+    }
     assert found.areas == found.tasks and found.instruction is None
 
 
@@ -55,13 +58,18 @@ def test_a_group_that_is_no_mean_is_left_out_and_named(tmp_path):
     data["results"]["top"]["acc,none"] = 0.7
     path.write_text(json.dumps(data))
     found = outline(runs(find(tmp_path))[0], ["one", "two"], {})
-    assert found.groups == [] and found.notes == ["top: its acc,none is no mean of its tasks' acc,none, left out"]
+    assert found.groups == [] and found.notes == [
+        "top: its acc,none is no mean of its tasks' acc,none, left out"
+    ]
     assert found.icl.label == "ICL, mean of 2"
 
 
 def test_a_group_without_a_score_of_its_own_is_its_members(tmp_path):
     found = of(tmp_path, {"one": [1], "two": [0]}, groups={"top": ["one", "two"]}, without=["top"])
-    assert found.icl.label == "ICL, mean of 2" and [node.name for node in found.areas] == ["one", "two"]
+    assert found.icl.label == "ICL, mean of 2" and [node.name for node in found.areas] == [
+        "one",
+        "two",
+    ]
 
 
 def test_the_suites_areas_and_main_metrics(tmp_path):
@@ -84,14 +92,19 @@ def test_the_suites_areas_and_main_metrics(tmp_path):
 
 
 def test_an_area_without_all_its_tasks_is_none(tmp_path):
-    suite = {"partial_icl_a": {"one": "acc,none", "gone": "acc,none"}, "partial_icl_b": {"two": "acc,none"}}
+    suite = {
+        "partial_icl_a": {"one": "acc,none", "gone": "acc,none"},
+        "partial_icl_b": {"two": "acc,none"},
+    }
     found = of(tmp_path, {"one": [1], "two": [0]}, suite)
     assert [node.label for node in found.areas] == ["b"] and found.icl.label == "mean of 2 tasks"
     assert found.icl.name == "mean_of_2_tasks"
 
 
 def test_a_task_of_the_suite_without_its_metric_is_refused(tmp_path):
-    with pytest.raises(UserError, match="one has no macro_f1,none, the main metric of one; it has acc,none"):
+    with pytest.raises(
+        UserError, match="one has no macro_f1,none, the main metric of one; it has acc,none"
+    ):
         of(tmp_path, {"one": [1]}, {"partial_icl_a": {"one": "macro_f1,none"}})
 
 
@@ -107,10 +120,14 @@ def test_following_instructions_is_another_axis(tmp_path):
 
 
 def test_the_axis_can_be_named(tmp_path):
-    found = of(tmp_path, {"one": [1], "ifeval": [0], "chat_a": [1], "chat_b": [0]}, instruction=["chat_*"])
+    found = of(
+        tmp_path, {"one": [1], "ifeval": [0], "chat_a": [1], "chat_b": [0]}, instruction=["chat_*"]
+    )
     assert found.instruction.label == "instruction following, mean of 2"
     assert {tasks for (tasks, _), _ in found.icl.parts} == {("one",), ("ifeval",)}
-    with pytest.raises(UserError, match=r"--instruction ifevl: no such task or group\. Did you mean 'ifeval'\?"):
+    with pytest.raises(
+        UserError, match=r"--instruction ifevl: no such task or group\. Did you mean 'ifeval'\?"
+    ):
         of(tmp_path, {"one": [1], "ifeval": [0]}, instruction=["ifevl"])
 
 
@@ -158,6 +175,13 @@ def test_a_perplexity_is_no_fraction_and_in_no_mean(tmp_path):
     ]
 
 
-def test_a_group_without_a_score_stands_for_its_tasks_on_the_axis_of_following_instructions(tmp_path):
-    found = of(tmp_path, {"ifeval": [1, 0], "other": [1, 1]}, groups={"partial_if": ["ifeval"]}, without=["partial_if"])
+def test_a_group_without_a_score_stands_for_its_tasks_on_the_axis_of_following_instructions(
+    tmp_path,
+):
+    found = of(
+        tmp_path,
+        {"ifeval": [1, 0], "other": [1, 1]},
+        groups={"partial_if": ["ifeval"]},
+        without=["partial_if"],
+    )
     assert found.instruction.name == "ifeval" and found.instruction_tasks == ["ifeval"]

@@ -29,11 +29,16 @@ def test_a_task(tmp_path):
     ((row,),) = found.differences
     differences = np.array(two) - np.array(one)
     assert (row.name, row.kind, row.metric, row.documents) == ("t", "task", "acc,none", 100)
-    assert row.reference == pytest.approx(100 * np.mean(one)) and row.value == pytest.approx(100 * np.mean(two))
+    assert row.reference == pytest.approx(100 * np.mean(one)) and row.value == pytest.approx(
+        100 * np.mean(two)
+    )
     assert row.difference == pytest.approx(100 * differences.mean())
     assert row.stderr == pytest.approx(100 * stats.sem(differences))
     ups, downs = (differences > 0).sum(), (differences < 0).sum()
-    assert row.p == pytest.approx(stats.binomtest(int(ups), int(ups + downs)).pvalue) and row.p_holm == row.p
+    assert (
+        row.p == pytest.approx(stats.binomtest(int(ups), int(ups + downs)).pvalue)
+        and row.p_holm == row.p
+    )
     assert row.interval == pytest.approx(
         (row.difference - 1.96 * row.stderr, row.difference + 1.96 * row.stderr), abs=1.5
     )
@@ -74,10 +79,20 @@ def test_five_tasks_also_have_an_interval_over_tasks_which_is_wider(tmp_path):
 def test_macro_f1_has_an_interval_and_a_p_value(tmp_path):
     random = np.random.default_rng(0)
     gold = random.integers(3, size=120)
-    guesses = [np.where(random.random(120) < right, gold, random.integers(3, size=120)) for right in (0.3, 0.7)]
-    ours, theirs = ([(int(a), int(b)) for a, b in zip(gold, guess, strict=True)] for guess in guesses)
+    guesses = [
+        np.where(random.random(120) < right, gold, random.integers(3, size=120))
+        for right in (0.3, 0.7)
+    ]
+    ours, theirs = (
+        [(int(a), int(b)) for a, b in zip(gold, guess, strict=True)] for guess in guesses
+    )
     found = compared(
-        tmp_path, {"t": ours}, {"t": theirs}, metric="macro_f1,none", aggregation=MACRO_F1, aggregate=utils.macro_f1
+        tmp_path,
+        {"t": ours},
+        {"t": theirs},
+        metric="macro_f1,none",
+        aggregation=MACRO_F1,
+        aggregate=utils.macro_f1,
     )
     ((row,),) = found.differences
     assert row.difference == pytest.approx(100 * (utils.macro_f1(theirs) - utils.macro_f1(ours)))
@@ -86,7 +101,11 @@ def test_macro_f1_has_an_interval_and_a_p_value(tmp_path):
 
 def test_a_metric_of_unknown_meaning_has_a_difference_and_a_note(tmp_path):
     found = compared(
-        tmp_path, {"t": [0.1, 0.2, 0.9]}, {"t": [0.1, 0.3, 0.9]}, aggregation="median", aggregate=np.median
+        tmp_path,
+        {"t": [0.1, 0.2, 0.9]},
+        {"t": [0.1, 0.3, 0.9]},
+        aggregation="median",
+        aggregate=np.median,
     )
     ((row,),) = found.differences
     assert row.difference == pytest.approx(10) and row.interval is row.p is row.stderr is None
@@ -100,7 +119,10 @@ def test_one_document_has_no_interval(tmp_path):
 
 def test_holm_is_over_all_tasks_and_runs(tmp_path):
     for index, folder in enumerate("abc"):
-        tasks = {f"t{task}": answers(10 * index + task, 0.4 + 0.1 * index, difficulty=task) for task in range(2)}
+        tasks = {
+            f"t{task}": answers(10 * index + task, 0.4 + 0.1 * index, difficulty=task)
+            for task in range(2)
+        }
         write(tmp_path / folder, tasks, lam=index / 2)
     found = compare(read_runs([tmp_path / folder for folder in "abc"]), {})
     tested = [row for rows in found.differences for row in rows if row.kind == "task"]
@@ -167,8 +189,12 @@ def test_every_way_of_being_unequal_is_found(tmp_path, changes, what):
 
 def test_numbers_may_differ_by_the_tolerance(tmp_path):
     assert parity(tmp_path / "1", filtered_resps=[["-1.6", "True"]], tolerance=0.2) == []
-    assert parity(tmp_path / "2", filtered_resps=[["-1.75", "True"]], tolerance=0.2) == [("t", 1, "response")]
-    assert parity(tmp_path / "3", filtered_resps=[["nan", "True"]], tolerance=0.2) == [("t", 1, "response")]
+    assert parity(tmp_path / "2", filtered_resps=[["-1.75", "True"]], tolerance=0.2) == [
+        ("t", 1, "response")
+    ]
+    assert parity(tmp_path / "3", filtered_resps=[["nan", "True"]], tolerance=0.2) == [
+        ("t", 1, "response")
+    ]
 
 
 def test_a_task_of_one_run_alone_is_unequal(tmp_path):
@@ -184,7 +210,10 @@ def test_a_task_of_one_run_alone_is_unequal(tmp_path):
 @pytest.fixture
 def folders(tmp_path):
     for index, folder in enumerate("ab"):
-        tasks = {"left": answers(index, 0.4 + 0.3 * index), "right": answers(index + 9, 0.5, difficulty=1)}
+        tasks = {
+            "left": answers(index, 0.4 + 0.3 * index),
+            "right": answers(index + 9, 0.5, difficulty=1),
+        }
         write(tmp_path / folder, tasks, lam=1 - index / 2, groups={"top": ["left", "right"]})
     return [str(tmp_path / "a"), str(tmp_path / "b")]
 
@@ -202,7 +231,10 @@ def test_the_command_prints_json(folders, capsys):
     assert main(["compare", *folders, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in found["differences"][0]] == ["top", "left", "right"]
-    assert found["files"][0][0].startswith(folders[0]) and found["differences"][0][0]["interval"][0] > 0
+    assert (
+        found["files"][0][0].startswith(folders[0])
+        and found["differences"][0][0]["interval"][0] > 0
+    )
 
 
 def test_the_command_finds_parity_and_its_absence(folders, capsys):
@@ -210,7 +242,12 @@ def test_the_command_finds_parity_and_its_absence(folders, capsys):
     assert capsys.readouterr().out.startswith("equal: ")
     assert main(["compare", *folders, "--expect-equal"]) == 1
     out, err = capsys.readouterr()
-    assert out == "" and "not equal" in err and "left, doc_id " in err and "more; --json lists all" in err
+    assert (
+        out == ""
+        and "not equal" in err
+        and "left, doc_id " in err
+        and "more; --json lists all" in err
+    )
     assert main(["compare", *folders, "--expect-equal", "--json"]) == 1
     (found,) = json.loads(capsys.readouterr().out)
     assert {"task", "doc_id", "what", "one", "two"} == found[0].keys() and len(found) > 5
@@ -244,7 +281,9 @@ def test_the_harnesss_own_files(lm_eval, pairs, tmp_path, capsys):
     base, instruct = map(str, pairs("llama"))
     lm_eval("hf", pretrained=instruct, dtype="float32")
     for lam in (1.0, 0.0):
-        lm_eval("partial-hf", base=base, instruct=instruct, lam=lam, dtype="float32", share_prefix=False)
+        lm_eval(
+            "partial-hf", base=base, instruct=instruct, lam=lam, dtype="float32", share_prefix=False
+        )
     stock, one, zero = (str(tmp_path / f"run{number}") for number in (1, 2, 3))
     capsys.readouterr()
     assert main(["compare", stock, one, "--expect-equal"]) == 0

@@ -47,7 +47,12 @@ def test_samples_are_read_from_behind_their_prompts(tmp_path):
     samples = list(found.samples("one"))
     assert [sample.values for sample in samples] == [{"f1": 1.0}, {"f1": 0.0}]
     first = samples[0]
-    assert (first.doc_id, first.filter, first.document, first.prompt) == (0, "strict", ("d0", "t0"), "p0")
+    assert (first.doc_id, first.filter, first.document, first.prompt) == (
+        0,
+        "strict",
+        ("d0", "t0"),
+        "p0",
+    )
     assert first.responses == [["-1.5", "True"]]
 
 
@@ -63,11 +68,15 @@ def test_samples_in_another_order_of_keys_are_read_in_full(tmp_path):
 
 def test_samples_that_were_not_logged_are_asked_for(tmp_path):
     (found,) = find(write(tmp_path, {"one": [1.0]}, samples=False))
-    with pytest.raises(UserError, match=r"has no samples of one beside it .*Run lm_eval again with --log_samples\."):
+    with pytest.raises(
+        UserError, match=r"has no samples of one beside it .*Run lm_eval again with --log_samples\."
+    ):
         list(found.samples("one"))
 
 
-@pytest.mark.parametrize("cut", ['{"doc_id": 1, "doc": {"que', '{"doc_id": 1, "filtered_resps": []}', "[]", ""])
+@pytest.mark.parametrize(
+    "cut", ['{"doc_id": 1, "doc": {"que', '{"doc_id": 1, "filtered_resps": []}', "[]", ""]
+)
 def test_a_damaged_sample_is_named(tmp_path, cut):
     file = write(tmp_path, {"one": [1.0]})
     path = tmp_path / "samples_one_2026-01-01T00-00-00.000000.jsonl"
@@ -80,7 +89,10 @@ def test_a_damaged_sample_is_named(tmp_path, cut):
 def test_a_result_file_that_was_cut_short_is_named(tmp_path):
     file = write(tmp_path, {"one": [1.0]})
     file.write_text(file.read_text()[:200])
-    with pytest.raises(UserError, match=r"results_2026.*json is not JSON .*cut short, delete it and run lm_eval again"):
+    with pytest.raises(
+        UserError,
+        match=r"results_2026.*json is not JSON .*cut short, delete it and run lm_eval again",
+    ):
         find(tmp_path)
     file.write_text('{"other": 1}')
     with pytest.raises(UserError, match='has no "results"'):

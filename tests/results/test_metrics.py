@@ -34,7 +34,9 @@ def test_macro_f1_is_that_of_the_suite(classes):
     import inspect
 
     values = pairs(classes, classes)
-    assert computed(values, inspect.getsource(utils.macro_f1)) == pytest.approx(utils.macro_f1(values))
+    assert computed(values, inspect.getsource(utils.macro_f1)) == pytest.approx(
+        utils.macro_f1(values)
+    )
     never = [(0, 0), (2, 2), (2, 0)]  # class 1 neither right nor predicted
     assert computed(never, "def macro_f1(pairs):") == pytest.approx(utils.macro_f1(never))
 
@@ -43,7 +45,9 @@ def test_entity_f1_is_that_of_the_suite():
     import inspect
 
     values = [(1, 2, 3), (0, 0, 1), (2, 2, 2), (0, 0, 0)]
-    assert computed(values, inspect.getsource(utils.entity_f1)) == pytest.approx(utils.entity_f1(values))
+    assert computed(values, inspect.getsource(utils.entity_f1)) == pytest.approx(
+        utils.entity_f1(values)
+    )
     assert computed([(0, 0, 0)], "def entity_f1(counts):") == 0
 
 
@@ -51,7 +55,9 @@ def test_entity_f1_is_that_of_the_suite():
 def test_binary_f1_is_scikit_learns(name, values):
     from sklearn.metrics import f1_score
 
-    assert computed(values, name) == pytest.approx(f1_score(*zip(*values, strict=True), zero_division=0))
+    assert computed(values, name) == pytest.approx(
+        f1_score(*zip(*values, strict=True), zero_division=0)
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -59,7 +65,9 @@ def test_matthews_correlation_is_scikit_learns(classes):
     from sklearn.metrics import matthews_corrcoef
 
     values = pairs(classes, classes)
-    assert computed(values, "matthews_corrcoef") == pytest.approx(matthews_corrcoef(*zip(*values, strict=True)))
+    assert computed(values, "matthews_corrcoef") == pytest.approx(
+        matthews_corrcoef(*zip(*values, strict=True))
+    )
     assert computed([(0, 0), (0, 1), (0, 0)], "matthews_corrcoef") == 0
 
 
@@ -70,13 +78,17 @@ def test_perplexities_are_the_harnesss(name):
     random = np.random.default_rng(0)
     logprobs, words = -10 * random.random(20), random.integers(1, 9, 20)
     values = (
-        list(logprobs) if name == "perplexity" else [(float(a), int(b)) for a, b in zip(logprobs, words, strict=True)]
+        list(logprobs)
+        if name == "perplexity"
+        else [(float(a), int(b)) for a, b in zip(logprobs, words, strict=True)]
     )
     assert computed(values, name) == pytest.approx(getattr(harness, name)(values))
 
 
 def test_instructions_of_ifeval_are_counted_over_all_documents():
-    assert computed([[True, False, True], [False]], "def agg_inst_level_acc(items):\n    ...") == 0.5
+    assert (
+        computed([[True, False, True], [False]], "def agg_inst_level_acc(items):\n    ...") == 0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,5 +110,9 @@ def test_what_is_no_function_of_sums_is_not_computed(values, aggregation):
 
 
 def test_only_aggregations_of_known_meaning_are_known():
-    assert metrics.is_known("mean") and metrics.is_known(None) and metrics.is_known("@x\ndef macro_f1(items):")
+    assert (
+        metrics.is_known("mean")
+        and metrics.is_known(None)
+        and metrics.is_known("@x\ndef macro_f1(items):")
+    )
     assert not metrics.is_known("median") and not metrics.is_known("def my_f1(items):")

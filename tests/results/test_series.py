@@ -36,7 +36,10 @@ def test_documents_are_paired_by_id_whatever_the_order_of_lines(tmp_path):
 @pytest.mark.parametrize(
     ("difference", "said"),
     [
-        ({"version": 2.0}, r"t was not run in the same way: version 1\.0 in .*a/results.*, 2\.0 in .*b/results"),
+        (
+            {"version": 2.0},
+            r"t was not run in the same way: version 1\.0 in .*a/results.*, 2\.0 in .*b/results",
+        ),
         ({"shots": 3}, "number of shots 5 in .*, 3 in"),
         ({"limit": 8.0}, r"limit None in .*, 8\.0 in .*Run both with the same settings"),
     ],
@@ -50,14 +53,18 @@ def test_other_settings_are_refused_by_name(tmp_path, difference, said):
 def test_other_documents_are_refused(tmp_path):
     found = two(tmp_path, {"t": [1, 0]}, {"t": [1, 0]}, other={"documents": "other"})
     with pytest.raises(
-        UserError, match=r"t was run on different documents in .*: 2 of 2 differ, the first is doc_id 0"
+        UserError,
+        match=r"t was run on different documents in .*: 2 of 2 differ, the first is doc_id 0",
     ):
         series(found, "t", "acc,none")
 
 
 def test_more_documents_are_refused(tmp_path):
     found = two(tmp_path, {"t": [1, 0]}, {"t": [1, 0, 0]})
-    with pytest.raises(UserError, match=r"t was run on 2 documents in .* and on 3 in .*Run both with the same --limit"):
+    with pytest.raises(
+        UserError,
+        match=r"t was run on 2 documents in .* and on 3 in .*Run both with the same --limit",
+    ):
         series(found, "t", "acc,none")
 
 
@@ -71,7 +78,8 @@ def test_samples_that_do_not_add_up_are_refused(tmp_path):
     for path in tmp_path.glob("*/samples_*"):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     with pytest.raises(
-        UserError, match=r"samples of t give acc,none = 0\.5, but .* says 0\.333333: the samples are inc"
+        UserError,
+        match=r"samples of t give acc,none = 0\.5, but .* says 0\.333333: the samples are inc",
     ):
         series(found, "t", "acc,none")
 
@@ -85,7 +93,9 @@ def test_samples_of_another_filter_are_refused(tmp_path):
 
 
 def test_a_metric_of_unknown_meaning_has_no_rows(tmp_path):
-    found = two(tmp_path, {"t": [1, 0, 5]}, {"t": [3, 1, 2]}, aggregation="median", aggregate=np.median)
+    found = two(
+        tmp_path, {"t": [1, 0, 5]}, {"t": [3, 1, 2]}, aggregation="median", aggregate=np.median
+    )
     assert series(found, "t", "acc,none").rows is None
     assert series(found, "t", "acc,none").reported.tolist() == [1, 2]
 
@@ -110,5 +120,7 @@ def test_tasks_in_common(tmp_path):
 
 def test_nothing_in_common_is_refused(tmp_path):
     found = two(tmp_path, {"t": [1]}, {"v": [1]})
-    with pytest.raises(UserError, match=r"no task is in every run. Tasks are λ = 0\.50: t; λ = 1\.00: v\."):
+    with pytest.raises(
+        UserError, match=r"no task is in every run. Tasks are λ = 0\.50: t; λ = 1\.00: v\."
+    ):
         common_tasks(found)

@@ -23,7 +23,12 @@ RESULT = {
         "parts": {"acc_norm,none": 0.125},
         "part": {"acc_norm,none": 0.1},
     },
-    "group_subtasks": {"one": ["arc"], "three": ["parts"], "parts": ["part", "other_part"], "other": []},
+    "group_subtasks": {
+        "one": ["arc"],
+        "three": ["parts"],
+        "parts": ["part", "other_part"],
+        "other": [],
+    },
     "n-samples": {
         "arc": {"original": 9, "effective": 8},
         "two": {"original": 4, "effective": 4},
@@ -39,12 +44,20 @@ def wide(monkeypatch):
 
 
 def without(name):
-    return {**RESULT, "results": {k: v for k, v in RESULT["results"].items() if k != name}, "group_subtasks": {}}
+    return {
+        **RESULT,
+        "results": {k: v for k, v in RESULT["results"].items() if k != name},
+        "group_subtasks": {},
+    }
 
 
 def of_the_suite(value, leave_out=(), **more):
     """Return a result of every task of the real suite."""
-    metrics = {task: metric for tasks in read_suite(task_configs()).values() for task, metric in tasks.items()}
+    metrics = {
+        task: metric
+        for tasks in read_suite(task_configs()).values()
+        for task, metric in tasks.items()
+    }
     return {"results": {t: {m: value} for t, m in metrics.items() if t not in leave_out}, **more}
 
 
@@ -57,21 +70,29 @@ def test_means_are_of_main_metrics_and_every_task_counts_once():
 
 
 def test_a_mean_over_an_incomplete_set_is_not_given():
-    scores = score(without("two"), {"area_a": SUITE["area_a"], "area_b": {"parts": "acc_norm,none"}})
+    scores = score(
+        without("two"), {"area_a": SUITE["area_a"], "area_b": {"parts": "acc_norm,none"}}
+    )
     assert scores.missing == ["one", "two"] and scores.icl is None
     assert scores.areas == {"area_a": None, "area_b": 12.5}
-    with pytest.raises(UserError, match=r"no ICL score without one, two: it is the mean over all 3 tasks"):
+    with pytest.raises(
+        UserError, match=r"no ICL score without one, two: it is the mean over all 3 tasks"
+    ):
         icl_score(without("two"), {"area_a": SUITE["area_a"], "area_b": {"parts": "acc_norm,none"}})
 
 
 def test_a_result_of_other_tasks_is_an_error():
-    with pytest.raises(UserError, match=r"none of the suite's tasks .* which has ifeval\. .*--tasks partial_icl"):
+    with pytest.raises(
+        UserError, match=r"none of the suite's tasks .* which has ifeval\. .*--tasks partial_icl"
+    ):
         score({"results": {"ifeval": {"acc,none": 1.0}}}, SUITE)
 
 
 def test_a_task_without_its_main_metric_is_an_error():
     wrong = {"results": {"one": {"exact_match,none": 1.0, "exact_match_stderr,none": 0.1}}}
-    with pytest.raises(UserError, match=r"one has no acc,none, .* main metric of one; it has exact_match,none\."):
+    with pytest.raises(
+        UserError, match=r"one has no acc,none, .* main metric of one; it has exact_match,none\."
+    ):
         score(wrong, SUITE)
 
 
@@ -83,7 +104,9 @@ def test_a_metric_that_is_no_fraction_is_an_error(value):
 
 def test_a_limited_run_and_a_subset_are_marked():
     assert score({**RESULT, "config": {"limit": None}}, SUITE).caveats == []
-    assert score({**RESULT, "config": {"limit": 8.0}}, SUITE).caveats == ["--limit 8: not the whole data sets"]
+    assert score({**RESULT, "config": {"limit": 8.0}}, SUITE).caveats == [
+        "--limit 8: not the whole data sets"
+    ]
     lite = {**RESULT, "results": {**RESULT["results"], "arc_lite": {}}}
     assert score(lite, SUITE).caveats == ["lite: a fixed subset of at most 100 documents a task"]
 
@@ -91,11 +114,16 @@ def test_a_limited_run_and_a_subset_are_marked():
 def test_the_newest_file_of_a_folder_is_read(tmp_path):
     for model, day in (("b", 1), ("a", 3), ("c", 2)):
         (tmp_path / model).mkdir()
-        (tmp_path / model / f"results_2026-01-0{day}T00-00-00.0.json").write_text(json.dumps({"results": {model: {}}}))
+        (tmp_path / model / f"results_2026-01-0{day}T00-00-00.0.json").write_text(
+            json.dumps({"results": {model: {}}})
+        )
         (tmp_path / model / "samples_x.jsonl").write_text("")
     file, result = read_result(tmp_path)
     assert file.parent.name == "a" and result == {"results": {"a": {}}}
-    assert read_result(tmp_path / "c")[1] == read_result(tmp_path / "c" / "results_2026-01-02T00-00-00.0.json")[1]
+    assert (
+        read_result(tmp_path / "c")[1]
+        == read_result(tmp_path / "c" / "results_2026-01-02T00-00-00.0.json")[1]
+    )
 
 
 def test_what_is_not_a_result_file_is_said(tmp_path):
@@ -153,11 +181,17 @@ def test_errors_are_one_line_and_help_ends_in_commands(tmp_path, capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["score", "--help"])
     examples = capsys.readouterr().out.split("examples:\n")[1].strip().splitlines()
-    assert len(examples) == 3 and all(line.strip().startswith("lm-eval-partial score") for line in examples)
+    assert len(examples) == 3 and all(
+        line.strip().startswith("lm-eval-partial score") for line in examples
+    )
 
 
 def test_files_are_read_without_torch_and_lm_eval():
     code = (
-        "import sys, lm_eval_partial.results, lm_eval_partial.cli.score; print({'torch', 'lm_eval'} & {*sys.modules})"
+        "import sys, lm_eval_partial.results, lm_eval_partial.cli.score; print({'torch', 'lm_eval'}"
+        " & {*sys.modules})"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+        == "set()\n"
+    )

@@ -30,7 +30,10 @@ def test_what_is_in_a_sweep(found):
 
 def test_scores_by_value(found):
     one = found.curves["one"]
-    expected = [np.mean(answers(int(100 * lam), 0.75 - 0.6 * (lam - 0.5) ** 2)) for lam in (0, 0.25, 0.5, 0.75, 1)]
+    expected = [
+        np.mean(answers(int(100 * lam), 0.75 - 0.6 * (lam - 0.5) ** 2))
+        for lam in (0, 0.25, 0.5, 0.75, 1)
+    ]
     assert one.values[:5] == pytest.approx(100 * np.array(expected))
     assert one.values[5:] == pytest.approx(one.values[[0, 4]])
     assert one.change == pytest.approx(100 * (one.values / one.values[4] - 1))
@@ -42,10 +45,14 @@ def test_intervals_are_of_the_right_width_and_paired(found):
     """The band of a percent difference is that of a ratio of two paired means (delta method), and none at λ = 1."""
     one = found.curves["one"]
     share = one.values / 100
-    assert one.high - one.low == pytest.approx(2 * 1.96 * 100 * np.sqrt(share * (1 - share) / 100), rel=0.15)
+    assert one.high - one.low == pytest.approx(
+        2 * 1.96 * 100 * np.sqrt(share * (1 - share) / 100), rel=0.15
+    )
     assert (one.low < one.values).all() and (one.values < one.high).all()
     assert one.change_low[4] == one.change_high[4] == one.change[4] == 0
-    half, full = (np.array(answers(int(100 * lam), 0.75 - 0.6 * (lam - 0.5) ** 2)) for lam in (0.5, 1))
+    half, full = (
+        np.array(answers(int(100 * lam), 0.75 - 0.6 * (lam - 0.5) ** 2)) for lam in (0.5, 1)
+    )
     residual = (half - half.mean() / full.mean() * full) / full.mean()
     error = 100 * residual.std(ddof=1) / np.sqrt(len(half))
     assert one.change_high[2] - one.change_low[2] == pytest.approx(2 * 1.96 * error, rel=0.15)
@@ -53,13 +60,21 @@ def test_intervals_are_of_the_right_width_and_paired(found):
 
 def test_a_baseline_without_a_task_has_no_value_there(found):
     chat = found.instruction
-    assert np.isnan(chat.values[5:]).all() and np.isnan(chat.low[5:]).all() and np.isfinite(chat.values[:5]).all()
+    assert (
+        np.isnan(chat.values[5:]).all()
+        and np.isnan(chat.low[5:]).all()
+        and np.isfinite(chat.values[:5]).all()
+    )
     assert chat.best.lam == chat.best.chosen == 1 and chat.best.gain == 0
 
 
 def test_the_best_lambda_is_found_and_its_honest_gain_is_the_smaller(tmp_path):
     for lam in (0.0, 0.25, 0.5, 0.75, 1.0):
-        write(tmp_path / str(lam), {"t": answers(int(100 * lam), 0.8 - 2 * (lam - 0.5) ** 2, 400)}, lam=lam)
+        write(
+            tmp_path / str(lam),
+            {"t": answers(int(100 * lam), 0.8 - 2 * (lam - 0.5) ** 2, 400)},
+            lam=lam,
+        )
     best = trajectories(tmp_path, {})[0].icl.best
     assert best.lam == best.chosen == 0.5 and best.agreement > 0.9
     assert best.honest_gain == pytest.approx(best.gain, abs=3)
@@ -71,12 +86,24 @@ def test_where_all_are_equal_the_best_is_lambda_1(tmp_path):
     for lam in (0.0, 0.5, 1.0):
         write(tmp_path / str(lam), {"t": answers(1, 0.5)}, lam=lam)
     best = trajectories(tmp_path, {})[0].icl.best
-    assert (best.lam, best.gain, best.chosen, best.honest_gain, best.interval) == (1, 0, 1, 0, (0, 0))
+    assert (best.lam, best.gain, best.chosen, best.honest_gain, best.interval) == (
+        1,
+        0,
+        1,
+        0,
+        (0, 0),
+    )
 
 
 def test_where_less_is_better_the_best_is_the_least(tmp_path):
     for lam, value in ((0.0, 30.0), (0.5, 10.0), (1.0, 20.0)):
-        write(tmp_path / str(lam), {"t": [value] * 4}, lam=lam, metric="ppl,none", higher_is_better=False)
+        write(
+            tmp_path / str(lam),
+            {"t": [value] * 4},
+            lam=lam,
+            metric="ppl,none",
+            higher_is_better=False,
+        )
     curve = trajectories(tmp_path, {})[0].icl
     assert curve.values.tolist() == [30, 10, 20] and curve.change.tolist() == [50, -50, 0]
     assert (curve.best.lam, curve.best.gain, curve.best.honest_gain) == (0.5, -10, -10)
@@ -164,12 +191,16 @@ def test_a_folder_without_a_trajectory_is_refused(tmp_path):
     refused(tmp_path, r"holds no results_\*\.json")
     write(tmp_path / "stock", {"t": [1.0]})
     refused(
-        tmp_path, r"none of the result files in .* \(1\) is of a pair at some λ. Make some with lm-eval-partial sweep"
+        tmp_path,
+        r"none of the result files in .* \(1\) is of a pair at some λ. Make some with"
+        r" lm-eval-partial sweep",
     )
     write(tmp_path / "a", {"t": [1.0, 0.0]}, lam=0.5)
     refused(tmp_path, r"has a single λ \(λ = 0\.50\), and a trajectory needs two")
     write(tmp_path / "b", {"t": [1.0, 0.0]}, lam=0.25)
-    refused(tmp_path, r"has λ = 0\.25, 0\.50, but not λ = 1, .* Add it: lm-eval-partial sweep --lam 1")
+    refused(
+        tmp_path, r"has λ = 0\.25, 0\.50, but not λ = 1, .* Add it: lm-eval-partial sweep --lam 1"
+    )
     write(tmp_path / "c", {"t": [1.0, 0.0]}, lam=1.0, samples=False)
     refused(tmp_path, r"has no samples of t .*Run lm_eval again with --log_samples")
     write(tmp_path / "c", {"t": [1.0, 0.0]}, lam=1.0, shots=0)

@@ -31,7 +31,11 @@ def test_the_bootstrap_is_scipys():
     drawn = uncertainty.bootstrap(series(table), "x", 20000)
     low, high = uncertainty.interval(drawn[:, 1] - drawn[:, 0])
     theirs = stats.bootstrap(
-        (table[:, 1] - table[:, 0],), np.mean, n_resamples=20000, method="percentile", rng=np.random.default_rng(2)
+        (table[:, 1] - table[:, 0],),
+        np.mean,
+        n_resamples=20000,
+        method="percentile",
+        rng=np.random.default_rng(2),
     )
     assert [low, high] == pytest.approx(theirs.confidence_interval, abs=0.004)
     assert (drawn[:, 1] - drawn[:, 0]).std() == pytest.approx(theirs.standard_error, rel=0.03)
@@ -48,7 +52,12 @@ def test_the_bootstrap_of_macro_f1_is_scipys():
         return float(np.diff(series(rows, finish).values(weights)[0])[0])
 
     theirs = stats.bootstrap(
-        (np.arange(60),), statistic, n_resamples=1000, vectorized=False, method="percentile", rng=random
+        (np.arange(60),),
+        statistic,
+        n_resamples=1000,
+        vectorized=False,
+        method="percentile",
+        rng=random,
     )
     assert (drawn[:, 1] - drawn[:, 0]).std() == pytest.approx(theirs.standard_error, rel=0.1)
 
@@ -62,8 +71,12 @@ def test_resamples_draw_as_many_documents_as_there_are_and_come_in_pieces(monkey
 
 def test_two_series_are_not_resampled_alike_and_one_always_is():
     table = series(np.random.default_rng(1).random((20, 2)))
-    assert np.array_equal(uncertainty.bootstrap(table, "x", 50), uncertainty.bootstrap(table, "x", 50))
-    assert not np.array_equal(uncertainty.bootstrap(table, "x", 50), uncertainty.bootstrap(table, "y", 50))
+    assert np.array_equal(
+        uncertainty.bootstrap(table, "x", 50), uncertainty.bootstrap(table, "x", 50)
+    )
+    assert not np.array_equal(
+        uncertainty.bootstrap(table, "x", 50), uncertainty.bootstrap(table, "y", 50)
+    )
 
 
 def test_the_standard_error_of_a_mean_is_that_of_paired_differences():
@@ -78,7 +91,9 @@ def test_the_standard_error_of_another_metric_is_the_bootstraps():
 
     table = series(np.random.default_rng(5).random((40, 2, 2)) + 1, ratio)
     drawn = uncertainty.bootstrap(table, "x", 500)
-    assert uncertainty.standard_error(table, 0, 1, drawn) == pytest.approx((drawn[:, 1] - drawn[:, 0]).std(ddof=1))
+    assert uncertainty.standard_error(table, 0, 1, drawn) == pytest.approx(
+        (drawn[:, 1] - drawn[:, 0]).std(ddof=1)
+    )
 
 
 def test_intervals_cover_the_truth_19_times_in_20():
@@ -97,8 +112,15 @@ def test_clustered_by_task_the_interval_covers_other_tasks():
     for seed in range(100):
         random = np.random.default_rng(seed)
         gains = 2 + 3 * random.standard_normal(12)
-        each = gains[:, None] + 0.5 * random.standard_normal((12, 1)) + 0.5 * random.standard_normal((12, 400))
-        for drawn, covered in ((each.mean(0), within), (uncertainty.over_tasks(each, str(seed)), clustered)):
+        each = (
+            gains[:, None]
+            + 0.5 * random.standard_normal((12, 1))
+            + 0.5 * random.standard_normal((12, 400))
+        )
+        for drawn, covered in (
+            (each.mean(0), within),
+            (uncertainty.over_tasks(each, str(seed)), clustered),
+        ):
             low, high = uncertainty.interval(drawn)
             covered.append(low <= 2 <= high)
     assert np.mean(within) < 0.4 and 0.85 <= np.mean(clustered) <= 0.98
@@ -115,7 +137,9 @@ def test_mcnemars_exact_test():
 def test_the_randomisation_test_of_right_and_wrong_is_mcnemars():
     table = np.array([[0, 1]] * 9 + [[1, 0]] * 2 + [[1, 1]] * 5)
     null = uncertainty.swapped(series(table), "x", 0, 1)
-    assert uncertainty.p_value(null, 7 / 16) == pytest.approx(stats.binomtest(9, 11).pvalue, abs=0.01)
+    assert uncertainty.p_value(null, 7 / 16) == pytest.approx(
+        stats.binomtest(9, 11).pvalue, abs=0.01
+    )
 
 
 def test_the_randomisation_test_is_scipys():
@@ -126,7 +150,9 @@ def test_the_randomisation_test_is_scipys():
         rng=np.random.default_rng(1),
     )  # fmt: skip
     assert null.mean() == pytest.approx(0, abs=0.005)
-    assert uncertainty.p_value(null, float(np.diff(table.mean(0))[0])) == pytest.approx(theirs.pvalue, abs=0.01)
+    assert uncertainty.p_value(null, float(np.diff(table.mean(0))[0])) == pytest.approx(
+        theirs.pvalue, abs=0.01
+    )
 
 
 def test_the_randomisation_test_of_macro_f1_has_its_level():
@@ -134,7 +160,9 @@ def test_the_randomisation_test_of_macro_f1_has_its_level():
     for seed in range(200):
         random = np.random.default_rng(seed)
         gold = random.integers(3, size=50)
-        noisy = [np.where(random.random(50) < 0.6, gold, random.integers(3, size=50)) for _ in range(2)]
+        noisy = [
+            np.where(random.random(50) < 0.6, gold, random.integers(3, size=50)) for _ in range(2)
+        ]
         rows, finish = metrics.rows(
             [list(zip(gold.tolist(), p.tolist(), strict=True)) for p in noisy], "def macro_f1(x):"
         )
@@ -182,9 +210,13 @@ def gains(chances, documents, repeats=150):
     for seed in range(repeats):
         table = series(right_or_wrong(seed, chances, documents))
         last = len(chances) - 1
-        chosen, gain, error = uncertainty.crossfit(uncertainty.half_estimates(table, str(seed), 100), last)
+        chosen, gain, error = uncertainty.crossfit(
+            uncertainty.half_estimates(table, str(seed), 100), last
+        )
         naive = (table.reported - table.reported[-1]).max()
-        rows.append((gain, error, naive, np.mean([chances[column] - chances[-1] for column in chosen])))
+        rows.append(
+            (gain, error, naive, np.mean([chances[column] - chances[-1] for column in chosen]))
+        )
     return np.array(rows).T
 
 
@@ -196,11 +228,17 @@ def test_where_nothing_is_better_the_naive_best_says_so_and_the_honest_gain_does
 
 def test_where_something_is_better_the_honest_gain_is_found():
     gain, error, naive, truth = gains([0.45, 0.5, 0.6, 0.55, 0.5, 0.45], 200)
-    assert gain.mean() == pytest.approx(truth.mean(), abs=0.012) and naive.mean() > truth.mean() + 0.01
+    assert (
+        gain.mean() == pytest.approx(truth.mean(), abs=0.012) and naive.mean() > truth.mean() + 0.01
+    )
     assert 0.9 <= np.mean(np.abs(gain - truth.mean()) < uncertainty.NORMAL * error) <= 1
 
 
 def test_where_less_is_better_the_least_is_chosen():
     estimates = uncertainty.half_estimates(series(np.tile([3.0, 1.0, 2.0], (10, 1))), "x")
-    assert uncertainty.crossfit(estimates, 2, sign=-1) == ([1] * 40, pytest.approx(-1), pytest.approx(0))
+    assert uncertainty.crossfit(estimates, 2, sign=-1) == (
+        [1] * 40,
+        pytest.approx(-1),
+        pytest.approx(0),
+    )
     assert uncertainty.crossfit(estimates, 2) == ([0] * 40, pytest.approx(1), pytest.approx(0))

@@ -12,11 +12,19 @@ from tests.suite import rows
 CONFIGS = Path(__file__).resolve().parents[2] / "task_configs"
 PARTS = {
     "mmlu": ["mmlu_abstract_algebra", "mmlu_anatomy", "mmlu_us_foreign_policy"],
-    "bbh_fewshot": [
-        f"bbh_fewshot_{name}"
-        for name in ("boolean_expressions", "date_understanding", "word_sorting", "object_counting", "navigate")
-    ]
-    + ["bbh_fewshot_sports_understanding"],
+    "bbh_fewshot": (
+        [
+            f"bbh_fewshot_{name}"
+            for name in (
+                "boolean_expressions",
+                "date_understanding",
+                "word_sorting",
+                "object_counting",
+                "navigate",
+            )
+        ]
+        + ["bbh_fewshot_sports_understanding"]
+    ),
 }
 METRIC = {"mmlu": "acc", "bbh_fewshot": "exact_match"}
 
@@ -34,7 +42,10 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the configs in which MMLU and BIG-Bench Hard are the parts there are real rows for."""
     folder = shutil.copytree(CONFIGS, tmp_path_factory.mktemp("mirror") / "task_configs")
     for group, parts in PARTS.items():
-        text = f"group: {group}\ntask: [{', '.join(parts)}]\naggregate_metric_list: [{{metric: {METRIC[group]}}}]\n"
+        text = (
+            f"group: {group}\ntask: [{', '.join(parts)}]\naggregate_metric_list: [{{metric:"
+            f" {METRIC[group]}}}]\n"
+        )
         (folder / f"{group}_parts.yaml").write_text(text)
     return folder
 

@@ -21,8 +21,9 @@ class Knowing(LM):
 
     Attributes:
         lead_in: What it says before the answer.
-        cut: The task and targets of documents whose every accepted answer holds a stop string. A model type would
-            hand over the part before it; here the answer is left whole, and the test looks at this list.
+        cut: The task and targets of documents whose every accepted answer holds a stop string. A
+            model type would hand over the part before it; here the answer is left whole, and the
+            test looks at this list.
     """
 
     def __init__(self, tasks: Mapping[str, ConfigurableTask], lead_in: str = "") -> None:
@@ -31,16 +32,23 @@ class Knowing(LM):
         self.cut: list[tuple[str, list[str]]] = []
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        right = [gold_option(self.tasks[request.task_name], request.doc) == request.idx for request in requests]
+        right = [
+            gold_option(self.tasks[request.task_name], request.doc) == request.idx
+            for request in requests
+        ]
         return [
-            (0.0, True) if yes else (-100.0 * len(r.args[1]), False) for yes, r in zip(right, requests, strict=True)
+            (0.0, True) if yes else (-100.0 * len(r.args[1]), False)
+            for yes, r in zip(right, requests, strict=True)
         ]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         raise NotImplementedError
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        return [self.answer(request.task_name, request.doc, request.args[1]["until"]) for request in requests]
+        return [
+            self.answer(request.task_name, request.doc, request.args[1]["until"])
+            for request in requests
+        ]
 
     def answer(self, task: str, doc: dict, until: list[str]) -> str:
         """Return the first accepted answer without a stop string in it."""

@@ -19,7 +19,11 @@ def mmlu(question: str, choices: list[str], answer: int) -> dict[str, Any]:
 
 
 def trivia(question: str, *aliases: str) -> dict[str, Any]:
-    return {"question": question, "question_id": question, "answer": {"aliases": list(aliases), "value": aliases[0]}}
+    return {
+        "question": question,
+        "question_id": question,
+        "answer": {"aliases": list(aliases), "value": aliases[0]},
+    }
 
 
 def hellaswag(label: int, activity: str, ctx_a: str, ctx_b: str, *endings: str) -> dict[str, Any]:
@@ -63,7 +67,9 @@ def squad(context: str, question: str, *answers: str) -> dict[str, Any]:
 NO_DATE = {"day": "", "month": "", "year": ""}
 
 
-def drop(passage: str, question: str, number: str = "", spans: tuple[str, ...] = (), **date: str) -> dict[str, Any]:
+def drop(
+    passage: str, question: str, number: str = "", spans: tuple[str, ...] = (), **date: str
+) -> dict[str, Any]:
     day = {**NO_DATE, **date}
     other = ("another",) if spans else ()
     return {
@@ -71,7 +77,13 @@ def drop(passage: str, question: str, number: str = "", spans: tuple[str, ...] =
         "passage": passage,
         "question": question,
         "query_id": question,
-        "answer": {"number": number, "date": day, "spans": list(spans), "worker_id": "", "hit_id": ""},
+        "answer": {
+            "number": number,
+            "date": day,
+            "spans": list(spans),
+            "worker_id": "",
+            "hit_id": "",
+        },
         "validated_answers": {
             "number": [number],
             "date": [day],
@@ -103,7 +115,12 @@ def fiqa(text: str, answer: str) -> dict[str, Any]:
 
 
 def entities(text: str, answer: str) -> dict[str, Any]:
-    return {"query": f"Identify.\nText: {text}\nAnswer:", "answer": answer, "label": ["O"], "text": text}
+    return {
+        "query": f"Identify.\nText: {text}\nAnswer:",
+        "answer": answer,
+        "label": ["O"],
+        "text": text,
+    }
 
 
 def glue(label: int, **columns: str) -> dict[str, Any]:
@@ -127,22 +144,32 @@ MADE: dict[tuple[str, str | None], Splits] = {
             trivia("Which made-up town has the clock of seven hands?", "Orlo", "Orlo Town"),
             trivia("Who kept the lighthouse of Vane Rock", "Tilda Marsh"),
         ],
-        "validation": [trivia("What do the bakers of Orlo put into rye bread?", "Fennel", "fennel seed")],
+        "validation": [
+            trivia("What do the bakers of Orlo put into rye bread?", "Fennel", "fennel seed")
+        ],
     },
     ("google-research-datasets/nq_open", None): {
         "train": [
             {"question": "who painted the blue gate of orlo", "answer": ["Ines Harrow", "Harrow"]},
             {"question": "when was the vane rock lighthouse lit", "answer": ["1871"]},
         ],
-        "validation": [{"question": "where does the river lune end", "answer": ["Orlo Bay", "the bay of Orlo"]}],
+        "validation": [
+            {"question": "where does the river lune end", "answer": ["Orlo Bay", "the bay of Orlo"]}
+        ],
     },
     ("allenai/ai2_arc", "ARC-Challenge"): {
         "train": [
             lettered(
-                id="1", question="What does a sundial need?", options=["rain", "light", "wind", "salt"], answerKey="B"
+                id="1",
+                question="What does a sundial need?",
+                options=["rain", "light", "wind", "salt"],
+                answerKey="B",
             ),
             lettered(
-                id="2", question="Which of these floats on water?", options=["iron", "cork", "lead"], answerKey="B"
+                id="2",
+                question="Which of these floats on water?",
+                options=["iron", "cork", "lead"],
+                answerKey="B",
             ),
         ],
         "test": [
@@ -192,10 +219,22 @@ MADE: dict[tuple[str, str | None], Splits] = {
     },
     ("baber/piqa", None): {
         "train": [
-            {"goal": "To open a stuck jar,", "sol1": "warm the lid.", "sol2": "freeze the lid.", "label": 0},
-            {"goal": "To keep a door open,", "sol1": "use a feather.", "sol2": "use a wedge.", "label": 1},
+            {
+                "goal": "To open a stuck jar,",
+                "sol1": "warm the lid.",
+                "sol2": "freeze the lid.",
+                "label": 0,
+            },
+            {
+                "goal": "To keep a door open,",
+                "sol1": "use a feather.",
+                "sol2": "use a wedge.",
+                "label": 1,
+            },
         ],
-        "validation": [{"goal": "To carry soup,", "sol1": "use a sieve.", "sol2": "use a pot.", "label": 1}],
+        "validation": [
+            {"goal": "To carry soup,", "sol1": "use a sieve.", "sol2": "use a pot.", "label": 1}
+        ],
     },
     ("allenai/winogrande", "winogrande_xl"): {
         "train": [
@@ -273,7 +312,10 @@ MADE: dict[tuple[str, str | None], Splits] = {
         ],
     },
     ("nyu-mll/glue", "sst2"): {
-        "train": [glue(1, sentence="a warm and clever film "), glue(0, sentence="two hours of my life i want back ")],
+        "train": [
+            glue(1, sentence="a warm and clever film "),
+            glue(0, sentence="two hours of my life i want back "),
+        ],
         "validation": [glue(1, sentence="the lighthouse keeper steals every scene . ")],
     },
     ("fancyzhx/ag_news", None): {
@@ -285,10 +327,16 @@ MADE: dict[tuple[str, str | None], Splits] = {
     },
     ("aps/super_glue", "rte"): {
         "train": [
-            glue(0, premise="The mill of Orlo burned down in 1902.", hypothesis="There was a fire in Orlo."),
+            glue(
+                0,
+                premise="The mill of Orlo burned down in 1902.",
+                hypothesis="There was a fire in Orlo.",
+            ),
             glue(1, premise="Tilda kept the lighthouse.", hypothesis="Tilda built the lighthouse."),
         ],
-        "validation": [glue(1, premise="The ferry runs in summer.", hypothesis="The ferry runs all year.")],
+        "validation": [
+            glue(1, premise="The ferry runs in summer.", hypothesis="The ferry runs all year.")
+        ],
     },
     ("aps/super_glue", "wic"): {
         "train": [
@@ -300,11 +348,23 @@ MADE: dict[tuple[str, str | None], Splits] = {
     ("aps/super_glue", "boolq"): {
         "train": [
             glue(
-                1, passage="Orlo -- Orlo is a town on the Lune. It has a harbour.", question="does orlo have a harbour"
+                1,
+                passage="Orlo -- Orlo is a town on the Lune. It has a harbour.",
+                question="does orlo have a harbour",
             ),
-            glue(0, passage="Vane Rock -- Nobody has lived there since 1940.", question="do people live on vane rock"),
+            glue(
+                0,
+                passage="Vane Rock -- Nobody has lived there since 1940.",
+                question="do people live on vane rock",
+            ),
         ],
-        "validation": [glue(1, passage="Lune -- The Lune freezes in most winters.", question="does the lune freeze")],
+        "validation": [
+            glue(
+                1,
+                passage="Lune -- The Lune freezes in most winters.",
+                question="does the lune freeze",
+            )
+        ],
     },
     ("SaylorTwift/bbh", None): {"test": [{"input": "True and not False is", "target": "True"}]},
     ("openai/gsm8k", "main"): {
@@ -327,20 +387,39 @@ MADE: dict[tuple[str, str | None], Splits] = {
     },
     ("rajpurkar/squad", None): {
         "train": [
-            squad("The blue gate was painted by Ines Harrow in 1911.", "Who painted the blue gate?", "Ines Harrow"),
+            squad(
+                "The blue gate was painted by Ines Harrow in 1911.",
+                "Who painted the blue gate?",
+                "Ines Harrow",
+            ),
             squad("Vane Rock has a lighthouse, lit in 1871.", "When was it lit?", "1871"),
         ],
         "validation": [
-            squad("The Lune ends in the bay of Orlo.", " Where does the Lune end?", "the bay of Orlo", "bay of Orlo")
+            squad(
+                "The Lune ends in the bay of Orlo.",
+                " Where does the Lune end?",
+                "the bay of Orlo",
+                "bay of Orlo",
+            )
         ],
     },
     ("EleutherAI/drop", None): {
         "train": [
-            drop("Orlo scored 3 goals and Vane scored 1.", "How many more goals did Orlo score?", number="2"),
+            drop(
+                "Orlo scored 3 goals and Vane scored 1.",
+                "How many more goals did Orlo score?",
+                number="2",
+            ),
             drop("Mara and Ines rowed; Tilda steered.", "Who rowed?", spans=("Mara", "Ines")),
         ],
         "validation": [
-            drop("The gate was shut on 2 May 1911.", "When was the gate shut?", day="2", month="May", year="1911")
+            drop(
+                "The gate was shut on 2 May 1911.",
+                "When was the gate shut?",
+                day="2",
+                month="May",
+                year="1911",
+            )
         ],
     },
     ("TheFinAI/en-fpb", None): {
@@ -362,7 +441,8 @@ MADE: dict[tuple[str, str | None], Splits] = {
     ("TheFinAI/flare-ner", None): {
         "train": [
             entities(
-                "Orlo Mills , Inc . lends to Borrower in Vane .", "Orlo Mills , Inc, ORG\nBorrower, PER\nVane, LOC"
+                "Orlo Mills , Inc . lends to Borrower in Vane .",
+                "Orlo Mills , Inc, ORG\nBorrower, PER\nVane, LOC",
             ),
             entities("Borrower shall repay Borrower ' s debt .", "Borrower, PER\nBorrower, PER"),
         ],
@@ -374,4 +454,6 @@ MADE: dict[tuple[str, str | None], Splits] = {
 def load_dataset(path: str, name: str | None = None, **_: Any) -> datasets.DatasetDict:
     """Stand in for `datasets.load_dataset`; the subjects of MMLU and BIG-Bench Hard share their rows."""
     splits = MADE[path, name if (path, name) in MADE else None]
-    return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
+    return datasets.DatasetDict(
+        {split: datasets.Dataset.from_list(rows) for split, rows in splits.items()}
+    )

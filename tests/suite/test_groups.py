@@ -22,8 +22,25 @@ GROUPS = [
     *(f"partial_icl_{area}_lite" for area in AREAS),
 ]
 SHOTS = {
-    **{"mmlu": 5, "triviaqa": 5, "nq_open": 5, "arc_challenge": 10, "hellaswag": 10, "piqa": 5, "winogrande": 5},
-    **{"commonsense_qa": 7, "openbookqa": 5, "sst2": 8, "ag_news": 8, "rte": 5, "wic": 8, "bbh": 3, "gsm8k": 5},
+    **{
+        "mmlu": 5,
+        "triviaqa": 5,
+        "nq_open": 5,
+        "arc_challenge": 10,
+        "hellaswag": 10,
+        "piqa": 5,
+        "winogrande": 5,
+    },
+    **{
+        "commonsense_qa": 7,
+        "openbookqa": 5,
+        "sst2": 8,
+        "ag_news": 8,
+        "rte": 5,
+        "wic": 8,
+        "bbh": 3,
+        "gsm8k": 5,
+    },
     **{"boolq": 5, "squad": 3, "drop": 3, "fpb": 5, "fiqa": 5, "fin_ner": 5},
 }
 
@@ -47,7 +64,11 @@ def test_lm_eval_lists_every_group(one_task_index, monkeypatch, capsys):
 
 
 def test_nothing_of_the_harness_is_replaced(manager):
-    ours = {name for name, entry in manager.task_index.items() if CONFIGS in (entry.yaml_path or CONFIGS).parents}
+    ours = {
+        name
+        for name, entry in manager.task_index.items()
+        if CONFIGS in (entry.yaml_path or CONFIGS).parents
+    }
     assert ours and not ours & TaskManager().task_index.keys()
     assert all(name.startswith(("partial_", "alpaca_eval")) for name in ours)
 
@@ -63,8 +84,12 @@ def test_21_tasks_in_six_areas_scored_in_three_ways(manager, made):
         len(loaded["group_map"][f"partial_icl_{kind}"])
         for loaded, kind in zip(by_scoring, ("mc", "fmc", "g"), strict=True)
     ] == [10, 4, 7]
-    assert sorted(name for loaded in by_scoring for name in loaded["groups"] if name in TASKS) == sorted(TASKS)
-    for loaded, kind in zip(by_scoring, ("multiple_choice", "multiple_choice", "generate_until"), strict=True):
+    assert sorted(
+        name for loaded in by_scoring for name in loaded["groups"] if name in TASKS
+    ) == sorted(TASKS)
+    for loaded, kind in zip(
+        by_scoring, ("multiple_choice", "multiple_choice", "generate_until"), strict=True
+    ):
         assert {task.OUTPUT_TYPE for task in loaded["tasks"].values()} == {kind}
 
 
@@ -90,7 +115,9 @@ def test_the_whole_suite_on_made_rows(manager, made):
 
 @pytest.mark.parametrize("lead_in", ["The answer is", "Answer:", "**The answer is:**"])
 def test_strict_is_strict_and_flexible_forgives_a_lead_in(lead_in, manager, made):
-    loaded = manager.load(["partial_triviaqa", "partial_nq_open", "partial_bbh", "partial_squad", "partial_drop"])
+    loaded = manager.load(
+        ["partial_triviaqa", "partial_nq_open", "partial_bbh", "partial_squad", "partial_drop"]
+    )
     results = run(Knowing(loaded["tasks"], lead_in), loaded, shots=2)["results"]
     for name in loaded["tasks"]:
         assert results[name]["exact_match,strict-match"] == 0
@@ -112,7 +139,11 @@ def test_entities_end_at_a_blank_line(manager, made):
     strict, flexible = task._filters
     answers = [[" Lune Bank, ORG\nMara, PER\n\nI found two, PER"], ["\n"], ["A, ORG"]]
     assert passed(strict, answers) == ["Lune Bank, ORG\nMara, PER", "", "A, ORG"]
-    assert passed(flexible, answers) == ["Lune Bank, ORG\nMara, PER\nI found two, PER", "", "A, ORG"]
+    assert passed(flexible, answers) == [
+        "Lune Bank, ORG\nMara, PER\nI found two, PER",
+        "",
+        "A, ORG",
+    ]
 
 
 ROW = re.compile(r"^\| `(partial_\w+)` \|((?:[^|]*\|){8})$", flags=re.MULTILINE)
@@ -121,7 +152,9 @@ ROW = re.compile(r"^\| `(partial_\w+)` \|((?:[^|]*\|){8})$", flags=re.MULTILINE)
 def test_the_table_agrees_with_the_files(manager, made):
     rows = dict(ROW.findall((CONFIGS / "README.md").read_text(encoding="utf-8")))
     assert list(rows) == list(TASKS)
-    metrics = {task: metric for tasks in read_suite(CONFIGS).values() for task, metric in tasks.items()}
+    metrics = {
+        task: metric for tasks in read_suite(CONFIGS).values() for task, metric in tasks.items()
+    }
     for group, leaf in TASKS.items():
         loaded = manager.load([group])
         cells = [cell.strip() for cell in rows[group].split("|")]

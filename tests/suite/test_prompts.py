@@ -1,6 +1,7 @@
 """One few-shot prompt of every task, with its targets and stop strings, as reviewed by reading: golden/TASK.txt.
 
-After a wanted change: ``UPDATE_GOLDEN=1 python -m pytest tests/suite/test_prompts.py``, then read the difference.
+After a wanted change: ``UPDATE_GOLDEN=1 python -m pytest tests/suite/test_prompts.py``, then read
+the difference.
 """
 
 from __future__ import annotations
@@ -35,10 +36,24 @@ TASKS = {
     "partial_fiqa": "partial_fiqa_mc",
     "partial_fin_ner": "partial_fin_ner_g",
 }
-FMC_TWINS = ["arc_challenge", "hellaswag", "piqa", "winogrande", "openbookqa", "sst2", "rte", "wic", "boolq", "fiqa"]
+FMC_TWINS = [
+    "arc_challenge",
+    "hellaswag",
+    "piqa",
+    "winogrande",
+    "openbookqa",
+    "sst2",
+    "rte",
+    "wic",
+    "boolq",
+    "fiqa",
+]
 MC_TWINS = ["commonsense_qa", "ag_news", "fpb"]
 TWINS = {
-    **{name: name for name in [f"partial_{n}_fmc" for n in FMC_TWINS] + [f"partial_{n}_mc" for n in MC_TWINS]},
+    **{
+        name: name
+        for name in [f"partial_{n}_fmc" for n in FMC_TWINS] + [f"partial_{n}_mc" for n in MC_TWINS]
+    },
     "partial_mmlu_mc": "mmlu_anatomy",
 }
 SHOTS = 2
@@ -58,7 +73,9 @@ def rendered(task) -> str:
         gold = task.doc_to_choice(doc).index(gold) if isinstance(gold, str) else gold
         if task.multiple_input:
             prompt = "\n=== or\n".join(prompt)
-        lines += [f"{'right' if i == gold else 'wrong'}: {r.args[1]!r}" for i, r in enumerate(built)]
+        lines += [
+            f"{'right' if i == gold else 'wrong'}: {r.args[1]!r}" for i, r in enumerate(built)
+        ]
     else:
         until = task.config.generation_kwargs["until"]
         lines += [f"target: {task.doc_to_target(doc)!r}", f"stops: {until!r}"]
@@ -93,7 +110,8 @@ def test_what_reading_would_find(file):
 
 
 @pytest.mark.parametrize(
-    "group", [g for g in [*TASKS, *TWINS] if g.endswith("_fmc") or g in ("partial_ag_news", "partial_fpb")]
+    "group",
+    [g for g in [*TASKS, *TWINS] if g.endswith("_fmc") or g in ("partial_ag_news", "partial_fpb")],
 )
 def test_the_letter_is_that_of_the_right_option(group, manager, made):
     """What MC calls right stands behind the letter that FMC calls right, in the shots and in the question."""

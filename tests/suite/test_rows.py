@@ -50,9 +50,12 @@ def test_a_model_that_knows_scores_100(tasks):
     result = run(model, tasks)
     found = leaves(result)
     assert {task for task, *_ in found} == {*tasks["tasks"], *PARTS}
-    assert {key: value for key, value in found.items() if key[2] != "flexible-extract" and value != 1} == {}
+    assert {
+        key: value for key, value in found.items() if key[2] != "flexible-extract" and value != 1
+    } == {}
     assert icl_score(result, read_suite(CONFIGS)) == 100
-    # Stock NQ-open ends an answer at a comma or a full stop, so that "19 November 1959, Paris" is out of reach.
+    # Stock NQ-open ends an answer at a comma or a full stop, so that "19 November 1959, Paris" is
+    # out of reach.
     assert {task for task, _ in model.cut} == {"nq_open"} and len(model.cut) <= 3
 
 
@@ -77,16 +80,34 @@ def test_a_model_that_guesses_scores_at_chance(per_character, tasks, monkeypatch
 
 def test_the_suite_runs_through_partial_hf(hub, mirror, pairs, lm_eval):
     base, instruct = pairs("llama")
-    flags = "--include_path", str(mirror), "--limit", "2", "--batch_size", "8", "--gen_kwargs", "max_gen_toks=8"
-    result, samples = lm_eval("partial-hf", ",".join(EVERYTHING), *flags, base=base, instruct=instruct, lam=0.5)
+    flags = (
+        "--include_path",
+        str(mirror),
+        "--limit",
+        "2",
+        "--batch_size",
+        "8",
+        "--gen_kwargs",
+        "max_gen_toks=8",
+    )
+    result, samples = lm_eval(
+        "partial-hf", ",".join(EVERYTHING), *flags, base=base, instruct=instruct, lam=0.5
+    )
     found = leaves(result)
     assert all(isinstance(value, float | int) and 0 <= value <= 1 for value in found.values())
     assert {task for task, *_ in found} - {*PARTS} == samples.keys()
     assert {*TASKS.values(), *TWINS.values()} - {"mmlu_anatomy"} <= samples.keys()
     scores = score(result, read_suite(CONFIGS))
-    assert 0 <= scores.icl <= 100 and scores.missing == [] and scores.caveats == ["--limit 2: not the whole data sets"]
+    assert (
+        0 <= scores.icl <= 100
+        and scores.missing == []
+        and scores.caveats == ["--limit 2: not the whole data sets"]
+    )
     assert {task.task: task.documents for task in scores.tasks} == {
-        task: 2 * len(PARTS.get({"partial_mmlu": "mmlu", "partial_bbh": "bbh_fewshot"}.get(task), [0]))
+        task: (
+            2
+            * len(PARTS.get({"partial_mmlu": "mmlu", "partial_bbh": "bbh_fewshot"}.get(task), [0]))
+        )
         for task in TASKS
     }
 
@@ -94,10 +115,18 @@ def test_the_suite_runs_through_partial_hf(hub, mirror, pairs, lm_eval):
 def test_shots_are_training_rows_that_hold_every_label(tasks):
     for name, task in tasks["tasks"].items():
         shots = task.sampler.sample(task.config.num_fewshot)
-        assert task.fewshot_cfg.split not in (task.config.test_split or task.config.validation_split,), name
+        assert task.fewshot_cfg.split not in (
+            task.config.test_split or task.config.validation_split,
+        ), name
         assert not [shot for shot in shots if shot in list(task.eval_docs)], name
-        if task.config.doc_to_choice and isinstance(task.config.doc_to_choice, list) and name not in FREE:
-            assert {gold_option(task, shot) for shot in shots} == set(range(len(task.config.doc_to_choice))), name
+        if (
+            task.config.doc_to_choice
+            and isinstance(task.config.doc_to_choice, list)
+            and name not in FREE
+        ):
+            assert {gold_option(task, shot) for shot in shots} == set(
+                range(len(task.config.doc_to_choice))
+            ), name
 
 
 FREE = {*PARTS["mmlu"], "commonsense_qa", "partial_hellaswag_fmc", "partial_openbookqa_fmc"}
@@ -123,7 +152,9 @@ def test_lite_is_scored_and_marked(hub, mirror_manager, monkeypatch):
     monkeypatch.setattr("lm_eval.api.task.ConfigurableTask.fewshot_context", no_prompt)
     loaded = mirror_manager.load(["partial_icl_lite"])
     scores = score(run(Knowing(loaded["tasks"]), loaded), read_suite(CONFIGS))
-    assert scores.icl == 100 and scores.caveats == ["lite: a fixed subset of at most 100 documents a task"]
+    assert scores.icl == 100 and scores.caveats == [
+        "lite: a fixed subset of at most 100 documents a task"
+    ]
 
 
 def test_options_fit_the_letters(tasks):

@@ -24,7 +24,13 @@ def test_only_shots_and_filters_are_overridden(group, manager, made):
     changed = {key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)}
     assert changed <= (OURS | {"filter_list"} if group in FILTERED else OURS)
     assert ours.VERSION == stock.VERSION
-    for name in ("doc_to_text", "doc_to_target", "doc_to_choice", "fewshot_delimiter", "target_delimiter"):
+    for name in (
+        "doc_to_text",
+        "doc_to_target",
+        "doc_to_choice",
+        "fewshot_delimiter",
+        "target_delimiter",
+    ):
         assert getattr(ours.fewshot_cfg, name) == getattr(stock.fewshot_cfg, name)
 
 
@@ -41,7 +47,10 @@ def test_prompts_are_the_harness_own(group, manager, made):
             assert ours.fewshot_context(doc_ours, count) == stock.fewshot_context(doc_stock, count)
         args = [
             [request.args for request in requests] if isinstance(requests, list) else requests.args
-            for requests in (task.construct_requests(doc_ours, "C", metadata=(None, 0, 1)) for task in (ours, stock))
+            for requests in (
+                task.construct_requests(doc_ours, "C", metadata=(None, 0, 1))
+                for task in (ours, stock)
+            )
         ]
         assert args[0] == args[1]
 
@@ -49,7 +58,7 @@ def test_prompts_are_the_harness_own(group, manager, made):
 @pytest.mark.parametrize("group", sorted(FILTERED))
 def test_the_strict_filter_is_the_harness_own(group, manager, made):
     """It only takes white space off, as TriviaQA's and NQ's does; BIG-Bench Hard's compares the space as well."""
-    (task, *_) = manager.load([group])["tasks"].values()
+    task, *_ = manager.load([group])["tasks"].values()
     (stock,) = manager.load([task.task_name])["tasks"].values()
     answers = [[" Orlo\n"], ["The answer is Orlo."], [""]]
     strict = next(ensemble for ensemble in task._filters if ensemble.name == "strict-match")

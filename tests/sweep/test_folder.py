@@ -64,16 +64,31 @@ def test_lists_that_are_none(texts, message):
 def test_folder_names():
     lams = (0, 0.6, 1, 0.125, -0.5, 1.5, 1e-7)
     names = [point_name(lam) for lam in map(float, lams)]
-    assert names == ["lam_0.00", "lam_0.60", "lam_1.00", "lam_0.125", "lam_-0.50", "lam_1.50", "lam_1e-07"]
+    assert names == [
+        "lam_0.00",
+        "lam_0.60",
+        "lam_1.00",
+        "lam_0.125",
+        "lam_-0.50",
+        "lam_1.50",
+        "lam_1e-07",
+    ]
 
 
-# The folder ----------------------------------------------------------------------------------------------
+# The folder ---------------------------------------------------------------------------------------
 
 
-def write_point(folder: Path, name: str, scores: dict[str, dict[str, float]], **fields: object) -> Path:
+def write_point(
+    folder: Path, name: str, scores: dict[str, dict[str, float]], **fields: object
+) -> Path:
     path = folder / name
     path.mkdir(parents=True)
-    result = {"results": scores, "config": {}, "task_hashes": {task: "x" for task in scores}, **fields}
+    result = {
+        "results": scores,
+        "config": {},
+        "task_hashes": {task: "x" for task in scores},
+        **fields,
+    }
     (path / f"results_{DATE}.json").write_text(json.dumps(result))
     for task in scores:
         (path / f"samples_{task}_{DATE}.jsonl").write_text('{"doc_id": 0}\n{"doc_id": 1}\n')
@@ -85,9 +100,24 @@ def manifest(**identity: object) -> dict:
 
 
 def test_points_stand_in_the_order_of_lam(tmp_path):
-    for name in ("lam_1.00", "lam_0.50", "hf_instruct", "lam_-0.50", "lam_0.00", "hf_base", "notes"):
+    for name in (
+        "lam_1.00",
+        "lam_0.50",
+        "hf_instruct",
+        "lam_-0.50",
+        "lam_0.00",
+        "hf_base",
+        "notes",
+    ):
         (tmp_path / name).mkdir()
-    assert points(tmp_path) == ["lam_-0.50", "lam_0.00", "lam_0.50", "lam_1.00", "hf_base", "hf_instruct"]
+    assert points(tmp_path) == [
+        "lam_-0.50",
+        "lam_0.00",
+        "lam_0.50",
+        "lam_1.00",
+        "hf_base",
+        "hf_instruct",
+    ]
     (tmp_path / "lam_x").mkdir()
     with pytest.raises(UserError, match=r"lam_x is no point of a sweep\. Move it away"):
         points(tmp_path)
@@ -100,9 +130,11 @@ def test_a_folder_is_claimed_by_one_identity(tmp_path):
     claim(tmp_path, manifest(limit=4, tasks={"a": {"version": 1}}))
     with pytest.raises(UserError) as caught:
         claim(tmp_path, manifest(limit=None, tasks={"a": {"version": 2}}))
-    assert str(caught.value) == (
-        f"{tmp_path} holds points of another run: limit is recorded as 4, now null; tasks.a.version is recorded as 1, "
-        "now 2. Give --output_path another folder, or the recorded settings."
+    assert (
+        str(caught.value)
+        == f"{tmp_path} holds points of another run: limit is recorded as 4, now null;"
+        " tasks.a.version is recorded as 1, now 2. Give --output_path another folder, or the"
+        " recorded settings."
     )
     assert (tmp_path / "manifest.json").read_bytes() == before
 
@@ -130,13 +162,22 @@ def test_differences_name_what_is_absent_and_are_counted(tmp_path):
 @pytest.mark.parametrize(
     "files, message",
     [
-        ({"thesis.tex": ""}, r"is not a sweep's: it has thesis\.tex and no manifest\.json\. Give --output_path a new"),
+        (
+            {"thesis.tex": ""},
+            (
+                r"is not a sweep's: it has thesis\.tex and no manifest\.json\. Give --output_path"
+                r" a new"
+            ),
+        ),
         (
             {"manifest.json": '{"iden'},
             r"manifest\.json cannot be read \(.*\)\. Restore it, or give --output_path a new",
         ),
         ({"manifest.json": "[]"}, r"manifest\.json holds no JSON object\. Restore it"),
-        ({"manifest.json": "{}"}, r"manifest\.json is not a sweep's manifest\. Give --output_path a new folder"),
+        (
+            {"manifest.json": "{}"},
+            r"manifest\.json is not a sweep's manifest\. Give --output_path a new folder",
+        ),
     ],
 )
 def test_a_folder_of_another_kind_is_left_alone(files, message, tmp_path):
@@ -150,28 +191,44 @@ def test_a_folder_of_another_kind_is_left_alone(files, message, tmp_path):
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "new.json"):
-        with pytest.raises(UserError, match=r"is a file\. A sweep writes a folder for each λ: give a folder"):
+        with pytest.raises(
+            UserError, match=r"is a file\. A sweep writes a folder for each λ: give a folder"
+        ):
             claim(path, manifest())
 
 
 @pytest.mark.parametrize(
     "file, text, message",
     [
-        (f"results_{DATE}.json", None, r"lam_0\.50 holds no results_\*\.json where a point has one"),
-        ("results_2026-02-01.json", "{}", r"lam_0\.50 holds 2 results_\*\.json where a point has one"),
+        (
+            f"results_{DATE}.json",
+            None,
+            r"lam_0\.50 holds no results_\*\.json where a point has one",
+        ),
+        (
+            "results_2026-02-01.json",
+            "{}",
+            r"lam_0\.50 holds 2 results_\*\.json where a point has one",
+        ),
         (f"results_{DATE}.json", '{"results": {', r"results_.*\.json cannot be read \(.*\)"),
         (f"results_{DATE}.json", "{}", r"results_.*\.json is not a result of lm-eval"),
         (f"samples_a_{DATE}.jsonl", None, r"samples_a_.*\.jsonl is missing"),
         (f"samples_a_{DATE}.jsonl", "", r"samples_a_.*\.jsonl is cut off"),
         (f"samples_a_{DATE}.jsonl", '{"doc_id": 0}\n{"doc', r"samples_a_.*\.jsonl is cut off"),
-        (f"samples_a_{DATE}.jsonl", '{"doc_id": 0}\n{"doc_id": 1}', r"samples_a_.*\.jsonl is cut off"),
+        (
+            f"samples_a_{DATE}.jsonl",
+            '{"doc_id": 0}\n{"doc_id": 1}',
+            r"samples_a_.*\.jsonl is cut off",
+        ),
     ],
 )
 def test_a_damaged_point_is_named_with_the_way_out(file, text, message, tmp_path):
     path = write_point(tmp_path, "lam_0.50", {"a": {"acc,none": 0.5}})
     assert read_point(path)["results"] == {"a": {"acc,none": 0.5}}
     (path / file).unlink() if text is None else (path / file).write_text(text)
-    with pytest.raises(UserError, match=rf"{message}\. Move .*lam_0\.50 away and start the sweep again"):
+    with pytest.raises(
+        UserError, match=rf"{message}\. Move .*lam_0\.50 away and start the sweep again"
+    ):
         read_point(path)
 
 
@@ -186,7 +243,7 @@ def test_a_last_line_longer_than_any_window(tmp_path):
             read_point(path)
 
 
-# The table -----------------------------------------------------------------------------------------------
+# The table ----------------------------------------------------------------------------------------
 
 GROUPED = {
     "suite": {"alias": "suite", "acc,none": 0.5, "acc_stderr,none": 0.1},
@@ -194,14 +251,22 @@ GROUPED = {
     "bare": {"alias": "bare"},
     "one": {"acc,none": 0.25, "acc_norm,none": 0.3},
     "two": {"acc,none": 0.75},
-    "three": {"exact_match,strict": 0.1, "exact_match_stderr,strict": "N/A", "exact_match,loose": 0.2},
+    "three": {
+        "exact_match,strict": 0.1,
+        "exact_match_stderr,strict": "N/A",
+        "exact_match,loose": 0.2,
+    },
     "four": {"word_perplexity,none": 9.0},
 }
 CHILDREN = {"suite": ["suite_area", "two"], "suite_area": ["one"], "bare": ["three"]}
 
 
 def test_columns_are_groups_with_a_score_and_tasks_outside_them(tmp_path):
-    result = {"results": GROUPED, "group_subtasks": CHILDREN, "configs": {"three": {"metadata": {"main_metric": "x"}}}}
+    result = {
+        "results": GROUPED,
+        "group_subtasks": CHILDREN,
+        "configs": {"three": {"metadata": {"main_metric": "x"}}},
+    }
     shown = {"suite": "acc,none", "suite_area": "acc,none", "four": "word_perplexity,none"}
     run = Run("", (ResultFile(tmp_path, result),))
     assert columns(run) == {**shown, "three": "exact_match,strict"}
@@ -215,23 +280,42 @@ def test_the_best_of_each_column_is_starred(tmp_path):
         "group_subtasks": {"suite": ["suite_area"], "suite_area": ["x"]},
         "higher_is_better": {"four": {"word_perplexity": False}, "suite": {"acc": True}},
     }
-    for name, acc, perplexity in (("lam_0.00", 0.5, 9), ("lam_0.50", 0.625, 7), ("lam_1.00", 0.625, 8)):
+    for name, acc, perplexity in (
+        ("lam_0.00", 0.5, 9),
+        ("lam_0.50", 0.625, 7),
+        ("lam_1.00", 0.625, 8),
+    ):
         scores = {
             "suite": {"acc,none": acc},
             "suite_area": {"acc,none": 0.5},
             "four": {"word_perplexity,none": perplexity},
         }
         write_point(tmp_path, name, scores, **fields)
-    write_point(tmp_path, "hf_instruct", {"suite": {"acc,none": 0.9}, "four": {"word_perplexity,none": 1}}, **fields)
+    write_point(
+        tmp_path,
+        "hf_instruct",
+        {"suite": {"acc,none": 0.9}, "four": {"word_perplexity,none": 1}},
+        **fields,
+    )
     out = StringIO()
     show(tmp_path, Console(file=out, width=40))
     rows = [re.findall(r"[\w.*–]+(?: \w+)?", line) for line in out.getvalue().splitlines()]
     rows = [row for row in rows if row]
-    assert rows[0] == ["suite", "area", "four"] and rows[1] == ["λ", "acc", "acc", "word_perplexity"]
+    assert rows[0] == ["suite", "area", "four"] and rows[1] == [
+        "λ",
+        "acc",
+        "acc",
+        "word_perplexity",
+    ]
     assert rows[2:6] == [
         ["0.00", "0.5000", "0.5000", "9.0000"],
         ["0.50", "0.6250", "0.5000", "7.0000*"],
-        ["1.00", "0.6250*", "0.5000*", "8.0000"],  # of equal ones the nearest to λ = 1, as in the report
+        [
+            "1.00",
+            "0.6250*",
+            "0.5000*",
+            "8.0000",
+        ],  # of equal ones the nearest to λ = 1, as in the report
         ["hf instruct", "0.9000", "–", "1.0000"],
     ]
     assert out.getvalue().endswith("* best λ on these documents\n")
@@ -239,7 +323,11 @@ def test_the_best_of_each_column_is_starred(tmp_path):
 
 def test_a_name_is_shortened_only_below_its_groups_column(tmp_path):
     fields = {
-        "group_subtasks": {"suite": ["suite_area", "suite_own"], "suite_area": ["x"], "suite_own": ["suite_own_g"]}
+        "group_subtasks": {
+            "suite": ["suite_area", "suite_own"],
+            "suite_area": ["x"],
+            "suite_own": ["suite_own_g"],
+        }
     }
     scores = {
         "suite": {"acc,none": 0.1},

@@ -39,8 +39,20 @@ def run(pairs, tmp_path, one_task_index, monkeypatch) -> Callable[..., int]:
 
     def run(*flags: str, out: str = "out", tasks: str = "pico_mc", family: str = "llama") -> int:
         base, instruct = pairs(family)
-        command = ["sweep", "--base", str(base), "--instruct", str(instruct), "--tasks", tasks, "--device", "cpu"]
-        return main([*command, "--include_path", str(TASKS), "--output_path", str(tmp_path / out), *flags])
+        command = [
+            "sweep",
+            "--base",
+            str(base),
+            "--instruct",
+            str(instruct),
+            "--tasks",
+            tasks,
+            "--device",
+            "cpu",
+        ]
+        return main(
+            [*command, "--include_path", str(TASKS), "--output_path", str(tmp_path / out), *flags]
+        )
 
     return run
 
@@ -49,21 +61,27 @@ def read(path: Path) -> tuple[dict, dict[str, list[dict]]]:
     """Return a point's result without times, and its samples."""
     result = trajectory.read_point(path)
     samples = {
-        file.name.split("_20")[0].removeprefix("samples_"): [json.loads(line) for line in file.read_text().splitlines()]
+        file.name.split("_20")[0].removeprefix("samples_"): [
+            json.loads(line) for line in file.read_text().splitlines()
+        ]
         for file in path.glob("samples_*.jsonl")
     }
     return {name: value for name, value in result.items() if name not in TIMES}, samples
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def never(*_: object, **__: object) -> None:
     pytest.fail("a point was run again")
 
 
-# The numbers ---------------------------------------------------------------------------------------------
+# The numbers --------------------------------------------------------------------------------------
 
 
 def same_as_separate(point: Path, separate: tuple[dict, dict]) -> None:
@@ -86,7 +104,9 @@ def test_every_point_is_a_separate_run(family, run, pairs, lm_eval, tmp_path):
         separate = lm_eval("partial-hf", tasks, base=base, instruct=instruct, lam=float(lam))
         for out in ("out", "otherwise"):
             same_as_separate(tmp_path / out / f"lam_{lam}", separate)
-    values = [str(read(tmp_path / "out" / f"lam_{lam}")[1]["pico_mc"]) for lam in ("0.00", "0.25", "0.60")]
+    values = [
+        str(read(tmp_path / "out" / f"lam_{lam}")[1]["pico_mc"]) for lam in ("0.00", "0.25", "0.60")
+    ]
     assert len(set(values)) == 3
 
 
@@ -97,7 +117,9 @@ def test_a_task_that_draws_and_writes_leaves_nothing_behind(run, pairs, lm_eval,
     assert run("--lam", "1,0.3", "0", *flags, tasks=tasks) == 0
     base, instruct = pairs("llama")
     for lam in ("0.00", "0.30", "1.00"):
-        separate = lm_eval("partial-hf", tasks, *flags, base=base, instruct=instruct, lam=float(lam))
+        separate = lm_eval(
+            "partial-hf", tasks, *flags, base=base, instruct=instruct, lam=float(lam)
+        )
         same_as_separate(tmp_path / "out" / f"lam_{lam}", separate)
     documents = [read(tmp_path / "out" / f"lam_{lam}")[1]["pico_leaky"] for lam in ("0.00", "1.00")]
     assert [d["doc"] for d in documents[0]] == [d["doc"] for d in documents[1]]
@@ -105,13 +127,35 @@ def test_a_task_that_draws_and_writes_leaves_nothing_behind(run, pairs, lm_eval,
 
 
 def test_lm_evals_flags_pass_through(run, pairs, lm_eval, tmp_path):
-    flags = ["--limit", "5", "--num_fewshot", "1", "--batch_size", "2", "--gen_kwargs", "max_gen_toks=3"]
+    flags = [
+        "--limit",
+        "5",
+        "--num_fewshot",
+        "1",
+        "--batch_size",
+        "2",
+        "--gen_kwargs",
+        "max_gen_toks=3",
+    ]
     flags += ["--apply_chat_template", "--system_instruction", "Be brief.", "--metadata", "note=x"]
     tasks = "pico_mc,pico_gen"
     model_args = {"dtype": "bfloat16", "max_length": 256}
-    assert run("--lam", "0.5", "0.25", *flags, "--model_args", "dtype=bfloat16,max_length=256", tasks=tasks) == 0
+    assert (
+        run(
+            "--lam",
+            "0.5",
+            "0.25",
+            *flags,
+            "--model_args",
+            "dtype=bfloat16,max_length=256",
+            tasks=tasks,
+        )
+        == 0
+    )
     base, instruct = pairs("llama")
-    separate = lm_eval("partial-hf", tasks, *flags, base=base, instruct=instruct, lam=0.25, **model_args)
+    separate = lm_eval(
+        "partial-hf", tasks, *flags, base=base, instruct=instruct, lam=0.25, **model_args
+    )
     ours = read(tmp_path / "out" / "lam_0.25")
     assert ours[1] == separate[1] and ours[0]["configs"]["pico_mc"]["metadata"]["note"] == "x"
     assert ours[0]["config"] | {"model_args": None} == separate[0]["config"] | {"model_args": None}
@@ -122,7 +166,18 @@ def test_baselines_are_stock_runs(run, pairs, lm_eval, tmp_path):
     base, instruct = pairs("llama")
     tasks = "pico_mc,pico_leaky"
     assert run("--lam", "0.5", "--baselines", tasks=tasks) == 0
-    assert run("--lam", "0.5", "--baselines", "instruct", "--apply_chat_template", out="chat", tasks=tasks) == 0
+    assert (
+        run(
+            "--lam",
+            "0.5",
+            "--baselines",
+            "instruct",
+            "--apply_chat_template",
+            out="chat",
+            tasks=tasks,
+        )
+        == 0
+    )
     same_as_separate(tmp_path / "out" / "hf_base", lm_eval("hf", tasks, pretrained=base))
     same_as_separate(tmp_path / "out" / "hf_instruct", lm_eval("hf", tasks, pretrained=instruct))
     stock = lm_eval("hf", tasks, "--apply_chat_template", pretrained=instruct)
@@ -141,7 +196,9 @@ def test_the_template_of_a_baseline_is_its_own(run, pairs, tmp_path):
         point: read(tmp_path / "out" / point)[1]["pico_mc"][0]["arguments"]["gen_args_0"]["arg_0"]
         for point in ("lam_0.50", "hf_base", "hf_instruct")
     }
-    assert "<~user~>" in prompts["hf_base"].replace("|>", "~>") and "<~" not in prompts["hf_instruct"]
+    assert (
+        "<~user~>" in prompts["hf_base"].replace("|>", "~>") and "<~" not in prompts["hf_instruct"]
+    )
     assert prompts["lam_0.50"] == prompts["hf_instruct"]
 
 
@@ -150,7 +207,13 @@ def test_stock_arguments(pairs):
 
     base, _ = pairs("llama")
     side = Checkpoint("base", str(base.parent), subfolder="base")
-    given = {"base": "x", "instruct": "y", "base_subfolder": "base", "dtype": "float16", "tokenizer": "base"}
+    given = {
+        "base": "x",
+        "instruct": "y",
+        "base_subfolder": "base",
+        "dtype": "float16",
+        "tokenizer": "base",
+    }
     assert sweep.stock_arguments(given, side) == {
         "pretrained": str(base.parent),
         "subfolder": "base",
@@ -165,7 +228,12 @@ def test_stock_arguments_of_an_adapter(pairs, tmp_path):
     base = pairs("llama")[0]
     pico.adapter(base, tmp_path / "a", target_modules=["q_proj"])
     adapter = Pair.open(str(base), str(tmp_path / "a")).instruct
-    expected = {"pretrained": str(base), "peft": str(tmp_path / "a"), "tokenizer": str(base), "dtype": "float16"}
+    expected = {
+        "pretrained": str(base),
+        "peft": str(tmp_path / "a"),
+        "tokenizer": str(base),
+        "dtype": "float16",
+    }
     assert sweep.stock_arguments({"dtype": "float16"}, adapter) == expected
 
 
@@ -173,16 +241,24 @@ def test_a_sweep_over_an_adapter(pairs, tmp_path, run):
     base = pairs("llama")[0]
     adapter = pico.adapter(base, tmp_path / "a", target_modules=["q_proj"])
     assert run("--instruct", str(adapter), "--lam", "0.5,1", "--baselines") == 0
-    one, stock = (read(tmp_path / "out" / name)[1]["pico_mc"] for name in ("lam_1.00", "hf_instruct"))
-    assert agree([sample["filtered_resps"] for sample in one], [sample["filtered_resps"] for sample in stock])
+    one, stock = (
+        read(tmp_path / "out" / name)[1]["pico_mc"] for name in ("lam_1.00", "hf_instruct")
+    )
+    assert agree(
+        [sample["filtered_resps"] for sample in one], [sample["filtered_resps"] for sample in stock]
+    )
 
 
 def test_a_sweep_scales_a_schedule(pairs, tmp_path, run, lm_eval):
     assert run("--lam", "0.5,1", "--model_args", "schedule=attention:0.8+all:0.4") == 0
     result, samples = read(tmp_path / "out" / "lam_0.50")
-    assert result["config"]["lam"] == 0.5 and result["config"]["schedule"] == "attention:0.8+all:0.4"
+    assert (
+        result["config"]["lam"] == 0.5 and result["config"]["schedule"] == "attention:0.8+all:0.4"
+    )
     base, instruct = pairs("llama")
-    _, separate = lm_eval("partial-hf", "pico_mc", base=base, instruct=instruct, lam="attention:0.4+all:0.2")
+    _, separate = lm_eval(
+        "partial-hf", "pico_mc", base=base, instruct=instruct, lam="attention:0.4+all:0.2"
+    )
     responses = [[sample["resps"] for sample in each["pico_mc"]] for each in (samples, separate)]
     assert agree(*responses)
     assert run("--lam", "0.25", "--model_args", "schedule=attention:0.8+all:0.5") == 1
@@ -209,13 +285,15 @@ def test_the_model_is_loaded_once_and_prompts_are_built_once(run, monkeypatch, t
         return wrapper
 
     monkeypatch.setattr(PartialHFLM, "__init__", counted("loads", PartialHFLM.__init__))
-    monkeypatch.setattr(ConfigurableTask, "fewshot_context", counted("prompts", ConfigurableTask.fewshot_context))
+    monkeypatch.setattr(
+        ConfigurableTask, "fewshot_context", counted("prompts", ConfigurableTask.fewshot_context)
+    )
     assert run("--lam", "0:1:0.25") == 0
     assert counts == {"loads": 1, "prompts": 16}
     assert len(read(tmp_path / "out" / "lam_1.00")[1]["pico_mc"]) == 16
 
 
-# Again ---------------------------------------------------------------------------------------------------
+# Again --------------------------------------------------------------------------------------------
 
 
 def test_finished_points_are_kept_and_new_ones_added(run, tmp_path, monkeypatch, capsys):
@@ -238,11 +316,17 @@ def test_finished_points_are_kept_and_new_ones_added(run, tmp_path, monkeypatch,
         (["--limit", "4"], "limit is recorded as null, now 4.0"),
         (
             ["--num_fewshot", "1"],
-            "num_fewshot is recorded as null, now 1; tasks.pico_mc.num_fewshot is recorded as 3, now 1",
+            (
+                "num_fewshot is recorded as null, now 1; tasks.pico_mc.num_fewshot is recorded as"
+                " 3, now 1"
+            ),
         ),
         (["--seed", "7"], "seed is recorded as [0, 1234, 1234, 1234], now [7, 7, 7, 7]"),
         (["--model_args", "dtype=bfloat16"], 'dtype is recorded as "float32", now "bfloat16"'),
-        (["--model_args", "max_length=99"], 'model_args.max_length is recorded as absent, now "99"'),
+        (
+            ["--model_args", "max_length=99"],
+            'model_args.max_length is recorded as absent, now "99"',
+        ),
         (["--model_args", "tokenizer=base"], 'tokenizer is recorded as "instruct", now "base"'),
         (["--apply_chat_template"], "apply_chat_template is recorded as false, now true"),
         (["--gen_kwargs", "temperature=1"], "gen_kwargs.temperature is recorded as absent, now 1"),
@@ -250,13 +334,17 @@ def test_finished_points_are_kept_and_new_ones_added(run, tmp_path, monkeypatch,
         (["--tasks", "pico_gen"], "tasks.pico_gen.version is recorded as absent, now 1.0"),
     ],
 )
-def test_another_run_is_refused_and_what_differs_is_named(flags, message, run, tmp_path, capsys, monkeypatch):
+def test_another_run_is_refused_and_what_differs_is_named(
+    flags, message, run, tmp_path, capsys, monkeypatch
+):
     assert run("--lam", "0.5") == 0
     before = content(tmp_path / "out")
     monkeypatch.setattr("lm_eval.simple_evaluate", never)
     assert run("--lam", "0.5", "1", *flags) == 1
     assert content(tmp_path / "out") == before
-    assert f"error: {tmp_path}/out holds points of another run: {message}" in capsys.readouterr().err
+    assert (
+        f"error: {tmp_path}/out holds points of another run: {message}" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -290,7 +378,10 @@ def test_damage_is_said_and_nothing_is_touched(run, tmp_path, capsys):
     samples.write_bytes(samples.read_bytes()[:-20])
     before = content(tmp_path / "out")
     assert run("--lam", "0,0.5,1") == 1
-    assert f"error: {samples} is cut off. Move {tmp_path}/out/lam_0.00 away and start" in capsys.readouterr().err
+    assert (
+        f"error: {samples} is cut off. Move {tmp_path}/out/lam_0.00 away and start"
+        in capsys.readouterr().err
+    )
     assert content(tmp_path / "out") == before
     shutil.move(tmp_path / "out" / "lam_0.00", tmp_path / "away")
     assert run("--lam", "0,0.5,1") == 0
@@ -300,7 +391,10 @@ def test_damage_is_said_and_nothing_is_touched(run, tmp_path, capsys):
 def test_two_sweeps_into_one_folder(run, tmp_path, capsys):
     with files.locked(tmp_path / "out", "sweep"):
         assert run("--lam", "0.5") == 1
-    assert f"error: another sweep is writing into {tmp_path}/out. Wait for it" in capsys.readouterr().err
+    assert (
+        f"error: another sweep is writing into {tmp_path}/out. Wait for it"
+        in capsys.readouterr().err
+    )
 
 
 def same_trajectory(folder: Path, expected: Path) -> None:
@@ -340,9 +434,13 @@ def test_an_interrupt_leaves_a_folder_that_goes_on(moment, run, tmp_path, monkey
             patched.setattr(files, "sync", interrupted_sync)
         assert run("--lam", "0:1:0.5") == 130
     assert capsys.readouterr().err.endswith(
-        f"interrupted; 1 finished points are in {tmp_path}/out.\nThe same command goes on from there.\n"
+        f"interrupted; 1 finished points are in {tmp_path}/out.\nThe same command goes on from"
+        " there.\n"
     )
-    assert trajectory.points(tmp_path / "out") == ["lam_0.00"] and not (tmp_path / "out" / ".incomplete").exists()
+    assert (
+        trajectory.points(tmp_path / "out") == ["lam_0.00"]
+        and not (tmp_path / "out" / ".incomplete").exists()
+    )
     assert run("--lam", "0:1:0.5") == 0
     same_trajectory(tmp_path / "out", tmp_path / "whole")
 
@@ -402,7 +500,7 @@ def test_a_disk_that_fails_loses_nothing(run, tmp_path, capsys):
     assert trajectory.points(tmp_path / "out") == ["lam_0.00", "lam_0.50"]
 
 
-# Files and words -----------------------------------------------------------------------------------------
+# Files and words ----------------------------------------------------------------------------------
 
 
 def test_the_manifest_says_what_all_points_share(run, pairs, tmp_path):
@@ -417,7 +515,10 @@ def test_the_manifest_says_what_all_points_share(run, pairs, tmp_path):
         assert identity[name] == result["config"][name]
     assert identity["dtype"] == "float32" and identity["seed"] == [0, 1234, 1234, 1234]
     task = identity["tasks"]["pico_mc"]
-    assert task["version"] == result["versions"]["pico_mc"] and task["num_fewshot"] == result["n-shot"]["pico_mc"] == 3
+    assert (
+        task["version"] == result["versions"]["pico_mc"]
+        and task["num_fewshot"] == result["n-shot"]["pico_mc"] == 3
+    )
     assert (
         identity["versions"]["torch"] == torch.__version__
         and identity["versions"]["lm_eval"] == result["lm_eval_version"]
@@ -456,7 +557,12 @@ def test_the_table_is_all_there_is_on_stdout(run, tmp_path, capsys):
 
 def test_a_config_file(run, pairs, tmp_path):
     base, instruct = pairs("llama")
-    settings = {"tasks": ["pico_mc"], "limit": 4, "include_path": str(TASKS), "output_path": str(tmp_path / "there")}
+    settings = {
+        "tasks": ["pico_mc"],
+        "limit": 4,
+        "include_path": str(TASKS),
+        "output_path": str(tmp_path / "there"),
+    }
     settings["model_args"] = {"base": str(base), "instruct": str(instruct)}
     (tmp_path / "config.yaml").write_text(json.dumps(settings | {"device": "cpu"}))
     assert main(["sweep", "--config", str(tmp_path / "config.yaml"), "--lam", "0.5"]) == 0
@@ -471,37 +577,61 @@ def test_a_config_file(run, pairs, tmp_path):
         (["--lam", "-0.5:0.5:0.3"], "--lam -0.5:0.5:0.3 passes over its end: 0.4, 0.7."),
         (["--model", "hf"], "--model hf: a sweep is of partial-hf. Leave --model out."),
         (["--model_args", "lam=0.5"], "lam= in --model_args does not go with sweep: give --lam."),
-        (["--model_args", "model=mine"], "model= in --model_args does not go with sweep: points are named by their λ."),
+        (
+            ["--model_args", "model=mine"],
+            "model= in --model_args does not go with sweep: points are named by their λ.",
+        ),
         (["--model_args", "base=other"], "and base=other in --model_args differ. Give one."),
         (["--model_args", "pretrained=x"], "pretrained= does not go with partial-hf"),
         (["--model_args", "dtyp=x"], "unknown argument dtyp=. Did you mean 'dtype'?"),
-        (["--use_cache", "x"], "--use_cache does not go with sweep: a sweep started again skips the points it has."),
+        (
+            ["--use_cache", "x"],
+            "--use_cache does not go with sweep: a sweep started again skips the points it has.",
+        ),
         (["--show_config"], "--show_config does not go with sweep"),
         (["--check_integrity"], "--check_integrity does not go with sweep"),
         (["--hf_hub_log_args", "a=b"], "--hf_hub_log_args does not go with sweep"),
-        (["--tasks", "pico_nope"], "Tasks not found: pico_nope. lm_eval ls tasks lists what there is"),
-        (["--limit", "2", "--samples", '{"pico_mc": [1]}'], "If --samples is not None, then --limit must be None."),
-        (["--apply_chat_template", "--baselines"], "has no chat template, so stock hf cannot run it with"),
+        (
+            ["--tasks", "pico_nope"],
+            "Tasks not found: pico_nope. lm_eval ls tasks lists what there is",
+        ),
+        (
+            ["--limit", "2", "--samples", '{"pico_mc": [1]}'],
+            "If --samples is not None, then --limit must be None.",
+        ),
+        (
+            ["--apply_chat_template", "--baselines"],
+            "has no chat template, so stock hf cannot run it with",
+        ),
         (
             ["--wandb_args", "project=x"],
             "--wandb_args needs wandb, which is not installed. Install it with: pip install",
         ),
     ],
 )
-def test_bad_input_is_one_line_before_anything_is_loaded(flags, message, run, tmp_path, capsys, monkeypatch):
+def test_bad_input_is_one_line_before_anything_is_loaded(
+    flags, message, run, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr("lm_eval_partial.sweep.tracking.importlib.util.find_spec", lambda _: None)
     monkeypatch.setattr(PartialHFLM, "__init__", never)
     given = flags if "--lam" in flags else ["--lam", "0.5", *flags]
     assert run(*given) == 1
     out, err = capsys.readouterr()
-    assert out == "" and err.splitlines()[-1].startswith("error: ") and message in err.splitlines()[-1]
+    assert (
+        out == "" and err.splitlines()[-1].startswith("error: ") and message in err.splitlines()[-1]
+    )
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("missing", ["--base", "--output_path", "--tasks"])
 def test_what_is_missing_is_named(missing, pairs, capsys, tmp_path):
     base, instruct = map(str, pairs("llama"))
-    given = {"--base": base, "--instruct": instruct, "--tasks": "pico_mc", "--output_path": str(tmp_path / "out")}
+    given = {
+        "--base": base,
+        "--instruct": instruct,
+        "--tasks": "pico_mc",
+        "--output_path": str(tmp_path / "out"),
+    }
     flags = [part for name, value in given.items() if name != missing for part in (name, value)]
     assert main(["sweep", *flags, "--lam", "0.5"]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {missing} is missing. Give")
@@ -521,7 +651,7 @@ def test_a_foreign_folder_is_not_written_into(run, tmp_path, capsys):
     assert list(content(tmp_path / "out")) == ["thesis.tex"]
 
 
-# Trackers ------------------------------------------------------------------------------------------------
+# Trackers -----------------------------------------------------------------------------------------
 
 
 class WandbRun:
@@ -548,7 +678,9 @@ class WandbRun:
 
 class Config(dict):
     def update(self, values, allow_val_change=False):
-        assert allow_val_change or not any(name in self for name in values), "W&B refuses to change a config"
+        assert allow_val_change or not any(name in self for name in values), (
+            "W&B refuses to change a config"
+        )
         super().update(values)
 
 
@@ -588,7 +720,8 @@ def test_wandb_has_one_run_with_lam_as_its_axis(run, wandb, tmp_path):
     assert arguments["project"] == "p" and arguments["resume"] == "allow" and told.ended == 1
     assert told.axes == {"lam": None, "*": "lam"} and told.config["note"] == "x"
     scores = {
-        lam: read(tmp_path / "out" / f"lam_{lam:.2f}")[0]["results"]["pico_mc"]["acc,none"] for lam in (0, 0.5, 1)
+        lam: read(tmp_path / "out" / f"lam_{lam:.2f}")[0]["results"]["pico_mc"]["acc,none"]
+        for lam in (0, 0.5, 1)
     }
     assert [(row["lam"], row["pico_mc/acc"]) for row in told.rows.values()] == list(scores.items())
     assert all("pico_mc_eval_results" in row for row in told.rows.values())  # the samples

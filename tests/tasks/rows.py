@@ -16,14 +16,29 @@ def multiple_choice(**_):
     rows = []
     for _ in range(24):
         choices = rng.sample(WORDS, 4)
-        rows.append({"question": f"The {rng.choice(THINGS)} is", "choices": choices, "answer": rng.randrange(4)})
-    return {"train": datasets.Dataset.from_list(rows[:8]), "test": datasets.Dataset.from_list(rows[8:])}
+        rows.append(
+            {
+                "question": f"The {rng.choice(THINGS)} is",
+                "choices": choices,
+                "answer": rng.randrange(4),
+            }
+        )
+    return {
+        "train": datasets.Dataset.from_list(rows[:8]),
+        "test": datasets.Dataset.from_list(rows[8:]),
+    }
 
 
 def generation(**_):
     rng = random.Random(8)
     rows = [
-        {"question": f"Name the {rng.choice(WORDS)} {rng.choice(THINGS)}.", "answer": rng.choice(WORDS)}
+        {
+            "question": f"Name the {rng.choice(WORDS)} {rng.choice(THINGS)}.",
+            "answer": rng.choice(WORDS),
+        }
         for _ in range(16)
     ]
-    return {"train": datasets.Dataset.from_list(rows[:6]), "test": datasets.Dataset.from_list(rows[6:])}
+    return {
+        "train": datasets.Dataset.from_list(rows[:6]),
+        "test": datasets.Dataset.from_list(rows[6:]),
+    }

@@ -24,7 +24,9 @@ def main(base: str, instruct: str, output: str, **arguments: object) -> None:
         return tensor
 
     torch.set_num_threads(1)
-    lm = PartialHFLM(base, instruct, 0.9, dtype="float64", device="cpu", tp_plan="auto", **arguments)
+    lm = PartialHFLM(
+        base, instruct, 0.9, dtype="float64", device="cpu", tp_plan="auto", **arguments
+    )
     checkpoint.SafetensorsSlice.__getitem__ = counted  # type: ignore[method-assign]
     lm.set_lam(0.3)
     with torch.no_grad():

@@ -62,19 +62,23 @@ def refused(base: Path, adapter: Path, message: str) -> None:
         opened(base, adapter)
 
 
-# The formula ---------------------------------------------------------------------------------------------
+# The formula --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lam", [0, 0.3, 1, -0.5, 1.5])
 def test_weights_are_w_plus_lam_times_scale_times_ba(base, adapter, lam):
-    weights, parts = (load_file(f) for f in (base / "model.safetensors", adapter / "adapter_model.safetensors"))
+    weights, parts = (
+        load_file(f) for f in (base / "model.safetensors", adapter / "adapter_model.safetensors")
+    )
     down, up = (parts[f"base_model.model.{Q}.lora_{part}.weight"] for part in "AB")
     expected = weights[f"{Q}.weight"] + lam * 8 / 4 * up @ down
     model = load(opened(base, adapter), lam).state_dict()
     torch.testing.assert_close(model[f"{Q}.weight"], expected, rtol=1e-6, atol=1e-6)
     assert not torch.allclose(down, torch.zeros(())) and not torch.allclose(up, torch.zeros(()))
     untouched = [name for name in weights if "q_proj" not in name and "v_proj" not in name]
-    assert len(untouched) == 17 and all(torch.equal(model[name], weights[name]) for name in untouched)
+    assert len(untouched) == 17 and all(
+        torch.equal(model[name], weights[name]) for name in untouched
+    )
 
 
 @pytest.mark.parametrize("lam", [0, 0.3, 1])
@@ -85,13 +89,21 @@ def test_a_layers_output_is_the_formula(base, adapter, lam):
     layer = load(opened(base, adapter), lam, merge=False).get_submodule(Q)
     hidden = torch.randn(3, 32)
     weight = load_file(base / "model.safetensors")[f"{Q}.weight"]
-    torch.testing.assert_close(layer(hidden), hidden @ (weight + lam * 2 * up @ down).T, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        layer(hidden), hidden @ (weight + lam * 2 * up @ down).T, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_scales_follow_rslora_and_the_patterns(base, tmp_path):
-    kinds = {"use_rslora": True, "rank_pattern": {r"layers\.1\.self_attn\.q_proj": 2}, "alpha_pattern": {"v_proj": 3}}
+    kinds = {
+        "use_rslora": True,
+        "rank_pattern": {r"layers\.1\.self_attn\.q_proj": 2},
+        "alpha_pattern": {"v_proj": 3},
+    }
     pair = opened(base, pico.adapter(base, tmp_path / "a", **QV, **kinds))
-    assert {name.split(".", 2)[2]: update.scale for name, update in pair.updates.items()} == pytest.approx(
+    assert {
+        name.split(".", 2)[2]: update.scale for name, update in pair.updates.items()
+    } == pytest.approx(
         {
             "0.self_attn.q_proj.weight": 8 / 4**0.5,
             "0.self_attn.v_proj.weight": 3 / 4**0.5,
@@ -104,30 +116,58 @@ def test_scales_follow_rslora_and_the_patterns(base, tmp_path):
 def test_a_part_of_a_tensor_is_the_part_of_the_whole(base, tmp_path):
     """Tensor parallelism and blocks of rows ask for pieces."""
     folder = pico.adapter(base, tmp_path / "a", target_modules=["q_proj", "embed_tokens"])
-    dora = pico.adapter(base, tmp_path / "d", target_modules=["q_proj", "embed_tokens"], use_dora=True)
+    dora = pico.adapter(
+        base, tmp_path / "d", target_modules=["q_proj", "embed_tokens"], use_dora=True
+    )
     for update in (*opened(base, folder).updates.values(), *opened(base, dora).updates.values()):
         whole = update[...]
-        for index in (slice(3, 9), (slice(None), slice(4, 8)), (slice(2, 5), slice(1, 3)), 3, (3, slice(0, 2))):
+        for index in (
+            slice(3, 9),
+            (slice(None), slice(4, 8)),
+            (slice(2, 5), slice(1, 3)),
+            3,
+            (3, slice(0, 2)),
+        ):
             torch.testing.assert_close(update[index], whole[index])
 
 
-# Parity with peft ----------------------------------------------------------------------------------------
+# Parity with peft ---------------------------------------------------------------------------------
 
 # family, what is adapted, whether λ can be set beside the weights
 KINDS = {
     "plain": ("llama", QV, True),
-    "rslora": ("llama", QV | {"use_rslora": True, "rank_pattern": {"v_proj": 2}, "alpha_pattern": {"q_proj": 3}}, True),
+    "rslora": (
+        "llama",
+        QV | {"use_rslora": True, "rank_pattern": {"v_proj": 2}, "alpha_pattern": {"q_proj": 3}},
+        True,
+    ),
     "every linear layer": ("gemma2", {"target_modules": "all-linear"}, True),
-    "modules saved whole": ("llama", QV | {"modules_to_save": ["embed_tokens", "lm_head", "norm"]}, True),
-    "embedding and head": ("llama", {"target_modules": ["embed_tokens", "lm_head", "q_proj"]}, True),
+    "modules saved whole": (
+        "llama",
+        QV | {"modules_to_save": ["embed_tokens", "lm_head", "norm"]},
+        True,
+    ),
+    "embedding and head": (
+        "llama",
+        {"target_modules": ["embed_tokens", "lm_head", "q_proj"]},
+        True,
+    ),
     "token rows": ("llama", QV | {"trainable_token_indices": [3, 5]}, True),
     "every bias": ("gpt_neox", {"target_modules": ["query_key_value"], "bias": "all"}, True),
-    "biases of adapted layers": ("gpt_neox", {"target_modules": ["query_key_value"], "bias": "lora_only"}, True),
+    "biases of adapted layers": (
+        "gpt_neox",
+        {"target_modules": ["query_key_value"], "bias": "lora_only"},
+        True,
+    ),
     "tied, head": ("qwen2", {"target_modules": ["lm_head", "q_proj"]}, True),
     "tied, embedding": ("qwen2", {"target_modules": ["embed_tokens", "q_proj"]}, True),
     "tied, embedding saved": ("qwen2", QV | {"modules_to_save": ["embed_tokens"]}, True),
     "tied, head saved": ("qwen2", QV | {"modules_to_save": ["lm_head"]}, True),
-    "tied, both saved": ("qwen2", QV | {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True),
+    "tied, both saved": (
+        "qwen2",
+        QV | {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        True,
+    ),
     "tied, token rows": ("qwen2", QV | {"trainable_token_indices": [3, 5]}, True),
     "tied, token rows and head": (
         "qwen2",
@@ -136,7 +176,11 @@ KINDS = {
     ),
     "beside fused experts": ("mixtral", QV, True),
     "dora": ("llama", {"target_modules": ["q_proj", "down_proj"], "use_dora": True}, False),
-    "dora of the embedding": ("llama", {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True}, False),
+    "dora of the embedding": (
+        "llama",
+        {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True},
+        False,
+    ),
 }
 
 
@@ -146,13 +190,19 @@ def test_peft_at_one_the_base_at_zero_and_no_reload(kind, pairs, tmp_path):
     family, lora, linear = KINDS[kind]
     base = pairs(family)[0]
     pair = opened(base, pico.adapter(base, tmp_path / "adapter", **lora))
-    ends = [logits(AutoModelForCausalLM.from_pretrained(base)), logits(stock(base, tmp_path / "adapter"))]
+    ends = [
+        logits(AutoModelForCausalLM.from_pretrained(base)),
+        logits(stock(base, tmp_path / "adapter")),
+    ]
     assert (ends[1] - ends[0]).abs().max() > 0.1
     merged = load(pair, 1)
     torch.testing.assert_close(logits(merged), ends[1], rtol=1e-4, atol=3e-5)
     assert torch.equal(logits(move(merged, pair, 0, never)), ends[0])
     if not linear:
-        with pytest.raises(UserError, match="is a DoRA, whose updates are linear in λ only as weights. Add merge=True"):
+        with pytest.raises(
+            UserError,
+            match="is a DoRA, whose updates are linear in λ only as weights. Add merge=True",
+        ):
             load(pair, 1, merge=False)
         return
     model = load(pair, 1, merge=False)
@@ -168,7 +218,9 @@ def test_embeddings_that_scale_what_they_give(tmp_path):
     """Gemma 3 multiplies by √hidden inside the embedding, and so the update too."""
     settings = {**pico.GROUPED, "head_dim": 8, "sliding_window": 512, "num_key_value_heads": 2}
     words = pico.tokenizer()
-    base = pico.model(Gemma3TextConfig(vocab_size=len(words), tie_word_embeddings=False, **settings), 1)
+    base = pico.model(
+        Gemma3TextConfig(vocab_size=len(words), tie_word_embeddings=False, **settings), 1
+    )
     pico.save(base, words, tmp_path / "base")
     adapter = pico.adapter(tmp_path / "base", tmp_path / "a", target_modules=["embed_tokens"])
     pair = opened(tmp_path / "base", adapter)
@@ -177,7 +229,9 @@ def test_embeddings_that_scale_what_they_give(tmp_path):
     torch.testing.assert_close(logits(load(pair, 1)), expected, rtol=1e-4, atol=3e-5)
 
 
-@pytest.mark.parametrize("kind", ["plain", "rslora", "modules saved whole", "embedding and head", "dora", "every bias"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "rslora", "modules saved whole", "embedding and head", "dora", "every bias"]
+)
 def test_merged_at_one_is_what_peft_merges(kind, pairs, tmp_path):
     family, lora, _ = KINDS[kind]
     base = pairs(family)[0]
@@ -198,7 +252,9 @@ def test_in_bfloat16_the_update_stays_in_float32_as_in_peft(tmp_path):
     assert torch.equal(logits(model), logits(stock(base, adapter, torch.bfloat16)))
 
 
-@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.versions), "rslora", "modules saved whole"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("plain", marks=pytest.mark.versions), "rslora", "modules saved whole"]
+)
 def test_the_command_gives_stocks_samples_at_both_ends(kind, base, tmp_path, lm_eval):
     adapter = pico.adapter(base, tmp_path / "adapter", **KINDS[kind][1])
     _, theirs = lm_eval("hf", pretrained=base, peft=adapter)
@@ -206,8 +262,14 @@ def test_the_command_gives_stocks_samples_at_both_ends(kind, base, tmp_path, lm_
     assert ours == theirs
     result, ours = lm_eval("partial-hf", base=base, instruct=adapter, lam=1)
     assert agree(ours, theirs)
-    assert result["config"]["share_prefix"] == {"loglikelihood": {"shared": 64}, "generate_until": {"shared": 10}}
-    assert result["config"]["merge"] is False and result["config"]["instruct_sha"] != result["config"]["base_sha"]
+    assert result["config"]["share_prefix"] == {
+        "loglikelihood": {"shared": 64},
+        "generate_until": {"shared": 10},
+    }
+    assert (
+        result["config"]["merge"] is False
+        and result["config"]["instruct_sha"] != result["config"]["base_sha"]
+    )
     _, theirs = lm_eval("hf", pretrained=base)
     _, ours = lm_eval("partial-hf", base=base, instruct=adapter, lam=0)
     assert agree(ours, theirs)
@@ -215,7 +277,9 @@ def test_the_command_gives_stocks_samples_at_both_ends(kind, base, tmp_path, lm_
 
 def test_merged_by_the_command(base, adapter, lm_eval):
     _, theirs = lm_eval("partial-hf", "pico_mc", base=base, instruct=adapter, lam=0.5)
-    result, ours = lm_eval("partial-hf", "pico_mc", base=base, instruct=adapter, lam=0.5, merge=True)
+    result, ours = lm_eval(
+        "partial-hf", "pico_mc", base=base, instruct=adapter, lam=0.5, merge=True
+    )
     assert result["config"]["merge"] is True
     for mine, other in zip(ours["pico_mc"], theirs["pico_mc"], strict=True):
         for a, b in zip(mine["filtered_resps"], other["filtered_resps"], strict=True):
@@ -225,13 +289,14 @@ def test_merged_by_the_command(base, adapter, lm_eval):
 def test_set_lam_of_the_harness_model_reloads_nothing(base, adapter, monkeypatch):
     lm = PartialHFLM(base=str(base), instruct=str(adapter), lam=0)
     monkeypatch.setattr(
-        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__", lambda *_: pytest.fail("read")
+        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__",
+        lambda *_: pytest.fail("read"),
     )
     lm.set_lam(1)
     assert torch.equal(logits(lm.model), logits(stock(base, adapter)))
 
 
-# Vocabularies --------------------------------------------------------------------------------------------
+# Vocabularies -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -254,15 +319,22 @@ def grown(base, tmp_path) -> Path:
 
 def test_added_tokens_and_their_tokenizer(base, grown, lm_eval):
     pair = opened(base, grown)
-    assert pair.config.vocab_size == 332 and set(pair.alignment.reference_only) == {"<tool>", "<end>"}
-    saved = load_file(grown / "adapter_model.safetensors")["base_model.model.model.embed_tokens.weight"]
+    assert pair.config.vocab_size == 332 and set(pair.alignment.reference_only) == {
+        "<tool>",
+        "<end>",
+    }
+    saved = load_file(grown / "adapter_model.safetensors")[
+        "base_model.model.model.embed_tokens.weight"
+    ]
     model = load(pair, 0.25)
     rows = model.get_input_embeddings().weight
     assert torch.equal(rows[330:], saved[330:])
     old = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
     assert torch.equal(rows[:330], torch.lerp(old, saved[:330], 0.25))
     _, theirs = lm_eval("hf", "pico_mc", pretrained=base, peft=grown, tokenizer=grown)
-    result, ours = lm_eval("partial-hf", "pico_mc", "--apply_chat_template", base=base, instruct=grown, lam=1)
+    result, ours = lm_eval(
+        "partial-hf", "pico_mc", "--apply_chat_template", base=base, instruct=grown, lam=1
+    )
     assert result["chat_template"] == pico.CHAT
     _, ours = lm_eval("partial-hf", "pico_mc", base=base, instruct=grown, lam=1)
     assert agree(ours, theirs)
@@ -278,11 +350,16 @@ def test_updates_of_rows_that_are_numbered_apart_must_be_merged(base, tmp_path):
     model.resize_token_embeddings(len(words), mean_resizing=False)
     model.save_pretrained(tmp_path / "resized")
     words.save_pretrained(tmp_path / "resized")
-    adapter = pico.adapter(tmp_path / "resized", tmp_path / "a", target_modules=["embed_tokens", "lm_head"])
+    adapter = pico.adapter(
+        tmp_path / "resized", tmp_path / "a", target_modules=["embed_tokens", "lm_head"]
+    )
     words.save_pretrained(adapter)
     set_config(adapter, base_model_name_or_path=str(base))
     pair = opened(base, adapter)
-    with pytest.raises(UserError, match="updates of a vocabulary whose rows both sides number apart. Add merge=True"):
+    with pytest.raises(
+        UserError,
+        match="updates of a vocabulary whose rows both sides number apart. Add merge=True",
+    ):
         load(pair, 0.5, merge=False)
     expected = stock(tmp_path / "resized", adapter)
     torch.testing.assert_close(logits(load(pair, 1)), logits(expected), rtol=1e-4, atol=3e-5)
@@ -294,7 +371,7 @@ def test_without_a_tokenizer_of_its_own_it_speaks_the_bases(base, adapter):
     assert lm.model.generation_config.eos_token_id == 1
 
 
-# Files ---------------------------------------------------------------------------------------------------
+# Files --------------------------------------------------------------------------------------------
 
 
 def test_a_bin_file(base, adapter):
@@ -316,7 +393,9 @@ def test_names_of_another_release(pairs, tmp_path):
     adapter = pico.adapter(base, tmp_path / "a", target_modules=["lm_head"])
     expected = load(opened(base, adapter), 1).state_dict()
     file = adapter / "adapter_model.safetensors"
-    save_file({key.replace("lm_head", "embed_out"): value for key, value in load_file(file).items()}, file)
+    save_file(
+        {key.replace("lm_head", "embed_out"): value for key, value in load_file(file).items()}, file
+    )
     found = load(opened(base, adapter), 1).state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
@@ -331,18 +410,27 @@ def test_experts_that_were_separate_files_apart(pairs, tmp_path):
     down, up = torch.randn(4, columns), torch.randn(rows, 4)
     module = f"base_model.model.{name.removesuffix('.weight')}"
     file = adapter / "adapter_model.safetensors"
-    save_file(load_file(file) | {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}, file)
+    save_file(
+        load_file(file) | {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}, file
+    )
     pair = opened(base, adapter)
     found = pair.at(0.3)[name][...]
     torch.testing.assert_close(found, weights[name] + 0.3 * 2 * up @ down)
-    with pytest.raises(UserError, match=r"experts\.2\.w1\.weight, which the model fuses with others\. Add merge=True"):
+    with pytest.raises(
+        UserError,
+        match=r"experts\.2\.w1\.weight, which the model fuses with others\. Add merge=True",
+    ):
         load(pair, 0.3, merge=False)
 
 
 def test_several_adapters_in_one_folder(base, tmp_path):
     for name in ("first", "second"):
         pico.adapter(base, tmp_path / "both" / name, **QV)
-    refused(base, tmp_path / "both", r"Its subfolders first, second hold checkpoints: add instruct_subfolder=first\.")
+    refused(
+        base,
+        tmp_path / "both",
+        r"Its subfolders first, second hold checkpoints: add instruct_subfolder=first\.",
+    )
     pair = Pair.open(str(base), str(tmp_path / "both"), instruct_subfolder="second")
     assert len(pair.updates) == 4
 
@@ -359,20 +447,26 @@ def test_an_adapter_with_a_config_of_the_model_beside_it(base, adapter):
     assert len(opened(base, adapter).updates) == 4
 
 
-# Which base ----------------------------------------------------------------------------------------------
+# Which base ---------------------------------------------------------------------------------------
 
 
 def test_another_base_of_the_same_shape(base, adapter, tmp_path):
     words = pico.tokenizer()
-    other = pico.save(pico.model(pico.config("llama", len(words)), seed=8), words, tmp_path / "other")
+    other = pico.save(
+        pico.model(pico.config("llama", len(words)), seed=8), words, tmp_path / "other"
+    )
     refused(
-        other, adapter, rf"adapter was trained on '{base}', whose weights are not those of base={other}\. Give base"
+        other,
+        adapter,
+        rf"adapter was trained on '{base}', whose weights are not those of base={other}\. Give"
+        r" base",
     )
     set_config(adapter, base_model_name_or_path="some-lab/other-7b")
     refused(
         base,
         adapter,
-        r"was trained on 'some-lab/other-7b', not on base=.*\. Give base=some-lab/other-7b; or, if the weights are the "
+        r"was trained on 'some-lab/other-7b', not on base=.*\. Give base=some-lab/other-7b; or, if"
+        r" the weights are the "
         r'same, write "base_model_name_or_path": ".*base" into its adapter_config\.json\.',
     )
 
@@ -382,7 +476,9 @@ def test_a_moved_base_is_still_the_base(base, adapter, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(base)
     model.save_pretrained(tmp_path / "moved", max_shard_size="30KB")
     pico.tokenizer().save_pretrained(tmp_path / "moved")
-    assert not any("not on this machine" in note for note in opened(tmp_path / "moved", adapter).notes())
+    assert not any(
+        "not on this machine" in note for note in opened(tmp_path / "moved", adapter).notes()
+    )
     set_config(adapter, base_model_name_or_path="/home/elsewhere/base")
     (note,) = opened(tmp_path / "moved", adapter).notes()
     assert "trained on '/home/elsewhere/base', which is not on this machine" in note
@@ -401,7 +497,10 @@ def test_other_shapes(adapter, tmp_path):
     small, _ = pico.pair(tmp_path / "small", hidden_size=16, head_dim=8)
     set_config(adapter, base_model_name_or_path="/gone")
     refused(
-        small, adapter, r"has shape \[32, 32\] for model\.layers\.\d\.self_attn\.q_proj\.weight, base=.* has \[32, 16"
+        small,
+        adapter,
+        r"has shape \[32, 32\] for model\.layers\.\d\.self_attn\.q_proj\.weight, base=.* has"
+        r" \[32, 16",
     )
 
 
@@ -409,21 +508,34 @@ def test_other_layers(base, tmp_path, pairs):
     deep, _ = pico.pair(tmp_path / "deep", num_hidden_layers=3)
     adapter = pico.adapter(deep, tmp_path / "a", **QV)
     set_config(adapter, base_model_name_or_path="/gone")
-    refused(base, adapter, r"updates model\.layers\.2\.self_attn\.q_proj\.weight, .*: no such tensors in base=")
+    refused(
+        base,
+        adapter,
+        r"updates model\.layers\.2\.self_attn\.q_proj\.weight, .*: no such tensors in base=",
+    )
 
 
-# What is refused by name ---------------------------------------------------------------------------------
+# What is refused by name --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"peft_type": "IA3"}, "is an adapter of kind IA3; LORA is expected. Merge it into its base"),
-        ({"alora_invocation_tokens": [1]}, r"sets alora_invocation_tokens, which is more than W \+ s·BA\. Merge it"),
+        (
+            {"peft_type": "IA3"},
+            "is an adapter of kind IA3; LORA is expected. Merge it into its base",
+        ),
+        (
+            {"alora_invocation_tokens": [1]},
+            r"sets alora_invocation_tokens, which is more than W \+ s·BA\. Merge it",
+        ),
         ({"target_parameters": ["mlp.experts.w"]}, "sets target_parameters"),
         ({"lora_bias": True}, "sets lora_bias"),
         ({"use_flying_lora": True}, "sets use_flying_lora"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa', which changes the base weights too. Convert it"),
+        (
+            {"init_lora_weights": "pissa"},
+            "init_lora_weights='pissa', which changes the base weights too. Convert it",
+        ),
         ({"r": 8}, r"model\.layers\.0\.self_attn\.q_proj has rank 4, adapter_config\.json says 8"),
         ({"trainable_token_indices": []}, None),
     ],
@@ -450,7 +562,9 @@ def test_half_an_update(base, adapter):
 
 def test_no_weights(base, adapter):
     (adapter / "adapter_model.safetensors").unlink()
-    refused(base, adapter, r"has no weights\. Expected adapter_model\.safetensors or adapter_model\.bin")
+    refused(
+        base, adapter, r"has no weights\. Expected adapter_model\.safetensors or adapter_model\.bin"
+    )
 
 
 def test_a_damaged_config(base, adapter):
@@ -460,7 +574,8 @@ def test_a_damaged_config(base, adapter):
 
 def test_an_adapter_as_base(base, adapter):
     with pytest.raises(
-        UserError, match=r"base=.*adapter is an adapter; a full checkpoint is expected\. Give it as inst"
+        UserError,
+        match=r"base=.*adapter is an adapter; a full checkpoint is expected\. Give it as inst",
     ):
         opened(adapter, base)
 
@@ -468,13 +583,15 @@ def test_an_adapter_as_base(base, adapter):
 def test_merge_is_for_adapters(pairs):
     base, instruct = map(str, pairs("llama"))
     with pytest.raises(
-        UserError, match=r"merge=True is for adapters and rank=\.\.\.; instruct=.* is a full checkpoint"
+        UserError,
+        match=r"merge=True is for adapters and rank=\.\.\.; instruct=.* is a full checkpoint",
     ):
         PartialHFLM(base=base, instruct=instruct, lam=0.5, merge=True)
 
 
 def test_no_weight_is_read_before_it_is_asked_for(base, adapter, monkeypatch):
     monkeypatch.setattr(
-        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__", lambda *_: pytest.fail("read")
+        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__",
+        lambda *_: pytest.fail("read"),
     )
     opened(base, adapter).at(0.5)

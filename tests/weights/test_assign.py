@@ -36,7 +36,7 @@ def lams(pair: Pair, given: object) -> dict[str, float]:
     return {key: each.lam for key, each in pair.assign(given).items()}
 
 
-# What the rules mean -------------------------------------------------------------------------------------
+# What the rules mean ------------------------------------------------------------------------------
 
 
 def test_a_schedule_is_the_interpolation_done_by_hand(pair, deep):
@@ -86,7 +86,9 @@ def test_a_depth_range_ends_exactly(pair, lam):
     ],
 )  # fmt: skip
 def test_what_a_pattern_matches(pair, pattern, expected):
-    assert {key for key, lam in lams(pair, f"{pattern}:0.25+all:0").items() if lam == 0.25} == expected
+    assert {
+        key for key, lam in lams(pair, f"{pattern}:0.25+all:0").items() if lam == 0.25
+    } == expected
 
 
 def test_a_part_of_a_number_is_no_layer(tmp_path):
@@ -101,7 +103,15 @@ def test_experts_are_a_group_and_single_ones_a_pattern(pairs):
     pair = Pair.open(*map(str, pairs("mixtral")))
     found = lams(pair, "experts.2.w1:0.1+experts:0.2+mlp:0.3+all:0.4")
     for key, lam in found.items():
-        group = 0.1 if "experts.2.w1" in key else 0.2 if "experts" in key else 0.3 if "moe" in key else 0.4
+        group = (
+            0.1
+            if "experts.2.w1" in key
+            else 0.2
+            if "experts" in key
+            else 0.3
+            if "moe" in key
+            else 0.4
+        )
         assert lam == group, key
     assert set(found.values()) == {0.1, 0.2, 0.3, 0.4}
     model = load(pair, read_lam("experts.2.w1:0+experts:1+all:0.4"))
@@ -125,10 +135,14 @@ def test_groups_tell_every_family_apart(family, pairs):
 def test_an_adapter_under_a_schedule(pairs, tmp_path):
     """λ of a layer scales its low-rank update, beside the weights as in them."""
     base = pairs("llama")[0]
-    adapter = pico.adapter(base, tmp_path / "a", target_modules=["q_proj", "down_proj"], modules_to_save=["lm_head"])
+    adapter = pico.adapter(
+        base, tmp_path / "a", target_modules=["q_proj", "down_proj"], modules_to_save=["lm_head"]
+    )
     pair = Pair.open(str(base), str(adapter))
     rules = read_lam("attention:0.3..0.9+mlp:1+all:0.5")
-    assert {name.split("layers.")[1]: scale for name, scale in pair.scales(rules).items()} == pytest.approx(
+    assert {
+        name.split("layers.")[1]: scale for name, scale in pair.scales(rules).items()
+    } == pytest.approx(
         {
             "0.self_attn.q_proj.weight": 0.6,
             "1.self_attn.q_proj.weight": 1.8,
@@ -140,15 +154,19 @@ def test_an_adapter_under_a_schedule(pairs, tmp_path):
     merged, beside = load(pair, rules), load(pair, 0, merge=False)
     beside = move(beside, pair, rules, pytest.fail)
     torch.testing.assert_close(merged(tokens).logits, beside(tokens).logits, rtol=1e-4, atol=3e-5)
-    weights, parts = (load_file(f) for f in (base / "model.safetensors", adapter / "adapter_model.safetensors"))
+    weights, parts = (
+        load_file(f) for f in (base / "model.safetensors", adapter / "adapter_model.safetensors")
+    )
     name = "model.layers.1.self_attn.q_proj"
     down, up = (parts[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
-    torch.testing.assert_close(merged.state_dict()[f"{name}.weight"], weights[f"{name}.weight"] + 0.9 * 2 * up @ down)
+    torch.testing.assert_close(
+        merged.state_dict()[f"{name}.weight"], weights[f"{name}.weight"] + 0.9 * 2 * up @ down
+    )
     head = torch.lerp(weights["lm_head.weight"], parts["base_model.model.lm_head.weight"], 0.5)
     assert torch.equal(beside.state_dict()["lm_head.weight"], head)
 
 
-# How it is written ---------------------------------------------------------------------------------------
+# How it is written --------------------------------------------------------------------------------
 
 
 def test_all_ways_of_writing_are_one_schedule(tmp_path):
@@ -156,7 +174,12 @@ def test_all_ways_of_writing_are_one_schedule(tmp_path):
     file.write_text("# by hand\nattention: 0.8\nlayers: 0.2..0.6\nembeddings: 0\nall: 5e-1\n")
     mapping = {"attention": 0.8, "layers": "0.2..0.6", "embeddings": 0, "all": 0.5}
     expected = Schedule(
-        (Rule("attention", 0.8, 0.8), Rule("layers", 0.2, 0.6), Rule("embeddings", 0, 0), Rule("all", 0.5, 0.5))
+        (
+            Rule("attention", 0.8, 0.8),
+            Rule("layers", 0.2, 0.6),
+            Rule("embeddings", 0, 0),
+            Rule("all", 0.5, 0.5),
+        )
     )
     for given in (RULES, mapping, str(file), expected, str(expected), lam_to_json(expected)):
         assert read_lam(given) == expected
@@ -170,16 +193,24 @@ def test_a_bare_number_is_the_rule_for_all(given, tmp_path):
 
 
 def test_numbers_with_signs_and_exponents():
-    assert read_lam("mlp:-1e+0..+2+all:1e-1") == Schedule((Rule("mlp", -1, 2), Rule("all", 0.1, 0.1)))
+    assert read_lam("mlp:-1e+0..+2+all:1e-1") == Schedule(
+        (Rule("mlp", -1, 2), Rule("all", 0.1, 0.1))
+    )
     assert read_lam("mlp:.2...6+all:1").rules[0] == Rule("mlp", 0.2, 0.6)
 
 
 def test_a_schedule_scales_as_a_whole(tmp_path):
-    rules, expected = "attention:0.8+layers:0.2..0.6+all:0.5", "attention:0.56+layers:0.14..0.42+all:0.35"
+    rules, expected = (
+        "attention:0.8+layers:0.2..0.6+all:0.5",
+        "attention:0.56+layers:0.14..0.42+all:0.35",
+    )
     (tmp_path / "lam.yaml").write_text("attention: 0.8\nlayers: 0.2..0.6\nall: 0.5\n")
     assert scaled(read_lam(rules), 0.7) == read_lam(f"0.7*{rules}") == read_lam(expected)
     assert read_lam(f"0.7*{tmp_path}/lam.yaml") == read_lam(expected)
-    assert read_lam("0.5*0.5") == 0.25 and read_lam("layers.*.mlp:0.5+all:1").rules[0].pattern == "layers.*.mlp"
+    assert (
+        read_lam("0.5*0.5") == 0.25
+        and read_lam("layers.*.mlp:0.5+all:1").rules[0].pattern == "layers.*.mlp"
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,20 +231,26 @@ def test_schedules_of_one_pattern_and_other_numbers_have_names_of_their_own():
     assert len(names) == 2 and all(len(name) < 20 for name in names)
 
 
-# In the harness ------------------------------------------------------------------------------------------
+# In the harness -----------------------------------------------------------------------------------
 
 
 def test_the_command_takes_a_schedule(deep, lm_eval, tmp_path):
     base, instruct = deep
-    (tmp_path / "lam.yaml").write_text("attention: 0.8\nlayers: 0.2..0.6\nembeddings: 0\nall: 0.5\n")
+    (tmp_path / "lam.yaml").write_text(
+        "attention: 0.8\nlayers: 0.2..0.6\nembeddings: 0\nall: 0.5\n"
+    )
     inline, samples = lm_eval("partial-hf", "pico_mc", base=base, instruct=instruct, lam=RULES)
-    result, same = lm_eval("partial-hf", "pico_mc", base=base, instruct=instruct, lam=tmp_path / "lam.yaml")
+    result, same = lm_eval(
+        "partial-hf", "pico_mc", base=base, instruct=instruct, lam=tmp_path / "lam.yaml"
+    )
     rules = "attention:0.8+layers:0.2..0.6+embeddings:0.0+all:0.5"
     assert result["config"]["lam"] == inline["config"]["lam"] == rules
     assert result["folder"].endswith("__lam_rules-" + name_lam(read_lam(RULES))[-8:])
     assert samples == same
     _, plain = lm_eval("partial-hf", "pico_mc", base=base, instruct=instruct, lam=0.5)
-    _, uniform = lm_eval("partial-hf", "pico_mc", base=base, instruct=instruct, lam="layers:0.5+all:0.5")
+    _, uniform = lm_eval(
+        "partial-hf", "pico_mc", base=base, instruct=instruct, lam="layers:0.5+all:0.5"
+    )
     assert samples != plain == uniform
 
 
@@ -229,7 +266,9 @@ def test_another_schedule_is_another_cache(deep, lm_eval, tmp_path):
 
 def test_extrapolation_in_one_rule_is_said(deep, caplog):
     lm = PartialHFLM(*map(str, deep), lam="mlp:1.2+all:0.5")
-    assert "lam=mlp:1.2+all:0.5 lies outside [0, 1]" in caplog.text and lm.lam == read_lam("mlp:1.2+all:0.5")
+    assert "lam=mlp:1.2+all:0.5 lies outside [0, 1]" in caplog.text and lm.lam == read_lam(
+        "mlp:1.2+all:0.5"
+    )
     caplog.clear()
     lm.set_lam({"mlp": 0.2, "all": 0.5})
     assert "outside" not in caplog.text
@@ -243,7 +282,9 @@ def test_a_number_scales_the_schedule_of_a_model(deep):
         lm.set_lam(lam)
         assert lm.lam == lam and lm.get_model_info()["lam"] == lam
         expected = load(lm.pair, scaled(read_lam(RULES), lam)).state_dict()
-        assert all(torch.equal(value, expected[name]) for name, value in lm.model.state_dict().items())
+        assert all(
+            torch.equal(value, expected[name]) for name, value in lm.model.state_dict().items()
+        )
     assert lm.get_model_info()["schedule"] == str(read_lam(RULES))
     with pytest.raises(UserError, match="are both rules. Give lam=1 for the schedule as it is"):
         PartialHFLM(*map(str, deep), lam=RULES, schedule=RULES)
@@ -261,17 +302,22 @@ def test_inspect_shows_which_parameter_gets_which_lam(tmp_path, capsys, monkeypa
     base, instruct = pico.pair(tmp_path, num_hidden_layers=11)
     command = ["inspect", "--base", str(base), "--instruct", str(instruct), "--headers_only"]
     assert main([*command, "--lam", RULES]) == 0
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in capsys.readouterr().out.splitlines()
+    ]
     assert ["layers", "model.layers.*.mlp.up_proj.weight", "11", "0.20 … 0.60"] in rows
     assert ["attention", "model.layers.*.self_attn.q_proj.weight", "11", "0.80"] in rows
     assert ["all", "model.norm.weight", "1", "0.50"] in rows
     assert main([*command, "--lam", RULES, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["lam"]
-    assert len(found) == 102 and found["model.layers.5.mlp.up_proj.weight"]["lam"] == pytest.approx(0.4)
+    assert len(found) == 102 and found["model.layers.5.mlp.up_proj.weight"]["lam"] == pytest.approx(
+        0.4
+    )
     assert found["model.layers.5.mlp.up_proj.weight"]["rule"] == "layers"
 
 
-# What is wrong with rules --------------------------------------------------------------------------------
+# What is wrong with rules -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -293,8 +339,17 @@ def test_rules_that_do_not_fit_the_model(pair, rules, message):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ("half", r"lam=half is not a finite number\. Give a finite number, .* rules such as .* or a YAML file"),
-        ("mlp:half+all:1", r"'half' is no λ for a pattern\. Expected PATTERN: λ or PATTERN: a\.\.b"),
+        (
+            "half",
+            (
+                r"lam=half is not a finite number\. Give a finite number, .* rules such as .* or a"
+                r" YAML file"
+            ),
+        ),
+        (
+            "mlp:half+all:1",
+            r"'half' is no λ for a pattern\. Expected PATTERN: λ or PATTERN: a\.\.b",
+        ),
         ("mlp:inf+all:1", r"'inf' is no λ"),
         ("mlp:0.1..x+all:1", r"'0\.1\.\.x' is no λ"),
         ("mlp:0.1+all", r"None is no λ"),
@@ -330,4 +385,6 @@ def test_a_file_that_is_no_schedule(text, message, tmp_path):
 def test_the_order_of_rules_counts():
     """In a JSON object it would not, and one schedule could be served the other's cached answers."""
     one, other = read_lam("mlp:0.1+layers:0.2+all:0"), read_lam("layers:0.2+mlp:0.1+all:0")
-    assert one != other and lam_to_json(one) != lam_to_json(other) and name_lam(one) != name_lam(other)
+    assert (
+        one != other and lam_to_json(one) != lam_to_json(other) and name_lam(one) != name_lam(other)
+    )

@@ -19,15 +19,22 @@ from tests import pico
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     words = pico.tokenizer()
-    return pico.save(pico.model(pico.config("llama", len(words)), seed=1), words, tmp_path / "model")
+    return pico.save(
+        pico.model(pico.config("llama", len(words)), seed=1), words, tmp_path / "model"
+    )
 
 
 def read(folder: Path, **kwargs: object) -> dict[str, torch.Tensor]:
-    return {name: tensor[...] for name, tensor in Checkpoint("base", str(folder), **kwargs).tensors.items()}
+    return {
+        name: tensor[...]
+        for name, tensor in Checkpoint("base", str(folder), **kwargs).tensors.items()
+    }
 
 
 def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
 
 
 def shard(folder: Path) -> Path:
@@ -52,7 +59,8 @@ def test_single_sharded_and_bin_are_the_same_tensors(folder, tmp_path):
 
 def test_only_headers_are_read(folder, monkeypatch):
     monkeypatch.setattr(
-        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__", lambda *_: pytest.fail("was read")
+        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__",
+        lambda *_: pytest.fail("was read"),
     )
     tensor = Checkpoint("base", str(folder)).tensors["model.norm.weight"]
     assert tensor.shape == (32,) and tensor.dtype == torch.float32
@@ -128,15 +136,23 @@ def fails(folder: str | Path, message: str) -> None:
 
 
 def test_no_such_folder(tmp_path):
-    fails(tmp_path / "nope", r"base=.*nope: no such folder\. Give a folder with a config\.json, or a Hub id")
+    fails(
+        tmp_path / "nope",
+        r"base=.*nope: no such folder\. Give a folder with a config\.json, or a Hub id",
+    )
 
 
 def test_no_such_hub_id():
-    fails("nobody/nothing", r"base=nobody/nothing: no model config could be read at revision 'main'\.")
+    fails(
+        "nobody/nothing", r"base=nobody/nothing: no model config could be read at revision 'main'\."
+    )
 
 
 def test_folder_above_the_checkpoint(folder):
-    fails(folder.parent, r"no config\.json\. Its subfolders model hold checkpoints: add base_subfolder=model")
+    fails(
+        folder.parent,
+        r"no config\.json\. Its subfolders model hold checkpoints: add base_subfolder=model",
+    )
 
 
 def test_empty_folder(tmp_path):
@@ -156,7 +172,9 @@ def test_no_weights(folder):
 def test_missing_shard_is_named(folder):
     lost = sorted(shard(folder).glob("model-*.safetensors"))[1]
     lost.unlink()
-    fails(folder, rf"shard {lost.name} is missing, named by model\.safetensors\.index\.json\. Fetch")
+    fails(
+        folder, rf"shard {lost.name} is missing, named by model\.safetensors\.index\.json\. Fetch"
+    )
 
 
 def test_truncated_shard_is_named(folder):
@@ -182,7 +200,9 @@ def test_quantised_by_its_config(folder):
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (folder / "config.json").write_text(json.dumps(config))
-    fails(folder, r"base=.* is a pre-quantised checkpoint \(gptq\).*Give the unquantised checkpoint")
+    fails(
+        folder, r"base=.* is a pre-quantised checkpoint \(gptq\).*Give the unquantised checkpoint"
+    )
 
 
 def test_quantised_by_its_tensors(folder):

@@ -13,7 +13,13 @@ import pytest
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaForCausalLM,
+)
 
 from lm_eval_partial import __version__, files
 from lm_eval_partial.bench import models
@@ -51,14 +57,18 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 def reordered_pair(folder: Path) -> tuple[Path, Path]:
     words = pico.tokenizer()
     base = pico.model(pico.config("llama", len(words)), seed=1)
-    moved, others = pico.reordered(pico.child(base, seed=2), words, ["[INST]"], ["<tool>"], padding=3)
+    moved, others = pico.reordered(
+        pico.child(base, seed=2), words, ["[INST]"], ["<tool>"], padding=3
+    )
     return pico.save(base, words, folder / "b"), pico.save(moved, others, folder / "i")
 
 
-# The same model ------------------------------------------------------------------------------------------
+# The same model -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["llama", pytest.param("mixtral", marks=pytest.mark.versions), "qwen2", "reordered"])
+@pytest.mark.parametrize(
+    "kind", ["llama", pytest.param("mixtral", marks=pytest.mark.versions), "qwen2", "reordered"]
+)
 def test_stock_on_the_export_gives_partial_hfs_samples(kind, pairs, tmp_path, lm_eval):
     """qwen2 ties its head, mixtral's experts are fused on loading, the vocabularies of the last differ."""
     base, instruct = reordered_pair(tmp_path) if kind == "reordered" else pairs(kind)
@@ -84,7 +94,9 @@ def test_parameters_are_partial_hfs(family, dtype, pairs, tmp_path):
 
 def test_sides_of_two_dtypes_and_an_untied_head(tmp_path):
     words = pico.tokenizer()
-    base = pico.model(pico.config("llama", len(words), tie_word_embeddings=True), seed=1, dtype=torch.bfloat16)
+    base = pico.model(
+        pico.config("llama", len(words), tie_word_embeddings=True), seed=1, dtype=torch.bfloat16
+    )
     instruct = pico.model(pico.config("llama", len(words)), seed=2)
     sides = pico.save(base, words, tmp_path / "b"), pico.save(instruct, words, tmp_path / "i")
     for reference in ("instruct", "base"):
@@ -104,7 +116,9 @@ def test_an_adapter_under_a_schedule(pairs, tmp_path):
     lam = read_lam("attention:0.3+all:0.8")
     export(pair, lam, tmp_path / "out")
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
-    assert all(torch.equal(found[name], value) for name, value in load(pair, lam).state_dict().items())
+    assert all(
+        torch.equal(found[name], value) for name, value in load(pair, lam).state_dict().items()
+    )
     assert "λ = attention:0.3+all:0.8" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -112,10 +126,17 @@ def test_what_a_model_keeps_in_float32_is_stored_in_it(pairs, tmp_path, monkeypa
     monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules_strict", ["input_layernorm"])
     pair = Pair.open(*map(str, pairs("llama")))
     export(pair, 0.37, tmp_path / "out", "bfloat16")
-    kept = {name for name, value in stored(tmp_path / "out").items() if value.dtype == torch.float32}
+    kept = {
+        name for name, value in stored(tmp_path / "out").items() if value.dtype == torch.float32
+    }
     assert kept == {f"model.layers.{layer}.input_layernorm.weight" for layer in (0, 1)}
-    ours, stock = load(pair, 0.37, "bfloat16"), AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    for (name, value), expected in zip(stock.state_dict().items(), ours.state_dict().values(), strict=True):
+    ours, stock = (
+        load(pair, 0.37, "bfloat16"),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out"),
+    )
+    for (name, value), expected in zip(
+        stock.state_dict().items(), ours.state_dict().values(), strict=True
+    ):
         assert value.dtype == expected.dtype and torch.equal(value, expected), name
 
 
@@ -128,7 +149,10 @@ def test_tokenizer_template_config_and_generation_config_are_the_reference_sides
         words = AutoTokenizer.from_pretrained(out)
         assert words.get_vocab() == pair.reference.vocabulary and words.chat_template == template
         original = sides[reference == "instruct"]
-        assert GenerationConfig.from_pretrained(out).to_dict() == GenerationConfig.from_pretrained(original).to_dict()
+        assert (
+            GenerationConfig.from_pretrained(out).to_dict()
+            == GenerationConfig.from_pretrained(original).to_dict()
+        )
         ours, theirs = (AutoConfig.from_pretrained(folder).to_dict() for folder in (out, original))
         assert ours | {"_name_or_path": None} == theirs | {"_name_or_path": None}
 
@@ -139,14 +163,19 @@ def test_without_a_generation_config_it_is_made_of_the_config(pairs, tmp_path):
     (bare / "generation_config.json").unlink()
     export(Pair.open(str(base), str(bare)), 0.5, tmp_path / "out")
     ours, theirs = (
-        AutoModelForCausalLM.from_pretrained(folder).generation_config for folder in (tmp_path / "out", bare)
+        AutoModelForCausalLM.from_pretrained(folder).generation_config
+        for folder in (tmp_path / "out", bare)
     )
     assert ours.to_dict() == theirs.to_dict()
 
 
 def test_another_tokenizer_with_the_same_ids(pairs, tmp_path):
     pico.tokenizer(pad_token="a").save_pretrained(tmp_path / "words")
-    export(Pair.open(*map(str, pairs("llama")), tokenizer=str(tmp_path / "words")), 0.5, tmp_path / "out")
+    export(
+        Pair.open(*map(str, pairs("llama")), tokenizer=str(tmp_path / "words")),
+        0.5,
+        tmp_path / "out",
+    )
     assert AutoTokenizer.from_pretrained(tmp_path / "out").pad_token == "a"
 
 
@@ -157,20 +186,23 @@ def test_model_code_goes_along(pairs, tmp_path):
         config = json.loads((side / "config.json").read_text())
         config["auto_map"] = {"AutoModelForCausalLM": "own.Own"}
         (side / "config.json").write_text(json.dumps(config))
-        (side / "own.py").write_text("from transformers import LlamaForCausalLM\nclass Own(LlamaForCausalLM): pass\n")
+        (side / "own.py").write_text(
+            "from transformers import LlamaForCausalLM\nclass Own(LlamaForCausalLM): pass\n"
+        )
     export(Pair.open(*map(str, sides), trust_remote_code=True), 0.5, tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert type(model).__name__ == "Own"
 
 
-# Files ---------------------------------------------------------------------------------------------------
+# Files --------------------------------------------------------------------------------------------
 
 
 def test_shards_are_as_transformers_writes_them(pair, tmp_path):
     export(pair, 0.5, tmp_path / "out", max_shard_size="50KB")
     load(pair, 0.5).save_pretrained(tmp_path / "theirs", max_shard_size="50KB")
     index, theirs = (
-        json.loads((tmp_path / name / "model.safetensors.index.json").read_text()) for name in ("out", "theirs")
+        json.loads((tmp_path / name / "model.safetensors.index.json").read_text())
+        for name in ("out", "theirs")
     )
     assert index["metadata"]["total_size"] == 36640 * 4
     shards = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
@@ -180,7 +212,9 @@ def test_shards_are_as_transformers_writes_them(pair, tmp_path):
     assert all((tmp_path / "out" / shard).stat().st_size < 50_000 + 4_000 for shard in shards)
     expected = load(pair, 0.5).state_dict()
     assert index["weight_map"].keys() == expected.keys()
-    assert all(torch.equal(value, expected[name]) for name, value in stored(tmp_path / "out").items())
+    assert all(
+        torch.equal(value, expected[name]) for name, value in stored(tmp_path / "out").items()
+    )
 
 
 def test_every_tensor_starts_at_a_multiple_of_its_width(tmp_path):
@@ -188,9 +222,12 @@ def test_every_tensor_starts_at_a_multiple_of_its_width(tmp_path):
     dtypes = {"a": torch.bfloat16, "b": torch.float32, "c": torch.uint8, "d": torch.float64}
     sides = {name: torch.arange(3).to(dtype) for name, dtype in dtypes.items()}
     tensors = [
-        exporting.Stored(name, InterpolatedTensor(value, value + 2, 0.5), value.dtype) for name, value in sides.items()
+        exporting.Stored(name, InterpolatedTensor(value, value + 2, 0.5), value.dtype)
+        for name, value in sides.items()
     ]
-    exporting._write_weights(tmp_path, tensors, exporting._plan(tensors, "5GB"), lambda done, total: None)
+    exporting._write_weights(
+        tmp_path, tensors, exporting._plan(tensors, "5GB"), lambda done, total: None
+    )
     raw = (tmp_path / "model.safetensors").read_bytes()
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
@@ -198,7 +235,9 @@ def test_every_tensor_starts_at_a_multiple_of_its_width(tmp_path):
     for name, each in header.items():
         assert (8 + length + each["data_offsets"][0]) % dtypes[name].itemsize == 0
     found = stored(tmp_path)
-    assert all(torch.equal(found[name], value + (2 if name == "c" else 1)) for name, value in sides.items())
+    assert all(
+        torch.equal(found[name], value + (2 if name == "c" else 1)) for name, value in sides.items()
+    )
 
 
 def test_memory_holds_one_tensor_beyond_the_map(tmp_path):
@@ -218,7 +257,9 @@ def report(done, total):
 export(pair, 0.6, Path("{tmp_path}/out"), max_shard_size="10MB", report=report)
 print(before, peak)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     before, peak = map(float, done.stdout.split())
     written = sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors"))
     assert written > 100 * 2**20 and peak - before < 40 * 2**20
@@ -229,11 +270,24 @@ def test_the_card_says_what_it_is(pairs, tmp_path):
     for side, name in zip(sides, ("llama3.1", "mit"), strict=True):
         (side / "README.md").write_text(f"---\nlicense: {name}\n---\nA model.\n")
     pair = Pair.open(*map(str, sides))
-    card = model_card(pair, 0.6, torch.bfloat16, Path("out"), "lm-eval-partial export --lam 0.6", ["a note"])
+    card = model_card(
+        pair, 0.6, torch.bfloat16, Path("out"), "lm-eval-partial export --lam 0.6", ["a note"]
+    )
     for words in (
-        *("license: other\n", "θ(λ) = θ_base + λ (θ_instruct − θ_base)        λ = 0.60\n", "bfloat16"),
-        *(f"| base | `{sides[0]}` | `main` | `{pair.base.sha}` | llama3.1 |", f"`{pair.instruct.sha}` | mit |"),
-        *("\n    lm-eval-partial export --lam 0.6\n", "arXiv 2504.11626", f"lm_eval_partial {__version__}"),
+        *(
+            "license: other\n",
+            "θ(λ) = θ_base + λ (θ_instruct − θ_base)        λ = 0.60\n",
+            "bfloat16",
+        ),
+        *(
+            f"| base | `{sides[0]}` | `main` | `{pair.base.sha}` | llama3.1 |",
+            f"`{pair.instruct.sha}` | mit |",
+        ),
+        *(
+            "\n    lm-eval-partial export --lam 0.6\n",
+            "arXiv 2504.11626",
+            f"lm_eval_partial {__version__}",
+        ),
         *("--model hf --model_args pretrained=out", "tested with transformers 4.51.3 and 5."),
         "This one was not loaded, and no other loader was tried.\nOf this one: a note.\n",
     ):
@@ -249,18 +303,23 @@ def test_sources_on_the_hub_are_base_models(pair, monkeypatch):
     monkeypatch.setattr(pair.base, "path", "org/base")
     monkeypatch.setattr(pair.instruct, "path", "org/instruct")
     card = model_card(pair, 0.6, torch.bfloat16, Path("out"), None)
-    assert "base_model:\n- org/base\n- org/instruct\n" in card and "base_model_relation: merge\n" in card
+    assert (
+        "base_model:\n- org/base\n- org/instruct\n" in card
+        and "base_model_relation: merge\n" in card
+    )
 
 
-# What goes wrong -----------------------------------------------------------------------------------------
+# What goes wrong ----------------------------------------------------------------------------------
 
 
 def test_nothing_is_overwritten(pair, tmp_path, flags, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     assert main([*flags, "--output", str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().err == (
-        f"error: {tmp_path}/out is not empty, and an export overwrites nothing. Give --output a new folder.\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: {tmp_path}/out is not empty, and an export overwrites nothing. Give --output a"
+        " new folder.\n"
     )
     with pytest.raises(UserError, match=r"mine is a file\. Give --output a new folder"):
         export(pair, 0.5, tmp_path / "out" / "mine")
@@ -274,7 +333,9 @@ def test_an_empty_folder_will_do(pair, tmp_path):
     assert not list((tmp_path / "out").glob(".*"))
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize(
+    "failure", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]
+)
 def test_a_half_export_is_no_folder(failure, pair, tmp_path, monkeypatch):
     written = []
 
@@ -284,11 +345,15 @@ def test_a_half_export_is_no_folder(failure, pair, tmp_path, monkeypatch):
             raise failure
 
     with monkeypatch.context() as patched, pytest.raises((KeyboardInterrupt, UserError)) as caught:
-        patched.setattr("lm_eval_partial.weights.interpolate.InterpolatedTensor.write_into", write_into)
+        patched.setattr(
+            "lm_eval_partial.weights.interpolate.InterpolatedTensor.write_into", write_into
+        )
         export(pair, 0.5, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     if caught.type is UserError:
-        assert "No space left on device). " in str(caught.value) and "Make room and start the same" in str(caught.value)
+        assert "No space left on device). " in str(
+            caught.value
+        ) and "Make room and start the same" in str(caught.value)
     export(pair, 0.5, tmp_path / "out")
 
 
@@ -298,14 +363,18 @@ def test_what_a_killed_export_left_is_cleared(pair, tmp_path):
     (left / ".lock").touch()
     (left / "model-00007-of-00009.safetensors").touch()
     export(pair, 0.5, tmp_path / "out")
-    assert not left.exists() and not (tmp_path / "out" / "model-00007-of-00009.safetensors").exists()
+    assert (
+        not left.exists() and not (tmp_path / "out" / "model-00007-of-00009.safetensors").exists()
+    )
 
 
 def test_a_folder_of_someone_elses_is_not_cleared(pair, tmp_path):
     other = tmp_path / "out.incomplete"
     other.mkdir()
     (other / "thesis.tex").touch()
-    with pytest.raises(UserError, match=r"out\.incomplete is in the way and not an unfinished export\. Move it"):
+    with pytest.raises(
+        UserError, match=r"out\.incomplete is in the way and not an unfinished export\. Move it"
+    ):
         export(pair, 0.5, tmp_path / "out")
     assert (other / "thesis.tex").exists()
 
@@ -313,14 +382,19 @@ def test_a_folder_of_someone_elses_is_not_cleared(pair, tmp_path):
 def test_two_exports_into_one_folder(pair, tmp_path):
     with files.locked(tmp_path / "out.incomplete", "export"):
         (tmp_path / "out.incomplete" / "theirs").touch()
-        with pytest.raises(UserError, match=r"another export is writing into .*out\.incomplete\. Wait for it"):
+        with pytest.raises(
+            UserError, match=r"another export is writing into .*out\.incomplete\. Wait for it"
+        ):
             export(pair, 0.5, tmp_path / "out")
         assert (tmp_path / "out.incomplete" / "theirs").exists()
 
 
 def test_too_small_a_disk_is_said_before_anything_is_written(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "free_bytes", lambda path: 2**20)
-    with pytest.raises(UserError, match=r"θ\(λ\) takes 64\.14 MiB; the disk of .*out has 1\.00 MiB free\. Make room"):
+    with pytest.raises(
+        UserError,
+        match=r"θ\(λ\) takes 64\.14 MiB; the disk of .*out has 1\.00 MiB free\. Make room",
+    ):
         export(pair, 0.5, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -343,19 +417,22 @@ def test_bad_input_is_one_line(wrong, message, flags, tmp_path, capsys):
 def test_a_path_that_cannot_be(pair, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(
-        UserError, match=r"file/out\.incomplete could not be written \(Not a directory\)\. Check the path"
+        UserError,
+        match=r"file/out\.incomplete could not be written \(Not a directory\)\. Check the path",
     ):
         export(pair, 0.5, tmp_path / "file" / "out")
 
 
 def test_a_side_without_a_tokenizer(pairs, tmp_path):
     base, instruct = pairs("llama")
-    bare = shutil.copytree(instruct, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "chat*"))
+    bare = shutil.copytree(
+        instruct, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "chat*")
+    )
     with pytest.raises(UserError, match=r"bare has no tokenizer\. Give --tokenizer PATH"):
         export(Pair.open(str(base), str(bare)), 0.5, tmp_path / "out")
 
 
-# The command and the Hub ---------------------------------------------------------------------------------
+# The command and the Hub --------------------------------------------------------------------------
 
 
 def test_the_command_prints_the_folder_and_stands_in_the_card(flags, tmp_path, capsys):
@@ -363,7 +440,8 @@ def test_the_command_prints_the_folder_and_stands_in_the_card(flags, tmp_path, c
     assert main([*flags, "--output", out, "--dtype", "float16"]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     assert (
-        f"    lm-eval-partial {' '.join(flags)} --output {out} --dtype float16\n" in Path(out, "README.md").read_text()
+        f"    lm-eval-partial {' '.join(flags)} --output {out} --dtype float16\n"
+        in Path(out, "README.md").read_text()
     )
 
 
@@ -400,7 +478,10 @@ def hub(monkeypatch) -> Hub:
 
 
 def test_push(hub, flags, tmp_path, capsys):
-    assert main([*flags, "--output", str(tmp_path / "out"), "--push_to_hub", "me/out", "--private"]) == 0
+    assert (
+        main([*flags, "--output", str(tmp_path / "out"), "--push_to_hub", "me/out", "--private"])
+        == 0
+    )
     assert capsys.readouterr().out == "https://huggingface.co/me/out\n"
     assert hub.private and "model.safetensors" in hub.repositories["me/out"]
 
@@ -408,14 +489,28 @@ def test_push(hub, flags, tmp_path, capsys):
 @pytest.mark.parametrize(
     "repository, message",
     [
-        ("me/full", "--push_to_hub me/full holds 1 files already, and an export overwrites nothing. Give the name"),
-        ("theirs/out", "--push_to_hub theirs/out: the Hub refuses (403 Forbidden). Log in with hf auth login"),
+        (
+            "me/full",
+            (
+                "--push_to_hub me/full holds 1 files already, and an export overwrites nothing."
+                " Give the name"
+            ),
+        ),
+        (
+            "theirs/out",
+            "--push_to_hub theirs/out: the Hub refuses (403 Forbidden). Log in with hf auth login",
+        ),
     ],
 )
-def test_a_repository_is_claimed_before_weights_are_written(repository, message, hub, flags, tmp_path, capsys):
+def test_a_repository_is_claimed_before_weights_are_written(
+    repository, message, hub, flags, tmp_path, capsys
+):
     assert main([*flags, "--output", str(tmp_path / "out"), "--push_to_hub", repository]) == 1
     assert capsys.readouterr().err.startswith(f"error: {message}")
-    assert list(tmp_path.iterdir()) == [] and hub.repositories["me/full"] == [".gitattributes", "model.safetensors"]
+    assert list(tmp_path.iterdir()) == [] and hub.repositories["me/full"] == [
+        ".gitattributes",
+        "model.safetensors",
+    ]
 
 
 def test_a_failed_upload_keeps_the_folder(hub, flags, tmp_path, capsys, monkeypatch):
@@ -425,5 +520,8 @@ def test_a_failed_upload_keeps_the_folder(hub, flags, tmp_path, capsys, monkeypa
     monkeypatch.setattr(Hub, "upload_folder", refuse)
     out = tmp_path / "out"
     assert main([*flags, "--output", str(out), "--push_to_hub", "me/out"]) == 1
-    assert f"(connection lost). {out} is complete; upload it with: hf upload me/out {out}" in capsys.readouterr().err
+    assert (
+        f"(connection lost). {out} is complete; upload it with: hf upload me/out {out}"
+        in capsys.readouterr().err
+    )
     assert AutoModelForCausalLM.from_pretrained(out)

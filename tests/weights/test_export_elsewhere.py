@@ -38,7 +38,8 @@ REAL = Path(__file__).resolve().parents[3] / "shared" / "models" / "models.tar.x
 LAM = 0.37
 
 needs_transformers_4 = pytest.mark.skipif(
-    not PYTHON, reason="needs TRANSFORMERS_4_PYTHON, a python with transformers 4.51, as `make test` has it"
+    not PYTHON,
+    reason="needs TRANSFORMERS_4_PYTHON, a python with transformers 4.51, as `make test` has it",
 )
 
 TEXTS = [
@@ -49,14 +50,27 @@ TEXTS = [
         "naïve café — 東京 🙂",
         "two  spaces\n\nand\ttabs",
     ),
-    *("<|im_start|>user\nHi<|im_end|>", "<s>[INST] Hi [/INST]</s>", "<bos><start_of_turn>", "def f(x):\n    return x"),
+    *(
+        "<|im_start|>user\nHi<|im_end|>",
+        "<s>[INST] Hi [/INST]</s>",
+        "<bos><start_of_turn>",
+        "def f(x):\n    return x",
+    ),
 ]
 
-LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 YARN = {"factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 16.0}
 # As transformers 5 has them, and as they stand in checkpoints of before.
 ROPE = {
-    "theta": ({"rope_type": "default", "rope_theta": 500000.0}, {"rope_theta": 500000.0, "rope_scaling": None}),
+    "theta": (
+        {"rope_type": "default", "rope_theta": 500000.0},
+        {"rope_theta": 500000.0, "rope_scaling": None},
+    ),
     "llama3": (
         {"rope_type": "llama3", "rope_theta": 500000.0, **LLAMA3},
         {"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", **LLAMA3}},
@@ -78,7 +92,12 @@ ROPE = {
         {"rope_theta": 20000.0, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
     ),
     "longrope": (
-        {"rope_type": "longrope", "rope_theta": 20000.0, "original_max_position_embeddings": 32, "factor": 16.0}
+        {
+            "rope_type": "longrope",
+            "rope_theta": 20000.0,
+            "original_max_position_embeddings": 32,
+            "factor": 16.0,
+        }
         | {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 2.1, 2.2, 2.3]},
         None,
     ),
@@ -86,7 +105,13 @@ ROPE = {
 LAYERS = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
 OTHERS: dict[str, PreTrainedConfig] = {
     "gemma3": Gemma3TextConfig(
-        **{**pico.GROUPED, "num_hidden_layers": 4, "vocab_size": 330, "head_dim": 8, "sliding_window": 8},
+        **{
+            **pico.GROUPED,
+            "num_hidden_layers": 4,
+            "vocab_size": 330,
+            "head_dim": 8,
+            "sliding_window": 8,
+        },
         layer_types=LAYERS,
         rope_parameters={
             "full_attention": {"rope_type": "linear", "rope_theta": 500000.0, "factor": 8.0},
@@ -96,7 +121,11 @@ OTHERS: dict[str, PreTrainedConfig] = {
     "gpt_neox, half rotary": pico.config(
         *("gpt_neox", 330),
         hidden_size=64,
-        rope_parameters={"rope_type": "default", "rope_theta": 50000.0, "partial_rotary_factor": 0.5},
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 50000.0,
+            "partial_rotary_factor": 0.5,
+        },
     ),
     "phi3": Phi3Config(
         **{**pico.GROUPED, "vocab_size": 330, "original_max_position_embeddings": 32},
@@ -111,10 +140,12 @@ OTHERS: dict[str, PreTrainedConfig] = {
 }
 
 
-# Sides -----------------------------------------------------------------------------------------------------
+# Sides --------------------------------------------------------------------------------------------
 
 
-def sides(folder: Path, config: PreTrainedConfig, words: PreTrainedTokenizerFast | None = None) -> tuple[Path, Path]:
+def sides(
+    folder: Path, config: PreTrainedConfig, words: PreTrainedTokenizerFast | None = None
+) -> tuple[Path, Path]:
     words = words or pico.tokenizer()
     base = pico.model(config, seed=1)
     instruct = pico.child(base, seed=2)
@@ -135,7 +166,9 @@ def older(folder: Path, rope: dict[str, object]) -> Path:
     words = json.loads((folder / "tokenizer_config.json").read_text())
     words["tokenizer_class"] = "PreTrainedTokenizerFast"
     (folder / "tokenizer_config.json").write_text(json.dumps(words, indent=2))
-    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps({"bos_token": "<s>", "eos_token": "</s>"})
+    )
     return folder
 
 
@@ -143,24 +176,38 @@ def sentencepiece() -> PreTrainedTokenizerFast:
     """Return a tokenizer of sentencepiece's kind: spaces are ▁, unknown characters bytes."""
     raw = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    pieces = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    pieces = [
+        decoders.Replace("▁", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", 1, 0),
+    ]
     raw.decoder = decoders.Sequence(pieces)
     tokens = ["<s>", "</s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=tokens, show_progress=False)
     raw.train_from_iterator(["Hello world of the quick brown foxes"] * 9, trainer)
     raw.add_special_tokens(["<s>", "</s>", "<unk>"])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
-# Reading ---------------------------------------------------------------------------------------------------
+# Reading ------------------------------------------------------------------------------------------
 
 
 def read_there(folder: Path, requests: list[dict[str, object]]) -> dict[str, dict[str, object]]:
     """Return what transformers 4 makes of the folders: one process, which takes seconds to start."""
     (folder / "request.json").write_text(json.dumps(requests))
-    command = [PYTHON, str(Path(__file__).with_name("transformers_4.py")), "request.json", "answer.pt"]
+    command = [
+        PYTHON,
+        str(Path(__file__).with_name("transformers_4.py")),
+        "request.json",
+        "answer.pt",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     answer = torch.load(folder / "answer.pt")
     assert answer.pop("version") == TRIED_WITH[0] and not torch.cuda.is_initialized()
@@ -173,7 +220,9 @@ class Asked:
     def __init__(self, folder: Path) -> None:
         self.folder, self.requests, self.here = folder, [], {}
 
-    def add(self, name: str, pair: Pair, dtype: str = "auto", lam: float = LAM, attention: str = "sdpa") -> Path:
+    def add(
+        self, name: str, pair: Pair, dtype: str = "auto", lam: float = LAM, attention: str = "sdpa"
+    ) -> Path:
         out = self.folder / "exports" / name
         export(pair, lam, out, dtype)
         rows, length = pair.architecture.rows, 48
@@ -182,7 +231,9 @@ class Asked:
         with torch.no_grad():
             self.here[str(out)] = model(ids).logits.float().log_softmax(-1), model.dtype
         texts = [pico.CHAT, *TEXTS]
-        self.requests.append({"folder": str(out), "ids": ids.tolist(), "texts": texts, "attention": attention})
+        self.requests.append(
+            {"folder": str(out), "ids": ids.tolist(), "texts": texts, "attention": attention}
+        )
         return out
 
     def compare(self, within: float = 1e-5) -> dict[str, str]:
@@ -210,11 +261,17 @@ class Asked:
             "vocabulary": words.get_vocab() == there["vocabulary"],
             "special tokens": sorted(set(words.all_special_tokens)) == there["all_special"],
         }
-        for text, theirs, read, bare in zip(texts, there["token_ids"], there["texts"], there["bare"], strict=True):
+        for text, theirs, read, bare in zip(
+            texts, there["token_ids"], there["texts"], there["bare"], strict=True
+        ):
             ids = words(text)["input_ids"]
             checks[f"ids of {text!r}"] = ids == theirs
-            checks[f"text of {text!r}"] = words.decode(ids, clean_up_tokenization_spaces=False) == read
-            checks[f"bare text of {text!r}"] = words.decode(ids, True, clean_up_tokenization_spaces=False) == bare
+            checks[f"text of {text!r}"] = (
+                words.decode(ids, clean_up_tokenization_spaces=False) == read
+            )
+            checks[f"bare text of {text!r}"] = (
+                words.decode(ids, True, clean_up_tokenization_spaces=False) == bare
+            )
         if isinstance(words.chat_template, str):
             chat = [{"role": "user", "content": "Hi"}]
             checks["chat"] = words.apply_chat_template(chat, tokenize=False) == there["chat"]
@@ -233,9 +290,17 @@ def test_rotary_embeddings(asked, tmp_path):
         made = sides(tmp_path / kind, llama(now))
         asked.add(kind, Pair.open(*map(str, made)))
         if before is not None:
-            old = [older(shutil.copytree(side, tmp_path / f"older {kind}" / side.name), before) for side in made]
+            old = [
+                older(shutil.copytree(side, tmp_path / f"older {kind}" / side.name), before)
+                for side in made
+            ]
             out = asked.add(f"older {kind}", Pair.open(*map(str, old)))
-            for name in ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"):
+            for name in (
+                "config.json",
+                "tokenizer_config.json",
+                "tokenizer.json",
+                "special_tokens_map.json",
+            ):
                 assert (out / name).read_bytes() == (old[1] / name).read_bytes(), name
     for name, config in OTHERS.items():
         asked.add(name, Pair.open(*map(str, sides(tmp_path / name, config))))
@@ -246,18 +311,27 @@ def test_rotary_embeddings(asked, tmp_path):
 def test_families_and_vocabularies(asked, pairs, tmp_path):
     for family in pico.FAMILIES:  # qwen2 ties its head
         # Transformers 4 leaves Gemma's soft cap out of its fast kernel.
-        asked.add(family, Pair.open(*map(str, pairs(family))), attention="eager" if family == "gemma2" else "sdpa")
+        asked.add(
+            family,
+            Pair.open(*map(str, pairs(family))),
+            attention="eager" if family == "gemma2" else "sdpa",
+        )
     asked.add("in bfloat16", Pair.open(*map(str, pairs("llama"))), "bfloat16")
     words, theta = pico.tokenizer(), ROPE["theta"][0]
-    tied = pico.save(pico.model(llama(theta, tie_word_embeddings=True), 1), words, tmp_path / "tied")
+    tied = pico.save(
+        pico.model(llama(theta, tie_word_embeddings=True), 1), words, tmp_path / "tied"
+    )
     untied = pico.save(pico.model(llama(theta), 2), words, tmp_path / "untied")
     for reference in ("base", "instruct"):
         asked.add(f"untied, {reference}", Pair.open(str(tied), str(untied), tokenizer=reference))
     asked.add("tied", Pair.open(*[str(tied)] * 2))
     asked.add("grown and reordered", Pair.open(*map(str, reordered_pair(tmp_path / "reordered"))))
     asked.add("adapter that grows a vocabulary", grown_adapter(tied, tmp_path))
-    asked.add("sentencepiece", Pair.open(*map(str, sides(tmp_path / "sp", llama(theta), sentencepiece()))))
-    # Transformers 5 takes any tokenizer of a Qwen2 model for Qwen's own, and adds its <|endoftext|> to it.
+    asked.add(
+        "sentencepiece", Pair.open(*map(str, sides(tmp_path / "sp", llama(theta), sentencepiece())))
+    )
+    # Transformers 5 takes any tokenizer of a Qwen2 model for Qwen's own, and adds its <|endoftext|>
+    # to it.
     assert asked.compare() == {"qwen2": "vocabulary, special tokens"}
 
 
@@ -272,12 +346,14 @@ def grown_adapter(base: Path, folder: Path) -> Pair:
     made = pico.adapter(folder / "resized", folder / "grown", **modules)
     words.save_pretrained(made)
     settings = json.loads((made / "adapter_config.json").read_text())
-    (made / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(base)}))
+    (made / "adapter_config.json").write_text(
+        json.dumps(settings | {"base_model_name_or_path": str(base)})
+    )
     return Pair.open(str(base), str(made))
 
 
-# What the two generations make of one and the same file differs, by their own classes: transformers 5 puts no space
-# after a special token of Llama-2's, and always gives Gemma a <mask>.
+# What the two generations make of one and the same file differs, by their own classes: transformers
+# 5 puts no space after a special token of Llama-2's, and always gives Gemma a <mask>.
 _LLAMA_2 = "ids of '<s>[INST] Hi [/INST]</s>', text of '<s>[INST] Hi [/INST]</s>'"
 READ_OTHERWISE = {
     "Llama-2-7b-chat-hf": _LLAMA_2,
@@ -287,14 +363,24 @@ READ_OTHERWISE = {
 
 
 @needs_transformers_4
-@pytest.mark.skipif(not REAL.is_file(), reason="needs real tokenizers in ../shared/models beside the checkout")
+@pytest.mark.skipif(
+    not REAL.is_file(), reason="needs real tokenizers in ../shared/models beside the checkout"
+)
 @pytest.mark.parametrize(
     "names",
     [
         ("Llama-2-7b-chat-hf", "Llama-3.1-8B-Instruct"),
-        pytest.param(("Mistral-7B-Instruct-v0.3", "Qwen2.5-7B-Instruct", "gemma-2-2b-it"), marks=pytest.mark.slow),
-        pytest.param(("SmolLM2-135M", "OLMo-7B-hf", "OLMo-2-1124-7B", "zephyr-7b-beta"), marks=pytest.mark.slow),
-        pytest.param(("Hermes-2-Pro-Llama-3-8B", "TinyLlama-1.1B-Chat-v1.0"), marks=pytest.mark.slow),
+        pytest.param(
+            ("Mistral-7B-Instruct-v0.3", "Qwen2.5-7B-Instruct", "gemma-2-2b-it"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("SmolLM2-135M", "OLMo-7B-hf", "OLMo-2-1124-7B", "zephyr-7b-beta"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("Hermes-2-Pro-Llama-3-8B", "TinyLlama-1.1B-Chat-v1.0"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_real_configs_and_tokenizers(names, asked, tmp_path):
@@ -312,13 +398,20 @@ def test_real_configs_and_tokenizers(names, asked, tmp_path):
             shutil.rmtree(side)
             (tmp_path / "again").rename(side)
         asked.add(f"{name} saved anew", Pair.open(*map(str, made)), attention=attention)
-    assert asked.compare() == {name: wrong for name, wrong in READ_OTHERWISE.items() if name in names}
+    assert asked.compare() == {
+        name: wrong for name, wrong in READ_OTHERWISE.items() if name in names
+    }
 
 
 def shrunk(folder: Path, into: Path) -> tuple[Path, Path]:
     """Return two sides with all of a real checkpoint but its size."""
     config = json.loads((folder / "config.json").read_text())
-    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     size |= {"num_key_value_heads": 2, "max_window_layers": 2, "torch_dtype": "float32"}
     config |= {name: value for name, value in size.items() if name in config}
     base = pico.model(AutoConfig.for_model(**config), seed=1)

@@ -35,7 +35,8 @@ def test_lam_is_not_rounded_to_the_weights_dtype():
     """bfloat16(0.6) is 0.6016: mergekit scales a bfloat16 model by 1.002 there."""
     weight = torch.full((4096,), 1.0, dtype=torch.bfloat16)
     assert torch.equal(
-        InterpolatedTensor(torch.zeros_like(weight), weight, 0.6)[...], (weight.double() * 0.6).bfloat16()
+        InterpolatedTensor(torch.zeros_like(weight), weight, 0.6)[...],
+        (weight.double() * 0.6).bfloat16(),
     )
 
 
@@ -115,7 +116,9 @@ def test_endpoints_are_copies_not_views_of_the_file(lam):
     assert base.sum() == instruct.sum() == 3
 
 
-@pytest.mark.parametrize("given_, expected", [("0.5", 0.5), (1, 1.0), (-0.25, -0.25), ("1e-3", 0.001)])
+@pytest.mark.parametrize(
+    "given_, expected", [("0.5", 0.5), (1, 1.0), (-0.25, -0.25), ("1e-3", 0.001)]
+)
 def test_any_finite_number_is_a_lam(given_, expected):
     assert check_lam(given_) == expected
 

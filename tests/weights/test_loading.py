@@ -27,7 +27,9 @@ def never() -> None:
 def test_generation_config_is_the_reference_sides(pairs):
     base, instruct = map(str, pairs("llama"))
     assert load(Pair.open(base, instruct), 0.5).generation_config.eos_token_id == [1, 5]
-    assert load(Pair.open(base, instruct, tokenizer="base"), 0.5).generation_config.eos_token_id == 1
+    assert (
+        load(Pair.open(base, instruct, tokenizer="base"), 0.5).generation_config.eos_token_id == 1
+    )
 
 
 def test_generation_config_without_a_file_is_what_stock_makes_of_the_config(pairs, tmp_path):
@@ -48,37 +50,54 @@ def test_auto_dtype_is_what_stock_takes(tmp_path):
     base, instruct = pico.pair(tmp_path, dtype=torch.bfloat16)
     assert load(Pair.open(str(base), str(instruct)), 0.5).dtype == torch.bfloat16
     config = json.loads((instruct / "config.json").read_text())
-    (instruct / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "dtype"}))
+    (instruct / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if k != "dtype"})
+    )
     assert resolve_dtype(Pair.open(str(base), str(instruct))) == torch.bfloat16
 
 
 def test_float32_weights_stored_in_bfloat16_are_rounded_once(pair):
-    sides = [AutoModelForCausalLM.from_pretrained(side.path).state_dict() for side in (pair.base, pair.instruct)]
+    sides = [
+        AutoModelForCausalLM.from_pretrained(side.path).state_dict()
+        for side in (pair.base, pair.instruct)
+    ]
     for model in (load(pair, 0.3, "bfloat16"), move(load(pair, 0.9, "bfloat16"), pair, 0.3, never)):
         for name, value in model.state_dict().items():
-            assert torch.equal(value, torch.lerp(sides[0][name], sides[1][name], 0.3).bfloat16()), name
+            assert torch.equal(value, torch.lerp(sides[0][name], sides[1][name], 0.3).bfloat16()), (
+                name
+            )
 
 
 @pytest.mark.parametrize("wrong", ["float33", "int8", "nn"])
 def test_a_dtype_that_is_none(pair, wrong):
-    with pytest.raises(UserError, match=rf"dtype={wrong} is not a floating point dtype\. Give auto, float32"):
+    with pytest.raises(
+        UserError, match=rf"dtype={wrong} is not a floating point dtype\. Give auto, float32"
+    ):
         resolve_dtype(pair, wrong)
 
 
 @pytest.mark.parametrize("start", [0, 1])
 def test_moving_from_an_endpoint_leaves_the_checkpoints_alone(pair, start):
     """A model at λ = 0 must not be the base's mapped file: writing λ = 0.5 over it would change the base."""
-    before = {side.role: {n: t[...].clone() for n, t in side.tensors.items()} for side in (pair.base, pair.instruct)}
+    before = {
+        side.role: {n: t[...].clone() for n, t in side.tensors.items()}
+        for side in (pair.base, pair.instruct)
+    }
     model = move(load(pair, start), pair, 0.5, never)
     move(model, pair, start, never)
     move(model, pair, 0.25, never)
     for side in (pair.base, pair.instruct):
-        assert all(torch.equal(tensor[...], before[side.role][name]) for name, tensor in side.tensors.items())
+        assert all(
+            torch.equal(tensor[...], before[side.role][name])
+            for name, tensor in side.tensors.items()
+        )
 
 
 def test_moving_keeps_every_parameter_where_it_was(pair):
     model = load(pair, 0.5)
-    before = {name: (parameter, parameter.data_ptr()) for name, parameter in model.named_parameters()}
+    before = {
+        name: (parameter, parameter.data_ptr()) for name, parameter in model.named_parameters()
+    }
     move(model, pair, 0.75, never)
     for name, parameter in model.named_parameters():
         assert before[name] == (parameter, parameter.data_ptr())
@@ -106,7 +125,9 @@ def test_a_model_made_shallower_by_its_config_moves_too(pair):
 
 def test_disk_offload_is_refused_and_nothing_written(pair, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"cannot be offloaded to disk\. Give a smaller dtype, more devices"):
+    with pytest.raises(
+        UserError, match=r"cannot be offloaded to disk\. Give a smaller dtype, more devices"
+    ):
         load(pair, 0.5, device_map={"": "disk"})
     assert list(tmp_path.iterdir()) == []
 
@@ -121,7 +142,9 @@ def test_model_code_of_the_revision_asked_for(pairs, tmp_path, monkeypatch):
     config = json.loads((side / "config.json").read_text())
     config["auto_map"] = {"AutoModelForCausalLM": "twin.Twin"}
     (side / "config.json").write_text(json.dumps(config))
-    Pair.open(str(side), str(side), base_revision="v2", instruct_revision="v2", trust_remote_code=True)
+    Pair.open(
+        str(side), str(side), base_revision="v2", instruct_revision="v2", trust_remote_code=True
+    )
     assert asked and all(call == (("twin.Twin", str(side)), {"revision": "v2"}) for call in asked)
 
 
@@ -139,7 +162,10 @@ class TwinForCausalLM(LlamaForCausalLM):
         (side / "twin.py").write_text(code)
         config = json.loads((side / "config.json").read_text())
         config |= {"model_type": "twin", "architectures": ["TwinForCausalLM"]}
-        config["auto_map"] = {"AutoConfig": "twin.TwinConfig", "AutoModelForCausalLM": "twin.TwinForCausalLM"}
+        config["auto_map"] = {
+            "AutoConfig": "twin.TwinConfig",
+            "AutoModelForCausalLM": "twin.TwinForCausalLM",
+        }
         (side / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="no model config could be read"):
         Pair.open(str(base), str(instruct))

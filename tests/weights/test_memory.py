@@ -29,7 +29,9 @@ def machine(monkeypatch):
 
     def make(cpu: float, *gpus: float) -> None:
         monkeypatch.setattr(memory, "free_cpu_bytes", lambda: int(cpu * NEED))
-        monkeypatch.setattr(memory, "free_gpu_bytes", lambda: {n: int(free * NEED) for n, free in enumerate(gpus)})
+        monkeypatch.setattr(
+            memory, "free_gpu_bytes", lambda: {n: int(free * NEED) for n, free in enumerate(gpus)}
+        )
 
     return make
 
@@ -54,13 +56,16 @@ def test_updates_beside_the_weights_are_counted_too(pairs, tmp_path):
 def test_no_weight_is_read_for_a_model_that_does_not_fit(pair, machine, monkeypatch):
     machine(0.99)
     monkeypatch.setattr(
-        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__", lambda *_: pytest.fail("read")
+        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__",
+        lambda *_: pytest.fail("read"),
     )
     monkeypatch.setattr(Pair, "notes", lambda _: [])  # compares the files' beginnings
     with pytest.raises(UserError) as error:
         PartialHFLM(pair.base.path, pair.instruct.path, 0.5, device="cpu")
-    assert str(error.value) == (
-        "θ(λ) takes 0.14 MiB in float32, and what is free is: cpu 0.14 MiB. It would fit with dtype=bfloat16."
+    assert (
+        str(error.value)
+        == "θ(λ) takes 0.14 MiB in float32, and what is free is: cpu 0.14 MiB. It would fit with"
+        " dtype=bfloat16."
     )
 
 
@@ -79,8 +84,19 @@ def test_what_fits_is_loaded(pair, machine):
         (0.1, [0.6], "dtype=bfloat16."),
         (0.1, [0.5, 0.6], "dtype=bfloat16, or with parallelize=True (2 GPUs)."),
         (0.1, [0.3, 0.4], "parallelize=True,dtype=bfloat16 (2 GPUs)."),
-        (0.8, [0.3], "parallelize=True,max_cpu_memory=2GiB (slow: layers wait in the CPU's memory)."),
-        (1.0, [0.1], "max_cpu_memory=2GiB (slow: layers wait in the CPU's memory), or with device=cpu (slow)."),
+        (
+            0.8,
+            [0.3],
+            "parallelize=True,max_cpu_memory=2GiB (slow: layers wait in the CPU's memory).",
+        ),
+        (
+            1.0,
+            [0.1],
+            (
+                "max_cpu_memory=2GiB (slow: layers wait in the CPU's memory), or with device=cpu"
+                " (slow)."
+            ),
+        ),
     ],
 )
 def test_the_flag_that_would_make_it_fit(cpu, gpus, hint, pair, machine):
@@ -91,7 +107,9 @@ def test_the_flag_that_would_make_it_fit(cpu, gpus, hint, pair, machine):
 
 def test_no_flag_helps(pair, machine):
     machine(0.1, 0.2)
-    with pytest.raises(UserError, match=r"free is: cuda:0 0\.03 MiB\. Give it a machine with more memory\.$"):
+    with pytest.raises(
+        UserError, match=r"free is: cuda:0 0\.03 MiB\. Give it a machine with more memory\.$"
+    ):
         check_fits(pair, torch.float32, True, {"": "cuda"})
 
 
@@ -106,7 +124,10 @@ def test_layers_spread_over_devices(pair, machine):
     machine(0.5, 0.4, 0.4)
     everything = {0: NEED, 1: NEED, "cpu": "10GiB"}
     check_fits(pair, torch.float32, True, "auto", everything)
-    with pytest.raises(UserError, match=r"free is: cuda:0 0\.06 MiB and cuda:1 0\.06 MiB\. It would fit with dtype=bf"):
+    with pytest.raises(
+        UserError,
+        match=r"free is: cuda:0 0\.06 MiB and cuda:1 0\.06 MiB\. It would fit with dtype=bf",
+    ):
         check_fits(pair, torch.float32, True, "auto", {0: NEED, 1: NEED})
     with pytest.raises(UserError, match="cuda:0 0.00 MiB"):
         check_fits(pair, torch.float32, True, "auto", {0: 1000, "cpu": 1000})

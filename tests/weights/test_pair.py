@@ -10,7 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.weights.compatibility import config_differences
@@ -48,7 +53,10 @@ def refused(base: Path, instruct: Path, message: str, **kwargs: str) -> None:
 
 def test_no_weight_is_read_before_it_is_asked_for(sides, monkeypatch):
     reads = []
-    monkeypatch.setattr("lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__", lambda *_: reads.append(1))
+    monkeypatch.setattr(
+        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__",
+        lambda *_: reads.append(1),
+    )
     opened(*sides).at(0.5)
     assert reads == []
 
@@ -61,7 +69,9 @@ def test_mixed_layouts_and_dtypes(sides, tmp_path):
     pico.tokenizer().save_pretrained(tmp_path / "low")
     found = opened(tmp_path / "low", instruct).at(0.3)["model.norm.weight"]
     expected = torch.lerp(
-        low.model.norm.weight.float(), load_file(instruct / "model.safetensors")["model.norm.weight"], 0.3
+        low.model.norm.weight.float(),
+        load_file(instruct / "model.safetensors")["model.norm.weight"],
+        0.3,
     )
     assert found.get_dtype() == "F32" and torch.equal(found[...], expected)
 
@@ -91,13 +101,18 @@ def test_a_tied_side_that_also_stores_its_head(tmp_path):
     (base / "model.safetensors").unlink()
     torch.save(weights, base / "pytorch_model.bin")
     result = load(opened(base, instruct), 0.5)
-    embeddings = [weights["lm_head.weight"], load_file(instruct / "model.safetensors")["model.embed_tokens.weight"]]
+    embeddings = [
+        weights["lm_head.weight"],
+        load_file(instruct / "model.safetensors")["model.embed_tokens.weight"],
+    ]
     assert torch.equal(result.get_output_embeddings().weight, torch.lerp(*embeddings, 0.5))
 
 
 @pytest.mark.parametrize("lam, tokenizer", [(0, "base"), (1, "instruct")])
 @pytest.mark.parametrize("other_is_tied", [True, False])
-def test_a_tied_config_beside_a_stored_head_is_tied_as_in_stock(other_is_tied, lam, tokenizer, tmp_path, lm_eval):
+def test_a_tied_config_beside_a_stored_head_is_tied_as_in_stock(
+    other_is_tied, lam, tokenizer, tmp_path, lm_eval
+):
     """transformers leaves such a head alone, HFLM ties it: the base is what stock `hf` makes of it."""
     words = pico.tokenizer()
     for seed, (side, tied) in enumerate((("base", True), ("instruct", other_is_tied))):
@@ -112,7 +127,10 @@ def test_a_tied_config_beside_a_stored_head_is_tied_as_in_stock(other_is_tied, l
 
 
 def test_tensors_the_model_does_not_need_may_be_one_sided(sides):
-    edit(sides[0], lambda w: w.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
+    edit(
+        sides[0],
+        lambda w: w.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}),
+    )
     assert len(opened(*sides).tensors) == 21
 
 
@@ -130,7 +148,11 @@ def test_names_of_another_release_match(tmp_path):
 
 def test_one_sided_tensor(sides):
     edit(sides[1], lambda w: w.pop("model.layers.1.mlp.up_proj.weight"))
-    refused(*sides, r"1 tensors stand only in base=.* and not in instruct=.*: model\.layers\.1\.mlp\.up_proj\.weight")
+    refused(
+        *sides,
+        r"1 tensors stand only in base=.* and not in instruct=.*:"
+        r" model\.layers\.1\.mlp\.up_proj\.weight",
+    )
 
 
 def test_tensor_both_sides_lack(sides):
@@ -146,17 +168,27 @@ def test_different_architectures(sides, tmp_path):
 
 def test_different_shapes_are_named_with_both(sides, tmp_path):
     other, _ = pico.pair(tmp_path / "other", intermediate_size=64)
-    refused(sides[0], other, r"6 tensors of .*mlp\.gate_proj\.weight: base \[48, 32\], instruct \[64, 32\]")
+    refused(
+        sides[0],
+        other,
+        r"6 tensors of .*mlp\.gate_proj\.weight: base \[48, 32\], instruct \[64, 32\]",
+    )
 
 
 def test_different_depths(sides, tmp_path):
     other, _ = pico.pair(tmp_path / "other", num_hidden_layers=3)
-    refused(sides[0], other, r"different shapes in 9 tensors .*model\.layers\.2\.\S+: base none, instruct \[")
+    refused(
+        sides[0],
+        other,
+        r"different shapes in 9 tensors .*model\.layers\.2\.\S+: base none, instruct \[",
+    )
 
 
 def test_shapes_the_config_does_not_tell(sides):
     edit(sides[1], lambda w: w.update({"model.norm.weight": torch.ones(33)}))
-    refused(*sides, r"different shapes in 1 tensors .*model\.norm\.weight: base \[32\], instruct \[33\]")
+    refused(
+        *sides, r"different shapes in 1 tensors .*model\.norm\.weight: base \[32\], instruct \[33\]"
+    )
 
 
 def test_different_tokenizers(sides):
@@ -172,7 +204,11 @@ def test_different_tokenizers(sides):
 def test_no_tokenizer_and_other_rows(sides, tmp_path):
     settings = pico.config("llama", 340)
     pico.save(pico.model(settings, 1), None, tmp_path / "bare")
-    refused(tmp_path / "bare", sides[1], r"base=.*bare has no tokenizer, .* 330 \(instruct\) and 340 \(base\) rows")
+    refused(
+        tmp_path / "bare",
+        sides[1],
+        r"base=.*bare has no tokenizer, .* 330 \(instruct\) and 340 \(base\) rows",
+    )
 
 
 def test_no_tokenizer_and_equal_rows_match_by_position(sides):
@@ -201,7 +237,9 @@ def test_same_weights_twice_is_said(sides, tmp_path):
 def test_configs_that_compute_differently_are_said(sides):
     set_config(sides[1], rms_norm_eps=1e-3)
     (note,) = [note for note in opened(*sides).notes() if "configs differ" in note]
-    assert "rms_norm_eps: base 1e-06, instruct 0.001" in note and "the instruct side's is used" in note
+    assert (
+        "rms_norm_eps: base 1e-06, instruct 0.001" in note and "the instruct side's is used" in note
+    )
 
 
 def test_the_reference_follows_the_tokenizer(sides, tmp_path):
@@ -216,7 +254,11 @@ def test_a_tokenizer_of_foreign_ids_is_refused(sides, tmp_path):
     words = pico.tokenizer()
     _, others = pico.reordered(pico.model(pico.config("llama", len(words)), 1), words, ["X"], [])
     others.save_pretrained(tmp_path / "words")
-    refused(*sides, r"tokenizer=.*words gives tokens other ids than instruct=", tokenizer=str(tmp_path / "words"))
+    refused(
+        *sides,
+        r"tokenizer=.*words gives tokens other ids than instruct=",
+        tokenizer=str(tmp_path / "words"),
+    )
     refused(*sides, r"tokenizer=/no/where could not be opened", tokenizer="/no/where")
     grown = pico.tokenizer()
     grown.add_tokens(["<extra>"])
@@ -238,7 +280,10 @@ def test_a_tokenizer_by_path_for_sides_that_have_none(sides, tmp_path):
 
 def test_config_and_file_of_different_vocabularies(sides):
     set_config(sides[1], vocab_size=340)
-    refused(*sides, r"instruct=.*: the config speaks of 340 embedding rows \(vocab_size\), the file has 330")
+    refused(
+        *sides,
+        r"instruct=.*: the config speaks of 340 embedding rows \(vocab_size\), the file has 330",
+    )
 
 
 def test_nested_configs_differ_by_dotted_names():

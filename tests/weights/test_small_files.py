@@ -48,30 +48,59 @@ def beside(base: Path | str, instruct: Path | str, **kwargs: object) -> small_fi
     return small_files.files_beside(Pair.open(str(base), str(instruct), **kwargs), torch.float32)
 
 
-def config_of(base: Path | str, instruct: Path | str, dtype: torch.dtype = torch.float32, **kwargs: object) -> dict:
-    file = small_files.files_beside(Pair.open(str(base), str(instruct), **kwargs), dtype).files["config.json"]
+def config_of(
+    base: Path | str, instruct: Path | str, dtype: torch.dtype = torch.float32, **kwargs: object
+) -> dict:
+    file = small_files.files_beside(Pair.open(str(base), str(instruct), **kwargs), dtype).files[
+        "config.json"
+    ]
     return json.loads(file.read_text() if isinstance(file, Path) else file)
 
 
-# Which files -----------------------------------------------------------------------------------------------
+# Which files --------------------------------------------------------------------------------------
 
 
 def test_every_small_file_goes_along_byte_for_byte(sides, tmp_path):
     base, instruct = sides
     change(instruct / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
-    wanted = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}
-    wanted |= {"special_tokens_map.json", "merges.txt", "preprocessor_config.json", "LICENSE.txt", "USE_POLICY.md"}
+    wanted = {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+    }
+    wanted |= {
+        "special_tokens_map.json",
+        "merges.txt",
+        "preprocessor_config.json",
+        "LICENSE.txt",
+        "USE_POLICY.md",
+    }
     wanted |= {"tokenizer.model", "qwen.tiktoken", "additional_chat_templates/rag.jinja"}
     for name in wanted:
         (instruct / name).parent.mkdir(exist_ok=True)
         if not (instruct / name).exists():
             (instruct / name).write_bytes(b"{}\r\n")
-    for name in ("README.md", "train.py", "optimizer.pt", ".env", "notes.json", "adapter_config.json", "params.json"):
+    for name in (
+        "README.md",
+        "train.py",
+        "optimizer.pt",
+        ".env",
+        "notes.json",
+        "adapter_config.json",
+        "params.json",
+    ):
         (instruct / name).write_text("{}")
     export(Pair.open(str(base), str(instruct)), 0.5, tmp_path / "out")
-    found = {file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    found = {
+        file.relative_to(tmp_path / "out").as_posix()
+        for file in (tmp_path / "out").rglob("*")
+        if file.is_file()
+    }
     assert found == wanted | {"config.json", "model.safetensors", "README.md"}
-    assert all((tmp_path / "out" / name).read_bytes() == (instruct / name).read_bytes() for name in wanted)
+    assert all(
+        (tmp_path / "out" / name).read_bytes() == (instruct / name).read_bytes() for name in wanted
+    )
 
 
 def test_the_tokenizer_may_be_from_elsewhere(sides, tmp_path):
@@ -79,19 +108,26 @@ def test_the_tokenizer_may_be_from_elsewhere(sides, tmp_path):
     (tmp_path / "words" / "merges.txt").touch()
     (tmp_path / "words" / "LICENSE").touch()
     files = beside(*sides, tokenizer=str(tmp_path / "words")).files
-    assert files["tokenizer.json"] == tmp_path / "words" / "tokenizer.json" and "merges.txt" in files
+    assert (
+        files["tokenizer.json"] == tmp_path / "words" / "tokenizer.json" and "merges.txt" in files
+    )
     assert not {"chat_template.jinja", "LICENSE"} & files.keys()
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_an_adapter_has_its_bases_config_and_the_tokenizer_that_lies_beside_it(own, sides, tmp_path):
+def test_an_adapter_has_its_bases_config_and_the_tokenizer_that_lies_beside_it(
+    own, sides, tmp_path
+):
     base = sides[0]
     pico.adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
     if own:
         pico.tokenizer().save_pretrained(tmp_path / "adapter")
     files = beside(base, tmp_path / "adapter").files
     assert files["tokenizer.json"] == (tmp_path / "adapter" if own else base) / "tokenizer.json"
-    assert files["generation_config.json"] == base / "generation_config.json" and "adapter_config.json" not in files
+    assert (
+        files["generation_config.json"] == base / "generation_config.json"
+        and "adapter_config.json" not in files
+    )
 
 
 def test_what_is_too_large_is_left_out_and_said(sides, monkeypatch, tmp_path, caplog):
@@ -117,7 +153,9 @@ def test_from_the_hubs_cache(sides, tmp_path, monkeypatch):
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(COMMIT)
     snapshot = repo / "snapshots" / COMMIT
-    expected = beside(snapshot / "base", snapshot / "instruct").files  # by its path, from a cache that is elsewhere
+    expected = beside(
+        snapshot / "base", snapshot / "instruct"
+    ).files  # by its path, from a cache that is elsewhere
     assert expected["tokenizer.json"] == (repo / "blobs" / "instruct-tokenizer.json")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     folders = {"base_subfolder": "base", "instruct_subfolder": "instruct"}
@@ -129,7 +167,7 @@ def test_from_the_hubs_cache(sides, tmp_path, monkeypatch):
     assert beside(snapshot / "base", tmp_path / "local").files == expected
 
 
-# Links -----------------------------------------------------------------------------------------------------
+# Links --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -148,7 +186,10 @@ def test_a_link_that_leads_elsewhere_is_refused_by_name(name, how, sides, privat
         private.unlink()
     link.symlink_to(target)
     pair = Pair.open(*map(str, sides))
-    with pytest.raises(UserError, match=rf"{name} is a link to {private}, outside of the checkpoint\. .* Put the file"):
+    with pytest.raises(
+        UserError,
+        match=rf"{name} is a link to {private}, outside of the checkpoint\. .* Put the file",
+    ):
         export(pair, 0.5, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.incomplete").exists()
 
@@ -198,7 +239,10 @@ def test_links_inside_the_checkpoint_and_to_it_are_followed(sides, private, tmp_
     (sides[1] / "NOTICE").symlink_to("NOTICE")  # to itself
     (tmp_path / "link").symlink_to(sides[1])
     found = small_files.small_files(str(tmp_path / "link"), small_files.MODEL)
-    assert found["LICENSE"] == sides[1] / "inner" / "text" and not {"unasked.json", "NOTICE"} & found.keys()
+    assert (
+        found["LICENSE"] == sides[1] / "inner" / "text"
+        and not {"unasked.json", "NOTICE"} & found.keys()
+    )
 
 
 def test_a_subfolder_that_leads_out(sides, tmp_path):
@@ -208,21 +252,26 @@ def test_a_subfolder_that_leads_out(sides, tmp_path):
         small_files.small_files(str(tmp_path / "root"), small_files.MODEL, subfolder="sub")
 
 
-# Spelling --------------------------------------------------------------------------------------------------
+# Spelling -----------------------------------------------------------------------------------------
 
 
 def test_both_spellings_of_a_config(sides):
     change(sides[1] / "config.json", note="kept")
     config = config_of(*sides, dtype=torch.bfloat16)
     assert config["dtype"] == config["torch_dtype"] == "bfloat16" and config["note"] == "kept"
-    assert config["rope_theta"] == 10000.0 == config["rope_parameters"]["rope_theta"] and config["rope_scaling"] is None
+    assert (
+        config["rope_theta"] == 10000.0 == config["rope_parameters"]["rope_theta"]
+        and config["rope_scaling"] is None
+    )
 
 
 def test_a_config_of_before_changes_in_what_is_written_only(sides):
     for side in sides:
         fields = json.loads((side / "config.json").read_text())
         del fields["dtype"], fields["rope_parameters"]
-        (side / "config.json").write_text(json.dumps(fields | {"rope_theta": 10000.0, "architectures": ["LLaMA"]}))
+        (side / "config.json").write_text(
+            json.dumps(fields | {"rope_theta": 10000.0, "architectures": ["LLaMA"]})
+        )
     original = json.loads((sides[1] / "config.json").read_text())
     found = config_of(*sides, dtype=torch.float16)
     assert found == original | {"torch_dtype": "float16", "architectures": ["LlamaForCausalLM"]}
@@ -236,17 +285,36 @@ def test_a_config_of_before_changes_in_what_is_written_only(sides):
 def test_tying_is_what_is_written(reference, tmp_path):
     words = pico.tokenizer()
     for name, tied in (("tied", True), ("untied", False)):
-        pico.save(pico.model(pico.config("llama", 330, tie_word_embeddings=tied), 1), words, tmp_path / name)
-    assert config_of(tmp_path / "tied", tmp_path / "untied", tokenizer=reference)["tie_word_embeddings"] is False
+        pico.save(
+            pico.model(pico.config("llama", 330, tie_word_embeddings=tied), 1),
+            words,
+            tmp_path / name,
+        )
+    assert (
+        config_of(tmp_path / "tied", tmp_path / "untied", tokenizer=reference)[
+            "tie_word_embeddings"
+        ]
+        is False
+    )
     assert config_of(tmp_path / "tied", tmp_path / "tied")["tie_word_embeddings"] is True
 
 
 def test_a_config_in_sections(tmp_path):
     """Each says its dtype and rotary embeddings; the vocabulary and tying are the text's."""
     text = {**pico.GROUPED, "vocab_size": 330, "head_dim": 8, "num_hidden_layers": 2}
-    vision = {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+    }
     vision |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 16}
-    tokens = {"image_token_index": 3, "boi_token_index": 4, "eoi_token_index": 5, "mm_tokens_per_image": 4}
+    tokens = {
+        "image_token_index": 3,
+        "boi_token_index": 4,
+        "eoi_token_index": 5,
+        "mm_tokens_per_image": 4,
+    }
     made = Gemma3Config(text_config=text, vision_config=vision, **tokens)
     tied = pico.model(made, seed=1)
     sides = [pico.save(tied, pico.tokenizer(), tmp_path / name) for name in ("base", "instruct")]
@@ -256,9 +324,15 @@ def test_a_config_in_sections(tmp_path):
     fields = json.loads((sides[1] / "config.json").read_text())
     found, notes = model_config(pair, fields, torch.bfloat16)
     inner = found["text_config"]
-    assert (found["tie_word_embeddings"], inner["tie_word_embeddings"], inner["vocab_size"]) == (False, False, 340)
+    assert (found["tie_word_embeddings"], inner["tie_word_embeddings"], inner["vocab_size"]) == (
+        False,
+        False,
+        340,
+    )
     assert "vocab_size" not in found and "rope_theta" not in found and notes == []
-    assert {section["torch_dtype"] for section in (found, inner, found["vision_config"])} == {"bfloat16"}
+    assert {section["torch_dtype"] for section in (found, inner, found["vision_config"])} == {
+        "bfloat16"
+    }
     assert inner["rope_theta"] == 1e6 and inner["rope_local_base_freq"] == 1e4
 
 
@@ -283,8 +357,14 @@ def test_transformers_5_reads_every_familys_config_as_before(tmp_path):
                 families += 1
         (tmp_path / "config.json").write_text(json.dumps(fields))
         before, after = flat(before.to_dict()), flat(type(made).from_pretrained(tmp_path).to_dict())
-        assert {name for name in before | after if before.get(name) != after.get(name)} <= LEFT, kind
-    assert families > 100 and len(said) < 20 and said.isdisjoint({"llama", "gemma3_text", "gpt_neox", "qwen2"})
+        assert {name for name in before | after if before.get(name) != after.get(name)} <= LEFT, (
+            kind
+        )
+    assert (
+        families > 100
+        and len(said) < 20
+        and said.isdisjoint({"llama", "gemma3_text", "gpt_neox", "qwen2"})
+    )
 
 
 def flat(fields: dict) -> dict:
@@ -295,7 +375,10 @@ def flat(fields: dict) -> dict:
 
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "original_max_position_embeddings": 128}
-DEFAULT, LINEAR = {"rope_type": "default", "rope_theta": 1e4}, {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+DEFAULT, LINEAR = (
+    {"rope_type": "default", "rope_theta": 1e4},
+    {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+)
 
 
 @pytest.mark.parametrize(
@@ -304,12 +387,20 @@ DEFAULT, LINEAR = {"rope_type": "default", "rope_theta": 1e4}, {"rope_type": "li
         ("llama", {"rope_parameters": YARN | {"factor": 4.0}}, None),
         (
             *("llama", {"rope_parameters": YARN | {"factor": 2.0}}),
-            "transformers 4 scales by 4 (max_position_embeddings / original_max_position_embeddings), not by the "
-            "factor 2 of this model's yarn",
+            (
+                "transformers 4 scales by 4 (max_position_embeddings /"
+                " original_max_position_embeddings), not by the factor 2 of this model's yarn"
+            ),
         ),
         (
-            *("gemma3_text", {"rope_parameters": {"full_attention": DEFAULT, "sliding_attention": LINEAR}}),
-            "only transformers 5 reads this model's rope_parameters (gemma3_text) as they are meant",
+            *(
+                "gemma3_text",
+                {"rope_parameters": {"full_attention": DEFAULT, "sliding_attention": LINEAR}},
+            ),
+            (
+                "only transformers 5 reads this model's rope_parameters (gemma3_text) as they are"
+                " meant"
+            ),
         ),
         (
             *("gemma3_text", {"layer_types": ["full_attention", "sliding_attention"]}),
@@ -317,7 +408,9 @@ DEFAULT, LINEAR = {"rope_type": "default", "rope_theta": 1e4}, {"rope_type": "li
         ),
     ],
 )
-def test_what_the_older_spelling_cannot_say_is_said(family, changes, note, tmp_path, caplog, monkeypatch):
+def test_what_the_older_spelling_cannot_say_is_said(
+    family, changes, note, tmp_path, caplog, monkeypatch
+):
     gemma = {**pico.GROUPED, "head_dim": 8, "sliding_window": 8}
     monkeypatch.setitem(pico.FAMILIES, "gemma3_text", (Gemma3TextConfig, gemma))
     made = pico.pair(tmp_path, family, **copy.deepcopy(changes))
@@ -333,8 +426,12 @@ def test_an_export_of_an_export_says_the_same(tmp_path):
     made = pico.pair(tmp_path, "llama", rope_parameters=YARN | {"factor": 4.0})
     export(Pair.open(*map(str, made)), 0.5, tmp_path / "first")
     export(Pair.open(str(made[0]), str(tmp_path / "first")), 1, tmp_path / "second")
-    first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second"))
-    assert first == second and first["rope_scaling"]["factor"] == 4.0 and [*second] == sorted(second)
+    first, second = (
+        json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second")
+    )
+    assert (
+        first == second and first["rope_scaling"]["factor"] == 4.0 and [*second] == sorted(second)
+    )
 
 
 def test_a_tokenizer_in_transformers_5s_words(sides):
@@ -342,10 +439,15 @@ def test_a_tokenizer_in_transformers_5s_words(sides):
     words = pico.tokenizer(extra_special_tokens=["Name", "the"])
     words.save_pretrained(sides[1])
     before = json.loads((sides[1] / "tokenizer_config.json").read_text())
-    assert before["tokenizer_class"] == "TokenizersBackend" and before["extra_special_tokens"] == ["Name", "the"]
+    assert before["tokenizer_class"] == "TokenizersBackend" and before["extra_special_tokens"] == [
+        "Name",
+        "the",
+    ]
     after = json.loads(beside(*sides).files["tokenizer_config.json"])
     assert after.pop("additional_special_tokens") == before.pop("extra_special_tokens")
     assert after == before | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    (sides[1] / "tokenizer_config.json").write_text(json.dumps(after | {"additional_special_tokens": ["Name", "the"]}))
+    (sides[1] / "tokenizer_config.json").write_text(
+        json.dumps(after | {"additional_special_tokens": ["Name", "the"]})
+    )
     again = AutoTokenizer.from_pretrained(sides[1])
     assert type(again) is type(words) and again.all_special_tokens == words.all_special_tokens

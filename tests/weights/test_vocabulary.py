@@ -7,7 +7,12 @@ import torch
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.weights.pair import Pair
-from lm_eval_partial.weights.vocabulary import AlignedRows, align, check_shared, tokenizer_differences
+from lm_eval_partial.weights.vocabulary import (
+    AlignedRows,
+    align,
+    check_shared,
+    tokenizer_differences,
+)
 from tests import pico
 from tests.answers import agree
 
@@ -57,11 +62,19 @@ def test_too_few_shared_tokens_are_an_error():
 
 
 def test_aligned_rows_are_the_others_in_our_order_and_ours_where_it_has_none():
-    other, own = torch.tensor([[1.0], [2.0]]), torch.tensor([[10.0], [20.0], [30.0]], dtype=torch.float64)
+    other, own = (
+        torch.tensor([[1.0], [2.0]]),
+        torch.tensor([[10.0], [20.0], [30.0]], dtype=torch.float64),
+    )
     rows = AlignedRows(other, own, align(vocabulary("baX"), vocabulary("ab"), 3, 2))
     assert rows[...].tolist() == [[2.0], [1.0], [30.0]] and rows.dtype == torch.float64
     assert rows[1:].tolist() == [[1.0], [30.0]]
-    assert AlignedRows(other[:, 0], own[:, 0], align(vocabulary("baX"), vocabulary("ab"), 3, 2))[0].item() == 2.0
+    assert (
+        AlignedRows(other[:, 0], own[:, 0], align(vocabulary("baX"), vocabulary("ab"), 3, 2))[
+            0
+        ].item()
+        == 2.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +87,9 @@ def test_aligned_rows_are_the_others_in_our_order_and_ours_where_it_has_none():
         ("mixtral", ["[INST]"], [], 0),
     ],
 )
-def test_the_same_function_in_other_ids_is_that_function_at_every_lam(family, front, back, padding, tmp_path, lm_eval):
+def test_the_same_function_in_other_ids_is_that_function_at_every_lam(
+    family, front, back, padding, tmp_path, lm_eval
+):
     words = pico.tokenizer()
     base = pico.model(pico.config(family, len(words)), seed=1)
     instruct, others = pico.reordered(base, words, front, back, padding)
@@ -82,10 +97,16 @@ def test_the_same_function_in_other_ids_is_that_function_at_every_lam(family, fr
     pico.save(instruct, others, tmp_path / "instruct")
     _, stock = lm_eval("hf", pretrained=tmp_path / "instruct")
     for lam in (0, 0.3, 1):
-        _, ours = lm_eval("partial-hf", base=tmp_path / "base", instruct=tmp_path / "instruct", lam=lam)
+        _, ours = lm_eval(
+            "partial-hf", base=tmp_path / "base", instruct=tmp_path / "instruct", lam=lam
+        )
         assert agree(ours, stock), lam
     _, in_base_ids = lm_eval(
-        "partial-hf", base=tmp_path / "base", instruct=tmp_path / "instruct", lam=0.3, tokenizer="base"
+        "partial-hf",
+        base=tmp_path / "base",
+        instruct=tmp_path / "instruct",
+        lam=0.3,
+        tokenizer="base",
     )
     _, stock = lm_eval("hf", pretrained=tmp_path / "base")
     assert agree(in_base_ids, stock)
@@ -95,13 +116,18 @@ def test_between_the_ends_only_shared_tokens_move(tmp_path):
     words = pico.tokenizer()
     base = pico.model(pico.config("llama", len(words)), seed=1)
     instruct, others = pico.reordered(pico.child(base, seed=2), words, ["[INST]"], [])
-    pair = Pair.open(str(pico.save(base, words, tmp_path / "b")), str(pico.save(instruct, others, tmp_path / "i")))
+    pair = Pair.open(
+        str(pico.save(base, words, tmp_path / "b")),
+        str(pico.save(instruct, others, tmp_path / "i")),
+    )
     found = pair.at(0.25)["model.embed_tokens.weight"][...]
     ours, theirs = instruct.get_input_embeddings().weight, base.get_input_embeddings().weight
     ids, before = others.get_vocab(), words.get_vocab()
     assert torch.equal(found[ids["[INST]"]], ours[ids["[INST]"]])
     for token in ("<s>", "a", "</s>"):
-        assert torch.equal(found[ids[token]], torch.lerp(theirs[before[token]], ours[ids[token]], 0.25))
+        assert torch.equal(
+            found[ids[token]], torch.lerp(theirs[before[token]], ours[ids[token]], 0.25)
+        )
 
 
 def test_tokenizer_differences_name_what_changes_prompts():
@@ -118,5 +144,9 @@ def test_tokenizer_differences_see_a_bos_put_before_a_text():
     from tokenizers.processors import TemplateProcessing
 
     base, instruct = pico.tokenizer(), pico.tokenizer()
-    instruct.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    assert tokenizer_differences(base, instruct) == ["tokens put before a text: base [], instruct ['<s>']"]
+    instruct.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    assert tokenizer_differences(base, instruct) == [
+        "tokens put before a text: base [], instruct ['<s>']"
+    ]

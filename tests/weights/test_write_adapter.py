@@ -47,7 +47,7 @@ def best(matrix: torch.Tensor, rank: int) -> torch.Tensor:
     return left[:, :rank] @ torch.diag(values[:rank]) @ right[:rank]
 
 
-# The approximation ---------------------------------------------------------------------------------------
+# The approximation --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (300, 400), (400, 300)])
@@ -61,7 +61,9 @@ def test_factors_are_the_best_of_their_rank(shape, decay):
     found = factorise(matrix, rank=8)
     assert found.down.shape == (8, shape[1]) and found.up.shape == (shape[0], 8)
     least = values[8:].square().sum().item()
-    assert found.error == pytest.approx((matrix - found.up @ found.down).square().sum().item(), rel=1e-3)
+    assert found.error == pytest.approx(
+        (matrix - found.up @ found.down).square().sum().item(), rel=1e-3
+    )
     assert least * 0.999 <= found.error <= least * 1.001
     assert found.size == pytest.approx(values.square().sum().item(), rel=1e-4)
 
@@ -83,7 +85,9 @@ def test_the_smallest_rank_that_keeps_the_energy(energy, rank):
     torch.manual_seed(0)
     matrix = torch.linalg.qr(torch.randn(100, 100))[0]
     found = factorise(matrix, energy=energy)
-    assert len(found.down) == rank and found.error / found.size == pytest.approx(1 - rank / 100, abs=1e-5)
+    assert len(found.down) == rank and found.error / found.size == pytest.approx(
+        1 - rank / 100, abs=1e-5
+    )
 
 
 def test_no_update_is_no_error():
@@ -91,7 +95,7 @@ def test_no_update_is_no_error():
     assert len(found.down) == 1 and found.error == found.size == 0 and not found.up.any()
 
 
-# rank= ---------------------------------------------------------------------------------------------------
+# rank= --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rest", ["dense", "base"])
@@ -121,7 +125,9 @@ def test_experts_are_linear_layers_too(pairs):
     found = with_rank(pair, 2)
     key = next(key for key in (each.key for each in found.tensors) if "experts.1.w2" in key)
     base, instruct = (load_file(side / "model.safetensors")[key] for side in pairs("mixtral"))
-    torch.testing.assert_close(found.at(1)[key][...], base + best(instruct - base, 2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found.at(1)[key][...], base + best(instruct - base, 2), rtol=1e-4, atol=1e-5
+    )
     with pytest.raises(UserError, match="which the model fuses with others. Add merge=True"):
         load(found, 0.5, merge=False)
 
@@ -139,10 +145,14 @@ def test_gpt2_stores_its_weights_by_input(tmp_path):
     name = "transformer.h.1.mlp.c_fc.weight"
     expected = sides[0][name] + 0.5 * best(sides[1][name] - sides[0][name], 4)
     torch.testing.assert_close(load(found, 0.5).state_dict()[name], expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(logits(load(found, 0.5, merge=False)), logits(load(found, 0.5)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        logits(load(found, 0.5, merge=False)), logits(load(found, 0.5)), rtol=1e-4, atol=1e-4
+    )
     extract(pair, tmp_path / "adapter", rank=4)
     adapter = Pair.open(str(tmp_path / "b"), str(tmp_path / "adapter"))
-    torch.testing.assert_close(logits(load(adapter, 0.5)), logits(load(found, 0.5)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        logits(load(adapter, 0.5)), logits(load(found, 0.5)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_factors_are_kept_by_pair_and_rank(pair, pairs, cache, tmp_path, monkeypatch):
@@ -150,7 +160,8 @@ def test_factors_are_kept_by_pair_and_rank(pair, pairs, cache, tmp_path, monkeyp
     assert len(list(cache.iterdir())) == 1
     with monkeypatch.context() as patched:
         patched.setattr(
-            "lm_eval_partial.weights.truncation.factorise", lambda *_: pytest.fail("not taken from the cache")
+            "lm_eval_partial.weights.truncation.factorise",
+            lambda *_: pytest.fail("not taken from the cache"),
         )
         again = load(with_rank(Pair.open(*map(str, pairs("llama"))), 4, "base"), 0.5).state_dict()
     assert torch.equal(first[Q], again[Q])
@@ -163,10 +174,21 @@ def test_factors_are_kept_by_pair_and_rank(pair, pairs, cache, tmp_path, monkeyp
 
 def test_the_command_takes_a_rank(pairs, lm_eval):
     base, instruct = pairs("llama")
-    result, samples = lm_eval("partial-hf", "pico_mc", base=base, instruct=instruct, lam=0.5, rank=4, rest="base")
+    result, samples = lm_eval(
+        "partial-hf", "pico_mc", base=base, instruct=instruct, lam=0.5, rank=4, rest="base"
+    )
     assert result["config"]["rank"] == 4 and result["config"]["rest"] == "base"
     assert result["folder"].endswith("__rank_4__rest_base__lam_0.50")
-    _, merged = lm_eval("partial-hf", "pico_mc", base=base, instruct=instruct, lam=0.5, rank=4, rest="base", merge=True)
+    _, merged = lm_eval(
+        "partial-hf",
+        "pico_mc",
+        base=base,
+        instruct=instruct,
+        lam=0.5,
+        rank=4,
+        rest="base",
+        merge=True,
+    )
     pairs_of_answers = zip(samples["pico_mc"], merged["pico_mc"], strict=True)
     for a, b in pairs_of_answers:
         for x, y in zip(a["filtered_resps"], b["filtered_resps"], strict=True):
@@ -194,14 +216,15 @@ def test_set_lam_at_a_rank_is_a_fresh_model(pairs):
 )
 def test_wrong_arguments(pairs, given, message, monkeypatch):
     monkeypatch.setattr(
-        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__", lambda *_: pytest.fail("read")
+        "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__",
+        lambda *_: pytest.fail("read"),
     )
     base, instruct = map(str, pairs("llama"))
     with pytest.raises(UserError, match=message):
         PartialHFLM(base, instruct, 0.5, **given)
 
 
-# The adapter that is written -----------------------------------------------------------------------------
+# The adapter that is written ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox", "gemma2", "olmo2"])
@@ -215,15 +238,23 @@ def test_as_instruct_it_is_the_rank_it_was_made_with(family, rest, pairs, tmp_pa
     expected = with_rank(pair, 4, rest)
     for lam in (0.3, 1):
         ours, theirs = load(adapter, lam).state_dict(), load(expected, lam).state_dict()
-        assert ours.keys() == theirs.keys() and all(torch.allclose(v, theirs[n], atol=1e-5) for n, v in ours.items())
-    stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter").eval()
-    torch.testing.assert_close(logits(load(adapter, 1, merge=False)), logits(stock), rtol=1e-4, atol=3e-5)
+        assert ours.keys() == theirs.keys() and all(
+            torch.allclose(v, theirs[n], atol=1e-5) for n, v in ours.items()
+        )
+    stock = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter"
+    ).eval()
+    torch.testing.assert_close(
+        logits(load(adapter, 1, merge=False)), logits(stock), rtol=1e-4, atol=3e-5
+    )
 
 
 def test_full_rank_is_the_instruct_model_in_stock_too(pairs, tmp_path):
     base, instruct = pairs("gpt_neox")
     extract(Pair.open(str(base), str(instruct)), tmp_path / "adapter", rank=10**6)
-    stock = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter").eval()
+    stock = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter"
+    ).eval()
     torch.testing.assert_close(
         logits(stock), logits(AutoModelForCausalLM.from_pretrained(instruct)), rtol=1e-3, atol=1e-4
     )
@@ -243,11 +274,14 @@ def test_the_command_gives_stocks_samples_with_the_adapter(pairs, tmp_path, lm_e
 def test_a_vocabulary_of_its_own_comes_along(pairs, tmp_path):
     base = pairs("llama")[0]
     words = pico.tokenizer()
-    model, others = pico.reordered(AutoModelForCausalLM.from_pretrained(base), words, ["[INST]"], ["<tool>"])
+    model, others = pico.reordered(
+        AutoModelForCausalLM.from_pretrained(base), words, ["[INST]"], ["<tool>"]
+    )
     pico.save(pico.child(model, 4), others, tmp_path / "i")
     pair = Pair.open(str(base), str(tmp_path / "i"))
     with pytest.raises(
-        UserError, match=r"has tokens of its own, and rest=base leaves .* Give --rest dense, or --token"
+        UserError,
+        match=r"has tokens of its own, and rest=base leaves .* Give --rest dense, or --token",
     ):
         extract(pair, tmp_path / "adapter", rank=4, rest="base")
     extract(pair, tmp_path / "adapter", rank=4)
@@ -268,13 +302,18 @@ def test_new_tokens_come_along_though_the_old_rows_stood_still(pairs, tmp_path):
     pico.save(model, words, tmp_path / "i")
     extract(Pair.open(str(base), str(tmp_path / "i")), tmp_path / "adapter", rank=32)
     found = load(Pair.open(str(base), str(tmp_path / "adapter")), 1).state_dict()
-    assert all(torch.allclose(found[name], value, atol=1e-5) for name, value in model.state_dict().items())
+    assert all(
+        torch.allclose(found[name], value, atol=1e-5) for name, value in model.state_dict().items()
+    )
 
 
 def test_it_knows_its_base_by_its_weights(pair, pairs, tmp_path):
     extract(pair, tmp_path / "adapter", rank=2)
     copy = shutil.copytree(pairs("llama")[0], tmp_path / "copy")
-    assert not any("could not be checked" in note for note in Pair.open(str(copy), str(tmp_path / "adapter")).notes())
+    assert not any(
+        "could not be checked" in note
+        for note in Pair.open(str(copy), str(tmp_path / "adapter")).notes()
+    )
     with pytest.raises(UserError, match="whose weights are not those of base="):
         Pair.open(str(pairs("llama")[1]), str(tmp_path / "adapter"))
 
@@ -289,7 +328,8 @@ def test_nothing_is_overwritten(pair, tmp_path):
 
 def test_fused_experts_have_no_place_in_an_adapter(pairs, tmp_path):
     with pytest.raises(
-        UserError, match=r"an adapter cannot hold the update of .*experts.*Give rank=\.\.\. and merge=True"
+        UserError,
+        match=r"an adapter cannot hold the update of .*experts.*Give rank=\.\.\. and merge=True",
     ):
         extract(Pair.open(*map(str, pairs("mixtral"))), tmp_path / "adapter", rank=2)
     assert not (tmp_path / "adapter").exists()
@@ -302,7 +342,9 @@ def test_extract_prints_what_is_lost(pair, pairs, tmp_path, capsys, monkeypatch)
     assert main([*command, "--rank", "4", "--output", str(tmp_path / "a")]) == 0
     out = capsys.readouterr().out
     rows = {
-        cells[0]: cells for line in out.splitlines() if len(cells := [c.strip() for c in line.split("│")[1:-1]]) == 4
+        cells[0]: cells
+        for line in out.splitlines()
+        if len(cells := [c.strip() for c in line.split("│")[1:-1]]) == 4
     }
     sides = [load_file(f"{side}/model.safetensors") for side in (base, instruct)]
     names = [name for name in sides[0] if "q_proj" in name]
@@ -321,11 +363,28 @@ def test_extract_prints_what_is_lost(pair, pairs, tmp_path, capsys, monkeypatch)
     "arguments, message",
     [
         (["--rank", "x"], "rank=x is not a whole number from 1 up. Give one, such as rank=16."),
-        (["--energy", "1.5"], "--energy 1.5 is not a share. Give more than 0 and at most 1, such as 0.9."),
+        (
+            ["--energy", "1.5"],
+            "--energy 1.5 is not a share. Give more than 0 and at most 1, such as 0.9.",
+        ),
     ],
 )
 def test_extract_says_what_is_wrong(arguments, message, tmp_path, capsys):
-    assert main(["extract", "--base", "b", "--instruct", "i", "--output", str(tmp_path / "a"), *arguments]) == 1
+    assert (
+        main(
+            [
+                "extract",
+                "--base",
+                "b",
+                "--instruct",
+                "i",
+                "--output",
+                str(tmp_path / "a"),
+                *arguments,
+            ]
+        )
+        == 1
+    )
     assert capsys.readouterr().err == f"error: {message}\n"
 
 

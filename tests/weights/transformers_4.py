@@ -2,8 +2,9 @@
 
     python transformers_4.py REQUEST ANSWER
 
-REQUEST is a JSON list of {folder, ids, texts, attention}. ANSWER is a file of `torch.save`, with a dictionary for each
-folder: the model's log-probabilities of `ids`, and what its tokenizer makes of `texts`; or the error that it raised.
+REQUEST is a JSON list of {folder, ids, texts, attention}. ANSWER is a file of `torch.save`, with a
+dictionary for each folder: the model's log-probabilities of `ids`, and what its tokenizer makes of
+`texts`; or the error that it raised.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 def log_probabilities(folder: str, ids: list[list[int]], attention: str) -> dict[str, object]:
     settings = {"torch_dtype": "auto", "attn_implementation": attention}
-    model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **settings)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, **settings
+    )
     with torch.no_grad():
         scores = model(torch.tensor(ids)).logits.float().log_softmax(-1)
     return {
@@ -36,12 +39,17 @@ def tokens(folder: str, texts: list[str]) -> dict[str, object]:
     chat = [{"role": "user", "content": "Hi"}]
     return {
         "token_ids": ids,
-        # Whether spaces are cleaned up is the loader's affair: transformers 5 leaves them in byte-level tokenizers.
+        # Whether spaces are cleaned up is the loader's affair: transformers 5 leaves them in
+        # byte-level tokenizers.
         "texts": [words.decode(each, clean_up_tokenization_spaces=False) for each in ids],
         "bare": [words.decode(each, True, clean_up_tokenization_spaces=False) for each in ids],
         "all_special": sorted(set(words.all_special_tokens)),
         "vocabulary": words.get_vocab(),
-        "chat": words.apply_chat_template(chat, tokenize=False) if isinstance(words.chat_template, str) else None,
+        "chat": (
+            words.apply_chat_template(chat, tokenize=False)
+            if isinstance(words.chat_template, str)
+            else None
+        ),
     }
 
 
@@ -51,7 +59,9 @@ def main(request: str, answer: str) -> None:
     for case in json.loads(Path(request).read_text()):
         folder, read = case["folder"], {}
         try:
-            read = log_probabilities(folder, case["ids"], case["attention"]) | tokens(folder, case["texts"])
+            read = log_probabilities(folder, case["ids"], case["attention"]) | tokens(
+                folder, case["texts"]
+            )
         except Exception as error:  # is the answer too
             read["error"] = f"{type(error).__name__}: {error}"
         found[folder] = read

@@ -1,9 +1,9 @@
 """The report as one HTML file: data, style and script inside, nothing fetched.
 
-Charts are inline SVG made by `page.js` from the numbers in the page, tables are plain HTML. A charting library was
-weighed and left: Vega-Lite through vl-convert is 0.9 MB of script in each page (ours is 40 kB in all) and 84 MB to
-install, and what matters here, a chart that one can walk through with the arrow keys and that is read out, would still
-have to be written.
+Charts are inline SVG made by `page.js` from the numbers in the page, tables are plain HTML. A
+charting library was weighed and left: Vega-Lite through vl-convert is 0.9 MB of script in each page
+(ours is 40 kB in all) and 84 MB to install, and what matters here, a chart that one can walk
+through with the arrow keys and that is read out, would still have to be written.
 """
 
 from __future__ import annotations
@@ -25,15 +25,21 @@ from lm_eval_partial.results.trajectory import Curve, Trajectory
 def render(trajectories: Sequence[Trajectory]) -> str:
     """Return the page."""
     names = [trajectory.name for trajectory in trajectories]
-    links = "".join(f'<li><a href="#pair-{index}">{escape(name)}</a></li>' for index, name in enumerate(names))
-    data = json.dumps([_data(trajectory) for trajectory in trajectories], ensure_ascii=False, allow_nan=False)
+    links = "".join(
+        f'<li><a href="#pair-{index}">{escape(name)}</a></li>' for index, name in enumerate(names)
+    )
+    data = json.dumps(
+        [_data(trajectory) for trajectory in trajectories], ensure_ascii=False, allow_nan=False
+    )
     here = files(__name__)
     return Template((here / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(f"Partial adaptation: {', '.join(names)}"),
         css=(here / "page.css").read_text(encoding="utf-8"),
         js=(here / "page.js").read_text(encoding="utf-8"),
         nav=f'<nav aria-label="Pairs"><ul>{links}</ul></nav>' if len(names) > 1 else "",
-        body="\n".join(_section(index, trajectory) for index, trajectory in enumerate(trajectories)),
+        body="\n".join(
+            _section(index, trajectory) for index, trajectory in enumerate(trajectories)
+        ),
         footer=escape(f"Made by lm-eval-partial report, lm_eval_partial {__version__}."),
         data=data.replace("<", "\\u003c"),  # no name may end the script element
     )
@@ -53,7 +59,9 @@ def _data(trajectory: Trajectory) -> dict[str, Any]:
 
 def _curve(curve: Curve) -> dict[str, Any]:
     arrays = {name: _numbers(getattr(curve, name)) for name in ("values", "low", "high")}
-    arrays |= {name: _numbers(getattr(curve, name)) for name in ("change", "change_low", "change_high")}
+    arrays |= {
+        name: _numbers(getattr(curve, name)) for name in ("change", "change_low", "change_high")
+    }
     node = {"label": curve.node.label, "metric": curve.node.metric, "percent": curve.node.percent}
     return node | arrays | {"best": {"lam": curve.best.lam}}
 
@@ -67,7 +75,8 @@ def _section(index: int, trajectory: Trajectory) -> str:
     tradeoff, budget = tables.tradeoff(trajectory), tables.budget(trajectory)
     paid = (
         f"<h3>The price in instruction following</h3>\n<p>{escape(text.axis(trajectory))}</p>\n"
-        f'<div class="beside"><figure class="tradeoff"></figure>{tradeoff.html()}</div>{budget.html()}'
+        '<div class="beside"><figure'
+        f' class="tradeoff"></figure>{tradeoff.html()}</div>{budget.html()}'
         if tradeoff and budget
         else ""
     )
@@ -102,9 +111,15 @@ def _picker(trajectory: Trajectory) -> str:
     tasks = {curve.node.name for curve in trajectory.tasks}
     groups = [curve for curve in trajectory.ordered if curve.node.name not in tasks]
     lists = {"Areas and groups": groups, "Tasks": trajectory.tasks}
-    return "<select>" + "".join(_options(label, curves) for label, curves in lists.items() if curves) + "</select>"
+    return (
+        "<select>"
+        + "".join(_options(label, curves) for label, curves in lists.items() if curves)
+        + "</select>"
+    )
 
 
 def _options(label: str, curves: Sequence[Curve]) -> str:
-    options = "".join(f'<option value="{escape(c.node.name)}">{escape(c.node.label)}</option>' for c in curves)
+    options = "".join(
+        f'<option value="{escape(c.node.name)}">{escape(c.node.label)}</option>' for c in curves
+    )
     return f'<optgroup label="{label}">{options}</optgroup>'
