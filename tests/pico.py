@@ -7,6 +7,7 @@ import json
 import random
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -30,7 +31,7 @@ from transformers import (
 
 from tests.tasks.rows import THINGS, WORDS
 
-SIZE = {
+SIZE: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -40,8 +41,8 @@ SIZE = {
     "eos_token_id": 1,
     "pad_token_id": None,
 }
-GROUPED = {**SIZE, "num_key_value_heads": 2}
-FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
+GROUPED: dict[str, Any] = {**SIZE, "num_key_value_heads": 2}
+FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, GROUPED),
     "mistral": (MistralConfig, GROUPED),
     "mixtral": (MixtralConfig, {**GROUPED, "num_local_experts": 4}),
@@ -51,7 +52,7 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
     "qwen2": (Qwen2Config, {**GROUPED, "tie_word_embeddings": True}),
     "gpt_neox": (GPTNeoXConfig, SIZE),
 }
-OTHERS: dict[str, tuple[type[PreTrainedConfig], dict[str, object]]] = {
+OTHERS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "bloom": (
         BloomConfig,
         {"hidden_size": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 1},
@@ -105,7 +106,7 @@ def tokenizer(**special: str) -> PreTrainedTokenizerFast:
     )
 
 
-def config(family: str, vocab: int, **changes: object) -> PreTrainedConfig:
+def config(family: str, vocab: int, **changes: Any) -> PreTrainedConfig:
     """Return the family's pico config."""
     kind, fields = (FAMILIES | OTHERS)[family]
     return kind(**{**fields, "vocab_size": vocab, **changes})
@@ -139,7 +140,7 @@ def child(parent: PreTrainedModel, seed: int, scale: float = 0.1) -> PreTrainedM
 
 
 def save(
-    made: PreTrainedModel, words: PreTrainedTokenizerFast | None, folder: Path, **kwargs: object
+    made: PreTrainedModel, words: PreTrainedTokenizerFast | None, folder: Path, **kwargs: Any
 ) -> Path:
     """Write model and tokenizer as an ordinary checkpoint."""
     made.save_pretrained(folder, **kwargs)
@@ -149,7 +150,7 @@ def save(
 
 
 def pair(
-    folder: Path, family: str = "llama", dtype: torch.dtype = torch.float32, **changes: object
+    folder: Path, family: str = "llama", dtype: torch.dtype = torch.float32, **changes: Any
 ) -> tuple[Path, Path]:
     """Write a base and its fine-tuned child; return both folders."""
     words = tokenizer()
@@ -198,7 +199,7 @@ def reordered(
     return result, tokens
 
 
-def adapter(base: Path, folder: Path, seed: int = 5, **lora: object) -> Path:
+def adapter(base: Path, folder: Path, seed: int = 5, **lora: Any) -> Path:
     """Train nothing, but write a LoRA adapter of `base` whose every trainable weight is noise, as peft saves it."""
     made = AutoModelForCausalLM.from_pretrained(base)
     torch.manual_seed(seed)
