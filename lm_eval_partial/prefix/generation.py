@@ -23,7 +23,7 @@ import torch
 from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.device import without_plans
 from lm_eval_partial.prefix.model import PrefixModel
-from lm_eval_partial.prefix.self_check import Kind, check, deviation, limit
+from lm_eval_partial.prefix.self_check import Kind, Measures, check, deviation
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
 
 STEPS_CHECKED = 2
@@ -144,37 +144,33 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
     Raises:
         DisagreementError: they differ by more than rounding.
     """
-    plain: dict[
-        bytes, tuple[Ints, torch.Tensor]
-    ] = {}  # of a prompt: with its first new token, and logits after both
+    texts: dict[bytes, Ints] = {}  # of a prompt: what was compared, its first new token at the end
 
-    def compare(chosen: list[Ints]) -> list[float]:
-        deviating = {}
+    def shared(chosen: list[Ints], cache: PrefixCache | None = group.cache) -> list[float]:
+        deviations: dict[bytes, float] = {}
         for several in _with_the_longest(chosen):
-            for prompt, (text, logits) in zip(
-                several, _first_logits(model, several, group), strict=True
-            ):
+            made = _first_logits(model, several, group._replace(cache=cache))
+            for prompt, (text, logits) in zip(several, made, strict=True):
                 key = prompt.tobytes()
-                if key not in plain or not np.array_equal(
-                    plain[key][0], text
-                ):  # the longest comes several times
-                    plain[key] = text, model.alone(text, STEPS_CHECKED)
-                deviating[key] = deviation(logits, plain[key][1])
-        return [deviating[prompt.tobytes()] for prompt in chosen]
+                if key not in deviations:  # the longest comes every time
+                    texts[key] = text
+                    deviations[key] = deviation(logits, model.alone(text, STEPS_CHECKED))
+        return [deviations[prompt.tobytes()] for prompt in chosen]
 
-    def noise(chosen: list[Ints]) -> list[float]:
-        known = (plain[prompt.tobytes()] for prompt in chosen)
-        return [
-            deviation(model.alone(text, STEPS_CHECKED, crowded=True), logits)
-            for text, logits in known
-        ]
+    def shared_in_float32(chosen: list[Ints]) -> list[float] | None:
+        prefix = chosen[0][: group.prefix]
+        return model.in_float32(lambda: shared(chosen, model.after(None, prefix)))
 
-    check(
-        [prompts[index] for index in group.indices],
-        compare,
-        noise,
-        limit(model.dtype, model.layers),
-    )
+    def plain(chosen: list[Ints]) -> list[float]:
+        deviations = []
+        for prompt in chosen:
+            text = texts[prompt.tobytes()]
+            crowded = model.alone(text, STEPS_CHECKED, crowded=True)
+            deviations.append(deviation(crowded, model.alone(text, STEPS_CHECKED)))
+        return deviations
+
+    asked = [prompts[index] for index in group.indices]
+    check(asked, Measures(shared, shared_in_float32, plain), model.dtype, model.layers)
 
 
 def _with_the_longest(prompts: list[Ints]) -> Iterator[list[Ints]]:

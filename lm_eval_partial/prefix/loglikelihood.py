@@ -107,7 +107,7 @@ def score(
                 with model.trying(kind):
                     asked = questions.ask(batch, cache)
                     if kind not in model.passed and not questions.is_plain(batch):
-                        questions.check(asked)
+                        questions.check(batch, cache, asked)
                         model.passed.add(kind)
             except RuntimeError as error:
                 smaller = batch if len(batch) > 1 else _halves(batch[0])
@@ -214,33 +214,46 @@ class _Questions:
         }
         return Asked(answers, logits, rows_of)
 
-    def check(self, asked: Asked) -> None:
-        """Compare logits of one call with the plain way's. Raises `DisagreementError`."""
-        plain: dict[int, torch.Tensor] = {}
+    def check(self, parts: list[Range], cache: PrefixCache | None, asked: Asked) -> None:
+        """Compare logits of one call, `asked` of `parts`, with the plain way's.
 
-        def compare(sequences: list[int]) -> list[float]:
-            for place in sequences:
-                plain[place] = self._alone(place, len(_last(asked, place)))
-            return [
-                self_check.deviation(asked.logits[_last(asked, place)], plain[place])
-                for place in sequences
-            ]
+        Raises:
+            DisagreementError: they differ by more than rounding.
+        """
+        model = self._model
+        prefix = self._tree.sequences[parts[0].first][: parts[0].start]
 
-        def noise(sequences: list[int]) -> list[float]:
-            crowded = (self._alone(place, len(plain[place]), crowded=True) for place in sequences)
-            return [
-                self_check.deviation(found, plain[place])
-                for place, found in zip(sequences, crowded, strict=True)
-            ]
+        def shared(sequences: list[int]) -> list[float]:
+            return self._deviations(asked, sequences)
 
-        # Long continuations have seen most of what they must not see. One token after a context has
-        # no branch.
-        by_length = sorted(asked.rows, key=lambda place: len(asked.rows[place]))
-        allowed = self_check.limit(self._model.dtype, self._model.layers)
-        self_check.check(by_length[len(by_length) // 2 :], compare, noise, allowed)
+        def shared_in_float32(sequences: list[int]) -> list[float] | None:
+            def measured() -> list[float]:
+                again = self.ask(parts, model.after(None, prefix) if cache else None)
+                return self._deviations(again, sequences)
 
-    def _alone(self, sequence: int, last: int, crowded: bool = False) -> torch.Tensor:
-        return self._model.alone(self._tree.sequences[sequence], last, crowded)
+            return model.in_float32(measured)
+
+        def plain(sequences: list[int]) -> list[float]:
+            return [self._own_noise(asked, sequence) for sequence in sequences]
+
+        # Long continuations have seen most of what they must not see. One token after a context has no branch.
+        by_length = sorted(asked.rows, key=lambda sequence: len(asked.rows[sequence]))
+        longer = by_length[len(by_length) // 2 :]
+        measures = self_check.Measures(shared, shared_in_float32, plain)
+        self_check.check(longer, measures, model.dtype, model.layers)
+
+    def _deviations(self, asked: Asked, sequences: list[int]) -> list[float]:
+        deviations = []
+        for sequence in sequences:
+            rows = _last(asked, sequence)
+            alone = self._model.alone(self._tree.sequences[sequence], len(rows))
+            deviations.append(self_check.deviation(asked.logits[rows], alone))
+        return deviations
+
+    def _own_noise(self, asked: Asked, sequence: int) -> float:
+        tokens, last = self._tree.sequences[sequence], len(_last(asked, sequence))
+        crowded = self._model.alone(tokens, last, crowded=True)
+        return self_check.deviation(crowded, self._model.alone(tokens, last))
 
 
 def _last(asked: Asked, sequence: int) -> Ints:

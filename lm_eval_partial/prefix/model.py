@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -19,8 +19,10 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers import DynamicCache
 
+from lm_eval_partial.errors import first_line
 from lm_eval_partial.prefix.cache import Joint, PrefixCache
 from lm_eval_partial.prefix.device import on_device, without_plans
+from lm_eval_partial.prefix.precision import can_widen, in_float32
 from lm_eval_partial.prefix.self_check import DisagreementError, Kind
 from lm_eval_partial.prefix.tree import Ints
 
@@ -256,6 +258,24 @@ class PrefixModel:
         batch = on_device(ids, self.model.device)[None].expand(1 + crowded, -1)
         with without_plans():
             return self.logits(batch, np.arange(length - last, length), use_cache=False)
+
+    def in_float32(self, measured: Callable[[], list[float]]) -> list[float] | None:
+        """Return what `measured` returns while the model computes in float32; None where it cannot.
+
+        It cannot with quantised weights, nor where a kernel or memory for float32 is lacking.
+        """
+        if not can_widen(self.model):
+            return None
+        autocast, self.autocast = self.autocast, None
+        try:
+            with in_float32(self.model):
+                return measured()
+        except Exception as error:
+            logger.debug(f"no float32 for the self-check: {first_line(error)}")
+            clear_device_cache(garbage_collection=True)
+            return None
+        finally:
+            self.autocast = autocast
 
     @contextmanager
     def trying(self, *kinds: Kind) -> Iterator[None]:

@@ -10,6 +10,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,14 @@ from transformers import AutoModelForCausalLM
 from lm_eval_partial import demo
 from lm_eval_partial.prefix import self_check
 from lm_eval_partial.prefix.model import PrefixModel
-from lm_eval_partial.prefix.self_check import DisagreementError, check, deviation, limit, spread
+from lm_eval_partial.prefix.self_check import (
+    DisagreementError,
+    Measures,
+    check,
+    deviation,
+    limit,
+    spread,
+)
 from tests import pico
 from tests.prefix import mutants
 from tests.prefix.mutants import MUTANTS, Mutant, found
@@ -59,30 +67,47 @@ def test_a_sample_is_spread_from_the_first_to_the_last():
     assert spread(range(3), 4) == [0, 1, 2]
 
 
-def test_a_larger_sample_is_taken_before_a_disagreement_is_believed():
-    asked: list[int] = []
-    first = {0, 13, 26, 39}  # of 40 items, the first sample; 20 is in the second
+FIRST = {0, 13, 26, 39}  # of 40 items, the first sample; 20 is in the second
 
-    def off(items: set[int]) -> Any:
-        def values(chosen: list[int]) -> list[float]:
-            asked.append(len(chosen))
-            return [float(item in items) for item in chosen]
 
-        return values
+def off(*items: int, by: float = 1.0) -> Any:
+    """Return a measure by which `items` are off."""
+    return lambda chosen: [by if item in items else 0.0 for item in chosen]
 
-    def of_all(noise: float) -> Any:
-        return lambda chosen: [noise] * len(chosen)
 
-    check(range(40), off({1}), of_all(0), allowed=0.1)  # not in the sample
-    assert asked == [4]
-    check(range(40), off(first), of_all(0), allowed=0.1)  # four in sixteen may be
-    assert asked == [4, 4, 12]
+def never(chosen: list[int]) -> Any:
+    pytest.fail("this measure is not needed")
+
+
+def test_what_lies_outside_the_first_sample_is_not_looked_at():
+    check(range(40), Measures(off(1), never, never), torch.bfloat16, layers=2)
+
+
+def test_float32_decides_where_the_model_can_compute_in_it():
+    shared, quiet = off(*range(40), by=0.5), off(by=0.0)
+    noisy = off(*range(40), by=0.2)
+    with pytest.raises(DisagreementError, match="in 5 of 16 .* 100.00% .* in float32; rounding"):
+        check(range(40), Measures(shared, off(*FIRST, 20), never), torch.bfloat16, layers=2)
+    few = off(*FIRST)  # four in sixteen may be
+    check(range(40), Measures(shared, few, noisy), torch.bfloat16, layers=2)
+    with pytest.raises(DisagreementError, match="in 16 of 16 .* 50.00% .* in bfloat16; rounding"):
+        check(range(40), Measures(shared, few, quiet), torch.bfloat16, layers=2)
+    most = off(*range(24), by=0.5)
+    check(range(40), Measures(most, few, quiet), torch.bfloat16, layers=2)
+    check(range(40), Measures(off(*FIRST), few, never), torch.float32, layers=2)
+
+
+def test_without_float32_the_models_own_noise_decides():
+    def cannot(chosen: list[int]) -> None:
+        return None
+
+    noisy, quiet = off(*range(40), by=0.34), off(*range(40), by=0.3)
+    check(range(40), Measures(off(*FIRST), cannot, quiet), torch.float16, layers=2)
+    check(range(40), Measures(off(*range(40)), cannot, noisy), torch.float16, layers=2)
     with pytest.raises(
-        DisagreementError,
-        match="in 5 of 16 sequences the logits are off by 100.00% to 100.00% of the",
+        DisagreementError, match="in 5 of 16 .* in float16; rounding explains 90.00%"
     ):
-        check(range(40), off({*first, 20}), of_all(0.3), allowed=0.1)
-    check(range(40), off({*range(40)}), of_all(0.34), allowed=0.1)  # the model's own noise
+        check(range(40), Measures(off(*FIRST, 20), cannot, quiet), torch.float16, layers=2)
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -142,20 +167,20 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, bool]
     """Collect, of every check, the largest deviation in the first sample, over the limit, and whether it failed."""
     seen: list[tuple[float, bool]] = []
 
-    def counting(items: Any, compare: Any, noise: Any, allowed: float) -> None:
+    def counting(items: Any, measures: Any, dtype: torch.dtype, layers: int) -> None:
         first: list[float] = []
 
         def noted(chosen: Any) -> list[float]:
-            values = compare(chosen)
+            values = measures.shared(chosen)
             first.append(max(values))
             return values
 
         failed = True
         try:
-            check(items, noted, noise, allowed)
+            check(items, replace(measures, shared=noted), dtype, layers)
             failed = False
         finally:
-            seen.append((first[0] / allowed, failed))
+            seen.append((first[0] / limit(dtype, layers), failed))
 
     with monkeypatch.context() as patch:
         patch.setattr(self_check, "check", counting)
