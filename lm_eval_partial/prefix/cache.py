@@ -1,4 +1,4 @@
-"""The keys and values of a prefix that was run once: held once, seen by every row that comes after it."""
+"""The keys and values of a prefix that was run once, which every row after it sees."""
 
 from __future__ import annotations
 
@@ -16,19 +16,28 @@ Pieces = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class Joint:
-    """Room in which a layer's prefix is joined to what came after it; one serves all layers, which run in turn.
+    """Memory in which a layer's prefix is joined to what came after it.
+
+    One serves all layers, which run in turn.
 
     An allocator that is asked for as much in every layer and at every step comes to hold several
     times that.
     """
 
     def __init__(self, reuse: bool = True) -> None:
-        """Start without room; without `reuse`, for models that look at a layer's keys in another, always make new."""
+        """Start without memory.
+
+        Args:
+            reuse: False for models in which a layer looks at the keys of another: each join is new.
+        """
         self._reuse = reuse
         self._rooms: dict[tuple[str, torch.device, torch.dtype], torch.Tensor] = {}
 
     def join(self, name: str, pieces: list[torch.Tensor]) -> torch.Tensor:
-        """Return `pieces`, each [batch, heads, tokens, size], in a row, over what was joined as `name` before."""
+        """Return `pieces`, each [batch, heads, tokens, size], one after another.
+
+        What was joined as `name` before is overwritten.
+        """
         if not self._reuse:
             return torch.cat(pieces, dim=-2)
         batch, heads, _, size = pieces[-1].shape
@@ -66,9 +75,8 @@ class SharedPrefixLayer(DynamicLayer):
         batch = key_states.shape[0]
         keys = [keys.expand(batch, -1, -1, -1) for keys, _ in self._before]
         values = [values.expand(batch, -1, -1, -1) for _, values in self._before]
-        return self._joint.join("keys", [*keys, key_states]), self._joint.join(
-            "values", [*values, value_states]
-        )
+        all_keys = self._joint.join("keys", [*keys, key_states])
+        return all_keys, self._joint.join("values", [*values, value_states])
 
     @property
     def pieces(self) -> Pieces:
@@ -93,10 +101,11 @@ class PrefixCache(Cache):
         keep: bool = True,
         joint: Joint | None = None,
     ) -> None:
-        """Start with `layers` empty layers, or after `prefix`, whose tensors are shared, not copied."""
-        before: list[Pieces] = (
-            [layer.pieces for layer in prefix.of_layers] if prefix else [[] for _ in range(layers)]
-        )
-        self.joint: Joint = prefix.joint if prefix else joint or Joint()
+        """Start with `layers` empty layers, or after `prefix`, whose tensors are not copied."""
+        before: list[Pieces] = [[] for _ in range(layers)]
+        self.joint = joint or Joint()
+        if prefix:
+            before = [layer.pieces for layer in prefix.of_layers]
+            self.joint = prefix.joint
         self.of_layers = [SharedPrefixLayer(pieces, keep, self.joint) for pieces in before]
         super().__init__(layers=list(self.of_layers))

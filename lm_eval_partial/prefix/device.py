@@ -1,4 +1,4 @@
-"""What keeps a GPU at work: copies that do not wait, and attention without cuDNN for shapes that occur once."""
+"""What keeps a GPU busy: copies that do not wait, and no cuDNN attention for unique shapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import torch
 
 @contextmanager
 def without_plans() -> Iterator[None]:
-    """Do not use cuDNN's attention: it makes a plan for each new shape, and a prefix's or a step's occurs once."""
+    """Do not use cuDNN's attention, which makes a plan for each new shape.
+
+    The shape of a prefix or of a generation step occurs once: the plan costs more than it saves.
+    """
     allowed = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)
     try:
@@ -23,17 +26,18 @@ def without_plans() -> Iterator[None]:
 
 
 def on_device(values: npt.NDArray[np.integer[Any]], device: torch.device) -> torch.Tensor:
-    """Return `values` as int64 on `device`; a GPU at work is not waited for."""
+    """Return `values` as int64 on `device`, without waiting for a busy GPU."""
     tensor = torch.from_numpy(values.astype(np.int64, copy=False))
-    return (
-        tensor.pin_memory().to(device, non_blocking=True)
-        if device.type == "cuda"
-        else tensor.to(device)
-    )
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def on_cpu(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """Begin to copy `tensor` to the CPU; return what waits for it, not for work that a GPU was given since."""
+    """Begin to copy `tensor` to the CPU, and return a function that waits for the copy.
+
+    It does not wait for work that the GPU was given afterwards.
+    """
     if not tensor.is_cuda:
         return tensor.cpu
     copy = tensor.to("cpu", non_blocking=True)

@@ -27,7 +27,7 @@ from lm_eval_partial.prefix.self_check import Kind, Measures, check, deviation
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
 
 STEPS_CHECKED = 2
-"""New tokens that the self-check generates: one after the prompt, one after a token that the cache was given."""
+"""New tokens that the self-check generates: after the prompt, and after the first new token."""
 
 
 class Group(NamedTuple):
@@ -84,10 +84,10 @@ def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
 
 
 def padded_between(prompts: Sequence[Ints], prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and mask of prompts that share `prefix` tokens, the padding after these, both [prompts, longest].
+    """Return ids and mask of prompts that share `prefix` tokens, both [prompts, longest].
 
-    The padding is a token of the prompt: unseen, in every vocabulary, and no news to a repetition
-    penalty.
+    The padding stands after these tokens. It is a token of the prompt, which every vocabulary has
+    and a repetition penalty has counted; the mask hides it.
     """
     longest = max(len(prompt) for prompt in prompts)
     ids = np.full((len(prompts), longest), prompts[0][0], dtype=np.int64)
@@ -101,9 +101,9 @@ def padded_between(prompts: Sequence[Ints], prefix: int) -> tuple[torch.Tensor, 
 
 @contextmanager
 def going_on(model: Any) -> Iterator[None]:
-    """Let `generate` take a cache though a generation config asks for one of another kind (Gemma 2's does).
+    """Let `generate` take our cache though a generation config asks for another kind.
 
-    Its shapes, one token longer at every step, are not worth a plan.
+    Gemma 2's does. Shapes, one token longer at every step, are not worth a plan of cuDNN's.
     """
     wanted = model.generation_config.cache_implementation
     model.generation_config.cache_implementation = None
@@ -117,7 +117,7 @@ def going_on(model: Any) -> Iterator[None]:
 def rows_that_fit(
     rows: int, layers: int, prefix: int, longest: int, new_tokens: int, repeats: int = 0
 ) -> int:
-    """Return how many prompts of a group take no more memory than `rows` prompts, each with a cache of its own.
+    """Return how many prompts of a group take the memory of `rows` prompts that share nothing.
 
     The group holds its prefix once, the rest of each prompt in every layer, and for one layer at a
     time the two joined, and repeated where several heads share keys and values. (Without sharing,
@@ -139,7 +139,7 @@ def rows_that_fit(
 
 
 def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
-    """Compare the logits of the first two tokens after some prompts of `group` with the plain way's.
+    """Compare the logits of the first two new tokens with the plain way's, for some prompts.
 
     Raises:
         DisagreementError: they differ by more than rounding.
@@ -174,7 +174,10 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
 
 
 def _with_the_longest(prompts: list[Ints]) -> Iterator[list[Ints]]:
-    """Yield each prompt beside the first, the longest, so that it is padded; two at a time take little memory."""
+    """Yield each prompt beside the first, the longest, so that it is padded.
+
+    Two at a time take little memory.
+    """
     yield from ([prompts[0], other] for other in prompts[1:])
     if len(prompts) == 1:
         yield prompts
@@ -183,7 +186,7 @@ def _with_the_longest(prompts: list[Ints]) -> Iterator[list[Ints]]:
 def _first_logits(
     model: PrefixModel, prompts: list[Ints], group: Group
 ) -> Iterator[tuple[Ints, torch.Tensor]]:
-    """Yield what `generate` makes of each prompt: the ids it saw, and logits of its steps, [steps, vocabulary]."""
+    """Yield the ids that `generate` saw of each prompt, and its logits, [steps, vocabulary]."""
     device = model.model.device
     autocast = torch.autocast(device.type, model.autocast, enabled=model.autocast is not None)
     ids, mask = padded_between(prompts, group.prefix)

@@ -27,8 +27,10 @@ from lm_eval_partial.prefix.self_check import AFTER_CACHE, Kind
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
 
 ROW_TOKENS = 512
-"""Tokens of a row of sequences that share nothing. Attention computes and then masks what one must not see of another,
-so longer rows waste it."""
+"""Tokens of a row of sequences that share nothing.
+
+Attention computes, and then masks, what one sequence must not see of another: longer rows waste it.
+"""
 
 
 class Request(NamedTuple):
@@ -84,43 +86,45 @@ def score(
     while work:
         part, done, cache = work.pop()
         if done < part.start:
-            if model.failed.keys() >= AFTER_CACHE:
-                continue
             with model.trying(*AFTER_CACHE):
-                cache = model.after(cache, tree.sequences[part.first][done : part.start])
+                if not model.failed.keys() >= AFTER_CACHE:
+                    cache = model.after(cache, tree.sequences[part.first][done : part.start])
             if model.failed.keys() >= AFTER_CACHE:
                 continue
         rows, deeper = tree.cut(part, min(ROW_TOKENS, model.budget), model.budget)
-        rows.sort(key=tree.size)
-        while rows:
-            size = tree.size(rows[-1])
-            width = model.rounded(size)
-            batch = [rows.pop()]
-            while (
-                rows and (len(batch) + 1) * width <= model.budget and 2 * tree.size(rows[-1]) > size
-            ):
-                batch.append(rows.pop())
-            kind = _kind(batch, cache)
-            if kind in model.failed:
-                continue
-            try:
-                with model.trying(kind):
-                    asked = questions.ask(batch, cache)
-                    if kind not in model.passed and not questions.is_plain(batch):
-                        questions.check(batch, cache, asked)
-                        model.passed.add(kind)
-            except RuntimeError as error:
-                smaller = batch if len(batch) > 1 else _halves(batch[0])
-                if len(smaller) == 1 or not should_reduce_batch_size(error):
-                    raise
-                model.halve(len(batch) * width)
-                rows = sorted([*rows, *smaller], key=tree.size)
-                continue
+        for asked in _batches(questions, rows, cache):
             yield from answers()
-            answers = list if kind in model.failed else asked.answers
-            del asked  # its logits
+            answers = asked.answers
+            del asked
+        # The first part is taken next: its prefix goes on from the one that was just run.
         work += [(below, part.start, cache) for below in reversed(deeper)]
     yield from answers()
+
+
+def _batches(
+    questions: _Questions, rows: list[Range], cache: PrefixCache | None
+) -> Iterator[Asked]:
+    """Ask `rows` in batches of like length, the longest first; smaller ones if memory runs out."""
+    model, size_of = questions.model, questions.tree.size
+    rows.sort(key=size_of)
+    while rows:
+        size = size_of(rows[-1])
+        width = model.rounded(size)
+        batch = [rows.pop()]
+        while rows and (len(batch) + 1) * width <= model.budget and 2 * size_of(rows[-1]) > size:
+            batch.append(rows.pop())
+        try:
+            asked = questions.ask_checked(batch, cache)
+        except RuntimeError as error:
+            smaller = batch if len(batch) > 1 else _halves(batch[0])
+            if len(smaller) == 1 or not should_reduce_batch_size(error):
+                raise
+            model.halve(len(batch) * width)
+            rows = sorted([*rows, *smaller], key=size_of)
+            continue
+        if asked is not None:
+            yield asked
+        del asked  # its logits, before the next batch makes its own
 
 
 class Asked(NamedTuple):
@@ -149,25 +153,38 @@ class _Questions:
         requests: Sequence[Request],
         softmax_dtype: torch.dtype | None,
     ) -> None:
-        self._model = model
-        self._tree = tree
+        self.model = model
+        self.tree = tree
         self._requests = requests
         self._softmax_dtype = softmax_dtype
         self._of: list[list[int]] = [[] for _ in tree.sequences]
         for index, place in enumerate(tree.index):
             self._of[place].append(index)
 
+    def ask_checked(self, parts: list[Range], cache: PrefixCache | None) -> Asked | None:
+        """Ask what `ask` asks; None if the self-check has found rows of this kind wrong."""
+        kind = _kind(parts, cache)
+        if kind in self.model.failed:
+            return None
+        with self.model.trying(kind):
+            asked = self.ask(parts, cache)
+            if kind not in self.model.passed and not self.is_plain(parts):
+                self.check(parts, cache, asked)
+                self.model.passed.add(kind)
+            return asked
+        return None
+
     def is_plain(self, parts: list[Range]) -> bool:
-        """Return whether `parts` are one whole sequence, which takes the model's own causal mask: the plain way."""
+        """Return whether `parts` are one whole sequence, which takes the model's own mask."""
         return len(parts) == 1 and not parts[0].start and parts[0].last - parts[0].first == 1
 
     def ask(self, parts: list[Range], cache: PrefixCache | None) -> Asked:
         """Ask all that is asked of the sequences of `parts`, one row each, in one call."""
-        rows = [self._tree.lay_out(part) for part in parts]
+        rows = [self.tree.lay_out(part) for part in parts]
         start = parts[0].start
         alone = self.is_plain(parts)
         longest = max(len(row.tokens) for row in rows)
-        width = longest if alone else self._model.rounded(longest)
+        width = longest if alone else self.model.rounded(longest)
         indices: list[int] = []
         outputs: list[Ints] = []  # positions of those wanted, in rows put end to end
         targets: list[Sequence[int] | Ints] = []
@@ -182,17 +199,17 @@ class _Questions:
                         last[sequence] = outputs[-1]
                     targets.append(tokens[-length:])
         wanted, where = np.unique(np.concatenate(outputs), return_inverse=True)
-        device = self._model.model.device
+        device = self.model.model.device
         ids, positions, ends = (
             on_device(_padded([getattr(row, name) for row in rows], width), device)
             for name in ("tokens", "positions", "ends")
         )
-        logits = self._model.logits(
+        logits = self.model.logits(
             ids,
             wanted,
             position_ids=positions,
-            attention_mask=None if alone else self._model.mask(ends, start),
-            **self._model.with_cache(PrefixCache(0, cache, keep=False) if cache else None),
+            attention_mask=None if alone else self.model.mask(ends, start),
+            **self.model.with_cache(PrefixCache(0, cache, keep=False) if cache else None),
         )
         target = on_device(np.concatenate(targets), logits.device)
         place = on_device(where, logits.device)
@@ -220,8 +237,8 @@ class _Questions:
         Raises:
             DisagreementError: they differ by more than rounding.
         """
-        model = self._model
-        prefix = self._tree.sequences[parts[0].first][: parts[0].start]
+        model = self.model
+        prefix = self.tree.sequences[parts[0].first][: parts[0].start]
 
         def shared(sequences: list[int]) -> list[float]:
             return self._deviations(asked, sequences)
@@ -236,7 +253,8 @@ class _Questions:
         def plain(sequences: list[int]) -> list[float]:
             return [self._own_noise(asked, sequence) for sequence in sequences]
 
-        # Long continuations have seen most of what they must not see. One token after a context has no branch.
+        # A fault shows where a long continuation sees what it must not. One token after a context
+        # has no branch.
         by_length = sorted(asked.rows, key=lambda sequence: len(asked.rows[sequence]))
         longer = by_length[len(by_length) // 2 :]
         measures = self_check.Measures(shared, shared_in_float32, plain)
@@ -246,14 +264,14 @@ class _Questions:
         deviations = []
         for sequence in sequences:
             rows = _last(asked, sequence)
-            alone = self._model.alone(self._tree.sequences[sequence], len(rows))
+            alone = self.model.alone(self.tree.sequences[sequence], len(rows))
             deviations.append(self_check.deviation(asked.logits[rows], alone))
         return deviations
 
     def _own_noise(self, asked: Asked, sequence: int) -> float:
-        tokens, last = self._tree.sequences[sequence], len(_last(asked, sequence))
-        crowded = self._model.alone(tokens, last, crowded=True)
-        return self_check.deviation(crowded, self._model.alone(tokens, last))
+        tokens, last = self.tree.sequences[sequence], len(_last(asked, sequence))
+        crowded = self.model.alone(tokens, last, crowded=True)
+        return self_check.deviation(crowded, self.model.alone(tokens, last))
 
 
 def _last(asked: Asked, sequence: int) -> Ints:

@@ -32,19 +32,27 @@ WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 """Config fields that say how many tokens back a token sees."""
 
 KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
-"""Layers of transformers' cache that keep nothing else. The last keeps nothing: since transformers 5.23 it stands for
-layers that look at the keys of others (Gemma 3n and 4)."""
+"""Layers of transformers' cache that keep nothing else.
+
+The last keeps nothing: since transformers 5.23 it stands for layers that look at the keys of others
+(Gemma 3n and 4).
+"""
 
 CACHE_NAMES = ("cache", "past_key_values")
 """What a model's forward calls its cache: the first since transformers 5.24, the second before."""
 
 MASKS = ("sdpa", "eager", "flex_attention")
-"""Attention implementations that take a mask of any shape; the last skips what is masked, and wants a GPU."""
+"""Attention implementations that take a mask of any shape.
+
+The last skips what is masked, and needs a GPU.
+"""
 
 MULTIPLES = {"sdpa": 64, "flex_attention": 128}
-"""What a GPU pads rows to, by attention: cuDNN's plans for every new shape, for as long as a tenth of a batch takes;
-flex attention has blocks of 128, and for fewer queries a kernel that fails on grouped heads (torch
-2.11)."""
+"""What a GPU pads rows to, by attention.
+
+cuDNN plans for every new shape, which takes as long as a tenth of a batch. Flex attention has
+blocks of 128; its kernel for fewer queries fails on grouped heads (torch 2.11).
+"""
 
 
 class PrefixModel:
@@ -61,7 +69,7 @@ class PrefixModel:
     """
 
     def __init__(self, model: Any, budget: int, autocast: torch.dtype | None = None) -> None:
-        """Take a model, tokens to give it at a time (at least 1), and a dtype for `torch.autocast`."""
+        """Take a model, tokens to give it at a time (at least 1), and a dtype for autocast."""
         self.model = model
         self.budget = budget
         self.tokens_run = 0
@@ -118,12 +126,12 @@ class PrefixModel:
         return next((name for name in CACHE_NAMES if name in self._accepted), None)
 
     def with_cache(self, cache: PrefixCache | None) -> dict[str, Any]:
-        """Return the arguments of the model's forward that hand it `cache`, or that say there is none."""
+        """Return the arguments of the model's forward for `cache`, or for no cache."""
         return {str(self.cache_name): cache, "use_cache": cache is not None}
 
     @cached_property
     def longest(self) -> int | None:
-        """Tokens beyond which the model's own mask or positions differ from ours; None without such a limit.
+        """Tokens beyond which the model's mask or positions differ from ours; None without a limit.
 
         Given a mask, transformers' models apply no sliding window; positions of dynamic RoPE depend
         on the batch.
@@ -198,7 +206,7 @@ class PrefixModel:
         return hidden.masked_fill_(~seen, torch.finfo(self.dtype).min)
 
     def logits(self, ids: torch.Tensor, wanted: Ints, **inputs: Any) -> torch.Tensor:
-        """Return the logits at some positions; only those meet the head, and what the model does after it.
+        """Return the logits at some positions; the head computes no others.
 
         Args:
             ids: token ids, [batch, tokens].
@@ -240,7 +248,7 @@ class PrefixModel:
                 return longer
 
     def alone(self, tokens: Sequence[int] | Ints, last: int, crowded: bool = False) -> torch.Tensor:
-        """Return the logits of the last `last` positions of a sequence asked by itself: no cache, the model's own mask.
+        """Return a sequence's last logits, computed with no cache and the model's own mask.
 
         Args:
             tokens: ids, [length].
@@ -279,7 +287,7 @@ class PrefixModel:
 
     @contextmanager
     def trying(self, *kinds: Kind) -> Iterator[None]:
-        """Take an error of the model while none of `kinds` has passed for a disagreement, and note the disagreement.
+        """Note a disagreement, or an error while none of `kinds` has passed, in `failed`.
 
         Running out of memory is no disagreement. Whoever enters this asks `failed` afterwards.
         """

@@ -1,6 +1,6 @@
-"""A model in half precision computes in float32 for a while, with the weights of one module at a time.
+"""A model in half precision computes in float32 for a while, one module's weights at a time.
 
-What two ways of computing differ by in float32 is not rounding: the self-check asks here before it gives up a way.
+What two ways of computing differ by in float32 is not rounding.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def can_widen(model: torch.nn.Module) -> bool:
-    """Return whether every weight is a plain floating-point number: quantised ones have no float32."""
+    """Return whether every weight is a plain floating-point number, not a quantised one."""
     known = (*HALF, torch.float32)
     return all(parameter.dtype in known for parameter in model.parameters())
 
@@ -24,8 +24,9 @@ def can_widen(model: torch.nn.Module) -> bool:
 def in_float32(model: torch.nn.Module) -> Iterator[None]:
     """Let every module of `model` compute in float32, widening its own weights only while it runs.
 
-    Going there and back is exact, and the memory needed is that of the largest module's weights in float32. A module
-    that reads another one's weights, or runs a kernel for half precision only, raises an error of torch's.
+    Going there and back is exact. It takes as much memory as the largest module's weights in
+    float32. torch raises an error where a module reads the weights of another, or where a kernel
+    exists for half precision only.
     """
     narrow: dict[torch.nn.Module, dict[str, torch.Tensor]] = {}  # what running modules had
 

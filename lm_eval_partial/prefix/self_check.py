@@ -1,4 +1,4 @@
-"""Does sharing a prefix give this model's own logits? A check that finds faults and is not alarmed by rounding.
+"""Does sharing a prefix give this model's own logits? A check that tells faults from rounding.
 
 The first batch of each `Kind` of rows is compared with the model asked one sequence at a time. What
 is compared are whole rows of logits, [positions, vocabulary], so that even one position is
@@ -27,10 +27,10 @@ POSITIONS = 8
 """The last positions of a sequence that are compared, at most."""
 
 SMALLEST_LIMIT = 1e-4
-"""The limit where the steps are finer: in float32, sums in another order differ by more than that."""
+"""The limit in float32, where sums in another order differ by more than one step."""
 
 OWN_NOISE = 3
-"""The limit, in units of how far the model differs from itself in another shape, if that is more."""
+"""The limit, in units of the model's difference from itself in another shape, if that is more."""
 
 MAY_DEVIATE = 1 / 4
 """The share of the larger sample that may deviate: rounding may send a token to another expert."""
@@ -62,17 +62,18 @@ class DisagreementError(Exception):
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
-    """Return `count` of `items`, or all if there are fewer: evenly spread, the first and the last among them."""
+    """Return `count` of `items`, or all if fewer, evenly spread from the first to the last."""
     if len(items) <= count:
         return list(items)
     return [items[place * (len(items) - 1) // (count - 1)] for place in range(count)]
 
 
 def deviation(found: torch.Tensor, plain: torch.Tensor) -> float:
-    """Return how far a sequence's logits lie from the plain ones, in units of their own spread, where it is furthest.
+    """Return how far a sequence's logits lie from the plain ones, in units of their spread.
 
-    A constant added to a row changes no probability and does not count. Two equal values are equal,
-    infinite ones and NaN too; a row that is NaN in one of the two only deviates infinitely.
+    The position where it is furthest counts. A constant added to a row changes no probability and
+    does not count. Equal values are equal, infinite ones and NaN too. Where only one of the two is
+    NaN, the deviation is infinite.
 
     Args:
         found: logits, [positions, vocabulary].
@@ -93,7 +94,7 @@ def deviation(found: torch.Tensor, plain: torch.Tensor) -> float:
 
 
 def limit(dtype: torch.dtype, layers: int) -> float:
-    """Return how far apart rounding may put two ways of computing the same logits, in units of their spread.
+    """Return by how much rounding may change logits, in units of their spread.
 
     Every layer adds what it rounds to the stream that all of them share: a random walk of as many
     steps.
@@ -107,7 +108,7 @@ def limit(dtype: torch.dtype, layers: int) -> float:
 
 @dataclass(frozen=True)
 class Measures(Generic[Item]):
-    """Three ways to ask how far sequences deviate; each takes some and returns a `deviation` for each.
+    """Three ways to measure; each takes sequences and returns the `deviation` of each.
 
     Attributes:
         shared: the shared way from the plain way, in the model's own precision.
@@ -121,7 +122,7 @@ class Measures(Generic[Item]):
 
 
 def check(items: Sequence[Item], measures: Measures[Item], dtype: torch.dtype, layers: int) -> None:
-    """Compare some of `items` with the plain way, and more of them before a disagreement is believed.
+    """Compare some of `items` with the plain way, and more before a disagreement is believed.
 
     Args:
         items: sequences that a batch asked, in any form.
@@ -135,8 +136,8 @@ def check(items: Sequence[Item], measures: Measures[Item], dtype: torch.dtype, l
     allowed = limit(dtype, layers)
     if max(measures.shared(spread(items, SEQUENCES))) <= allowed:
         return
-    # Rounding grows from layer to layer, on some texts much more than on others. In float32 it is ten thousand times
-    # smaller, and a wrong mask, position or cache is as wrong as before.
+    # Rounding grows from layer to layer, on some texts much more than on others. In float32 it is
+    # ten thousand times smaller, and a wrong mask, position or cache is as wrong as before.
     sample = spread(items, MORE_SEQUENCES)
     may_deviate = MAY_DEVIATE
     exact = measures.shared_in_float32(sample)

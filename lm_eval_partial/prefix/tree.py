@@ -18,7 +18,7 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.signedinteger[Any]]
 
 SHORTEST_PREFIX = 32
-"""Tokens below which a shared prefix is computed again in each row: a call of the model costs more."""
+"""Tokens of a shared prefix that are worth a call of the model of their own."""
 
 
 class Range(NamedTuple):
@@ -78,9 +78,8 @@ class PrefixTree:
             computed_from: for each, the first position whose output is wanted; a cached prefix ends
                 before it.
         """
-        keys = [
-            np.asarray(tokens, dtype=">u4").tobytes() for tokens in given
-        ]  # bytes compare as the ids do
+        # Bytes of big-endian numbers compare as the numbers do.
+        keys = [np.asarray(tokens, dtype=">u4").tobytes() for tokens in given]
         distinct = sorted(set(keys))
         number = {key: place for place, key in enumerate(distinct)}
         self.index = [number[key] for key in keys]
@@ -88,13 +87,12 @@ class PrefixTree:
             np.frombuffer(key, dtype=">u4").astype(np.int32) for key in distinct
         ]
         self._lengths = [len(tokens) for tokens in self.sequences]
-        self._shared = np.array(
-            [0, *(_shared(a, b) for a, b in pairwise(self.sequences))], dtype=np.int64
-        )
-        self._new_tokens: list[int] = [
-            0,
-            *np.cumsum(self._lengths - self._shared).tolist(),
-        ]  # of all sequences before
+        # With its neighbour on the left.
+        self._shared = np.zeros(len(distinct), dtype=np.int64)
+        for place, (left, right) in enumerate(pairwise(self.sequences), start=1):
+            self._shared[place] = _shared(left, right)
+        # New tokens of all sequences before a place: a range's size is a difference.
+        self._new_tokens: list[int] = [0, *np.cumsum(self._lengths - self._shared).tolist()]
         self._computed_from = np.array(self._lengths, dtype=np.int64)
         np.minimum.at(self._computed_from, self.index, np.asarray(computed_from, dtype=np.int64))
 
@@ -112,7 +110,7 @@ class PrefixTree:
     def cut(
         self, part: Range, row_tokens: int, most_tokens: int
     ) -> tuple[list[Range], list[Range]]:
-        """Return the rows to run after the first ``part.start`` tokens, and the parts to run after more of them.
+        """Return rows to run after the first ``part.start`` tokens, and parts to run after more.
 
         Args:
             part: what to cut.
@@ -142,9 +140,8 @@ class PrefixTree:
                     rows.append(part)
                 continue
             branches = [first, *(first + 1 + np.flatnonzero(shared == fork)).tolist(), last]
-            even = size / -(
-                -size // row_tokens
-            )  # rows of like length: they are padded to the longest
+            # Rows of like length, as all are padded to the longest.
+            even = size / -(-size // row_tokens)
             begin = first
             for branch, end in pairwise(branches):
                 if begin < branch and (
@@ -161,7 +158,7 @@ class PrefixTree:
         return rows, deeper
 
     def cut_singly(self, part: Range) -> tuple[list[int], list[Range]]:
-        """Return the sequences to run one a row after the first ``part.start`` tokens, and the parts after more."""
+        """Return sequences to run one a row after ``part.start`` tokens, and parts after more."""
         alone: list[int] = []
         deeper: list[Range] = []
         work = [part]

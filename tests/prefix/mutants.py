@@ -1,4 +1,4 @@
-"""Faults of the kind that shared prefixes can have, built into an engine: the self-check has to find each of them.
+"""Faults that shared prefixes can have, built into an engine: the self-check finds each of them.
 
 A mutant changes only what the model is given with a cache or under a mask; asked by itself, one
 sequence at a time, the model is as it was.
@@ -68,7 +68,7 @@ class Mutant(PrefixModel):
 
         @functools.wraps(forward)
         def shared(input_ids: torch.Tensor, **kwargs: Any) -> Any:
-            cache = kwargs.get(self.cache_name)
+            cache = kwargs.get(str(self.cache_name))
             start = cache.of_layers[0]._prefix_length if isinstance(cache, PrefixCache) else 0
             if kwargs.get("attention_mask") is not None or isinstance(cache, PrefixCache):
                 self.change(kwargs, start)
@@ -162,7 +162,7 @@ class CacheRowsShifted(Mutant):
     """Each value stands one row after its key."""
 
     def change(self, call: dict[str, Any], start: int) -> None:
-        cache = call[self.cache_name]
+        cache = call[str(self.cache_name)]
         if start and not hasattr(cache, "shifted"):
             cache.shifted = True
             for layer in cache.of_layers:
@@ -206,7 +206,7 @@ def prompts(rng: random.Random, draw: Draw, count: int = 4) -> list[Ints]:
 
 
 def found(engine: PrefixModel, rng: random.Random, draw: Draw = at_random) -> dict[str, bool]:
-    """Return whether the self-check finds `engine` wrong, for log-likelihoods and for generation."""
+    """Return whether the self-check rejects `engine`, for log-likelihoods and for generation."""
     engine.passed.clear()
     engine.failed.clear()
     list(score(engine, requests(rng, draw)))

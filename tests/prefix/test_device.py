@@ -1,6 +1,8 @@
-"""On a GPU: the same answers as on a CPU's stock, sharing prefixes in every attention that allows it."""
+"""On a GPU: stock's answers on a CPU, in every attention that allows to share prefixes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,9 @@ pytestmark = [
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "flex_attention"])
 def test_log_likelihoods_equal_a_cpus(attention):
     requests = few_shot(shots=150)
-    size = {"hidden_size": 64}  # flex attention wants heads of 16, and prompts of 128 tokens
+    size: dict[str, Any] = {
+        "hidden_size": 64
+    }  # flex attention wants heads of 16, and prompts of 128 tokens
     expected = one_by_one(made("llama", **size), requests)
     model = made("llama", attn_implementation=attention, **size).cuda()
     assert_equal(shared(PrefixModel(model, budget=300), requests), expected)
@@ -69,7 +73,11 @@ def test_an_adapter_moves_on_a_gpu_as_on_a_cpu(pairs, tmp_path):
 
 def test_layers_that_wait_in_the_cpus_memory(pairs):
     base, instruct = map(str, pairs("llama"))
-    limits = {"parallelize": True, "max_memory_per_gpu": 100_000, "max_cpu_memory": "1GiB"}
+    limits: dict[str, Any] = {
+        "parallelize": True,
+        "max_memory_per_gpu": 100_000,
+        "max_cpu_memory": "1GiB",
+    }
     lm = PartialHFLM(base, instruct, 0.9, **limits)
     lm.set_lam(0.3)
     tokens = torch.arange(20)[None]

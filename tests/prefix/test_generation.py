@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,12 +44,13 @@ def test_every_family_writes_what_it_writes_alone(family):
     given = [*prompts(), *prompts(3, seed=1), np.array([5, 6, 7])]
     shared = PrefixModel(model, budget=64)
     kept: dict[int, list[int]] = {}
-    settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    settings: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    settings["pad_token_id"] = 0
     for group in groups(shared, given):
         ids, mask = padded_between([given[index] for index in group.indices], group.prefix)
         cache = group.cache and PrefixCache(0, group.cache)
         made_of_group = model.generate(
-            ids, attention_mask=mask, **{shared.cache_name: cache}, **settings
+            ids, attention_mask=mask, **{str(shared.cache_name): cache}, **settings
         )
         kept.update(zip(group.indices, made_of_group[:, ids.shape[1] :].tolist(), strict=True))
     for index, prompt in enumerate(given):
@@ -108,7 +110,7 @@ def test_a_model_that_does_not_go_on_from_a_cache_is_caught():
 
     @functools.wraps(forward)
     def shifted(input_ids, **kwargs):
-        cache = kwargs.get(prefix_model.cache_name)
+        cache = kwargs.get(str(prefix_model.cache_name))
         if cache is not None and cache.get_seq_length() > 0 and input_ids.shape[1] > 1:
             kwargs["position_ids"] = kwargs["position_ids"] + 5
         return forward(input_ids=input_ids, **kwargs)

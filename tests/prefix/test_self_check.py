@@ -1,4 +1,7 @@
-"""The self-check finds every fault and takes no rounding for one; the tables of docs/self_check.md are made here."""
+"""The self-check finds every fault and takes no rounding for one.
+
+The tables of docs/self_check.md are made here.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +144,7 @@ def write(name: str, header: list[str], rows: list[list[str]]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_detection(name):
-    """At least 99 of 100 trials, on every architecture of the parity tests that can have the fault, in every dtype."""
+    """At least 99 of 100 trials find it, on every architecture that can have it, in every dtype."""
     mutant = MUTANTS[name]
     rows, poor = [], []
     for family in mutant.settings:
@@ -164,7 +167,7 @@ def test_detection(name):
 
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, bool]]]:
-    """Collect, of every check, the largest deviation in the first sample, over the limit, and whether it failed."""
+    """Collect, of every check, its largest deviation / limit at first, and whether it failed."""
     seen: list[tuple[float, bool]] = []
 
     def counting(items: Any, measures: Any, dtype: torch.dtype, layers: int) -> None:
@@ -242,7 +245,7 @@ def real_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_no_false_alarm_on_real_weights(real_weights, monkeypatch):
-    """A trained model of 30 layers, whose logits reach 25; the check that allowed 0.1 a token failed on it."""
+    """A trained model of 30 layers, whose logits reach 25: the one that a fixed limit failed on."""
     trained = AutoModelForCausalLM.from_pretrained(real_weights, dtype=torch.float32).eval()
     written = slices_of(texts_of(trained, 50))
     rows = [
@@ -272,7 +275,7 @@ def alarms(
     draw: mutants.Draw,
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[list[str], int]:
-    """Return a row of the table of false alarms, and how many there were; a new model is made every 100 trials."""
+    """Return a row of the table and its number of false alarms; `make` runs every 100 trials."""
     with counted(monkeypatch) as seen:
         for trial in range(trials):
             if trial % 100 == 0:
@@ -294,12 +297,13 @@ def alarms(
     "family, layers", [(None, 5), ("llama", 2), ("llama", 30), ("mixtral", 2), ("mixtral", 30)]
 )
 def test_false_alarms(family, layers, monkeypatch):
-    """No check of 700 and more fails where nothing is wrong, with logits as large as real models have.
+    """No check of 700 and more fails where nothing is wrong, with logits as large as real ones.
 
     The five cases have 3,500 checks and more in each dtype: were 1 in 1,000 to fail, one would, 97
     times in 100.
     """
-    name, draw = f"{family}, random, logits up to 30", mutants.at_random
+    name = f"{family}, random, logits up to 30"
+    draw: mutants.Draw = mutants.at_random
     make: Callable[[int], Any] = partial(with_large_logits, family, layers)
     if family is None:
         trained = AutoModelForCausalLM.from_pretrained(
