@@ -99,22 +99,8 @@ _PART = re.compile(
 )
 
 
-def holds_adapter(path: str, revision: str, subfolder: str) -> bool:
-    """Return whether `path` holds an adapter and no full checkpoint."""
-    path = os.path.expanduser(path)
-    try:
-        if find_file(path, CONFIG_FILE, revision, subfolder) is None:
-            return False
-        return not any(find_file(path, name, revision, subfolder) for name in WEIGHT_FILES)
-    except OSError:  # no such repository: what is wrong with it, `Checkpoint` says
-        return False
-
-
 class Adapter(Checkpoint):
     """The instruct side of a pair, given as a LoRA adapter of `base`.
-
-    Attributes:
-        notes: what a user should know of it, one line each.
 
     Args:
         base: the full checkpoint it updates.
@@ -127,12 +113,35 @@ class Adapter(Checkpoint):
             tensors.
     """
 
+    separable = True
+
     def __init__(
         self, base: Checkpoint, path: str, revision: str = "main", subfolder: str = ""
     ) -> None:
         self.base = base
-        self.notes: list[str] = []
+        self._notes: list[str] = []
         super().__init__("instruct", path, revision, subfolder, base.trust_remote_code)
+
+    @classmethod
+    def recognises(cls, path: str, revision: str, subfolder: str) -> bool:
+        """Return whether `path` holds an adapter and no full checkpoint."""
+        path = os.path.expanduser(path)
+        try:
+            if find_file(path, CONFIG_FILE, revision, subfolder) is None:
+                return False
+            return not any(find_file(path, name, revision, subfolder) for name in WEIGHT_FILES)
+        except OSError:  # no such repository: what is wrong with it, `Checkpoint` says
+            return False
+
+    @classmethod
+    def as_instruct(cls, base: Checkpoint, path: str, revision: str, subfolder: str) -> Adapter:
+        """Return `path` opened as an adapter of `base`."""
+        return cls(base, path, revision, subfolder)
+
+    @property
+    def notes(self) -> list[str]:
+        """What of its base could not be checked."""
+        return self._notes
 
     def _open_config(self) -> PreTrainedConfig:
         """Return the config of base + adapter. Reads the adapter's own headers, and none of the base's weights."""
@@ -235,7 +244,7 @@ class Adapter(Checkpoint):
                 if trained_on
                 else "a base that it does not name"
             )
-            self.notes.append(
+            self._notes.append(
                 f"{self} was trained on {known}: its shapes fit {self.base}, but whether those are"
                 " the same weights could not be checked"
             )
@@ -274,17 +283,43 @@ class Adapter(Checkpoint):
 
     @cached_property
     def tensors(self) -> dict[str, LazyTensor]:
-        """Every tensor of base + adapter, by the base's name on disk; untouched ones are the base's own objects."""
-        tensors = dict(self.base.tensors)
-        keys = {name: each.key for name, each in self._architecture.place(tensors).items()}
+        """Every tensor of base + adapter, by the base's name on disk.
+
+        Those that the adapter leaves alone are the base's own objects.
+        """
+        tensors = dict(self._dense_tensors)
+        for name, update in self.updates.items():
+            tensors[self._keys[name]] = update
+        return tensors
+
+    @cached_property
+    def updates(self) -> dict[str, LowRank]:
+        """The low-rank updates, by the name of the weight in the model."""
+        updates = {}
+        for name, parts in self._low_rank.items():
+            dense = self._dense_tensors[self._keys[name]]
+            updates[name] = self._updated(name, dense, parts)
+        return updates
+
+    @cached_property
+    def _keys(self) -> dict[str, str]:
+        """Names on disk by names in the model; an untied head gets one."""
+        placed = self._architecture.place(self.base.tensors)
+        keys = {name: each.key for name, each in placed.items()}
+        if self._unties:
+            keys.setdefault(self._architecture.head, self._architecture.head)
+        return keys
+
+    @cached_property
+    def _dense_tensors(self) -> dict[str, LazyTensor]:
+        """What `tensors` is without the low-rank updates."""
+        tensors, keys = dict(self.base.tensors), self._keys
         embedding, head = self._architecture.embedding, self._architecture.head
         if self._unties:
             # The head was the embedding. A copy that peft trains (modules_to_save) leaves the other
             # one alone.
             saved = None if self._saved_whole(embedding) else self._dense.get(embedding)
-            tensors[keys.setdefault(head, head)] = (
-                tensors[keys[embedding]] if saved is None else saved
-            )
+            tensors[keys[head]] = tensors[keys[embedding]] if saved is None else saved
         stray = {*self._dense, *self._rows, *self._low_rank} - keys.keys()
         if stray:
             raise UserError(
@@ -298,14 +333,7 @@ class Adapter(Checkpoint):
         for name, rows in self._rows.items():
             for each in (name, head) if name == embedding and self._unties else (name,):
                 tensors[keys[each]] = self._with_rows(name, tensors[keys[each]], rows)
-        for name, parts in self._low_rank.items():
-            tensors[keys[name]] = self._updated(name, tensors[keys[name]], parts)
         return tensors
-
-    @property
-    def updated(self) -> set[str]:
-        """The names of the weights that have a low-rank update."""
-        return set(self._low_rank)
 
     @property
     def _unties(self) -> bool:

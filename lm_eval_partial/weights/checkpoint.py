@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from lm_eval_partial.errors import UserError, first_line, listing
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES, DTYPES, LazyTensor
+from lm_eval_partial.weights.low_rank import LowRank
 
 # Names and order of transformers' own loader (modeling_utils._get_resolved_checkpoint_files).
 WEIGHT_FILES = (
@@ -56,7 +57,15 @@ class SafetensorsSlice:
 
 
 class Checkpoint:
-    """One side of a pair.
+    """One side of a pair; as the instruct side, a full checkpoint.
+
+    Other kinds of instruct side are subclasses, listed in `weights.instruct`.
+
+    Attributes:
+        separable: whether its update can stay beside the base's weights, which is what ``merge=``
+            decides.
+        updates: its low-rank updates, by the name of the weight in the model.
+        notes: what a user should know of it, one line each.
 
     Args:
         role: ``base`` or ``instruct``; names the side in messages.
@@ -68,6 +77,8 @@ class Checkpoint:
     Raises:
         UserError: `path` holds no causal model that can be interpolated.
     """
+
+    separable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -83,6 +94,26 @@ class Checkpoint:
         self.subfolder = subfolder
         self.trust_remote_code = trust_remote_code
         self.config: PreTrainedConfig = self._open_config()
+
+    @classmethod
+    def recognises(cls, path: str, revision: str, subfolder: str) -> bool:
+        """Return whether `path` holds an instruct side of this kind."""
+        return True
+
+    @classmethod
+    def as_instruct(cls, base: Checkpoint, path: str, revision: str, subfolder: str) -> Checkpoint:
+        """Return `path` opened as the instruct side of a pair with `base`."""
+        return cls("instruct", path, revision, subfolder, base.trust_remote_code)
+
+    @property
+    def updates(self) -> Mapping[str, LowRank]:
+        """None: the weights of a full checkpoint hold its update."""
+        return {}
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """None that a pair would not find by itself."""
+        return ()
 
     def __str__(self) -> str:
         inside = f"/{self.subfolder}" if self.subfolder else ""

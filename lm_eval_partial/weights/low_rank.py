@@ -6,6 +6,7 @@ An adapter can then stand where a full checkpoint can. Source: LoRA, arXiv 2106.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -42,6 +43,16 @@ class LowRank:
         self.dtype = torch.float32
         for part in (dense, down, up):
             self.dtype = torch.promote_types(self.dtype, part.dtype)
+
+    @property
+    def linear(self) -> bool:
+        """Whether W + λ·(its change) is computed by scaling BA; a DoRA's norm depends on λ."""
+        return self.magnitude is None
+
+    @property
+    def numel(self) -> int:
+        """Elements of A and B together."""
+        return math.prod(self.down.shape) + math.prod(self.up.shape)
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         given = index if isinstance(index, tuple) else (index,)

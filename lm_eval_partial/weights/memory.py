@@ -37,9 +37,7 @@ def weights_bytes(pair: Pair, dtype: torch.dtype, merge: bool = True) -> int:
     )
     if not merge:
         width = max(4, dtype.itemsize)
-        count += sum(
-            width * math.prod(p.shape) for u in pair.updates.values() for p in (u.down, u.up)
-        )
+        count += width * sum(update.numel for update in pair.updates.values())
     return count
 
 

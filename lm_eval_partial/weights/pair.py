@@ -19,7 +19,6 @@ from transformers import PreTrainedConfig
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.lam import Lam, read_lam
-from lm_eval_partial.weights.adapter import Adapter, holds_adapter
 from lm_eval_partial.weights.architecture import Placed
 from lm_eval_partial.weights.assign import Assigned, assign
 from lm_eval_partial.weights.checkpoint import Checkpoint
@@ -32,6 +31,7 @@ from lm_eval_partial.weights.compatibility import (
     open_tokenizer,
     side_of_tokenizer,
 )
+from lm_eval_partial.weights.instruct import open_instruct
 from lm_eval_partial.weights.interpolate import InterpolatedTensor, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.source import Source
@@ -44,13 +44,27 @@ from lm_eval_partial.weights.vocabulary import (
 
 
 class PairedTensor(NamedTuple):
-    """A tensor of the result: its name in the state dict and in the model, and both sides' values."""
+    """A tensor of the result.
+
+    Attributes:
+        key: its name in the state dict.
+        name: its name in the model.
+        as_is: whether the model uses it as it is, or fuses it with others.
+        base: its values at λ = 0.
+        instruct: its values at λ = 1.
+        update: `instruct` itself, if that is a weight and a low-rank update; else None.
+    """
 
     key: str
     name: str
     as_is: bool
     base: LazyTensor
     instruct: LazyTensor
+    update: LowRank | None = None
+
+    def in_weights(self, merge: bool) -> LazyTensor:
+        """Return the part of `instruct` that the model's weights hold."""
+        return self.instruct if merge or self.update is None else self.update.dense
 
 
 class Pair:
@@ -95,7 +109,7 @@ class Pair:
             )
         self.alignment = _align(reference, self.other, rows[reference.role], rows[self.other.role])
         self.tensors = [
-            self._paired(own, placed[self.other.role][name].tensor)
+            self._paired(own, placed[self.other.role][name].tensor, instruct.updates.get(name))
             for name, own in placed[reference.role].items()
         ]
         check_shapes(
@@ -128,11 +142,7 @@ class Pair:
         trusted = source.trust_remote_code
         base = Checkpoint("base", source.base, source.base_revision, source.base_subfolder, trusted)
         where = source.instruct, source.instruct_revision, source.instruct_subfolder
-        instruct = (
-            Adapter(base, *where)
-            if holds_adapter(*where)
-            else Checkpoint("instruct", *where, trusted)
-        )
+        instruct = open_instruct(base, *where)
         if source.tokenizer_of_a_side:
             reference = instruct if source.tokenizer == "instruct" else base
             return cls(base, instruct, reference, reference.path)
@@ -160,12 +170,9 @@ class Pair:
         """
         lams, state = self.assign(lam), {}
         for each in self.tensors:
-            above = (
-                each.instruct
-                if merge or not isinstance(each.instruct, LowRank)
-                else each.instruct.dense
+            state[each.key] = InterpolatedTensor(
+                each.base, each.in_weights(merge), lams[each.key].lam, dtype
             )
-            state[each.key] = InterpolatedTensor(each.base, above, lams[each.key].lam, dtype)
         return state
 
     def replaced(self, tensors: list[PairedTensor]) -> Pair:
@@ -176,10 +183,8 @@ class Pair:
 
     @property
     def updates(self) -> dict[str, LowRank]:
-        """An adapter's low-rank updates, by the name of the weight in the model."""
-        return {
-            each.name: each.instruct for each in self.tensors if isinstance(each.instruct, LowRank)
-        }
+        """The low-rank updates, by the name of the weight in the model."""
+        return {each.name: each.update for each in self.tensors if each.update is not None}
 
     def assign(self, lam: Lam) -> dict[str, Assigned]:
         """Return λ of every tensor, by its key, and the rule it is from. Raises as `at`."""
@@ -189,30 +194,29 @@ class Pair:
 
     def scales(self, lam: Lam) -> dict[str, float]:
         """Return λs of every low-rank update, by the name of the weight in the model."""
-        lams = self.assign(lam)
-        updates = ((each.key, each.name, each.instruct) for each in self.tensors)
-        return {
-            name: lams[key].lam * update.scale
-            for key, name, update in updates
-            if isinstance(update, LowRank)
-        }
+        lams, scales = self.assign(lam), {}
+        for each in self.tensors:
+            if each.update is not None:
+                scales[each.name] = lams[each.key].lam * each.update.scale
+        return scales
 
     def check_unmerged(self) -> None:
-        """Raise `UserError` if an adapter's updates cannot stand beside the weights at every λ."""
+        """Raise `UserError` if low-rank updates cannot stand beside the weights at every λ."""
         hint = "Add merge=True, which puts them into the weights."
         for each in self.tensors:
-            if isinstance(each.instruct, LowRank) and each.instruct.magnitude is not None:
+            if each.update is None:
+                continue
+            if not each.update.linear:
                 raise UserError(
                     f"{self.instruct} is a DoRA, whose updates are linear in λ only as weights."
                     f" {hint}"
                 )
-            if isinstance(each.instruct, LowRank) and not each.as_is:
+            if not each.as_is:
                 raise UserError(
                     f"{self.instruct} updates {each.key}, which the model fuses with others. {hint}"
                 )
         moved = self.alignment is not None and not self.alignment.identity
-        names = self.instruct.updated if isinstance(self.instruct, Adapter) and moved else set()
-        if names & self.architecture.vocabulary:
+        if moved and self.architecture.vocabulary & self.instruct.updates.keys():
             raise UserError(
                 f"{self.instruct} has updates of a vocabulary whose rows both sides number apart."
                 f" {hint}"
@@ -225,7 +229,7 @@ class Pair:
 
     def notes(self) -> list[str]:
         """Return what a user should know of this pair, one line each. Reads a few MiB for the fingerprints."""
-        lines = list(self.instruct.notes) if isinstance(self.instruct, Adapter) else []
+        lines = list(self.instruct.notes)
         if self.base.identity == self.instruct.identity:
             lines.append(
                 f"{self.base} and {self.instruct} seem to hold the same weights: every λ would give"
@@ -270,12 +274,17 @@ class Pair:
                 side[head] = Placed(head, head, True, side[embedding].tensor)
         return all(tied.values())
 
-    def _paired(self, own: Placed, theirs: LazyTensor) -> PairedTensor:
+    def _paired(self, own: Placed, theirs: LazyTensor, update: LowRank | None) -> PairedTensor:
         aligned = self.alignment is not None and not self.alignment.identity
         if own.name in self.architecture.vocabulary and aligned:
             theirs = AlignedRows(theirs, own.tensor, cast("Alignment", self.alignment))
-        sides = (own.tensor, theirs) if self.reference is self.base else (theirs, own.tensor)
-        return PairedTensor(own.key, own.name, own.as_is, *sides)
+        base, instruct = (
+            (own.tensor, theirs) if self.reference is self.base else (theirs, own.tensor)
+        )
+        # Rows in another order are a tensor of their own: the update is inside of it.
+        if update is not instruct:
+            update = None
+        return PairedTensor(own.key, own.name, own.as_is, base, instruct, update)
 
 
 def _align(

@@ -131,8 +131,9 @@ def with_rank(pair: Pair, rank: Any, rest: str = "dense") -> Pair:
     def change(each: PairedTensor) -> PairedTensor:
         if each.key in wanted:
             down, up = stored[f"{each.key}:down"], stored[f"{each.key}:up"]
-            return each._replace(instruct=LowRank(each.base, down, up, 1.0, wanted[each.key]))
-        return each if rest == "dense" else each._replace(instruct=each.base)
+            update = LowRank(each.base, down, up, 1.0, wanted[each.key])
+            return each._replace(instruct=update, update=update)
+        return each if rest == "dense" else each._replace(instruct=each.base, update=None)
 
     return pair.replaced([change(each) for each in pair.tensors])
 
