@@ -35,12 +35,12 @@ def vocabulary(tokens: str) -> dict[str, int]:
 def test_rows_follow_tokens(instruct, base, rows):
     found = align(vocabulary(instruct), vocabulary(base), len(instruct), len(base))
     assert found.rows.tolist() == rows
-    assert found.identity == (instruct == base)
+    assert found.is_identity == (instruct == base)
 
 
 def test_padding_rows_match_by_position_where_both_sides_have_them():
     found = align(vocabulary("abcd"), vocabulary("abcd"), 8, 6)
-    assert found.rows.tolist() == [0, 1, 2, 3, 4, 5, -1, -1] and not found.identity
+    assert found.rows.tolist() == [0, 1, 2, 3, 4, 5, -1, -1] and not found.is_identity
 
 
 def test_a_padding_row_is_not_matched_with_a_token():
@@ -51,7 +51,7 @@ def test_a_padding_row_is_not_matched_with_a_token():
 
 
 def test_ids_beyond_the_embedding_are_ignored():
-    assert align(vocabulary("abc"), vocabulary("abc") | {"d": 3}, 3, 3).identity
+    assert align(vocabulary("abc"), vocabulary("abc") | {"d": 3}, 3, 3).is_identity
 
 
 def test_too_few_shared_tokens_are_an_error():
