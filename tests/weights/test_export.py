@@ -55,12 +55,12 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def reordered_pair(folder: Path) -> tuple[Path, Path]:
-    words = pico.tokenizer()
-    base = pico.model(pico.config("llama", len(words)), seed=1)
+    tokenizer = pico.tokenizer()
+    base = pico.model(pico.config("llama", len(tokenizer)), seed=1)
     moved, others = pico.reordered(
-        pico.child(base, seed=2), words, ["[INST]"], ["<tool>"], padding=3
+        pico.child(base, seed=2), tokenizer, ["[INST]"], ["<tool>"], padding=3
     )
-    return pico.save(base, words, folder / "b"), pico.save(moved, others, folder / "i")
+    return pico.save(base, tokenizer, folder / "b"), pico.save(moved, others, folder / "i")
 
 
 # The same model -----------------------------------------------------------------------------------
@@ -93,12 +93,15 @@ def test_parameters_are_partial_hfs(family, dtype, pairs, tmp_path):
 
 
 def test_sides_of_two_dtypes_and_an_untied_head(tmp_path):
-    words = pico.tokenizer()
+    tokenizer = pico.tokenizer()
     base = pico.model(
-        pico.config("llama", len(words), tie_word_embeddings=True), seed=1, dtype=torch.bfloat16
+        pico.config("llama", len(tokenizer), tie_word_embeddings=True), seed=1, dtype=torch.bfloat16
     )
-    instruct = pico.model(pico.config("llama", len(words)), seed=2)
-    sides = pico.save(base, words, tmp_path / "b"), pico.save(instruct, words, tmp_path / "i")
+    instruct = pico.model(pico.config("llama", len(tokenizer)), seed=2)
+    sides = (
+        pico.save(base, tokenizer, tmp_path / "b"),
+        pico.save(instruct, tokenizer, tmp_path / "i"),
+    )
     for reference in ("instruct", "base"):
         pair = Pair.open(*map(str, sides), tokenizer=reference)
         export(pair, 0.5, tmp_path / reference)
@@ -146,8 +149,11 @@ def test_tokenizer_template_config_and_generation_config_are_the_reference_sides
         out = tmp_path / reference
         pair = Pair.open(*map(str, sides), tokenizer=reference)
         export(pair, 0.5, out)
-        words = AutoTokenizer.from_pretrained(out)
-        assert words.get_vocab() == pair.reference.vocabulary and words.chat_template == template
+        tokenizer = AutoTokenizer.from_pretrained(out)
+        assert (
+            tokenizer.get_vocab() == pair.reference.vocabulary
+            and tokenizer.chat_template == template
+        )
         original = sides[reference == "instruct"]
         assert (
             GenerationConfig.from_pretrained(out).to_dict()
@@ -170,9 +176,9 @@ def test_without_a_generation_config_it_is_made_of_the_config(pairs, tmp_path):
 
 
 def test_another_tokenizer_with_the_same_ids(pairs, tmp_path):
-    pico.tokenizer(pad_token="a").save_pretrained(tmp_path / "words")
+    pico.tokenizer(pad_token="a").save_pretrained(tmp_path / "tokenizer")
     export(
-        Pair.open(*map(str, pairs("llama")), tokenizer=str(tmp_path / "words")),
+        Pair.open(*map(str, pairs("llama")), tokenizer=str(tmp_path / "tokenizer")),
         0.5,
         tmp_path / "out",
     )
@@ -273,7 +279,7 @@ def test_the_card_says_what_it_is(pairs, tmp_path):
     card = model_card(
         pair, 0.6, torch.bfloat16, Path("out"), "lm-eval-partial export --lam 0.6", ["a note"]
     )
-    for words in (
+    for tokenizer in (
         *(
             "license: other\n",
             "θ(λ) = θ_base + λ (θ_instruct − θ_base)        λ = 0.60\n",
@@ -291,7 +297,7 @@ def test_the_card_says_what_it_is(pairs, tmp_path):
         *("--model hf --model_args pretrained=out", "tested with transformers 4.51.3 and 5."),
         "This one was not loaded, and no other loader was tried.\nOf this one: a note.\n",
     ):
-        assert words in card
+        assert tokenizer in card
     assert "base_model" not in card  # local paths mean nothing on the Hub
     (sides[1] / "README.md").write_text("---\nlicense: llama3.1\n---\n")
     assert "license: llama3.1\n" in model_card(pair, 0.6, torch.bfloat16, Path("out"), None)

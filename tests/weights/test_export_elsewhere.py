@@ -144,13 +144,15 @@ OTHERS: dict[str, PreTrainedConfig] = {
 
 
 def sides(
-    folder: Path, config: PreTrainedConfig, words: PreTrainedTokenizerFast | None = None
+    folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast | None = None
 ) -> tuple[Path, Path]:
-    words = words or pico.tokenizer()
+    tokenizer = tokenizer or pico.tokenizer()
     base = pico.model(config, seed=1)
     instruct = pico.child(base, seed=2)
     instruct.generation_config.eos_token_id = [1, 5]
-    return pico.save(base, words, folder / "base"), pico.save(instruct, words, folder / "instruct")
+    return pico.save(base, tokenizer, folder / "base"), pico.save(
+        instruct, tokenizer, folder / "instruct"
+    )
 
 
 def llama(rope: dict[str, object], **changes: object) -> LlamaConfig:
@@ -163,9 +165,9 @@ def older(folder: Path, rope: dict[str, object]) -> Path:
     del config["rope_parameters"]
     config["torch_dtype"] = config.pop("dtype")
     (folder / "config.json").write_text(json.dumps({**config, **rope}, indent=2))
-    words = json.loads((folder / "tokenizer_config.json").read_text())
-    words["tokenizer_class"] = "PreTrainedTokenizerFast"
-    (folder / "tokenizer_config.json").write_text(json.dumps(words, indent=2))
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2))
     (folder / "special_tokens_map.json").write_text(
         json.dumps({"bos_token": "<s>", "eos_token": "</s>"})
     )
@@ -249,7 +251,7 @@ class Asked:
     def _differences(self, folder, texts, there, within) -> str:
         if "error" in there:
             return there["error"]
-        (ours, dtype), words = self.here[folder], AutoTokenizer.from_pretrained(folder)
+        (ours, dtype), tokenizer = self.here[folder], AutoTokenizer.from_pretrained(folder)
         far = (ours - there["logprobs"]).abs().max().item()
         argmaxes = (ours.argmax(-1) == there["logprobs"].argmax(-1)).all()
         checks = {
@@ -258,23 +260,23 @@ class Asked:
             "dtype": dtype == there["dtype"],
             f"unfilled {there['unfilled']}": not there["unfilled"],
             "eos": GenerationConfig.from_pretrained(folder).eos_token_id == there["eos"],
-            "vocabulary": words.get_vocab() == there["vocabulary"],
-            "special tokens": sorted(set(words.all_special_tokens)) == there["all_special"],
+            "vocabulary": tokenizer.get_vocab() == there["vocabulary"],
+            "special tokens": sorted(set(tokenizer.all_special_tokens)) == there["all_special"],
         }
         for text, theirs, read, bare in zip(
             texts, there["token_ids"], there["texts"], there["bare"], strict=True
         ):
-            ids = words(text)["input_ids"]
+            ids = tokenizer(text)["input_ids"]
             checks[f"ids of {text!r}"] = ids == theirs
             checks[f"text of {text!r}"] = (
-                words.decode(ids, clean_up_tokenization_spaces=False) == read
+                tokenizer.decode(ids, clean_up_tokenization_spaces=False) == read
             )
             checks[f"bare text of {text!r}"] = (
-                words.decode(ids, True, clean_up_tokenization_spaces=False) == bare
+                tokenizer.decode(ids, True, clean_up_tokenization_spaces=False) == bare
             )
-        if isinstance(words.chat_template, str):
+        if isinstance(tokenizer.chat_template, str):
             chat = [{"role": "user", "content": "Hi"}]
-            checks["chat"] = words.apply_chat_template(chat, tokenize=False) == there["chat"]
+            checks["chat"] = tokenizer.apply_chat_template(chat, tokenize=False) == there["chat"]
         return ", ".join(name for name, right in checks.items() if not right)
 
 
@@ -317,11 +319,11 @@ def test_families_and_vocabularies(asked, pairs, tmp_path):
             attention="eager" if family == "gemma2" else "sdpa",
         )
     asked.add("in bfloat16", Pair.open(*map(str, pairs("llama"))), "bfloat16")
-    words, theta = pico.tokenizer(), ROPE["theta"][0]
+    tokenizer, theta = pico.tokenizer(), ROPE["theta"][0]
     tied = pico.save(
-        pico.model(llama(theta, tie_word_embeddings=True), 1), words, tmp_path / "tied"
+        pico.model(llama(theta, tie_word_embeddings=True), 1), tokenizer, tmp_path / "tied"
     )
-    untied = pico.save(pico.model(llama(theta), 2), words, tmp_path / "untied")
+    untied = pico.save(pico.model(llama(theta), 2), tokenizer, tmp_path / "untied")
     for reference in ("base", "instruct"):
         asked.add(f"untied, {reference}", Pair.open(str(tied), str(untied), tokenizer=reference))
     asked.add("tied", Pair.open(*[str(tied)] * 2))
@@ -337,14 +339,14 @@ def test_families_and_vocabularies(asked, pairs, tmp_path):
 
 def grown_adapter(base: Path, folder: Path) -> Pair:
     """Return `base` and an adapter with two tokens more, and a head of its own."""
-    words = pico.tokenizer(extra_special_tokens=["<tool>", "<end>"])
-    words.chat_template = pico.CHAT
+    tokenizer = pico.tokenizer(extra_special_tokens=["<tool>", "<end>"])
+    tokenizer.chat_template = pico.CHAT
     model = AutoModelForCausalLM.from_pretrained(base)
-    model.resize_token_embeddings(len(words), mean_resizing=False)
-    pico.save(model, words, folder / "resized")
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    pico.save(model, tokenizer, folder / "resized")
     modules = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
     made = pico.adapter(folder / "resized", folder / "grown", **modules)
-    words.save_pretrained(made)
+    tokenizer.save_pretrained(made)
     settings = json.loads((made / "adapter_config.json").read_text())
     (made / "adapter_config.json").write_text(
         json.dumps(settings | {"base_model_name_or_path": str(base)})

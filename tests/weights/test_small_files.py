@@ -104,12 +104,13 @@ def test_every_small_file_goes_along_byte_for_byte(sides, tmp_path):
 
 
 def test_the_tokenizer_may_be_from_elsewhere(sides, tmp_path):
-    pico.tokenizer(pad_token="a").save_pretrained(tmp_path / "words")
-    (tmp_path / "words" / "merges.txt").touch()
-    (tmp_path / "words" / "LICENSE").touch()
-    files = beside(*sides, tokenizer=str(tmp_path / "words")).files
+    pico.tokenizer(pad_token="a").save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "merges.txt").touch()
+    (tmp_path / "tokenizer" / "LICENSE").touch()
+    files = beside(*sides, tokenizer=str(tmp_path / "tokenizer")).files
     assert (
-        files["tokenizer.json"] == tmp_path / "words" / "tokenizer.json" and "merges.txt" in files
+        files["tokenizer.json"] == tmp_path / "tokenizer" / "tokenizer.json"
+        and "merges.txt" in files
     )
     assert not {"chat_template.jinja", "LICENSE"} & files.keys()
 
@@ -283,11 +284,11 @@ def test_a_config_of_before_changes_in_what_is_written_only(sides):
 
 @pytest.mark.parametrize("reference", ["base", "instruct"])
 def test_tying_is_what_is_written(reference, tmp_path):
-    words = pico.tokenizer()
+    tokenizer = pico.tokenizer()
     for name, tied in (("tied", True), ("untied", False)):
         pico.save(
             pico.model(pico.config("llama", 330, tie_word_embeddings=tied), 1),
-            words,
+            tokenizer,
             tmp_path / name,
         )
     assert (
@@ -436,8 +437,8 @@ def test_an_export_of_an_export_says_the_same(tmp_path):
 
 def test_a_tokenizer_in_transformers_5s_words(sides):
     """The class that only transformers 5 has, and a list where transformers 4 expects a dictionary."""
-    words = pico.tokenizer(extra_special_tokens=["Name", "the"])
-    words.save_pretrained(sides[1])
+    tokenizer = pico.tokenizer(extra_special_tokens=["Name", "the"])
+    tokenizer.save_pretrained(sides[1])
     before = json.loads((sides[1] / "tokenizer_config.json").read_text())
     assert before["tokenizer_class"] == "TokenizersBackend" and before["extra_special_tokens"] == [
         "Name",
@@ -450,4 +451,6 @@ def test_a_tokenizer_in_transformers_5s_words(sides):
         json.dumps(after | {"additional_special_tokens": ["Name", "the"]})
     )
     again = AutoTokenizer.from_pretrained(sides[1])
-    assert type(again) is type(words) and again.all_special_tokens == words.all_special_tokens
+    assert (
+        type(again) is type(tokenizer) and again.all_special_tokens == tokenizer.all_special_tokens
+    )

@@ -133,11 +133,11 @@ def test_experts_are_linear_layers_too(pairs):
 
 
 def test_gpt2_stores_its_weights_by_input(tmp_path):
-    words = pico.tokenizer()
-    settings = GPT2Config(vocab_size=len(words), n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    tokenizer = pico.tokenizer()
+    settings = GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4, n_positions=64)
     base = pico.model(settings, 1)
-    pico.save(base, words, tmp_path / "b")
-    pico.save(pico.child(base, 2), words, tmp_path / "i")
+    pico.save(base, tokenizer, tmp_path / "b")
+    pico.save(pico.child(base, 2), tokenizer, tmp_path / "i")
     pair = Pair.open(str(tmp_path / "b"), str(tmp_path / "i"))
     assert len(pair.architecture.linear) == 8 and all(pair.architecture.linear.values())
     found = with_rank(pair, 4)
@@ -273,9 +273,9 @@ def test_the_command_gives_stocks_samples_with_the_adapter(pairs, tmp_path, lm_e
 
 def test_a_vocabulary_of_its_own_comes_along(pairs, tmp_path):
     base = pairs("llama")[0]
-    words = pico.tokenizer()
+    tokenizer = pico.tokenizer()
     model, others = pico.reordered(
-        AutoModelForCausalLM.from_pretrained(base), words, ["[INST]"], ["<tool>"]
+        AutoModelForCausalLM.from_pretrained(base), tokenizer, ["[INST]"], ["<tool>"]
     )
     pico.save(pico.child(model, 4), others, tmp_path / "i")
     pair = Pair.open(str(base), str(tmp_path / "i"))
@@ -293,13 +293,13 @@ def test_a_vocabulary_of_its_own_comes_along(pairs, tmp_path):
 
 def test_new_tokens_come_along_though_the_old_rows_stood_still(pairs, tmp_path):
     base = pairs("llama")[0]
-    words = pico.tokenizer()
-    words.add_tokens(["<tool>"])
+    tokenizer = pico.tokenizer()
+    tokenizer.add_tokens(["<tool>"])
     model = AutoModelForCausalLM.from_pretrained(base)
     torch.manual_seed(0)
-    model.resize_token_embeddings(len(words), mean_resizing=False)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.get_parameter(Q).data.add_(torch.randn(32, 32) * 0.1)
-    pico.save(model, words, tmp_path / "i")
+    pico.save(model, tokenizer, tmp_path / "i")
     extract(Pair.open(str(base), str(tmp_path / "i")), tmp_path / "adapter", rank=32)
     found = load(Pair.open(str(base), str(tmp_path / "adapter")), 1).state_dict()
     assert all(
