@@ -99,7 +99,7 @@ def test_a_layers_output_is_the_formula(base, adapter, lam):
 
 
 def test_scales_follow_rslora_and_the_patterns(base, tmp_path):
-    kinds = {
+    kinds: dict[str, Any] = {
         "use_rslora": True,
         "rank_pattern": {r"layers\.1\.self_attn\.q_proj": 2},
         "alpha_pattern": {"v_proj": 3},
@@ -133,7 +133,7 @@ def test_a_part_of_a_tensor_is_the_part_of_the_whole(base, tmp_path):
 
 
 class Kind(NamedTuple):
-    """An adapter: the family of its base, its config, and whether λ can be set beside the weights."""
+    """An adapter: its base, its config, and whether λ can be set beside the weights."""
 
     family: str
     lora: dict[str, Any]
@@ -291,7 +291,10 @@ def grown(base, tmp_path) -> Path:
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.save_pretrained(tmp_path / "resized")
     tokenizer.save_pretrained(tmp_path / "resized")
-    modules = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
+    modules: dict[str, Any] = {
+        "target_modules": ["q_proj"],
+        "modules_to_save": ["embed_tokens", "lm_head"],
+    }
     folder = pico.adapter(tmp_path / "resized", tmp_path / "grown", **modules)
     tokenizer.save_pretrained(folder)
     set_config(folder, base_model_name_or_path=str(base))
@@ -376,7 +379,7 @@ def test_names_of_another_release(pairs, tmp_path):
 
 
 def test_experts_that_were_separate_files_apart(pairs, tmp_path):
-    """An old adapter of Mixtral's experts, which transformers now fuses: merged expert by expert."""
+    """An old adapter of Mixtral's experts, which transformers now fuses, is merged one by one."""
     base = pairs("mixtral")[0]
     adapter = pico.adapter(base, tmp_path / "a", target_modules=["q_proj"])
     weights = load_file(base / "model.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,11 +46,11 @@ def set_config(folder: Path, **fields: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def opened(base: Path, instruct: Path, **kwargs: str) -> Pair:
+def opened(base: Path, instruct: Path, **kwargs: Any) -> Pair:
     return Pair.open(str(base), str(instruct), **kwargs)
 
 
-def refused(sides: Sides, message: str, **kwargs: str) -> None:
+def refused(sides: Sides, message: str, **kwargs: Any) -> None:
     with pytest.raises(UserError, match=message):
         opened(*sides, **kwargs)
 
