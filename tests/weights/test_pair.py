@@ -100,10 +100,10 @@ def test_a_tied_side_that_also_stores_its_head(tmp_path):
     assert torch.equal(result.state_dict()[HEAD], expected)
 
 
-@pytest.mark.parametrize("lam, tokenizer", [(0, "base"), (1, "instruct")])
+@pytest.mark.parametrize("lam, reference", [(0, "base"), (1, "instruct")])
 @pytest.mark.parametrize("other_is_tied", [True, False])
 def test_a_tied_config_beside_a_stored_head_is_tied_as_in_stock(
-    other_is_tied, lam, tokenizer, tmp_path, lm_eval
+    other_is_tied, lam, reference, tmp_path, lm_eval
 ):
     """Transformers leaves such a head alone, but HFLM ties it, and the base is what `hf` loads."""
     tokenizer = pico.tokenizer()
@@ -111,10 +111,10 @@ def test_a_tied_config_beside_a_stored_head_is_tied_as_in_stock(
         settings = pico.config("llama", len(tokenizer), tie_word_embeddings=tied)
         pico.save(pico.model(settings, seed), tokenizer, tmp_path / side)
     edit(tmp_path / "base", lambda w: w.update({"lm_head.weight": torch.randn(len(tokenizer), 32)}))
-    stock_side = tmp_path / tokenizer
+    stock_side = tmp_path / reference
     sides = {"base": tmp_path / "base", "instruct": tmp_path / "instruct"}
     _, stock = lm_eval("hf", "pico_mc", pretrained=stock_side)
-    _, ours = lm_eval("partial-hf", "pico_mc", **sides, lam=lam, tokenizer=tokenizer)
+    _, ours = lm_eval("partial-hf", "pico_mc", **sides, lam=lam, tokenizer=reference)
     assert agree(ours, stock)
 
 

@@ -323,7 +323,7 @@ def test_transformers_5_reads_every_familys_config_as_before(tmp_path):
 
 def flat(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a config and of its sections, without the older name of rope_type."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict):
             found |= flat(value)
