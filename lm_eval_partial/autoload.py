@@ -1,9 +1,9 @@
-"""Lets a released lm-eval find ``partial-hf``: imported by a ``.pth`` line at every interpreter start.
+"""Registers ``partial-hf`` with lm-eval. A ``.pth`` line imports this at every interpreter start.
 
-lm-eval 0.4.13 resolves ``--model`` before any user code runs, and fills its registry only while
-that is empty: a registration made too early makes every stock model disappear. So this waits until
-the package ``lm_eval.models`` has been imported, and registers a string then. Later releases read
-the entry point instead (lm-evaluation-harness #4013). ``LM_EVAL_PARTIAL_AUTOLOAD=0`` turns it off.
+lm-eval 0.4.13 resolves ``--model`` before any user code runs. It fills its registry only while that
+is empty, so a registration made too early makes every stock model disappear. This waits until the
+package ``lm_eval.models`` has been imported, and registers a string then. Later releases read the
+entry point instead (lm-evaluation-harness #4013). ``LM_EVAL_PARTIAL_AUTOLOAD=0`` turns it off.
 
 Standard library only, and little of it: this runs in programs that have nothing to do with lm-eval.
 """
@@ -22,11 +22,8 @@ TARGET = "lm_eval_partial.models.hf:PartialHFLM"
 
 
 def register() -> None:
-    """Add the model type to lm-eval's registry, unless something has.
-
-    Runs inside lm-eval's own import, so whatever a changed release makes of it must not spoil that
-    import.
-    """
+    """Add the model type to lm-eval's registry, unless it is there already."""
+    # This runs inside lm-eval's own import. A release with another registry must still import.
     try:
         from lm_eval.api.registry import model_registry
 
@@ -40,12 +37,13 @@ def register() -> None:
 
 
 class _AfterModels:
-    """A finder of one module: hands it to the other finders, and registers once it has been executed."""
+    """A finder of one module: lets the others find it, and registers once it has been executed."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != "lm_eval.models":
             return None
         for finder in sys.meta_path:
+            # Itself left out, or it would ask itself without end.
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
                 spec.loader = _Loader(spec.loader, self)  # type: ignore[assignment]
@@ -63,6 +61,7 @@ class _Loader:
         return getattr(self._loader, name)
 
     def exec_module(self, module: Any) -> None:
+        # Put back first: the module's own code may look at its loader.
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
         if self._finder in sys.meta_path:

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read, and the words that help them find the right name."""
+"""The one exception a user is meant to read, and helpers for its message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from types import TracebackType
 
 
 class UserError(ValueError):
-    """Something the user can put right: says what was given, what was expected, and what to type next."""
+    """Something the user can put right.
+
+    The message says what was given, what was expected, and what to type next.
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -26,7 +29,7 @@ def listing(names: Iterable[str], limit: int = 5) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of somebody else's error, or the error's kind where it has no text."""
+    """Return the first line of another library's error, or its type where it has no text."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -34,10 +37,11 @@ def first_line(error: BaseException) -> str:
 def show_without_traceback() -> None:
     """Let an uncaught `UserError` end the process with its message alone (exit status 1).
 
-    The harness's command line catches nothing, and forty lines of its frames would bury the one
-    line that helps. Every other exception is handed to whatever hook was there before.
+    Every other exception goes to the hook that was there before.
     """
+    # The harness's command line catches nothing. Forty lines of its frames would hide the message.
     previous = sys.excepthook
+    # Called for every model a process makes: one hook is enough.
     if getattr(previous, "shows_user_errors", False):
         return
 

@@ -1,4 +1,7 @@
-"""Folders that are whole or not there: a lock for one writer, files that appear at once, a full disk explained."""
+"""Files and folders that are either complete or absent, and one writer at a time.
+
+Failures to write, such as a full disk, become a `UserError` that says what to do.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,7 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Make `folder` if need be, and keep other processes of this package from writing there meanwhile.
-
-    The lock ends with the process, however that ends.
+    """Make `folder` if need be, and let no other process of this package write there meanwhile.
 
     Args:
         folder: where the lock file lies.
@@ -29,6 +30,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     Raises:
         UserError: another process writes there.
     """
+    # The system lets go of the lock with the process, so one that was killed leaves none behind.
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
@@ -67,10 +69,10 @@ def unwritable(path: Path, error: OSError) -> UserError:
 
 def free_bytes(path: Path) -> int:
     """Return the bytes free on the disk that holds `path`, which need not exist yet."""
-    path = path.absolute()
-    return shutil.disk_usage(
-        next(folder for folder in (path, *path.parents) if folder.exists())
-    ).free
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
 
 
 def readable_bytes(size: float) -> str:
@@ -79,7 +81,11 @@ def readable_bytes(size: float) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all, whenever the power fails. Raises `UserError` if it cannot."""
+    """Write a file that is complete or absent, whenever the power fails.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     write_bytes(path, text.encode())
 
 
@@ -87,6 +93,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file as `write_text` does."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder: only there is a rename one step.
         temporary = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
         try:
             temporary.write_bytes(content)
@@ -94,16 +101,18 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+        # The name is in the folder, which is written apart from the file.
         sync(path.parent)
 
 
 def publish(folder: Path, path: Path) -> None:
-    """Give a finished folder its final name: everything in it is on the disk before the name is.
+    """Give a finished folder its final name.
 
     Raises:
-        UserError: the disk says no.
+        UserError: it cannot be renamed.
     """
     with explained(path):
+        # Everything is on the disk before the name is: the name stands for a complete folder.
         for inside in (*folder.rglob("*"), folder):
             sync(inside)
         folder.rename(path)

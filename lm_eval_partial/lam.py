@@ -1,20 +1,19 @@
-"""What λ may be: a number, a list of numbers for a sweep, or rules that give each parameter its own.
+"""What λ may be: a number, a list of numbers for a sweep, or rules by parameter.
 
-Text and numbers only: which parameter a rule matches is decided in `weights.assign`.
-
-    # lam.yaml: the first rule that matches a parameter is its λ
+    # lam.yaml: the first rule that matches a parameter gives its λ
     attention: 0.8
-    layers: 0.2..0.6      # linear in depth, from the first layer to the last (LiNeS, arXiv
-        2410.17146)
+    layers: 0.2..0.6
     all: 0.5
 
-    lm_eval --model partial-hf --model_args base=B,instruct=I,lam=lam.yaml --tasks arc_challenge
-    lm_eval --model partial-hf --model_args base=B,instruct=I,lam=attention:0.8+all:0.5 --tasks
-    arc_challenge
+    lm_eval --model partial-hf --model_args base=B,instruct=I,lam=lam.yaml --tasks arc_easy
+    lm_eval --model partial-hf --model_args base=B,instruct=I,lam=mlp:0.8+all:0.5 --tasks arc_easy
 
-A pattern is the name of a group (`weights.assign.GROUPS`), or dotted parts of a parameter's name
-with ``*`` for anything: ``q_proj``, ``layers.0``, ``layers.*.mlp.down_proj.weight``.
-``lam=0.5*lam.yaml`` is the schedule with every λ halved.
+``a..b`` is linear in depth, from the first layer to the last (LiNeS, arXiv 2410.17146). A pattern
+is the name of a group (`weights.assign.GROUPS`), or dotted parts of a parameter's name with ``*``
+for anything: ``q_proj``, ``layers.0``, ``layers.*.mlp.down_proj.weight``. ``lam=0.5*lam.yaml`` is
+the schedule with every λ halved.
+
+Only text and numbers are read here. `weights.assign` decides which parameter a rule matches.
 """
 
 from __future__ import annotations
@@ -23,9 +22,10 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,14 +33,16 @@ import yaml  # type: ignore[import-untyped]
 
 from lm_eval_partial.errors import UserError, listing
 
-LONGEST_NAME = (
-    48  # characters of a schedule in a folder's name; a longer one is named by its digest
-)
+# Characters of a schedule in a folder's name; a longer one is named by its digest.
+LONGEST_NAME = 48
 HINT = "Expected PATTERN: λ or PATTERN: a..b, such as attention: 0.8, layers: 0.2..0.6 or all: 0.5"
 
 
 class Rule(NamedTuple):
-    """λ of the parameters that match: `first` in the first layer to `last` in the last; equal for one λ in all."""
+    """λ of the parameters that match a pattern.
+
+    It runs from `first` in the first layer to `last` in the last. Equal ends are one λ for all.
+    """
 
     pattern: str
     first: float
@@ -55,9 +57,10 @@ class Rule(NamedTuple):
         return f"{self.pattern}:{self.value()}"
 
     def at(self, layer: int, layers: int) -> float:
-        """Return λ in layer number `layer` of `layers`, equally spaced from the first to the last."""
+        """Return λ in layer number `layer` of `layers`, linear from the first to the last."""
         if self.constant or layers < 2:
             return self.first
+        # Two products, not one difference: the last layer then gets exactly `last`.
         share = layer / (layers - 1)
         return self.first * (1 - share) + self.last * share
 
@@ -80,8 +83,9 @@ class Schedule:
 
     def extremes(self) -> tuple[float, float]:
         """Return the smallest and the largest λ."""
-        values = [value for rule in self.rules for value in (rule.first, rule.last)]
-        return min(values), max(values)
+        smallest = min(min(rule.first, rule.last) for rule in self.rules)
+        largest = max(max(rule.first, rule.last) for rule in self.rules)
+        return smallest, largest
 
 
 Lam = float | Schedule
@@ -102,26 +106,34 @@ def read_lam(given: Any) -> Lam:
         return given
     if isinstance(given, Mapping):
         return _schedule(given.items())
-    if not isinstance(given, str) or _number(given):
+    if not isinstance(given, str) or _is_number(given):
         return check_lam(given)
+    # A factor, and not the star of a pattern: layers.*.mlp:0.5 has one too.
     factor, star, rest = given.partition("*")
-    if star and _number(factor):
+    if star and _is_number(factor):
         return scaled(read_lam(rest), check_lam(factor))
     if given.endswith((".yaml", ".yml")):
         return _read_file(given)
     if ":" in given:
-        rules = re.split(r"\+(?!\d)", given)  # 1e+3 is a number
-        return _schedule(
-            tuple(rule.rsplit(":", 1)) if ":" in rule else (rule, None) for rule in rules
-        )
+        return _schedule(_inline_rules(given))
     raise UserError(
         f"lam={given} is not a finite number. Give a finite number, e.g. lam=0.5 (0 = base, 1 ="
         " instruct), rules such as lam=attention:0.8+all:0.5, or a YAML file of rules."
     )
 
 
+def _inline_rules(text: str) -> Iterator[tuple[str, str | None]]:
+    """Yield pattern and value of each rule; None is the value of a rule without a colon."""
+    for rule in re.split(r"\+(?!\d)", text):  # not at the + of 1e+3, which is a number
+        pattern, colon, value = rule.rpartition(":")
+        yield (pattern, value) if colon else (rule, None)
+
+
 def name_lam(lam: Lam) -> str:
-    """Return λ as part of a folder's name: the number, short rules as they are, longer ones as a digest."""
+    """Return λ as part of a folder's name.
+
+    A number and short rules are written out, longer rules are named by a digest.
+    """
     if not isinstance(lam, Schedule):
         return format_lam(lam)
     text = "+".join(f"{rule.pattern}={rule.value(format_lam)}" for rule in lam.rules)
@@ -131,34 +143,26 @@ def name_lam(lam: Lam) -> str:
 
 
 def scaled(lam: Lam, factor: float) -> Lam:
-    """Return λ with every value multiplied, as a sweep over a schedule wants it: 0 is the base, 1 the schedule."""
-    if isinstance(lam, Schedule):
-        return Schedule(
-            tuple(Rule(p, _round(a * factor), _round(b * factor)) for p, a, b in lam.rules)
-        )
-    return _round(lam * factor)
+    """Return λ with every value multiplied, for a sweep over a schedule.
+
+    A factor of 0 gives the base, 1 the schedule as it is.
+    """
+    if not isinstance(lam, Schedule):
+        return _round(lam * factor)
+    rules = []
+    for pattern, first, last in lam.rules:
+        rules.append(Rule(pattern, _round(first * factor), _round(last * factor)))
+    return Schedule(tuple(rules))
 
 
 def lam_to_json(lam: Lam) -> float | str:
-    """Return λ as a JSON value that `read_lam` reads. Rules are text: in a JSON object their order would not count."""
+    """Return λ as a JSON value that `read_lam` reads back."""
+    # Rules are text, not an object: the order of an object's keys does not count.
     return str(lam) if isinstance(lam, Schedule) else lam
 
 
 def _read_file(path: str) -> Lam:
-    try:
-        # Composed, not loaded: loading would drop all but the last of two equal patterns, and read
-        # "on" as true.
-        node = yaml.compose(
-            Path(os.path.expanduser(path)).read_text(encoding="utf-8"), Loader=yaml.SafeLoader
-        )
-    except OSError as error:
-        raise UserError(
-            f"lam={path} cannot be read ({error.strerror}). Give the path of a YAML file of rules."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"lam={path} is not YAML ({' '.join(str(error).split())}). {HINT}, one a line."
-        ) from error
+    node = _compose(path)
     try:
         if isinstance(node, yaml.ScalarNode):
             return check_lam(node.value)
@@ -169,33 +173,57 @@ def _read_file(path: str) -> Lam:
         raise UserError(f"{path}: {error}") from error
 
 
-def _schedule(given: Iterable[tuple[Any, Any]]) -> Lam:
-    rules = [_rule(str(pattern).strip(), value) for pattern, value in given]
-    patterns = [rule.pattern for rule in rules]
-    twice = {pattern for pattern in patterns if patterns.count(pattern) > 1}
-    if twice or not rules:
+def _compose(path: str) -> Any:
+    """Return the YAML node that a file holds, None if it is empty."""
+    try:
+        text = Path(os.path.expanduser(path)).read_text(encoding="utf-8")
+        # Composed, not loaded: loading would drop all but the last of two equal patterns, and read
+        # "on" as true.
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError as error:
         raise UserError(
-            f"lam: two rules for {listing(twice)}. Keep one."
-            if rules
-            else f"lam has no rules. {HINT}."
-        )
-    if patterns == ["all"] and rules[0].constant:
-        return rules[0].first
-    return Schedule(tuple(rules))
+            f"lam={path} cannot be read ({error.strerror}). Give the path of a YAML file of rules."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"lam={path} is not YAML ({' '.join(str(error).split())}). {HINT}, one a line."
+        ) from error
+
+
+def _schedule(given: Iterable[tuple[Any, Any]]) -> Lam:
+    rules: dict[str, Rule] = {}
+    twice = set()
+    for pattern, value in given:
+        rule = _rule(str(pattern).strip(), value)
+        if rule.pattern in rules:
+            twice.add(rule.pattern)
+        rules[rule.pattern] = rule
+    if twice:
+        raise UserError(f"lam: two rules for {listing(twice)}. Keep one.")
+    if not rules:
+        raise UserError(f"lam has no rules. {HINT}.")
+    # One number for everything is that number, not a schedule: it then has a number's name.
+    if list(rules) == ["all"] and rules["all"].constant:
+        return rules["all"].first
+    return Schedule(tuple(rules.values()))
 
 
 def _rule(pattern: str, value: Any) -> Rule:
     ends = value.split("..", 1) if isinstance(value, str) and ".." in value else [value]
     try:
         first, last = check_lam(ends[0]), check_lam(ends[-1])
-    except UserError:
-        pattern = ""
+    except UserError as error:
+        raise _not_a_rule(value) from error
     if not pattern:
-        raise UserError(f"lam: {value!r} is no λ for a pattern. {HINT}.")
+        raise _not_a_rule(value)
     return Rule(pattern, first, last)
 
 
-def _number(text: str) -> bool:
+def _not_a_rule(value: Any) -> UserError:
+    return UserError(f"lam: {value!r} is no λ for a pattern. {HINT}.")
+
+
+def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
@@ -204,7 +232,7 @@ def _number(text: str) -> bool:
 
 
 def _round(value: float) -> float:
-    """Return `value` without the noise of a product: 0.7 · 0.8 is 0.56."""
+    """Return `value` without the rounding error of a product: 0.7 · 0.8 is 0.56."""
     return float(f"{value:.12g}") if math.isfinite(value) else value
 
 
@@ -222,6 +250,7 @@ def check_lam(lam: Any) -> float:
     if lam is None:
         raise UserError(f"lam= is missing. {hint}")
     try:
+        # True is a number to Python; from a user it is a mistake.
         value = math.nan if isinstance(lam, bool) else float(lam)
     except (TypeError, ValueError):
         value = math.nan
@@ -231,7 +260,7 @@ def check_lam(lam: Any) -> float:
 
 
 def format_lam(lam: float) -> str:
-    """Return λ as text that sorts and round-trips: two decimals where they are exact, else all of them."""
+    """Return λ as text that sorts and reads back: two decimals where exact, else all of them."""
     short = f"{lam:.2f}"
     return short if float(short) == lam else repr(lam)
 
@@ -250,8 +279,10 @@ def parse_lams(texts: Iterable[str]) -> list[float]:
         UserError: one cannot be read, a range misses its end, or a λ is there twice.
     """
     lams: dict[float, str] = {}
-    for text in (part.strip() for several in texts for part in several.split(",")):
-        for lam in _range(text) if ":" in text else [check_lam(text) + 0.0]:  # + 0.0: no −0
+    for text in chain.from_iterable(several.split(",") for several in texts):
+        text = text.strip()
+        # + 0.0 turns −0 into 0: one folder name for both.
+        for lam in _range(text) if ":" in text else [check_lam(text) + 0.0]:
             if lam in lams:
                 raise UserError(
                     f"--lam gives {format_lam(lam)} twice: in {lams[lam]} and in {text}. Leave one"
@@ -265,12 +296,7 @@ def parse_lams(texts: Iterable[str]) -> list[float]:
 
 def _range(text: str) -> list[float]:
     hint = "Give start:stop:step, e.g. 0:1:0.1 for 0, 0.1, …, 1."
-    try:
-        start, stop, step = (Decimal(part) for part in text.split(":"))
-        if not (start.is_finite() and stop.is_finite() and step.is_finite()):
-            raise ValueError
-    except (ValueError, InvalidOperation):
-        raise UserError(f"--lam {text} is not a range. {hint}") from None
+    start, stop, step = _range_parts(text, hint)
     if step == 0 or (stop - start) / step < 0:
         raise UserError(
             f"--lam {text}: a step of {step} does not lead from {start} to {stop}. {hint}"
@@ -284,3 +310,14 @@ def _range(text: str) -> list[float]:
             f"--lam {text} passes over its end: {last}, {last + step}. Give {start}:{last}:{step}."
         )
     return [float(start + index * step) + 0.0 for index in range(int(steps) + 1)]
+
+
+def _range_parts(text: str, hint: str) -> list[Decimal]:
+    """Return start, stop and step, as decimals: 0.1 as a float does not add up to 1 exactly."""
+    try:
+        parts = [Decimal(part) for part in text.split(":")]
+    except InvalidOperation:
+        parts = []
+    if len(parts) != 3 or not all(map(Decimal.is_finite, parts)):
+        raise UserError(f"--lam {text} is not a range. {hint}")
+    return parts

@@ -1,21 +1,33 @@
-"""Comparison of logged samples."""
+"""Comparison of logged samples and of state dicts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 
-def agree(ours: object, stock: object, tolerance: float = 1e-4) -> bool:
+import torch
+
+
+def agree(ours: Any, stock: Any, tolerance: float = 1e-4) -> bool:
     """Return whether two logged values are equal, log-likelihoods within `tolerance`."""
     if type(ours) is not type(stock):
         return False
     if isinstance(ours, dict):
-        return ours.keys() == stock.keys() and all(
-            agree(ours[key], stock[key], tolerance) for key in ours
-        )
+        if ours.keys() != stock.keys():
+            return False
+        return all(agree(value, stock[name], tolerance) for name, value in ours.items())
     if isinstance(ours, list | tuple):
-        return len(ours) == len(stock) and all(
-            agree(*pair, tolerance) for pair in zip(ours, stock, strict=True)
-        )
+        if len(ours) != len(stock):
+            return False
+        return all(agree(a, b, tolerance) for a, b in zip(ours, stock, strict=True))
     try:
-        return ours == stock or abs(float(ours) - float(stock)) <= tolerance
+        return bool(ours == stock or abs(float(ours) - float(stock)) <= tolerance)
     except (TypeError, ValueError):
         return False
+
+
+def equal(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether two state dicts have the same names, and under each the same values."""
+    if ours.keys() != theirs.keys():
+        return False
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())

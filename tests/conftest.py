@@ -1,4 +1,4 @@
-"""Fixtures: pico pairs of every family, the lm_eval command in this process, the real rows if they are there."""
+"""Fixtures: pico pairs, the lm_eval command in this process, and real rows if they are there."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+# Before transformers is imported, which reads them then.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -48,18 +50,30 @@ def one_task_index() -> None:
     """Let the harness read its 14,000 task files once a session, not once a run (5 s each)."""
     from lm_eval.tasks._index import TaskIndex
 
+    read: Any = TaskIndex.build
     build = functools.lru_cache(lambda path: read([path]))
-    read = TaskIndex.build
-    TaskIndex.build = staticmethod(
-        lambda paths, **_: {name: e for path in paths for name, e in build(path).items()}
-    )
+
+    def build_all(paths: list[Path], **_: object) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+        for path in paths:
+            entries |= build(path)
+        return entries
+
+    TaskIndex.build = staticmethod(build_all)
+
+
+@pytest.fixture
+def no_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail when a weight is read from a safetensors file."""
+    name = "lm_eval_partial.weights.checkpoint.SafetensorsSlice.__getitem__"
+    monkeypatch.setattr(name, lambda *_: pytest.fail("a weight was read"))
 
 
 @pytest.fixture
 def lm_eval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_task_index: None
 ) -> Callable[..., Run]:
-    """Run the lm_eval command in this process; return its result file and its logged samples by task."""
+    """Run the lm_eval command in this process; return its result file and samples by task."""
     count = 0
 
     def run(
@@ -71,34 +85,17 @@ def lm_eval(
         count += 1
         out = tmp_path / f"run{count}"
         arguments = ",".join(f"{name}={value}" for name, value in model_args.items())
-        command = [
-            "lm_eval",
-            "--model",
-            model,
-            "--model_args",
-            arguments,
-            "--tasks",
-            tasks,
-            "--device",
-            "cpu",
-        ]
-        command += [
-            "--include_path",
-            str(TASKS),
-            "--output_path",
-            str(out),
-            "--log_samples",
-            *flags,
-        ]
+        command = ["lm_eval", "--model", model, "--model_args", arguments, "--tasks", tasks]
+        command += ["--device", "cpu", "--include_path", str(TASKS)]
+        command += ["--output_path", str(out), "--log_samples", *flags]
         monkeypatch.setattr(sys, "argv", command)
         cli_evaluate()
         (result,) = out.glob("*/results_*.json")
-        samples = {
-            path.name.split("_20")[0].removeprefix("samples_"): [
-                json.loads(line) for line in path.read_text().splitlines()
-            ]
-            for path in out.glob("*/samples_*.jsonl")
-        }
+        samples = {}
+        for path in out.glob("*/samples_*.jsonl"):
+            # samples_TASK_2026-01-31T…: the task may have underscores of its own.
+            task = path.name.split("_20")[0].removeprefix("samples_")
+            samples[task] = list(map(json.loads, path.read_text().splitlines()))
         assert all(samples.values())
         return json.loads(result.read_text()) | {"folder": result.parent.name}, samples
 

@@ -1,4 +1,7 @@
-"""Pico models: real architectures of a few thousand parameters, and a real tokenizer, made in milliseconds."""
+"""Pico models: real architectures of a few thousand parameters, and a real tokenizer.
+
+They are made in milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -82,8 +85,11 @@ CHAT = (
 )
 
 
-def tokenizer(**special: str) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer trained on sentences of the test tasks; ids 0 and 1 are <s>, </s>."""
+def tokenizer(**special: Any) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer trained on sentences of the test tasks.
+
+    Ids 0 and 1 are <s> and </s>.
+    """
     rng = random.Random(0)
     corpus = [
         f"The {rng.choice(THINGS)} is {rng.choice(WORDS)}. Question: Answer: Name the"
@@ -92,15 +98,14 @@ def tokenizer(**special: str) -> PreTrainedTokenizerFast:
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    raw.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(
-            vocab_size=330,
-            special_tokens=["<s>", "</s>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=330,
+        special_tokens=["<s>", "</s>"],
+        # Every byte, or texts with others would have no tokens.
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
+    raw.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token="<s>", eos_token="</s>", **special
     )
@@ -115,9 +120,10 @@ def config(family: str, vocab: int, **changes: Any) -> PreTrainedConfig:
 def model(
     settings: PreTrainedConfig, seed: int, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
-    """Return a model of random weights, large enough for its answers to differ from question to question."""
+    """Return a model of random weights."""
     torch.manual_seed(seed)
-    made = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    made: Any = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    # Large ones, or its answers would hardly differ from question to question.
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.dim() > 1:
@@ -129,7 +135,7 @@ def model(
 
 def child(parent: PreTrainedModel, seed: int, scale: float = 0.1) -> PreTrainedModel:
     """Return a fine-tuned copy of `parent`: every weight moved by noise."""
-    made = type(parent)(parent.config)
+    made: Any = type(parent)(parent.config)
     made.load_state_dict(parent.state_dict())
     made = made.to(parent.dtype)
     torch.manual_seed(seed)
@@ -140,12 +146,12 @@ def child(parent: PreTrainedModel, seed: int, scale: float = 0.1) -> PreTrainedM
 
 
 def save(
-    made: PreTrainedModel, words: PreTrainedTokenizerFast | None, folder: Path, **kwargs: Any
+    made: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None, folder: Path, **kwargs: Any
 ) -> Path:
     """Write model and tokenizer as an ordinary checkpoint."""
     made.save_pretrained(folder, **kwargs)
-    if words is not None:
-        words.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -153,31 +159,37 @@ def pair(
     folder: Path, family: str = "llama", dtype: torch.dtype = torch.float32, **changes: Any
 ) -> tuple[Path, Path]:
     """Write a base and its fine-tuned child; return both folders."""
-    words = tokenizer()
-    base = model(config(family, len(words), **changes), seed=1, dtype=dtype)
-    base.generation_config.eos_token_id = 1
-    instruct = child(base, seed=2)
-    instruct.generation_config.eos_token_id = [1, 5]
-    chat = tokenizer()
+    plain, chat = tokenizer(), tokenizer()
     chat.chat_template = CHAT
-    return save(base, words, folder / "base"), save(instruct, chat, folder / "instruct")
+    base = model(config(family, len(plain), **changes), seed=1, dtype=dtype)
+    instruct = child(base, seed=2)
+    # Different ones, so that a test sees which side's generation config was taken.
+    base.generation_config.eos_token_id = 1
+    instruct.generation_config.eos_token_id = [1, 5]
+    return save(base, plain, folder / "base"), save(instruct, chat, folder / "instruct")
 
 
 def reordered(
     made: PreTrainedModel,
-    words: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerFast,
     front: list[str],
     back: list[str],
     padding: int = 0,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Return the same function in other ids: `front` and `back` are new tokens, the old ones are shuffled.
+    """Return the same function in other ids: the old tokens are shuffled.
 
-    `padding` more embedding rows than tokens are added.
+    Args:
+        made: the model.
+        tokenizer: of `made`.
+        front: new tokens before the old ones.
+        back: new tokens after them.
+        padding: how many more rows than tokens the embedding gets.
     """
-    old = sorted(words.get_vocab(), key=words.get_vocab().get)
+    vocabulary = tokenizer.get_vocab()
+    old = sorted(vocabulary, key=vocabulary.__getitem__)
     order = front + random.Random(3).sample(old, len(old)) + back
     new_id = {token: index for index, token in enumerate(order)}
-    state = json.loads(words.backend_tokenizer.to_str())
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["model"]["vocab"] = new_id
     for token in state["added_tokens"]:
         token["id"] = new_id[token["content"]]
@@ -189,28 +201,28 @@ def reordered(
     settings.bos_token_id, settings.eos_token_id = new_id["<s>"], new_id["</s>"]
     result = model(settings, seed=9, dtype=made.dtype)
     rows = torch.tensor([new_id[token] for token in old])
-    weights, moved = made.state_dict(), result.state_dict()
+    moved = result.state_dict()
     with torch.no_grad():
-        for name, value in weights.items():
-            if any(word in name for word in ("embed", "lm_head")):
+        for name, value in made.state_dict().items():
+            if "embed" in name or "lm_head" in name:
                 moved[name][rows] = value
             else:
                 moved[name].copy_(value)
     return result, tokens
 
 
-def adapter(base: Path, folder: Path, seed: int = 5, **lora: Any) -> Path:
-    """Train nothing, but write a LoRA adapter of `base` whose every trainable weight is noise, as peft saves it."""
+def adapter(base: Path, folder: Path, *, seed: int = 5, **lora: Any) -> Path:
+    """Write a LoRA adapter of `base` as peft saves it, with noise in every trainable weight."""
     made = AutoModelForCausalLM.from_pretrained(base)
     torch.manual_seed(seed)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # peft's advice on tied weights, and on embeddings saved along
+        # peft's advice on tied weights, and on embeddings that are saved too.
+        warnings.simplefilter("ignore")
         wrapped = get_peft_model(made, LoraConfig(**{"r": 4, "lora_alpha": 8, **lora}))
         with torch.no_grad():
             for parameter in wrapped.parameters():
+                # peft starts with B = 0, which is no update.
                 if parameter.requires_grad:
                     parameter.add_(torch.randn_like(parameter) * 0.15)
-        wrapped.save_pretrained(folder)
+        wrapped.save_pretrained(str(folder))
     return folder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -22,28 +24,24 @@ TASKS = [
 
 
 def test_the_command_equals_stock_on_real_rows(hub, pairs, lm_eval):
-    base, instruct = pairs("llama")
+    pair = dict(zip(("base", "instruct"), pairs("llama"), strict=True))
     tasks = ",".join(TASKS[:6])
     flags = tasks, "--num_fewshot", "2", "--limit", "8", "--batch_size", "8"
-    result, stock = lm_eval("hf", *flags, pretrained=instruct)
-    ours_result, ours = lm_eval("partial-hf", *flags, base=base, instruct=instruct, lam=1)
-    assert agree(ours, stock) and all(len(ours[task]) == 8 for task in TASKS[:6])
+    result, stock = lm_eval("hf", *flags, pretrained=pair["instruct"])
+    ours_result, ours = lm_eval("partial-hf", *flags, **pair, lam=1)
+    assert agree(ours, stock)
+    assert [len(ours[task]) for task in TASKS[:6]] == [8] * 6
     assert ours_result["results"] == result["results"]
-    _, stock = lm_eval("hf", *flags, pretrained=base)
-    _, exact = lm_eval(
-        "partial-hf",
-        *flags,
-        base=base,
-        instruct=instruct,
-        lam=0,
-        tokenizer="base",
-        share_prefix=False,
-    )
+    _, stock = lm_eval("hf", *flags, pretrained=pair["base"])
+    # Without sharing and in the base's ids, stock's own path runs: equal to the last bit.
+    exactly = {"tokenizer": "base", "share_prefix": False}
+    _, exact = lm_eval("partial-hf", *flags, **pair, lam=0, **exactly)
     assert exact == stock
-    _, between = lm_eval("partial-hf", *flags, base=base, instruct=instruct, lam=0.5)
-    assert [s["doc_hash"] for s in between["boolq"]] == [
-        s["doc_hash"] for s in stock["boolq"]
-    ] and between != stock
+    _, between = lm_eval("partial-hf", *flags, **pair, lam=0.5)
+    # The same documents, with other answers.
+    for ours, theirs in zip(between["boolq"], stock["boolq"], strict=True):
+        assert ours["doc_hash"] == theirs["doc_hash"]
+    assert between != stock
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +65,10 @@ def questions(one_task_index):
 @pytest.mark.parametrize("family", pico.FAMILIES)
 def test_every_family_predicts_as_stock_on_real_rows(family, hub, tmp_path, questions):
     base, instruct = pico.pair(tmp_path, family, max_position_embeddings=4096, sliding_window=4096)
-    settings = {"device": "cpu", "batch_size": 4}
+    settings: dict[str, Any] = {"device": "cpu", "batch_size": 4}
     ours = PartialHFLM(base=str(base), instruct=str(instruct), lam=1, **settings)
     asked = questions()
     found = ours.loglikelihood(asked, disable_tqdm=True)
     assert ours.path_counts() == {"loglikelihood": {"shared": len(asked)}}
-    assert agree(
-        found, HFLM(pretrained=str(instruct), **settings).loglikelihood(asked, disable_tqdm=True)
-    )
+    stock = HFLM(pretrained=str(instruct), **settings)
+    assert agree(found, stock.loglikelihood(asked, disable_tqdm=True))

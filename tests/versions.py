@@ -1,4 +1,4 @@
-"""The tests marked `versions`, on the lowest, the locked and the newest releases of what the package stands on.
+"""The tests marked `versions`, on the lowest, locked and newest releases of the dependencies.
 
     make test-versions                 # all environments; the table goes to stdout
     make test-versions ARGS=newest     # one of them
@@ -24,42 +24,49 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOC = ROOT / "docs" / "compatibility.md"
 SHOWN = ("torch", "transformers", "peft", "accelerate", "datasets", "lm-eval")
+# Releases of transformers that changed something the package uses. All other packages are as new as
+# they can be beside them.
 HELD = ("5.16", "5.19", "5.20", "5.23", "5.24")
-"""Releases of transformers that changed something the package uses; all else as new as goes with them."""
 
+# Old releases warn of one another. Only warnings that the package's own calls cause are failures.
 WARNINGS = "default\nerror:::lm_eval_partial"
-"""Old releases warn of one another; of warnings, only those that the package's own calls cause are failures."""
 
 
 def requirements() -> list[str]:
     """Return the dependencies that pyproject.toml names."""
     import tomllib
 
-    return list(
-        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-            "dependencies"
-        ]
-    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return list(project["dependencies"])
 
 
 def environments() -> dict[str, list[str]]:
     """Return the pins of every environment by its name."""
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    return {
-        "lowest": [re.sub(">=([^,]+).*", r"==\1", requirement) for requirement in requirements()],
-        **{f"transformers-{release}": [f"transformers=={release}.*"] for release in HELD},
-        "locked": [line for line in lock if not line.startswith("#")],
-        "newest": [],
-    }
+    pins = {}
+    pins["lowest"] = [re.sub(">=([^,]+).*", r"==\1", each) for each in requirements()]
+    for release in HELD:
+        pins[f"transformers-{release}"] = [f"transformers=={release}.*"]
+    pins["locked"] = [line for line in lock if not line.startswith("#")]
+    pins["newest"] = []
+    return pins
 
 
 def make(folder: Path, pins: list[str], torch: str) -> Path:
-    """Make an environment anew and return its python; torch is of release `torch` if no pin says otherwise."""
+    """Make an environment anew and return its python.
+
+    Args:
+        folder: of the environment.
+        pins: releases it must have.
+        torch: release of torch, where no pin says otherwise.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
     python = folder / "bin" / "python"
-    pins = pins if any(pin.startswith("torch==") for pin in pins) else [*pins, f"torch=={torch}"]
+    if not any(pin.startswith("torch==") for pin in pins):
+        pins = [*pins, f"torch=={torch}"]
     (folder / "pins.txt").write_text("\n".join(pins) + "\n")
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", folder / "pins.txt"]
+    install: list[str | Path] = [python, "-m", "pip", "install", "--quiet"]
+    install += ["--constraint", folder / "pins.txt"]
     subprocess.run([*install, "torch"], check=True)  # first and alone, as in the Makefile
     # Without our upper bounds the newest releases are the newest there are: that is what is asked.
     wanted = [requirement.partition(",")[0] for requirement in requirements()]
@@ -69,7 +76,7 @@ def make(folder: Path, pins: list[str], torch: str) -> Path:
 
 
 def run(python: Path) -> list[str]:
-    """Run the tests; return the releases they ran on, and how many passed, failed and were skipped."""
+    """Run the tests; return releases, and the counts of passed, failed and skipped tests."""
     folder = python.parents[1]
     report = folder / "report.xml"
     options = ["-m", "versions", "-q", "-p", "no:cacheprovider", "-o", f"filterwarnings={WARNINGS}"]
@@ -77,18 +84,16 @@ def run(python: Path) -> list[str]:
         [folder / "bin" / "pytest", *options, f"--junitxml={report}", ROOT / "tests"], cwd=folder
     )
     suite = next(ElementTree.parse(report).iter("testsuite"))
-    total, failures, errors, skipped = (
-        int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")
-    )
-    failed = failures + errors
+    skipped = int(suite.get("skipped", 0))
+    failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+    passed = int(suite.get("tests", 0)) - failed - skipped
+    # Asked of that python: this one has other releases.
     code = (
         "import platform, sys; from importlib.metadata import version as v;"
-        " print(platform.python_version(), "
+        " print(platform.python_version(), *map(v, sys.argv[1:]))"
     )
-    releases = subprocess.check_output(
-        [python, "-c", code + "*map(v, sys.argv[1:]))", *SHOWN], text=True
-    ).split()
-    return [*releases, str(total - failed - skipped), str(failed), str(skipped)]
+    releases = subprocess.check_output([python, "-c", code, *SHOWN], text=True).split()
+    return [*releases, str(passed), str(failed), str(skipped)]
 
 
 def row(name: str, folder: Path, torch: str) -> list[str]:
@@ -103,7 +108,8 @@ def row(name: str, folder: Path, torch: str) -> list[str]:
 def table(rows: list[list[str]]) -> str:
     """Return the rows as a table in Markdown."""
     head = ["environment", "Python", *SHOWN, "passed", "failed", "skipped"]
-    return "\n".join(f"| {' | '.join(each)} |" for each in (head, ["---"] * len(head), *rows))
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def write(text: str) -> None:
@@ -139,9 +145,8 @@ def main() -> int:
         )
     if args.write and args.names:
         parser.error("--write puts the whole table into the document: leave the names out")
-    rows = [
-        row(name, args.folder.resolve() / name, args.torch) for name in args.names or environments()
-    ]
+    folder, names = args.folder.resolve(), args.names or environments()
+    rows = [row(name, folder / name, args.torch) for name in names]
     print(table(rows))
     if args.write:
         write(table(rows))

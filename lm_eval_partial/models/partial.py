@@ -18,7 +18,6 @@ from lm_eval_partial.errors import UserError, show_without_traceback
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json, name_lam, read_lam, scaled
 from lm_eval_partial.models import response_cache
 from lm_eval_partial.weights import truncation
-from lm_eval_partial.weights.adapter import Adapter
 from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.source import Source
 
@@ -79,7 +78,7 @@ class Partial(ABC):
         self.pair.assign(self._scaled(self.lam))
 
     def _set_rank(self, merge: bool, rank: Any, rest: str) -> None:
-        if merge and rank is None and not isinstance(self.pair.instruct, Adapter):
+        if merge and rank is None and not self.pair.instruct.separable:
             raise UserError(
                 f"merge={merge} is for adapters and rank=...; {self.pair.instruct} is a full"
                 " checkpoint. Leave it out."

@@ -1,10 +1,10 @@
-"""A LoRA adapter as the instruct side: the base's tensors, with the adapter's update on them.
+"""A LoRA adapter as the instruct side: the base's tensors with the adapter's update.
 
     lm_eval --model partial-hf --model_args base=B,instruct=ADAPTER,lam=0.5 --tasks arc_challenge
 
-A folder or Hub repository as peft writes it. Low-rank updates stay low-rank until they are asked
-for as tensors; modules saved whole, trained embeddings, trained token rows and biases are dense
-tensors like any other.
+It is a folder or Hub repository as peft writes it. Low-rank updates stay low-rank until they are
+asked for as tensors. Modules saved whole, trained embeddings, trained token rows and biases are
+dense tensors like any other.
 
 Known gaps: updates of fused experts (`target_parameters`) and kinds other than LoRA and DoRA are
 refused by name.
@@ -17,7 +17,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,78 +44,49 @@ from lm_eval_partial.weights.vocabulary import AlignedRows, Alignment
 
 CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-BASE_FINGERPRINT = (  # in a safetensors file's metadata: the weights an update was made for
-    "base_fingerprint"
-)
+PREFIX = "base_model.model."  # before the names of a model that peft has wrapped
+# A field of a safetensors file's metadata: the fingerprint of the weights an update was made for.
+BASE_FINGERPRINT = "base_fingerprint"
 
 # Fields of a LoraConfig that leave the update W + s·BA, or say how it was trained.
 _LINEAR_FIELDS = {
-    *(
-        "peft_type",
-        "peft_version",
-        "task_type",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "revision",
-    ),
-    *(
-        "r",
-        "lora_alpha",
-        "rank_pattern",
-        "alpha_pattern",
-        "use_rslora",
-        "fan_in_fan_out",
-        "bias",
-        "use_dora",
-    ),
-    *(
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "modules_to_save",
-    ),
-    *(
-        "trainable_token_indices",
-        "ensure_weight_tying",
-        "inference_mode",
-        "lora_dropout",
-        "init_lora_weights",
-    ),
-    *(
-        "eva_config",
-        "corda_config",
-        "lora_ga_config",
-        "loftq_config",
-        "qalora_group_size",
-        "target_modules_to_tie",
-    ),
-    *("megatron_core", "megatron_config", "runtime_config"),
-}
-# Ways to start training from that leave the base weights as they were.
+    "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision",
+    "r", "lora_alpha", "rank_pattern", "alpha_pattern",
+    "use_rslora", "fan_in_fan_out", "bias", "use_dora",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
+    "trainable_token_indices", "ensure_weight_tying",
+    "inference_mode", "lora_dropout", "init_lora_weights",
+    "eva_config", "corda_config", "lora_ga_config",
+    "loftq_config", "qalora_group_size", "target_modules_to_tie",
+    "megatron_core", "megatron_config", "runtime_config",
+}  # fmt: skip
+# Starting points of training that leave the base weights as they were.
 _HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _PART = re.compile(
-    r"(?P<module>.+)\.(?:(?P<down>lora_A\.weight|lora_embedding_A)|(?P<up>lora_B\.weight|lora_embedding_B)"
-    r"|(?P<magnitude>lora_magnitude_vector(?:\.weight)?)|(?P<rows>token_adapter\.trainable_tokens_delta))"
+    r"""
+    (?P<module>.+)\.(?:
+        (?P<down>lora_A\.weight|lora_embedding_A)
+        |(?P<up>lora_B\.weight|lora_embedding_B)
+        |(?P<magnitude>lora_magnitude_vector(?:\.weight)?)
+        |(?P<rows>token_adapter\.trainable_tokens_delta)
+    )
+    """,
+    re.VERBOSE,
 )
 
 
-def holds_adapter(path: str, revision: str, subfolder: str) -> bool:
-    """Return whether `path` holds an adapter and no full checkpoint."""
-    path = os.path.expanduser(path)
-    try:
-        if find_file(path, CONFIG_FILE, revision, subfolder) is None:
-            return False
-        return not any(find_file(path, name, revision, subfolder) for name in WEIGHT_FILES)
-    except OSError:  # no such repository: what is wrong with it, `Checkpoint` says
-        return False
+@dataclass
+class _Parts:
+    """The tensors of one low-rank update in the adapter's file; None where it has none."""
+
+    module: str
+    down: LazyTensor | None = None
+    up: LazyTensor | None = None
+    magnitude: LazyTensor | None = None
 
 
 class Adapter(Checkpoint):
     """The instruct side of a pair, given as a LoRA adapter of `base`.
-
-    Attributes:
-        notes: what a user should know of it, one line each.
 
     Args:
         base: the full checkpoint it updates.
@@ -127,15 +99,38 @@ class Adapter(Checkpoint):
             tensors.
     """
 
+    separable = True
+
     def __init__(
         self, base: Checkpoint, path: str, revision: str = "main", subfolder: str = ""
     ) -> None:
         self.base = base
-        self.notes: list[str] = []
+        self._notes: list[str] = []
         super().__init__("instruct", path, revision, subfolder, base.trust_remote_code)
 
+    @classmethod
+    def recognises(cls, path: str, revision: str, subfolder: str) -> bool:
+        """Return whether `path` holds an adapter and no full checkpoint."""
+        path = os.path.expanduser(path)
+        try:
+            if find_file(path, CONFIG_FILE, revision, subfolder) is None:
+                return False
+            return not any(find_file(path, name, revision, subfolder) for name in WEIGHT_FILES)
+        except OSError:  # no such repository: what is wrong with it, `Checkpoint` says
+            return False
+
+    @classmethod
+    def as_instruct(cls, base: Checkpoint, path: str, revision: str, subfolder: str) -> Adapter:
+        """Return `path` opened as an adapter of `base`."""
+        return cls(base, path, revision, subfolder)
+
+    @property
+    def notes(self) -> list[str]:
+        """What of its base could not be checked."""
+        return self._notes
+
     def _open_config(self) -> PreTrainedConfig:
-        """Return the config of base + adapter. Reads the adapter's own headers, and none of the base's weights."""
+        """Return the config of base + adapter; only the adapter's own headers are read."""
         self._lora = self._read_lora_config()
         self._check_kind()
         self._architecture = Architecture(self.base)
@@ -165,9 +160,8 @@ class Adapter(Checkpoint):
         )
         if kind != "LORA":
             raise UserError(f"{self} is an adapter of kind {kind}; LORA is expected. {instead}")
-        unknown = [
-            name for name, value in self._lora.items() if value and name not in _LINEAR_FIELDS
-        ]
+        # A field that is unknown may change the formula; one that is empty or off does not.
+        unknown = {name for name, value in self._lora.items() if value} - _LINEAR_FIELDS
         if unknown:
             raise UserError(
                 f"{self} sets {listing(unknown)}, which is more than W + s·BA. {instead}"
@@ -180,65 +174,68 @@ class Adapter(Checkpoint):
             )
 
     def _read_parts(self) -> None:
-        """Sort the adapter's tensors: low-rank parts by module, token rows by module, the rest by tensor name."""
-        self._low_rank: dict[str, dict[str, Any]] = {}
+        """Sort the adapter's tensors by the name of the weight that they change."""
+        self._low_rank: dict[str, _Parts] = {}
         self._dense: dict[str, LazyTensor] = {}
         self._rows: dict[str, LazyTensor] = {}
         for key, tensor in self.read_tensors(self.files[:1]).items():
-            key = re.sub(r"^base_model\.model\.", "", key)
+            key = key.removeprefix(PREFIX)
             found = _PART.fullmatch(key)
             if found is None:
+                # peft wraps a module that it trains whole, and the layer under an update.
                 dense = re.sub(r"\.(base_layer|modules_to_save)\b", "", key)
                 self._dense[self._name(dense)] = tensor
-            elif found["rows"]:
-                self._rows[self._name(f"{found['module']}.weight")] = tensor
+                continue
+            name, part = self._name(f"{found['module']}.weight"), str(found.lastgroup)
+            if part == "rows":
+                self._rows[name] = tensor
             else:
-                parts = self._low_rank.setdefault(
-                    self._name(f"{found['module']}.weight"), {"module": found["module"]}
-                )
-                parts[next(part for part in ("down", "up", "magnitude") if found[part])] = tensor
+                parts = self._low_rank.setdefault(name, _Parts(found["module"]))
+                setattr(parts, part, tensor)
 
     def _name(self, key: str) -> str:
-        """Return the name in the model of a tensor named in the adapter (perhaps by an older release)."""
+        """Return the name in the model of a tensor's name in the adapter.
+
+        An older release may have written it, with other names.
+        """
         name, as_is = self._architecture.locate(key)
         return name if name is not None and as_is else key
 
     # Which base it belongs to ---------------------------------------------------------------------
 
     def _check_base(self) -> None:
+        """Raise `UserError` if it was trained on another base; note it if that cannot be told."""
         trained_on = self._lora.get("base_model_name_or_path") or ""
-        expected, theirs = self._made_for(), _on_this_machine(trained_on)
-        if expected is None and (
-            trained_on == self.base.path or _same_folder(trained_on, self.base.path)
-        ):
-            return
-        if expected is None and theirs is not None:
-            expected = theirs.fingerprint
-        if expected is not None:
-            if expected != self.base.fingerprint:
-                raise UserError(
-                    f"{self} was trained on {trained_on!r}, whose weights are not those of"
-                    f" {self.base}. Give base=... with the base it was trained on."
-                )
-        elif (
-            trained_on and not looks_local(trained_on) and not _copy_of(trained_on, self.base.path)
-        ):
+        expected = self._made_for()
+        if expected is None:
+            if trained_on == self.base.path or _same_folder(trained_on, self.base.path):
+                return
+            theirs = _on_this_machine(trained_on)
+            expected = None if theirs is None else theirs.fingerprint
+        if expected is None:
+            self._check_name_of_base(trained_on)
+        elif expected != self.base.fingerprint:
+            raise UserError(
+                f"{self} was trained on {trained_on!r}, whose weights are not those of"
+                f" {self.base}. Give base=... with the base it was trained on."
+            )
+
+    def _check_name_of_base(self, trained_on: str) -> None:
+        """Compare names, where there are no weights to compare."""
+        is_hub_id = trained_on and not looks_local(trained_on)
+        if is_hub_id and not _copy_of(trained_on, self.base.path):
             raise UserError(
                 f"{self} was trained on {trained_on!r}, not on {self.base}. Give base={trained_on};"
-                " or, if the weights "
-                f'are the same, write "base_model_name_or_path": "{self.base.path}" into its'
-                f" {CONFIG_FILE}."
+                " or, if the weights are the same, write"
+                f' "base_model_name_or_path": "{self.base.path}" into its {CONFIG_FILE}.'
             )
-        else:
-            known = (
-                f"{trained_on!r}, which is not on this machine"
-                if trained_on
-                else "a base that it does not name"
-            )
-            self.notes.append(
-                f"{self} was trained on {known}: its shapes fit {self.base}, but whether those are"
-                " the same weights could not be checked"
-            )
+        known = "a base that it does not name"
+        if trained_on:
+            known = f"{trained_on!r}, which is not on this machine"
+        self._notes.append(
+            f"{self} was trained on {known}: its shapes fit {self.base}, but whether those are"
+            " the same weights could not be checked"
+        )
 
     def _made_for(self) -> str | None:
         """Return the fingerprint of the base, if the adapter's file holds one."""
@@ -261,72 +258,96 @@ class Adapter(Checkpoint):
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """The adapter's weight file, and its config: that says how the weights are scaled."""
-        found = next(
-            (there for name in ADAPTER_FILES if (there := self.find(name)) is not None), None
+        """The adapter's weight file, and its config, which says how the weights are scaled."""
+        for name in ADAPTER_FILES:
+            found = self.find(name)
+            if found is not None:
+                return found, str(self.find(CONFIG_FILE))
+        raise UserError(
+            f"{self} has no weights. Expected {' or '.join(ADAPTER_FILES)} beside its"
+            f" {CONFIG_FILE}."
         )
-        if found is None:
-            raise UserError(
-                f"{self} has no weights. Expected {' or '.join(ADAPTER_FILES)} beside its"
-                f" {CONFIG_FILE}."
-            )
-        return found, str(self.find(CONFIG_FILE))
 
     @cached_property
     def tensors(self) -> dict[str, LazyTensor]:
-        """Every tensor of base + adapter, by the base's name on disk; untouched ones are the base's own objects."""
-        tensors = dict(self.base.tensors)
-        keys = {name: each.key for name, each in self._architecture.place(tensors).items()}
+        """Every tensor of base + adapter, by the base's name on disk.
+
+        Those that the adapter leaves alone are the base's own objects.
+        """
+        tensors = dict(self._dense_tensors)
+        for name, update in self.updates.items():
+            tensors[self._keys[name]] = update
+        return tensors
+
+    @cached_property
+    def updates(self) -> dict[str, LowRank]:
+        """The low-rank updates, by the name of the weight in the model."""
+        updates = {}
+        for name, parts in self._low_rank.items():
+            dense = self._dense_tensors[self._keys[name]]
+            updates[name] = self._updated(name, dense, parts)
+        return updates
+
+    @cached_property
+    def _keys(self) -> dict[str, str]:
+        """Names on disk by names in the model; an untied head gets one."""
+        placed = self._architecture.place(self.base.tensors)
+        keys = {name: each.key for name, each in placed.items()}
+        if self._unties:
+            keys.setdefault(self._architecture.head, self._architecture.head)
+        return keys
+
+    @cached_property
+    def _dense_tensors(self) -> dict[str, LazyTensor]:
+        """What `tensors` is without the low-rank updates."""
+        tensors, keys = dict(self.base.tensors), self._keys
         embedding, head = self._architecture.embedding, self._architecture.head
         if self._unties:
             # The head was the embedding. A copy that peft trains (modules_to_save) leaves the other
             # one alone.
             saved = None if self._saved_whole(embedding) else self._dense.get(embedding)
-            tensors[keys.setdefault(head, head)] = (
-                tensors[keys[embedding]] if saved is None else saved
-            )
+            tensors[keys[head]] = tensors[keys[embedding]] if saved is None else saved
+        self._check_known(keys)
+        for name, tensor in self._dense.items():
+            # A vocabulary may have grown, so the number of its rows is free.
+            free = 1 if name in self._architecture.vocabulary else 0
+            self._check_shape(name, tensor.shape[free:], tensors[keys[name]].shape[free:])
+            tensors[keys[name]] = tensor
+        for name, rows in self._rows.items():
+            # Rows trained in a tied embedding are the head's rows too.
+            for each in (name, head) if name == embedding and self._unties else (name,):
+                tensors[keys[each]] = self._with_rows(name, tensors[keys[each]], rows)
+        return tensors
+
+    def _check_known(self, keys: Mapping[str, str]) -> None:
         stray = {*self._dense, *self._rows, *self._low_rank} - keys.keys()
         if stray:
             raise UserError(
                 f"{self} updates {listing(stray)}: no such tensors in {self.base}. Was it trained"
                 " on that?"
             )
-        for name, tensor in self._dense.items():
-            free = 1 if name in self._architecture.vocabulary else 0  # vocabularies may have grown
-            self._check_shape(name, tensor.shape[free:], tensors[keys[name]].shape[free:])
-            tensors[keys[name]] = tensor
-        for name, rows in self._rows.items():
-            for each in (name, head) if name == embedding and self._unties else (name,):
-                tensors[keys[each]] = self._with_rows(name, tensors[keys[each]], rows)
-        for name, parts in self._low_rank.items():
-            tensors[keys[name]] = self._updated(name, tensors[keys[name]], parts)
-        return tensors
-
-    @property
-    def updated(self) -> set[str]:
-        """The names of the weights that have a low-rank update."""
-        return set(self._low_rank)
 
     @property
     def _unties(self) -> bool:
         """Whether the base's one tensor for embedding and head becomes two."""
-        config, both = self.base.config, (self._architecture.embedding, self._architecture.head)
-        tied = config.tie_word_embeddings or config.get_text_config().tie_word_embeddings
-        return bool(tied) and (
-            any(name in self._low_rank or self._saved_whole(name) for name in both)
-            or both[1] in self._rows
-        )
+        config = self.base.config
+        if not (config.tie_word_embeddings or config.get_text_config().tie_word_embeddings):
+            return False
+        embedding, head = self._architecture.embedding, self._architecture.head
+        updated = not self._low_rank.keys().isdisjoint((embedding, head))
+        saved = self._saved_whole(embedding) or self._saved_whole(head)
+        return updated or saved or head in self._rows
 
     def _saved_whole(self, name: str) -> bool:
+        """Return whether a weight was trained whole, as a copy beside the base's own."""
         module = name.removesuffix(".weight")
-        return name in self._dense and any(
-            module.endswith(each) for each in self._lora.get("modules_to_save") or ()
-        )
+        saved = tuple(self._lora.get("modules_to_save") or ())
+        return name in self._dense and module.endswith(saved)
 
     def _with_rows(self, name: str, dense: LazyTensor, rows: LazyTensor) -> LazyTensor:
         """Return `dense` with the rows of some tokens replaced by those that were trained."""
         found = self._lora.get("trainable_token_indices") or []
-        if isinstance(found, dict):
+        if isinstance(found, dict):  # by the end of a module's name
             module = name.removesuffix(".weight")
             found = next((ids for key, ids in found.items() if module.endswith(key)), [])
         if len(found) != rows.shape[0] or max(found) >= dense.shape[0]:
@@ -338,8 +359,8 @@ class Adapter(Checkpoint):
         matched[torch.tensor(found)] = torch.arange(len(found))
         return AlignedRows(rows, dense, Alignment(matched, len(found), 0, (), ()))
 
-    def _updated(self, name: str, dense: LazyTensor, parts: dict[str, Any]) -> LowRank:
-        module, down, up = parts["module"], parts.get("down"), parts.get("up")
+    def _updated(self, name: str, dense: LazyTensor, parts: _Parts) -> LowRank:
+        module, down, up = parts.module, parts.down, parts.up
         if down is None or up is None:
             raise UserError(
                 f"{self}: {module} has only one of lora_A and lora_B. Fetch the adapter again."
@@ -352,21 +373,23 @@ class Adapter(Checkpoint):
                 " and weights of one adapter together."
             )
         shape, expected = (up.shape[0], down.shape[1]), tuple(dense.shape)
-        stored_by_input = name == self._architecture.embedding or bool(
-            self._lora.get("fan_in_fan_out")
-        )
-        transposed = stored_by_input if shape == shape[::-1] else shape != expected
+        # Shapes show it, but for a square matrix: there the kind of layer does.
+        transposed = shape != expected
+        if shape == shape[::-1]:
+            by_input = self._lora.get("fan_in_fan_out")
+            transposed = name == self._architecture.embedding or bool(by_input)
         self._check_shape(name, shape[::-1] if transposed else shape, expected)
         scale = alpha / (math.sqrt(rank) if self._lora.get("use_rslora") else rank)
-        return LowRank(dense, down, up, scale, transposed, parts.get("magnitude"))
+        return LowRank(dense, down, up, scale, transposed, parts.magnitude)
 
     def _pattern(self, field: str, module: str, default: Any) -> Any:
-        """Return what a field of patterns says of a module, as peft matches them: a regex for its last parts."""
+        """Return a module's value in a field of patterns, or the default."""
         patterns = self._lora.get(field) or {}
-        return next(
-            (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)),
-            default,
-        )
+        for key, value in patterns.items():
+            # As peft matches them: a regular expression for the last parts of a name.
+            if re.match(rf"(.*\.)?({key})$", module):
+                return value
+        return default
 
     def _check_shape(self, name: str, found: Sequence[int], expected: Sequence[int]) -> None:
         if tuple(found) != tuple(expected):
@@ -382,23 +405,30 @@ def _same_folder(name: str, other: str) -> bool:
 
 def _on_this_machine(name: str) -> Checkpoint | None:
     """Return the checkpoint if it can be opened without a network."""
-    folder = name if os.path.isdir(name) else None
-    if name and folder is None and not looks_local(name):
-        try:
-            config = try_to_load_from_cache(name, "config.json")
-        except HFValidationError:
-            return None
-        folder = os.path.dirname(config) if isinstance(config, str) else None
+    folder = name if os.path.isdir(name) else _cached_folder(name)
     if folder is None:
         return None
     try:
         found = Checkpoint("base", folder)
         return found if found.tensors else None
-    except UserError:
+    except UserError:  # incomplete, as after a download that was cut off
         return None
+
+
+def _cached_folder(name: str) -> str | None:
+    """Return the folder of a repository in the Hub's cache, None if it is not there."""
+    if not name or looks_local(name):
+        return None
+    try:
+        config = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        return None
+    # Of a file known to be missing, the cache says so with an object.
+    return os.path.dirname(config) if isinstance(config, str) else None
 
 
 def _copy_of(name: str, path: str) -> bool:
     """Return whether a folder is called like a Hub repository, as downloads are."""
-    called = {name.lower().split("/")[-1], f"models--{name.lower().replace('/', '--')}"}
-    return not called.isdisjoint(Path(path).expanduser().absolute().as_posix().lower().split("/"))
+    name = name.lower()
+    folders = Path(path).expanduser().absolute().as_posix().lower().split("/")
+    return name.split("/")[-1] in folders or f"models--{name.replace('/', '--')}" in folders

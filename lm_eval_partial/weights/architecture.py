@@ -1,4 +1,4 @@
-"""What a model made from a config expects of a checkpoint: tensor names, tied weights, vocabulary tensors.
+"""What the model of a config expects of a checkpoint: tensor names, shapes, vocabulary tensors.
 
 The model is built on the meta device: no memory, milliseconds. Names on disk are translated into
 names in the model by transformers' own rules, so that two sides saved by different releases still
@@ -24,9 +24,14 @@ from lm_eval_partial.weights.interpolate import LazyTensor
 
 
 class Placed(NamedTuple):
-    """A checkpoint tensor and where it goes: its name on disk, in the model, and whether it is used as it is.
+    """A checkpoint tensor and where it goes.
 
-    It is not where the loader fuses several into one (say, the experts of Mixtral).
+    Attributes:
+        key: its name on disk.
+        name: its name in the model.
+        as_is: whether the model uses it as it is. If not, the loader fuses several tensors into
+            one, such as the experts of Mixtral.
+        tensor: its values.
     """
 
     key: str
@@ -59,6 +64,7 @@ class Architecture:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.model_class = model_class(checkpoint)
         with torch.device("meta"):
+            # A copy, because some models write into their config.
             model: PreTrainedModel = self.model_class(copy.deepcopy(checkpoint.config))
         self._prefix = model.base_model_prefix
         self._state = model.state_dict()
@@ -70,25 +76,23 @@ class Architecture:
         self.head = f"{head}.weight"
         self.rows: int = self._state[self.embedding].shape[0]
         self.vocabulary = {self.embedding, self.head, f"{head}.bias"}
-        self.shapes = {
-            name: tuple(tensor.shape)
-            for name, tensor in self._state.items()
-            if name not in self.vocabulary
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._state.items()}
+        for name in self.vocabulary:  # vocabularies may differ: rows are matched by token
+            self.shapes.pop(name, None)
+        self.linear = _linear_weights(model)
+        self.linear.pop(self.head, None)
+        self.float32 = {
+            *(model._keep_in_fp32_modules or ()),
+            *(model._keep_in_fp32_modules_strict or ()),
         }
-        self.linear = {
-            f"{name}.weight": isinstance(module, Conv1D)
-            for name, module in model.named_modules()
-            if isinstance(module, (torch.nn.Linear, Conv1D)) and name != head
-        }
-        kept = (model._keep_in_fp32_modules, model._keep_in_fp32_modules_strict)
-        self.float32 = {pattern for patterns in kept for pattern in patterns or ()}
-        self._optional = {name for name, _ in model.named_buffers()} | {self.head}
+        # Buffers are computed by the model itself; a head that is missing is tied to the embedding.
+        self._optional = {*dict(model.named_buffers()), self.head}
 
     def place(self, tensors: Mapping[str, LazyTensor]) -> dict[str, Placed]:
-        """Return the tensors that the model needs, by their name in the model, or on disk if they get fused.
+        """Return the tensors that the model needs, by name: in the model, or on disk if fused.
 
-        What it does not need is left out, as transformers does (say, rotary ``inv_freq`` in old
-        files).
+        What it does not need is left out, as transformers does: rotary ``inv_freq`` in old files,
+        for one.
         """
         placed = {}
         for key, tensor in tensors.items():
@@ -98,59 +102,78 @@ class Architecture:
         return placed
 
     def locate(self, key: str) -> tuple[str | None, bool]:
-        """Return the name in the model of a tensor named `key` on disk, and whether it is used as it is.
+        """Return a tensor's name in the model, None if it needs no such tensor, and `as_is`.
 
-        The name is None if the model does not need it.
+        Args:
+            key: its name on disk.
         """
         name, pattern = rename_source_key(
             key, self._renamings, self._converters, self._prefix, self._state
         )
+        # A rename for older files may also match a name that is right already.
         if name not in self._state and key in self._state:
             name, pattern = key, None
         return (name if name in self._state else None), pattern is None
 
     def group_of(self, name: str) -> tuple[str, str]:
-        """Return the layer a tensor of the model belongs to ("model.layers.3"; "" outside of them) and its kind."""
+        """Return a tensor's layer ("model.layers.3", or "" outside of the layers) and its kind."""
         if name in (self.embedding, self.head):
             return "", "embedding" if name == self.embedding else "head"
-        layer = re.match(r"(.*?\.\d+)\.", name)
-        if "norm" in name or re.search(r"\bln_", name):
-            kind = "norm"
-        elif "attn" in name or "attention" in name:
-            kind = "attention"
-        elif re.search(r"mlp|expert|moe|feed_forward|\bfc\d", name):
-            kind = "mlp"
-        else:
-            kind = "other"
-        return (layer[1], kind) if layer else ("", f"final {kind}" if kind == "norm" else kind)
+        layer, kind = re.match(r"(.*?\.\d+)\.", name), _kind_of(name)
+        if layer:
+            return layer[1], kind
+        return "", "final norm" if kind == "norm" else kind
 
     def missing(self, placed: Iterable[Placed]) -> set[str]:
-        """Return the model's tensors that nothing fills: transformers would draw them at random."""
+        """Return the model's tensors that nothing fills.
+
+        Transformers would fill them with random numbers.
+        """
         return set(self._state) - {each.name for each in placed} - self._optional
 
 
+def _kind_of(name: str) -> str:
+    # Norms first: those of attention and of an MLP have its name in theirs.
+    if "norm" in name or re.search(r"\bln_", name):
+        return "norm"
+    if "attn" in name or "attention" in name:
+        return "attention"
+    if re.search(r"mlp|expert|moe|feed_forward|\bfc\d", name):
+        return "mlp"
+    return "other"
+
+
+def _linear_weights(model: PreTrainedModel) -> dict[str, bool]:
+    """Return the names of linear layers' weights, and whether they are stored as [in, out]."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (torch.nn.Linear, Conv1D)):
+            found[f"{name}.weight"] = isinstance(module, Conv1D)
+    return found
+
+
 def _name_of(model: PreTrainedModel, module: Any) -> str | None:
-    return next((name for name, other in model.named_modules() if other is module), None)
+    names: dict[Any, str] = {other: name for name, other in model.named_modules()}
+    return names.get(module)
 
 
 def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
-    """Return the causal language model class of a checkpoint. Raises `UserError` if there is none."""
+    """Return the causal language model class of a checkpoint.
+
+    Raises:
+        UserError: it has none.
+    """
     config = checkpoint.config
     found: Any
     remote = getattr(config, "auto_map", {}).get("AutoModelForCausalLM")
     if remote is not None and checkpoint.trust_remote_code:
-        home = checkpoint.model_source
-        found = get_class_from_dynamic_module(remote, home.path, revision=home.revision)
+        source = checkpoint.model_source
+        found = get_class_from_dynamic_module(remote, source.path, revision=source.revision)
         return cast("type[PreTrainedModel]", found)
-    if (
-        getattr(config, "is_encoder_decoder", False)
-        or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
-    ):
-        kind = (
-            "an encoder-decoder"
-            if getattr(config, "is_encoder_decoder", False)
-            else "not a causal language"
-        )
+    # BART and others are in the mapping of causal models too, for their decoder alone.
+    encoder_decoder = getattr(config, "is_encoder_decoder", False)
+    if encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = "an encoder-decoder" if encoder_decoder else "not a causal language"
         raise UserError(
             f"{checkpoint}: model type {config.model_type!r} is {kind} model. partial-hf needs a"
             " decoder-only one, such as llama, mistral, qwen2 or gemma2 (for a model with code of"

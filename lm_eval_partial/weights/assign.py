@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from itertools import filterfalse
 from typing import NamedTuple
 
 from lm_eval_partial.errors import UserError, listing, nearest
@@ -12,7 +13,13 @@ from lm_eval_partial.weights.architecture import Architecture
 
 
 class Place(NamedTuple):
-    """Where a parameter stands: its layer (None outside of the layers), the number of layers, and its kind."""
+    """Where a parameter stands.
+
+    Attributes:
+        layer: number of its layer; None outside of the layers.
+        layers: how many layers there are.
+        kind: as `Architecture.group_of` names it.
+    """
 
     layer: int | None
     layers: int
@@ -20,7 +27,7 @@ class Place(NamedTuple):
 
 
 class Assigned(NamedTuple):
-    """What a parameter gets: its λ, and the pattern of the rule it is from ("" for one λ for all)."""
+    """λ of a parameter, and the pattern of the rule that gave it ("" for one λ for all)."""
 
     lam: float
     pattern: str
@@ -64,35 +71,43 @@ def assign(
         matched = [key for key, name in parameters.items() if matches(places[key], key, name)]
         if not matched:
             raise _unmatched(rule, parameters)
+        # The first rule that matches counts, so later ones get what is left.
         free = [key for key in matched if key not in assigned]
-        if not free:
-            raise UserError(
-                f"lam: the rule {rule} has no effect: earlier rules match all of its {len(matched)}"
-                " parameters, and the first that matches counts. Put it before them, or leave it"
-                " out."
-            )
-        outside = [key for key in free if places[key].layer is None]
-        if outside and not rule.constant:
-            raise UserError(
-                f"lam: the rule {rule} runs from the first layer to the last, and"
-                f" {listing(outside)} stand in none. Give those a rule of their own before it, or"
-                " say layers instead."
-            )
-        assigned |= {
-            key: Assigned(rule.at(places[key].layer or 0, places[key].layers), rule.pattern)
-            for key in free
-        }
+        _check_rule(rule, matched, free, places)
+        for key in free:
+            layer, layers, _ = places[key]
+            assigned[key] = Assigned(rule.at(layer or 0, layers), rule.pattern)
     rest = parameters.keys() - assigned.keys()
     if rest:
         raise UserError(
             f"lam: {len(rest)} parameters match no rule: {listing(rest)}. Add a last rule for the"
             " rest, such as all: 0.5."
         )
+    # In the order of the parameters: what is printed follows the checkpoint, not the rules.
     return {key: assigned[key] for key in parameters}
+
+
+def _check_rule(
+    rule: Rule, matched: list[str], free: list[str], places: Mapping[str, Place]
+) -> None:
+    if not free:
+        raise UserError(
+            f"lam: the rule {rule} has no effect: earlier rules match all of its {len(matched)}"
+            " parameters, and the first that matches counts. Put it before them, or leave it"
+            " out."
+        )
+    outside = [key for key in free if places[key].layer is None]
+    if outside and not rule.constant:
+        raise UserError(
+            f"lam: the rule {rule} runs from the first layer to the last, and"
+            f" {listing(outside)} stand in none. Give those a rule of their own before it, or"
+            " say layers instead."
+        )
 
 
 def _places(architecture: Architecture, parameters: Mapping[str, str]) -> dict[str, Place]:
     found = {key: architecture.group_of(name) for key, name in parameters.items()}
+    # A model may have several stacks of layers, each of its own depth.
     depths: dict[str, int] = {}
     for layer, _ in found.values():
         stack, _, number = layer.rpartition(".")
@@ -109,12 +124,14 @@ def _matcher(pattern: str) -> Callable[[Place, str, str], bool]:
     """Return whether a place, a name on disk and a name in the model match a pattern."""
     if pattern in GROUPS:
         return lambda place, key, name: GROUPS[pattern](place, name)
+    # Whole parts of a name: layers.1 is not a part of layers.10.
     expression = re.compile(r"(^|\.)" + re.escape(pattern).replace(r"\*", ".*") + r"(\.|$)")
     return lambda place, key, name: bool(expression.search(name) or expression.search(key))
 
 
 def _unmatched(rule: Rule, parameters: Mapping[str, str]) -> UserError:
-    parts = {part for name in parameters.values() for part in name.split(".") if not part.isdigit()}
+    parts = set(".".join(parameters.values()).split("."))
+    parts = set(filterfalse(str.isdigit, parts))
     hint = nearest(rule.pattern, {*GROUPS, *parts, *parameters.values()})
     return UserError(
         f"lam: the rule {rule} matches no parameter.{hint} Groups: {', '.join(GROUPS)}; parts of"

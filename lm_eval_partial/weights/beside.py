@@ -1,6 +1,6 @@
-"""An adapter's low-rank updates beside the weights of a loaded model: y = Wx + λs·B(Ax).
+"""Low-rank updates beside the weights of a loaded model: y = Wx + λs·B(Ax).
 
-It is computed as peft computes it, bit for bit, and λ is one number a layer. Source: LoRA, arXiv
+They are computed as peft does, bit for bit, and λ is one number for each layer. Source: LoRA, arXiv
 2106.09685.
 """
 

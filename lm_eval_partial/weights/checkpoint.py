@@ -1,7 +1,7 @@
-"""One checkpoint, opened without reading its weights: config, tokenizer, tensor headers, lazy tensors.
+"""One checkpoint, opened without reading its weights: config, tokenizer, lazy tensors.
 
-Local folder or Hub id, one file or many, safetensors or ``.bin``. Headers come first, so that
-everything that can be wrong with a checkpoint is said before a weight is read.
+It is a local folder or a Hub id, one file or many, safetensors or ``.bin``. Headers are read first,
+so that what is wrong with a checkpoint is said before a weight is read.
 
 Known gaps: weight file variants (``model.fp16.safetensors``) and GGUF are not looked for.
 """
@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from lm_eval_partial.errors import UserError, first_line, listing
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES, DTYPES, LazyTensor
+from lm_eval_partial.weights.low_rank import LowRank
 
 # Names and order of transformers' own loader (modeling_utils._get_resolved_checkpoint_files).
 WEIGHT_FILES = (
@@ -56,7 +57,15 @@ class SafetensorsSlice:
 
 
 class Checkpoint:
-    """One side of a pair.
+    """One side of a pair; as the instruct side, a full checkpoint.
+
+    Other kinds of instruct side are subclasses, listed in `weights.instruct`.
+
+    Attributes:
+        separable: whether its update can stay beside the base's weights, which is what ``merge=``
+            decides.
+        updates: its low-rank updates, by the name of the weight in the model.
+        notes: what a user should know of it, one line each.
 
     Args:
         role: ``base`` or ``instruct``; names the side in messages.
@@ -68,6 +77,8 @@ class Checkpoint:
     Raises:
         UserError: `path` holds no causal model that can be interpolated.
     """
+
+    separable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -83,6 +94,26 @@ class Checkpoint:
         self.subfolder = subfolder
         self.trust_remote_code = trust_remote_code
         self.config: PreTrainedConfig = self._open_config()
+
+    @classmethod
+    def recognises(cls, path: str, revision: str, subfolder: str) -> bool:
+        """Return whether `path` holds an instruct side of this kind."""
+        return True
+
+    @classmethod
+    def as_instruct(cls, base: Checkpoint, path: str, revision: str, subfolder: str) -> Checkpoint:
+        """Return `path` opened as the instruct side of a pair with `base`."""
+        return cls("instruct", path, revision, subfolder, base.trust_remote_code)
+
+    @property
+    def updates(self) -> Mapping[str, LowRank]:
+        """None: the weights of a full checkpoint hold its update."""
+        return {}
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """None that a pair would not find by itself."""
+        return ()
 
     def __str__(self) -> str:
         inside = f"/{self.subfolder}" if self.subfolder else ""
@@ -109,18 +140,19 @@ class Checkpoint:
                 f"{self}: no model config could be read at revision {self.revision!r}."
                 f" {first_line(error)}"
             ) from error
-        quantized = getattr(config, "quantization_config", None)
-        if quantized is not None:
-            method = (
-                quantized.get("quant_method", "quantized")
-                if isinstance(quantized, dict)
-                else quantized
-            )
-            raise UserError(
-                f"{self} is a pre-quantised checkpoint ({method}): its integers cannot be"
-                " interpolated. Give the unquantised checkpoint."
-            )
+        self._check_unquantised(getattr(config, "quantization_config", None))
         return config
+
+    def _check_unquantised(self, quantization: Any) -> None:
+        if quantization is None:
+            return
+        method = quantization
+        if isinstance(quantization, dict):
+            method = quantization.get("quant_method", "quantized")
+        raise UserError(
+            f"{self} is a pre-quantised checkpoint ({method}): its integers cannot be"
+            " interpolated. Give the unquantised checkpoint."
+        )
 
     def _check_folder(self, folder: Path) -> None:
         if (folder / "config.json").is_file():
@@ -130,23 +162,21 @@ class Checkpoint:
                 f"{self} is an adapter; a full checkpoint is expected. Give it as instruct=..., and"
                 " as base=... the model it was trained on."
             )
-        inner = sorted(
-            {
-                path.parent.name
-                for name in ("", "adapter_")
-                for path in folder.glob(f"*/{name}config.json")
-            }
-        )
-        hint = (
-            f"Its subfolders {listing(inner)} hold checkpoints: add"
-            f" {self.role}_subfolder={inner[0]}."
-            if inner
-            else "Expected a folder written by save_pretrained."
-        )
+        configs = {*folder.glob("*/config.json"), *folder.glob("*/adapter_config.json")}
+        inner = sorted({path.parent.name for path in configs})
+        hint = "Expected a folder written by save_pretrained."
+        if inner:
+            hint = (
+                f"Its subfolders {listing(inner)} hold checkpoints: add"
+                f" {self.role}_subfolder={inner[0]}."
+            )
         raise UserError(f"{self}: the folder has no config.json. {hint}")
 
     def find(self, name: str) -> str | None:
-        """Return where the file `name` of this checkpoint lies on this machine (fetched if need be)."""
+        """Return the path of a file of this checkpoint on this machine, None if it has no such.
+
+        It is fetched from the Hub if need be.
+        """
         return find_file(self.path, name, self.revision, self.subfolder)
 
     @property
@@ -164,8 +194,7 @@ class Checkpoint:
         """The checkpoint's tokenizer, or None if it has none.
 
         Raises:
-            UserError: it has one that cannot be opened. Taken for none, embedding rows would
-                silently be matched by position.
+            UserError: it has one that cannot be opened.
         """
         if self.tokenizer_source is not self:
             return self.tokenizer_source.tokenizer
@@ -175,7 +204,9 @@ class Checkpoint:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 self.path, trust_remote_code=self.trust_remote_code, **self.location
             )
-        except Exception as error:  # tokenizers, sentencepiece and remote code each raise their own
+        # Tokenizers, sentencepiece and remote code each raise their own errors. None here would let
+        # embedding rows be matched by position, without a word.
+        except Exception as error:
             raise UserError(
                 f"{self}: its tokenizer could not be opened ({type(error).__name__}:"
                 f" {first_line(error)})."
@@ -189,7 +220,11 @@ class Checkpoint:
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """The weight files on this machine, fetched if need be. Raises `UserError` naming a missing shard."""
+        """The weight files on this machine, fetched if need be.
+
+        Raises:
+            UserError: there are none, or a shard is missing, which is named.
+        """
         for name in WEIGHT_FILES:
             found = self.find(name)
             if found is not None:
@@ -201,9 +236,8 @@ class Checkpoint:
 
     def _shards(self, index: str) -> Iterator[str]:
         try:
-            names = sorted(
-                set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
-            )
+            shard_of = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+            names = sorted(set(shard_of.values()))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self}: {Path(index).name} is not a weight index. Fetch it again."
@@ -223,13 +257,16 @@ class Checkpoint:
         return self.read_tensors(self.files)
 
     def read_tensors(self, files: Iterable[str]) -> dict[str, LazyTensor]:
-        """Return the tensors of weight files by name; only headers are read. Raises `UserError` if one is damaged."""
+        """Return the tensors of weight files by name; only headers are read.
+
+        Raises:
+            UserError: a file is damaged, or holds quantised tensors.
+        """
         tensors: dict[str, LazyTensor] = {}
         for file in files:
+            reader = open_safetensors if file.endswith(".safetensors") else _open_bin
             try:
-                tensors.update(
-                    open_safetensors(file) if file.endswith(".safetensors") else _open_bin(file)
-                )
+                tensors |= reader(file)
             except (
                 SafetensorError,
                 RuntimeError,
@@ -251,11 +288,11 @@ class Checkpoint:
 
     @cached_property
     def sha(self) -> str:
-        """What identifies the weights: the commit on the Hub, or ``local-`` and a fingerprint of the files.
+        """What identifies the weights: the commit on the Hub, or ``local-`` and a digest.
 
-        The fingerprint covers names, sizes, headers, the start of every tensor, and up to 4 MiB
-        spread evenly over each file: small files whole. An edit inside one large tensor may escape
-        it.
+        The digest covers names, sizes, headers, the start of every tensor, and up to 4 MiB spread
+        evenly over each file. Small files are covered in full. An edit inside one large tensor may
+        escape it.
         """
         commit = extract_commit_hash(self.files[0], None)
         if commit is not None and not os.path.isdir(self.path):
@@ -269,14 +306,14 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of tensor names, shapes, and the first and last row of each: the same for a copy of the weights.
+        """A digest of the tensors' names, shapes, and first and last rows.
 
-        Unlike `sha` it does not depend on how they are cut into files.
+        Unlike `sha` it does not depend on how the weights are cut into files.
         """
         digest = hashlib.sha256()
         for name, tensor in sorted(self.tensors.items()):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            if not tensor.shape:
+            if not tensor.shape:  # a scalar has no rows
                 continue
             rows = tensor.shape[0]
             for start in (0, max(0, rows - 1)):
@@ -286,11 +323,10 @@ class Checkpoint:
     @property
     def identity(self) -> str:
         """`sha`, and on the Hub the repository and folder it is a commit of."""
-        return (
-            self.sha
-            if self.sha.startswith("local-")
-            else f"{self.path}@{self.sha}/{self.subfolder}"
-        )
+        if self.sha.startswith("local-"):
+            return self.sha
+        # A repository may hold several checkpoints, all of one commit.
+        return f"{self.path}@{self.sha}/{self.subfolder}"
 
 
 def _sample(file: str) -> Iterator[bytes]:
@@ -301,19 +337,20 @@ def _sample(file: str) -> Iterator[bytes]:
             length = int.from_bytes(handle.read(8), "little")
             header = handle.read(length)
             yield header
-            tensors = json.loads(header)
-            offsets |= {
-                8 + length + tensors[name]["data_offsets"][0]
-                for name in tensors
-                if name != "__metadata__"
-            }
+            fields = json.loads(header)
+            fields.pop("__metadata__", None)
+            # The start of every tensor too: a norm lies between two blocks of a large file.
+            offsets |= {8 + length + each["data_offsets"][0] for each in fields.values()}
         for offset in sorted(offsets):
             handle.seek(offset)
             yield handle.read(_BLOCK)
 
 
 def find_file(path: str, name: str, revision: str, subfolder: str) -> str | None:
-    """Return where a file of a folder or Hub repository lies on this machine, fetched if need be; None if it is not."""
+    """Return the path on this machine of a file in a folder or Hub repository.
+
+    It is fetched from the Hub if need be. None if there is no such file.
+    """
     found: str | None = cached_file(
         path,
         name,
@@ -332,7 +369,8 @@ def looks_local(path: str) -> bool:
 def open_safetensors(file: str) -> dict[str, LazyTensor]:
     """Return the tensors of a safetensors file by name; only its header is read."""
     handle = safe_open(file, framework="pt", device="cpu")
-    return {name: SafetensorsSlice(handle, name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    names = handle.keys()
+    return {name: SafetensorsSlice(handle, name) for name in names}
 
 
 def _open_bin(file: str) -> dict[str, LazyTensor]:
@@ -340,4 +378,5 @@ def _open_bin(file: str) -> dict[str, LazyTensor]:
     with open(file, "rb") as handle:
         mapped = handle.read(2) == b"PK"
     loaded = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
+    # Some files hold numbers beside the tensors, such as a training step.
     return {name: tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}

@@ -1,4 +1,7 @@
-"""Whether two checkpoints can be interpolated: their configs, tokenizers and tensors, before a weight is read."""
+"""Whether two checkpoints can be interpolated, told before a weight is read.
+
+Configs, tokenizers, and the names and shapes of tensors are compared.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,10 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from lm_eval_partial.errors import UserError, first_line, listing
 from lm_eval_partial.weights.architecture import Architecture, Placed
 from lm_eval_partial.weights.checkpoint import Checkpoint
-from lm_eval_partial.weights.vocabulary import (
-    MIN_SHARED,
-    check_shared,
-)
+from lm_eval_partial.weights.vocabulary import MIN_SHARED, check_shared
 
-# Config fields that do not change what a model computes (or, for the vocabulary, are handled row by
-# row).
+# Config fields that do not change what a model computes. The vocabulary's do, but are handled row
+# by row.
 _INERT_FIELDS = (
     *(
         "_name_or_path",
@@ -35,53 +35,52 @@ _INERT_FIELDS = (
 def config_differences(
     base: PreTrainedConfig, instruct: PreTrainedConfig
 ) -> dict[str, tuple[Any, Any]]:
-    """Return the config fields that change what a model computes and differ: name to (base, instruct).
+    """Return the fields that differ and change what a model computes: name to (base, instruct).
 
     Fields of nested configs have dotted names.
     """
     ours, theirs = _flat(base.to_dict()), _flat(instruct.to_dict())
-    differing = (
-        field
-        for field in sorted(ours.keys() | theirs.keys())
-        if ours.get(field) != theirs.get(field)
-    )
-    return {
-        field: (ours.get(field), theirs.get(field))
-        for field in differing
-        if field.split(".")[-1] not in _INERT_FIELDS and "dropout" not in field
-    }
+    found = {}
+    for field in sorted(ours.keys() | theirs.keys()):
+        # Dropout is for training only.
+        inert = field.split(".")[-1] in _INERT_FIELDS or "dropout" in field
+        if not inert and ours.get(field) != theirs.get(field):
+            found[field] = ours.get(field), theirs.get(field)
+    return found
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in fields.items():
-        inert = name in _INERT_FIELDS
-        found |= (
-            _flat(value, f"{prefix}{name}.")
-            if isinstance(value, dict) and not inert
-            else {prefix + name: value}
-        )
+        # id2label and the like are dictionaries with fields of their own, all of them inert.
+        if isinstance(value, dict) and name not in _INERT_FIELDS:
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
     return found
 
 
 def common_architecture(
     base: Checkpoint, instruct: Checkpoint, reference: Checkpoint
 ) -> Architecture:
-    """Return the reference's architecture, once both configs are known to describe tensors of one shape."""
+    """Return the reference's architecture.
+
+    Raises:
+        UserError: the two configs describe tensors of different names or shapes.
+    """
     kinds = base.config.model_type, instruct.config.model_type
     if kinds[0] != kinds[1]:
         raise UserError(
             f"different architectures: {base} is {kinds[0]!r}, {instruct} is {kinds[1]!r}. "
             "An instruct model can only be walked back to the base it was trained from."
         )
-    built = {side.role: Architecture(side) for side in (base, instruct)}
-    shapes = [built[side.role].shapes for side in (base, instruct)]
-    check_shapes(
-        base,
-        instruct,
-        {name: (shapes[0].get(name), shapes[1].get(name)) for name in shapes[0] | shapes[1]},
-    )
-    return built[reference.role]
+    ours, theirs = Architecture(base), Architecture(instruct)
+    shapes = {
+        name: (ours.shapes.get(name), theirs.shapes.get(name))
+        for name in ours.shapes | theirs.shapes
+    }
+    check_shapes(base, instruct, shapes)
+    return ours if reference is base else theirs
 
 
 def check_one_sided(
@@ -91,6 +90,7 @@ def check_one_sided(
     placed: dict[str, dict[str, Placed]],
 ) -> None:
     """Raise `UserError` for tensors that one side lacks, or that the model needs and both lack."""
+    # Both ways round, since either may be the one that is incomplete.
     for side, other in ((base, instruct), (instruct, base)):
         only = placed[side.role].keys() - placed[other.role].keys()
         if only:
@@ -120,20 +120,19 @@ def check_shapes(
     Args:
         base: one side.
         instruct: the other.
-        shapes: of each tensor, by name: that of the base, that of the instruct side; None if it has
-            none.
+        shapes: by a tensor's name, its shape in the base and in the instruct side; None for a side
+            without it.
     """
-    differing = {name: both for name, both in shapes.items() if both[0] != both[1]}
-    if not differing:
-        return
-    first = "; ".join(
-        f"{name}: base {_shape(a)}, instruct {_shape(b)}"
-        for name, (a, b) in list(differing.items())[:5]
-    )
-    raise UserError(
-        f"different shapes in {len(differing)} tensors of {base} and {instruct} ({first}). "
-        "An instruct model can only be walked back to the base it was trained from."
-    )
+    lines = []
+    for name, (ours, theirs) in shapes.items():
+        if ours != theirs:
+            lines.append(f"{name}: base {_shape(ours)}, instruct {_shape(theirs)}")
+    if lines:
+        raise UserError(
+            f"different shapes in {len(lines)} tensors of {base} and {instruct}"
+            f" ({'; '.join(lines[:5])}). An instruct model can only be walked back to the base it"
+            " was trained from."
+        )
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -157,22 +156,26 @@ def open_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBas
 def side_of_tokenizer(
     tokenizer: PreTrainedTokenizerBase, base: Checkpoint, instruct: Checkpoint
 ) -> Checkpoint:
-    """Return the side whose ids `tokenizer` has; the instruct side if both do."""
+    """Return the side whose ids `tokenizer` has; the instruct side if both do.
+
+    Raises:
+        UserError: neither has them.
+    """
     vocabulary = tokenizer.get_vocab()
     for side in (instruct, base):
         rows = getattr(side.config.get_text_config(), "vocab_size", 0)
-        theirs = (
-            side.vocabulary or vocabulary
-        )  # without one of its own, a side is taken at the user's word
-        shared = vocabulary.keys() & theirs.keys()
-        if (
-            max(vocabulary.values()) < rows
-            and len(shared) >= MIN_SHARED * len(vocabulary)
-            and all(vocabulary[token] == theirs[token] for token in shared)
-        ):
+        if max(vocabulary.values()) < rows and _has_ids(side, vocabulary):
             return side
     raise UserError(
         f"tokenizer={tokenizer.name_or_path} gives tokens other ids than {instruct} and {base} do,"
         " or more of them, so it would read the wrong embedding rows. Give tokenizer=instruct or"
         " tokenizer=base."
     )
+
+
+def _has_ids(side: Checkpoint, vocabulary: Mapping[str, int]) -> bool:
+    # A side without a tokenizer cannot contradict: the user's choice is taken.
+    theirs = side.vocabulary or vocabulary
+    shared = vocabulary.keys() & theirs.keys()
+    enough = len(shared) >= MIN_SHARED * len(vocabulary)
+    return enough and all(vocabulary[token] == theirs[token] for token in shared)

@@ -13,7 +13,8 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +63,8 @@ def export(
 ) -> None:
     """Write θ(λ) with tokenizer, chat template, generation config and model card to `output`.
 
-    Stock ``--model hf`` on `output` gives what ``--model partial-hf`` gives at that λ and dtype,
-    and what reads its parents besides transformers 5 reads the same model from it.
+    Stock ``--model hf`` on `output` gives what ``--model partial-hf`` gives at that λ and dtype.
+    Other programs that read the two checkpoints can read `output` too; see `weights.spelling`.
 
     Args:
         pair: the two checkpoints.
@@ -73,7 +74,7 @@ def export(
         max_shard_size: of one weight file, as in ``save_pretrained``: bytes, or text such as
             ``5GB``.
         command: what made it, for the model card.
-        report: called with (bytes written, bytes in all) after every tensor.
+        report: called with (bytes written, total bytes) after every tensor.
 
     Raises:
         UserError: `output` holds something, the disk is too small, the reference side has no
@@ -87,26 +88,34 @@ def export(
     _require_space(output, sum(each.nbytes for each in stored) + max(0, beside.size - SPARE))
     for note in beside.notes:
         logger.warning(note)
-    unfinished = output.with_name(f"{output.name}.incomplete")
-    if unfinished.is_dir() and any(unfinished.iterdir()) and not (unfinished / LOCK).exists():
+    with _unfinished(output) as folder:
+        _write_weights(folder, stored, shards, report)
+        beside.write(folder)
+        card = model_card(pair, lam, target, output, command, beside.notes)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+@contextmanager
+def _unfinished(output: Path) -> Iterator[Path]:
+    """Give a folder to write into. It becomes `output` at the end, and is removed on failure."""
+    folder = output.with_name(f"{output.name}.incomplete")
+    # Only an export leaves a lock behind; without one the folder is somebody else's.
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / LOCK).exists():
         raise UserError(
-            f"{unfinished} is in the way and not an unfinished export. Move it, or give another"
+            f"{folder} is in the way and not an unfinished export. Move it, or give another"
             " --output."
         )
-    with locked(unfinished, "export"):
+    with locked(folder, "export"):
         try:
-            with explained(unfinished):
-                for old in unfinished.iterdir():
+            with explained(folder):
+                for old in folder.iterdir():  # of an export that was killed
                     if old.name != LOCK:
                         old.unlink() if old.is_file() else shutil.rmtree(old)
-                _write_weights(unfinished, stored, shards, report)
-                beside.write(unfinished)
-                card = model_card(pair, lam, target, output, command, beside.notes)
-                (unfinished / "README.md").write_text(card, encoding="utf-8")
-                (unfinished / LOCK).unlink()
-            publish(unfinished, output)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
+                yield folder
+                (folder / LOCK).unlink()
+            publish(folder, output)
+        except BaseException:  # an interrupt too
+            shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
@@ -134,8 +143,9 @@ def _stored(pair: Pair, name: str, tensor: InterpolatedTensor, target: torch.dty
     if not tensor.dtype.is_floating_point:
         return Stored(name, tensor, tensor.dtype)
     # What the model keeps in float32 in a smaller model must not be rounded on the way.
-    keeps = any(re.search(pattern, name) for pattern in pair.architecture.float32)
-    return Stored(name, tensor, torch.promote_types(target, torch.float32) if keeps else target)
+    if any(re.search(pattern, name) for pattern in pair.architecture.float32):
+        target = torch.promote_types(target, torch.float32)
+    return Stored(name, tensor, target)
 
 
 # Weights ------------------------------------------------------------------------------------------
@@ -143,10 +153,9 @@ def _stored(pair: Pair, name: str, tensor: InterpolatedTensor, target: torch.dty
 
 def _plan(stored: list[Stored], max_shard_size: int | str) -> Any:
     """Return which tensor goes to which file, as transformers would have it."""
-    shapes = {
-        each.name: torch.empty(each.tensor.shape, dtype=each.dtype, device="meta")
-        for each in stored
-    }
+    # Only shapes and dtypes count, so the tensors take no memory.
+    with torch.device("meta"):
+        shapes = {each.name: torch.empty(each.tensor.shape, dtype=each.dtype) for each in stored}
     try:
         return split_torch_state_dict_into_shards(
             shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
@@ -164,10 +173,8 @@ def _write_weights(folder: Path, stored: list[Stored], shards: Any, report: Repo
     for file, names in shards.filename_to_tensors.items():
         # Wide values first, as safetensors does: every tensor then starts at a multiple of its own
         # width.
-        inside = sorted(
-            (each for each in stored if each.name in set(names)),
-            key=lambda each: -each.dtype.itemsize,
-        )
+        inside = [each for each in stored if each.name in set(names)]
+        inside.sort(key=lambda each: -each.dtype.itemsize)
         with open(folder / file, "wb") as handle:
             handle.write(_header(inside))
             for each in inside:
@@ -184,7 +191,7 @@ def _write_weights(folder: Path, stored: list[Stored], shards: Any, report: Repo
 
 
 def _header(tensors: list[Stored]) -> bytes:
-    """Return what a safetensors file starts with: the header's length in 8 bytes, and the header, padded to 8."""
+    """Return the start of a safetensors file: the header's length in 8 bytes, and the header."""
     fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for each in tensors:
@@ -196,7 +203,7 @@ def _header(tensors: list[Stored]) -> bytes:
         }
         start = end
     text = json.dumps(fields, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # the tensors then start at a multiple of 8
     return len(text).to_bytes(8, "little") + text
 
 
@@ -212,7 +219,8 @@ def claim_repository(repository: str, private: bool) -> None:
     try:
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
-        files = [file for file in api.list_repo_files(repository) if file != ".gitattributes"]
+        # The Hub puts a .gitattributes into every new repository.
+        files = set(api.list_repo_files(repository)) - {".gitattributes"}
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
             f"--push_to_hub {repository}: the Hub refuses ({first_line(error)}). Log in with "
@@ -226,7 +234,11 @@ def claim_repository(repository: str, private: bool) -> None:
 
 
 def push(folder: Path, repository: str) -> str:
-    """Upload an exported folder to the Hub and return its address. Raises `UserError` if that fails."""
+    """Upload an exported folder to the Hub and return its address.
+
+    Raises:
+        UserError: the upload fails.
+    """
     try:
         return str(
             HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="Add θ(λ)")

@@ -1,4 +1,4 @@
-"""The formula on tensors: θ(λ) = θ_base + λ (θ_instruct − θ_base), and what a λ may be.
+"""The formula on tensors: θ(λ) = θ_base + λ (θ_instruct − θ_base).
 
 Source: partial adaptation, arXiv 2504.11626; λ outside [0, 1] is ExPO, arXiv 2404.16792.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -25,7 +26,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 BLOCK = 2**20  # elements interpolated at a time
-FOR_GPU = 4  # times as many on the way to a GPU: each block waits for its copy
+FOR_GPU = 4  # times as many for a GPU, where each block waits for its copy
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -46,9 +47,8 @@ class LazyTensor(Protocol):
 class InterpolatedTensor:
     """One tensor of θ(λ), computed piece by piece as it is indexed.
 
-    λ stays a Python float: cast to bfloat16 it would be 0.6016 for 0.6 and scale the model by
-    1.002. At λ = 0 and λ = 1 only that side is read, and returned bit for bit. Integers and
-    booleans are not interpolated: they are the instruct side's, but for λ = 0.
+    At λ = 0 and λ = 1 only that side is read, and returned bit for bit. Integers and booleans are
+    not interpolated: they are the base's at λ = 0, else the instruct side's.
 
     Args:
         base: any shape.
@@ -61,6 +61,7 @@ class InterpolatedTensor:
     def __init__(
         self, base: LazyTensor, instruct: LazyTensor, lam: float, target: torch.dtype | None = None
     ) -> None:
+        # λ stays a Python float: in bfloat16 0.6 is 0.6016, which would scale a model by 1.002.
         self.base, self.instruct, self.lam = base, instruct, lam
         self.shape = tuple(instruct.shape)
         self.dtype = torch.promote_types(base.dtype, instruct.dtype)
@@ -69,7 +70,7 @@ class InterpolatedTensor:
         elif target is not None:
             self.dtype = torch.promote_types(self.dtype, target)
         if self.constant:
-            self.lam = 0.0  # one read
+            self.lam = 0.0  # one side is read, not two
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         if index is Ellipsis:
@@ -87,39 +88,38 @@ class InterpolatedTensor:
     def write_into(self, out: torch.Tensor) -> None:
         """Write the whole tensor over `out` [same shape, any dtype, any device], rounding once.
 
-        In blocks of rows, so that conversions need a few MiB and not three more tensors. Into
-        memory that is in use already this is several times as fast as making a new tensor, which
-        costs a page fault for every 4 KiB.
+        Into memory that is in use already this is several times as fast as making a new tensor,
+        which costs a page fault for every 4 KiB.
         """
         as_it_is = self.lam in (0, 1)
         if not self.shape or (as_it_is and not out.is_cuda):
             out.copy_(self._only_side[...] if as_it_is else self[()])
             return
-        block_size = BLOCK * FOR_GPU if out.is_cuda else BLOCK
-        rows = max(1, block_size * self.shape[0] // max(1, math.prod(self.shape)))
-        converts = (
-            not out.dtype == self.base.dtype == self.instruct.dtype or out.device.type != "cpu"
-        )
-        for start in range(0, self.shape[0], rows):
-            block = slice(start, start + rows)
-            result = out[block]
-            if not converts:
-                torch.lerp(self.base[block], self.instruct[block], self.lam, out=result)
-                continue
-            ours, theirs = (
-                each.view(result.shape)
-                for each in _buffers(result.numel(), self.dtype, out.is_cuda)
-            )
-            if as_it_is:
-                ours.copy_(self._only_side[block])
+        one_dtype = out.dtype == self.base.dtype == self.instruct.dtype
+        # In blocks of rows: conversions then need a few MiB, and not three more tensors.
+        for block in self._blocks(out.is_cuda):
+            if one_dtype and out.device.type == "cpu":
+                torch.lerp(self.base[block], self.instruct[block], self.lam, out=out[block])
             else:
-                torch.lerp(
-                    ours.copy_(self.base[block]),
-                    theirs.copy_(self.instruct[block]),
-                    self.lam,
-                    out=ours,
-                )
-            result.copy_(ours)
+                self._convert_into(out[block], block)
+
+    def _blocks(self, for_gpu: bool) -> Iterator[slice]:
+        size = BLOCK * FOR_GPU if for_gpu else BLOCK
+        rows = max(1, size * self.shape[0] // max(1, math.prod(self.shape)))
+        for start in range(0, self.shape[0], rows):
+            yield slice(start, start + rows)
+
+    def _convert_into(self, out: torch.Tensor, block: slice) -> None:
+        """Write one block of rows over `out`, computed in this tensor's own dtype."""
+        buffers = _buffers(out.numel(), self.dtype, out.is_cuda)
+        ours, theirs = buffers[0].view(out.shape), buffers[1].view(out.shape)
+        if self.lam in (0, 1):
+            ours.copy_(self._only_side[block])
+        else:
+            ours.copy_(self.base[block])
+            theirs.copy_(self.instruct[block])
+            torch.lerp(ours, theirs, self.lam, out=ours)
+        out.copy_(ours)
 
     @property
     def constant(self) -> bool:
@@ -143,17 +143,17 @@ _local = threading.local()
 
 
 def _buffers(numel: int, dtype: torch.dtype, pinned: bool = False) -> torch.Tensor:
-    """Return two flat buffers [2, numel] of this thread, in use until the next call; a GPU reads `pinned` ones faster.
+    """Return two flat buffers [2, numel] of this thread, in use until the next call.
 
-    Kept, not made anew: freed between tensors that stay, they would leave holes the size of half
-    the model.
+    Args:
+        numel: elements of each.
+        dtype: of both.
+        pinned: whether a GPU reads them, which is faster from pinned memory.
     """
+    # Kept, not made anew: freed between tensors that stay, they would leave holes in memory of half
+    # the model's size.
     kept: torch.Tensor | None = getattr(_local, "buffers", None)
-    if (
-        kept is None
-        or kept.dtype != dtype
-        or kept.shape[1] < numel
-        or (pinned and not kept.is_pinned())
-    ):
+    fits = kept is not None and kept.dtype == dtype and kept.shape[1] >= numel
+    if kept is None or not fits or (pinned and not kept.is_pinned()):
         kept = _local.buffers = torch.empty((2, max(numel, BLOCK)), dtype=dtype, pin_memory=pinned)
     return kept[:, :numel]

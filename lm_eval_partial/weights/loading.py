@@ -3,8 +3,8 @@
     model = load(pair, 0.5, dtype="bfloat16", device_map={"": "cpu"})
     model = move(model, pair, 0.6)
 
-The weights go through transformers' own loader, which takes the virtual state dict as it would a
-file: renames, expert fusion, dtype, device maps and on-the-fly quantisation are its business.
+The weights go through transformers' own loader, which takes the virtual state dict as it would take
+a file. Renames, expert fusion, dtype, device maps and quantisation are done there.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ def load(
         lam: finite; 0 is base, 1 instruct; or a schedule.
         dtype: what weights are stored in; ``auto`` is the reference config's, else its
             checkpoint's.
-        merge: whether an adapter's low-rank updates are in the weights, or beside them as peft has
-            them.
+        merge: whether low-rank updates are in the weights, or beside them as peft has them.
         **kwargs: config fields to override; the rest is handed to the model class's
             ``from_pretrained`` (device_map, attn_implementation, …).
 
@@ -49,33 +48,24 @@ def load(
     if not merge:
         pair.check_unmerged()
     target = resolve_dtype(pair, dtype)
-    home = pair.reference.model_source
     config = copy.deepcopy(pair.config)
     config.update({name: kwargs.pop(name) for name in config.to_dict() if name in kwargs})
-    from_pretrained: Any = pair.architecture.model_class.from_pretrained
-    try:
-        model, report = from_pretrained(
-            None,
-            config=config,
-            state_dict=pair.at(lam, target, merge),
-            dtype=target,
-            output_loading_info=True,
-            **kwargs,
-        )
-    except ValueError as error:
-        if "offload" not in str(error):
-            raise
-        raise UserError(
-            "θ(λ) does not fit into the memory of the devices given, and cannot be offloaded to"
-            " disk. Give a smaller dtype, more devices, or a higher max_memory_per_gpu=... or"
-            " max_cpu_memory=..."
-        ) from error
+    model, report = _from_state(
+        pair,
+        config=config,
+        state_dict=pair.at(lam, target, merge),
+        dtype=target,
+        output_loading_info=True,
+        **kwargs,
+    )
+    # Transformers only warns of these, and fills them with random numbers.
     unfilled = [*report["missing_keys"], *report["mismatched_keys"]]
     if unfilled:
         raise UserError(
             f"{listing(map(str, unfilled))} got no weights from {pair.base} and {pair.instruct}."
         )
-    model.config.name_or_path = model.name_or_path = home.path
+    # Without a path, from_pretrained sets neither the name nor the generation config.
+    model.config.name_or_path = model.name_or_path = pair.reference.model_source.path
     if model.can_generate():
         model.generation_config = generation_config(pair)
     if not merge:
@@ -84,8 +74,28 @@ def load(
     return cast("PreTrainedModel", model)
 
 
+def _from_state(pair: Pair, **kwargs: Any) -> Any:
+    """Return what ``from_pretrained`` makes of a state dict."""
+    from_pretrained: Any = pair.architecture.model_class.from_pretrained
+    try:
+        return from_pretrained(None, **kwargs)
+    except ValueError as error:
+        # Offloading to disk reads a file again, and here there is none.
+        if "offload" not in str(error):
+            raise
+        raise UserError(
+            "θ(λ) does not fit into the memory of the devices given, and cannot be offloaded to"
+            " disk. Give a smaller dtype, more devices, or a higher max_memory_per_gpu=... or"
+            " max_cpu_memory=..."
+        ) from error
+
+
 def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """Return the dtype that a name stands for; None for ``auto`` and None. Raises `UserError` if it stands for none."""
+    """Return the dtype that a name stands for; None for ``auto`` and None.
+
+    Raises:
+        UserError: it is not the name of a floating point dtype.
+    """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is None or dtype == "auto":
         return None
@@ -97,20 +107,26 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def resolve_dtype(pair: Pair, dtype: str | torch.dtype | None = "auto") -> torch.dtype:
-    """Return the dtype that stock transformers would load the reference side in. Raises as `parse_dtype`."""
+    """Return the dtype that stock transformers would load the reference side in.
+
+    Raises:
+        UserError: `dtype` is not a floating point dtype.
+    """
     reference = pair.reference.model_source
-    stored = (
-        tensor.dtype for tensor in reference.tensors.values() if tensor.dtype.is_floating_point
-    )
-    return parse_dtype(dtype) or parse_dtype(reference.config.dtype or "auto") or next(stored)
+    found = parse_dtype(dtype) or parse_dtype(reference.config.dtype or "auto")
+    if found is not None:
+        return found
+    # Transformers takes the first one of the file too.
+    dtypes = (tensor.dtype for tensor in reference.tensors.values())
+    return next(found for found in dtypes if found.is_floating_point)
 
 
 def cpu_slowdown(dtype: torch.dtype) -> float:
-    """Return how many times longer this CPU takes for a small matrix product in `dtype` than in float32; about 10 ms.
+    """Return how many times slower this CPU multiplies matrices in `dtype` than in float32.
 
-    Without units for bfloat16 or float16 it is several times; torch cannot be asked whether a CPU
-    has them.
+    It takes about 10 ms. Without units for bfloat16 or float16 a CPU is several times slower.
     """
+    # Measured, because torch cannot be asked whether a CPU has them.
     return _matmul_seconds(dtype) / _matmul_seconds(torch.float32)
 
 
@@ -129,10 +145,10 @@ def move(
 ) -> PreTrainedModel:
     """Return `model` at another λ, never holding two.
 
-    Tensors that depend on λ are overwritten where they are, and an adapter beside the weights gets
-    another scale. Where the loader changes such tensors on the way (fused experts, quantisation,
-    offloading, tensor parallelism) the old model's storage is given up and `reload` makes the model
-    anew.
+    Tensors that depend on λ are overwritten where they are, and updates beside the weights get
+    another scale. The loader may change such tensors on the way: fused experts, quantisation,
+    offloading, tensor parallelism. Then the old model's storage is freed and `reload` makes the
+    model anew.
 
     Args:
         model: made by `load` from `pair`.
@@ -148,18 +164,12 @@ def move(
         each for each in pair.tensors if each.name in targets and not state[each.key].constant
     ]
     if not _stand_as_on_disk(model, wanted, targets):
-        for module in model.modules():
-            for name, _ in (
-                *module.named_parameters(recurse=False),
-                *module.named_buffers(recurse=False),
-            ):
-                delattr(module, name)
+        _free(model)
         return reload()
     with ThreadPoolExecutor(WORKERS) as workers:
-        for done in [
-            workers.submit(state[each.key].write_into, targets[each.name]) for each in wanted
-        ]:
-            done.result()
+        writes = [workers.submit(state[each.key].write_into, targets[each.name]) for each in wanted]
+        for write in writes:
+            write.result()  # raises what went wrong in its thread
     if has_adapter:
         beside.set_scales(model, pair.scales(lam))
     return model
@@ -168,21 +178,32 @@ def move(
 def _stand_as_on_disk(
     model: PreTrainedModel, wanted: list[PairedTensor], targets: dict[str, torch.Tensor]
 ) -> bool:
+    """Return whether the model holds the wanted tensors as the checkpoints do."""
     if wanted and getattr(model, "hf_quantizer", None) is not None:
         return False
-    plain = (
-        type(targets[each.name]) is torch.Tensor and not targets[each.name].is_meta
-        for each in wanted
-    )
-    return all(plain) and all(each.as_is for each in wanted)
+    for each in wanted:
+        target = targets[each.name]
+        # Sharded tensors are of a class of their own, offloaded ones are on the meta device.
+        if type(target) is not torch.Tensor or target.is_meta or not each.as_is:
+            return False
+    return True
+
+
+def _free(model: PreTrainedModel) -> None:
+    """Free a model's tensors, whoever still refers to the model."""
+    for module in model.modules():
+        parameters = dict(module.named_parameters(recurse=False))
+        buffers = dict(module.named_buffers(recurse=False))
+        for name in (*parameters, *buffers):
+            delattr(module, name)
 
 
 def generation_config(pair: Pair) -> GenerationConfig:
-    """Return what the stock loader would give the reference side (from_pretrained skips it without a path)."""
+    """Return the generation config that stock transformers would give the reference side."""
     reference = pair.reference.model_source
     try:
         return GenerationConfig.from_pretrained(reference.path, **reference.location)
-    except OSError:
+    except OSError:  # without a file it is made of the model's config
         return GenerationConfig.from_pretrained(
             reference.path,
             config_file_name="config.json",

@@ -1,4 +1,4 @@
-"""The README.md of an export: what θ(λ) is, what it was made of, under which licences, and who can read it."""
+"""The README.md of an export: formula, sources, licences, and the loaders it was tested with."""
 
 from __future__ import annotations
 
@@ -15,8 +15,36 @@ from lm_eval_partial.lam import Lam, Schedule, format_lam
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
 
-# Where the tests load exports and compare log-probabilities and token ids with θ(λ).
+# Releases of transformers with which the tests load exports, and compare log-probabilities and
+# token ids with those of θ(λ).
 TRIED_WITH = ("4.51.3", "5.24.0")
+
+_CARD = """---
+{front}
+---
+
+# θ({lam}): a base model plus {lam} of its instruct update
+
+    θ(λ) = θ_base + λ (θ_instruct − θ_base)        λ = {lam}
+
+An instruct model is a base model plus an update; here the update is scaled by λ = {lam} \
+(*partial adaptation*,
+[arXiv 2504.11626](https://arxiv.org/abs/2504.11626)). λ = 0 would be the base model, \
+λ = 1 the instruct model.
+
+| side | model | revision | sha | licence |
+|---|---|---|---|---|
+{rows}
+Weights are {dtype}. Tokenizer, chat template and generation config are the {reference} side's
+(`{tokenizer}`). The licences of both models apply.
+
+{made}
+{readers}
+
+Score it:
+
+    lm_eval --model hf --model_args pretrained={output} --tasks arc_challenge
+"""
 
 
 def model_card(
@@ -27,7 +55,7 @@ def model_card(
     command: str | None,
     notes: Iterable[str] = (),
 ) -> str:
-    """Return the model card: the formula, both sources, λ, licences, the command, and what loaders were tried.
+    """Return the text of the model card.
 
     Args:
         pair: the two checkpoints.
@@ -37,53 +65,41 @@ def model_card(
         command: what made it.
         notes: what a user should know of its files, one line each.
     """
-    sides = (pair.base, pair.instruct)
-    licenses = [_license(side) for side in sides]
-    differ = licenses[0] != licenses[1]
-    on_hub = all(not Path(side.path).exists() for side in sides)
-    front = ModelCardData(
-        license="other" if differ else licenses[0],
-        license_name="see-the-licences-of-both-models" if differ else None,
-        base_model=[side.path for side in sides] if on_hub else None,
+    made = f"Made by lm_eval_partial {__version__}"
+    return _CARD.format(
+        front=_front_matter(pair).to_yaml(),
+        lam=str(lam) if isinstance(lam, Schedule) else format_lam(lam),
+        rows=_row(pair.base) + _row(pair.instruct),
+        dtype=str(dtype).removeprefix("torch."),
+        reference=pair.reference.role,
+        tokenizer=pair.tokenizer,
+        made=f"{made} with\n\n    {command}\n" if command else f"{made}.\n",
+        readers=_readers(notes),
+        output=output,
+    )
+
+
+def _front_matter(pair: Pair) -> ModelCardData:
+    """Return what the Hub reads of the card."""
+    paths = [pair.base.path, pair.instruct.path]
+    license, other = _license(pair.base), _license(pair.instruct)
+    # A path of this machine means nothing on the Hub.
+    on_hub = not any(Path(path).exists() for path in paths)
+    return ModelCardData(
+        license=license if license == other else "other",
+        license_name=None if license == other else "see-the-licences-of-both-models",
+        base_model=paths if on_hub else None,
         base_model_relation="merge" if on_hub else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["partial-adaptation", "merge"],
     )
-    rows = "".join(
-        f"| {side.role} | `{side.path}{'/' if side.subfolder else ''}{side.subfolder}` |"
-        f" `{side.revision}` | `{side.sha}` | {license or 'not stated'} |\n"
-        for side, license in zip(sides, licenses, strict=True)
-    )
-    value = str(lam) if isinstance(lam, Schedule) else format_lam(lam)
-    name = str(dtype).removeprefix("torch.")
-    made = f"Made by lm_eval_partial {__version__}" + (
-        f" with\n\n    {command}\n" if command else ".\n"
-    )
-    return f"""---
-{front.to_yaml()}
----
 
-# θ({value}): a base model plus {value} of its instruct update
 
-    θ(λ) = θ_base + λ (θ_instruct − θ_base)        λ = {value}
-
-An instruct model is a base model plus an update; here the update is scaled by λ = {value} (*partial adaptation*,
-[arXiv 2504.11626](https://arxiv.org/abs/2504.11626)). λ = 0 would be the base model, λ = 1 the instruct model.
-
-| side | model | revision | sha | licence |
-|---|---|---|---|---|
-{rows}
-Weights are {name}. Tokenizer, chat template and generation config are the {pair.reference.role} side's
-(`{pair.tokenizer}`). The licences of both models apply.
-
-{made}
-{_readers(notes)}
-
-Score it:
-
-    lm_eval --model hf --model_args pretrained={output} --tasks arc_challenge
-"""
+def _row(side: Checkpoint) -> str:
+    path = f"{side.path}/{side.subfolder}" if side.subfolder else side.path
+    license = _license(side) or "not stated"
+    return f"| {side.role} | `{path}` | `{side.revision}` | `{side.sha}` | {license} |\n"
 
 
 def _readers(notes: Iterable[str]) -> str:

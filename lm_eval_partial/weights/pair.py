@@ -3,8 +3,8 @@
     pair = Pair.open("base_folder", "instruct_folder")
     weights = pair.at(0.5)          # tensor names -> InterpolatedTensor; nothing is read yet
 
-The *reference* is the side whose ids, config, generation config and chat template the result has:
-instruct, unless the tokenizer asked for is the base's. Only headers are read here.
+The *reference* is the side that gives the result its ids, config, generation config and chat
+template. It is instruct, unless the tokenizer asked for is the base's. Only headers are read here.
 
 Known gaps: no encoder-decoder models.
 """
@@ -12,14 +12,13 @@ Known gaps: no encoder-decoder models.
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedConfig
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.lam import Lam, read_lam
-from lm_eval_partial.weights.adapter import Adapter, holds_adapter
 from lm_eval_partial.weights.architecture import Placed
 from lm_eval_partial.weights.assign import Assigned, assign
 from lm_eval_partial.weights.checkpoint import Checkpoint
@@ -32,6 +31,7 @@ from lm_eval_partial.weights.compatibility import (
     open_tokenizer,
     side_of_tokenizer,
 )
+from lm_eval_partial.weights.instruct import open_instruct
 from lm_eval_partial.weights.interpolate import InterpolatedTensor, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.source import Source
@@ -44,13 +44,27 @@ from lm_eval_partial.weights.vocabulary import (
 
 
 class PairedTensor(NamedTuple):
-    """A tensor of the result: its name in the state dict and in the model, and both sides' values."""
+    """A tensor of the result.
+
+    Attributes:
+        key: its name in the state dict.
+        name: its name in the model.
+        as_is: whether the model uses it as it is, or fuses it with others.
+        base: its values at λ = 0.
+        instruct: its values at λ = 1.
+        update: `instruct` itself, if that is a weight and a low-rank update; else None.
+    """
 
     key: str
     name: str
     as_is: bool
     base: LazyTensor
     instruct: LazyTensor
+    update: LowRank | None = None
+
+    def in_weights(self, merge: bool) -> LazyTensor:
+        """Return the part of `instruct` that the model's weights hold."""
+        return self.instruct if merge or self.update is None else self.update.dense
 
 
 class Pair:
@@ -70,42 +84,26 @@ class Pair:
     def __init__(
         self, base: Checkpoint, instruct: Checkpoint, reference: Checkpoint, tokenizer: str
     ) -> None:
-        self.base, self.instruct, self.reference, self.tokenizer = (
-            base,
-            instruct,
-            reference,
-            tokenizer,
-        )
-        # In the order of what it costs: configs, tokenizers, and only then the headers of files
-        # that may be far.
+        self.base, self.instruct = base, instruct
+        self.reference, self.tokenizer = reference, tokenizer
+        # In the order of what it costs: configs, tokenizers, and only then the headers of files,
+        # which may have to be fetched.
         self.architecture = common_architecture(base, instruct, reference)
         check_tokenizers(base, instruct)
         placed = {side.role: self.architecture.place(side.tensors) for side in (base, instruct)}
         self.config: PreTrainedConfig = copy.deepcopy(reference.config)
         self.config.tie_word_embeddings = self._tie(placed)
         check_one_sided(base, instruct, self.architecture, placed)
-        rows = {
-            role: side[self.architecture.embedding].tensor.shape[0] for role, side in placed.items()
-        }
-        if rows[reference.role] != self.architecture.rows:
-            raise UserError(
-                f"{reference}: the config speaks of {self.architecture.rows:,} embedding rows"
-                f" (vocab_size), the file has {rows[reference.role]:,}. Put config and weights of"
-                " one model together."
-            )
-        self.alignment = _align(reference, self.other, rows[reference.role], rows[self.other.role])
-        self.tensors = [
-            self._paired(own, placed[self.other.role][name].tensor)
-            for name, own in placed[reference.role].items()
-        ]
-        check_shapes(
-            base,
-            instruct,
-            {
-                each.key: (tuple(each.base.shape), tuple(each.instruct.shape))
-                for each in self.tensors
-            },
-        )
+        own, theirs = placed[reference.role], placed[self.other.role]
+        self.alignment = self._align(own, theirs)
+        self.tensors: list[PairedTensor] = []
+        shapes = {}
+        for name, each in own.items():
+            paired = self._paired(each, theirs[name].tensor, instruct.updates.get(name))
+            self.tensors.append(paired)
+            shapes[paired.key] = tuple(paired.base.shape), tuple(paired.instruct.shape)
+        # The configs were compared already; files may still not hold what their config says.
+        check_shapes(base, instruct, shapes)
 
     @classmethod
     def open(cls, base: str, instruct: str, **others: Any) -> Pair:
@@ -128,11 +126,7 @@ class Pair:
         trusted = source.trust_remote_code
         base = Checkpoint("base", source.base, source.base_revision, source.base_subfolder, trusted)
         where = source.instruct, source.instruct_revision, source.instruct_subfolder
-        instruct = (
-            Adapter(base, *where)
-            if holds_adapter(*where)
-            else Checkpoint("instruct", *where, trusted)
-        )
+        instruct = open_instruct(base, *where)
         if source.tokenizer_of_a_side:
             reference = instruct if source.tokenizer == "instruct" else base
             return cls(base, instruct, reference, reference.path)
@@ -146,26 +140,24 @@ class Pair:
     def at(
         self, lam: Lam, dtype: torch.dtype | None = None, merge: bool = True
     ) -> dict[str, InterpolatedTensor]:
-        """Return the state dict of θ(λ), in the reference checkpoint's names; values are read when indexed.
+        """Return the state dict of θ(λ), in the reference checkpoint's names.
+
+        Values are read when they are indexed.
 
         Args:
             lam: finite; 0 gives the base, 1 the instruct weights bit for bit, outside [0, 1]
                 extrapolates. Or a schedule, which gives each tensor its own.
             dtype: what the weights will be stored in, if known; see `InterpolatedTensor`.
-            merge: whether an adapter's low-rank updates are in the weights; without,
-                `low_rank.attach` puts them beside a model.
+            merge: whether low-rank updates are in the weights. If not, `beside.attach` puts them
+                beside the weights of a model.
 
         Raises:
             UserError: `lam` is neither, or a schedule that does not fit this model.
         """
         lams, state = self.assign(lam), {}
         for each in self.tensors:
-            above = (
-                each.instruct
-                if merge or not isinstance(each.instruct, LowRank)
-                else each.instruct.dense
-            )
-            state[each.key] = InterpolatedTensor(each.base, above, lams[each.key].lam, dtype)
+            instruct, value = each.in_weights(merge), lams[each.key].lam
+            state[each.key] = InterpolatedTensor(each.base, instruct, value, dtype)
         return state
 
     def replaced(self, tensors: list[PairedTensor]) -> Pair:
@@ -176,47 +168,48 @@ class Pair:
 
     @property
     def updates(self) -> dict[str, LowRank]:
-        """An adapter's low-rank updates, by the name of the weight in the model."""
-        return {
-            each.name: each.instruct for each in self.tensors if isinstance(each.instruct, LowRank)
-        }
+        """The low-rank updates, by the name of the weight in the model."""
+        return {each.name: each.update for each in self.tensors if each.update is not None}
 
     def assign(self, lam: Lam) -> dict[str, Assigned]:
         """Return λ of every tensor, by its key, and the rule it is from. Raises as `at`."""
-        return assign(
-            read_lam(lam), self.architecture, {each.key: each.name for each in self.tensors}
-        )
+        names = {each.key: each.name for each in self.tensors}
+        return assign(read_lam(lam), self.architecture, names)
 
     def scales(self, lam: Lam) -> dict[str, float]:
         """Return λs of every low-rank update, by the name of the weight in the model."""
-        lams = self.assign(lam)
-        updates = ((each.key, each.name, each.instruct) for each in self.tensors)
-        return {
-            name: lams[key].lam * update.scale
-            for key, name, update in updates
-            if isinstance(update, LowRank)
-        }
+        lams, scales = self.assign(lam), {}
+        for each in self.tensors:
+            if each.update is not None:
+                scales[each.name] = lams[each.key].lam * each.update.scale
+        return scales
 
     def check_unmerged(self) -> None:
-        """Raise `UserError` if an adapter's updates cannot stand beside the weights at every λ."""
+        """Raise `UserError` if low-rank updates cannot stand beside the weights at every λ."""
         hint = "Add merge=True, which puts them into the weights."
         for each in self.tensors:
-            if isinstance(each.instruct, LowRank) and each.instruct.magnitude is not None:
+            if each.update is None:
+                continue
+            if not each.update.linear:
                 raise UserError(
                     f"{self.instruct} is a DoRA, whose updates are linear in λ only as weights."
                     f" {hint}"
                 )
-            if isinstance(each.instruct, LowRank) and not each.as_is:
+            if not each.as_is:
                 raise UserError(
                     f"{self.instruct} updates {each.key}, which the model fuses with others. {hint}"
                 )
-        moved = self.alignment is not None and not self.alignment.identity
-        names = self.instruct.updated if isinstance(self.instruct, Adapter) and moved else set()
-        if names & self.architecture.vocabulary:
+        # Asked of the side: such an update is hidden inside a tensor whose rows are in new order.
+        if self.moves_rows and self.architecture.vocabulary & self.instruct.updates.keys():
             raise UserError(
                 f"{self.instruct} has updates of a vocabulary whose rows both sides number apart."
                 f" {hint}"
             )
+
+    @property
+    def moves_rows(self) -> bool:
+        """Whether embedding rows of the two sides have different numbers."""
+        return self.alignment is not None and not self.alignment.is_identity
 
     @property
     def other(self) -> Checkpoint:
@@ -224,8 +217,11 @@ class Pair:
         return self.base if self.reference is self.instruct else self.instruct
 
     def notes(self) -> list[str]:
-        """Return what a user should know of this pair, one line each. Reads a few MiB for the fingerprints."""
-        lines = list(self.instruct.notes) if isinstance(self.instruct, Adapter) else []
+        """Return what a user should know of this pair, one line each.
+
+        Reads a few MiB of the weight files, to tell whether they hold the same.
+        """
+        lines = list(self.instruct.notes)
         if self.base.identity == self.instruct.identity:
             lines.append(
                 f"{self.base} and {self.instruct} seem to hold the same weights: every λ would give"
@@ -233,9 +229,8 @@ class Pair:
             )
         differing = config_differences(self.base.config, self.instruct.config)
         if differing:
-            shown = "; ".join(
-                f"{field}: base {a!r}, instruct {b!r}" for field, (a, b) in differing.items()
-            )
+            fields = differing.items()
+            shown = "; ".join(f"{name}: base {a!r}, instruct {b!r}" for name, (a, b) in fields)
             lines.append(
                 f"the configs differ; the {self.reference.role} side's is used at every λ ({shown})"
             )
@@ -252,43 +247,61 @@ class Pair:
         return lines
 
     def _tie(self, placed: dict[str, dict[str, Placed]]) -> bool:
-        """Settle the output heads; return whether both sides tie theirs to the embedding.
+        """Give each side a head of its own, unless both tie theirs; return whether both do.
 
-        A side's head is its embedding where its config ties them, whatever else the file holds
-        (`HFLM` ties by the config), and where the file has none. If both tie, the result has no
-        head of its own.
+        A side's head is its embedding where its config ties the two, and where the file has none.
+        If both sides tie, the result has no head of its own.
         """
         embedding, head = self.architecture.embedding, self.architecture.head
+        # By the config, whatever the file holds: `HFLM` ties by it too.
         tied = {
             side.role: side.config.tie_word_embeddings or head not in placed[side.role]
             for side in (self.base, self.instruct)
         }
-        for role, side in placed.items():
-            if all(tied.values()):
-                side.pop(head, None)
-            elif tied[role] and embedding in side:
-                side[head] = Placed(head, head, True, side[embedding].tensor)
-        return all(tied.values())
+        if all(tied.values()):
+            for tensors in placed.values():
+                tensors.pop(head, None)
+            return True
+        for role, tensors in placed.items():
+            if tied[role] and embedding in tensors:
+                tensors[head] = Placed(head, head, True, tensors[embedding].tensor)
+        return False
 
-    def _paired(self, own: Placed, theirs: LazyTensor) -> PairedTensor:
-        aligned = self.alignment is not None and not self.alignment.identity
-        if own.name in self.architecture.vocabulary and aligned:
-            theirs = AlignedRows(theirs, own.tensor, cast("Alignment", self.alignment))
-        sides = (own.tensor, theirs) if self.reference is self.base else (theirs, own.tensor)
-        return PairedTensor(own.key, own.name, own.as_is, *sides)
+    def _paired(self, own: Placed, theirs: LazyTensor, update: LowRank | None) -> PairedTensor:
+        by_token = own.name in self.architecture.vocabulary and self.moves_rows
+        if by_token and self.alignment is not None:
+            theirs = AlignedRows(theirs, own.tensor, self.alignment)
+        base, instruct = theirs, own.tensor
+        if self.reference is self.base:
+            base, instruct = instruct, base
+        # With rows in a new order, the update is inside of another tensor.
+        if update is not instruct:
+            update = None
+        return PairedTensor(own.key, own.name, own.as_is, base, instruct, update)
 
+    def _align(self, own: dict[str, Placed], theirs: dict[str, Placed]) -> Alignment | None:
+        """Match embedding rows by token; None if a tokenizer is missing and the rows are as many.
 
-def _align(
-    reference: Checkpoint, other: Checkpoint, rows: int, other_rows: int
-) -> Alignment | None:
-    """Match embedding rows by token; None if a tokenizer is missing and the rows are as many."""
-    if reference.vocabulary is not None and other.vocabulary is not None:
-        return align(reference.vocabulary, other.vocabulary, rows, other_rows)
-    if rows != other_rows:
-        without = other if other.vocabulary is None else reference
-        raise UserError(
-            f"{without} has no tokenizer, and the embeddings have {rows:,} ({reference.role}) and"
-            f" {other_rows:,} ({other.role}) rows: they cannot be matched. Put the tokenizer's"
-            " files beside the weights."
-        )
-    return None
+        Args:
+            own: the reference side's tensors.
+            theirs: the other side's.
+        """
+        reference, other = self.reference, self.other
+        rows = own[self.architecture.embedding].tensor.shape[0]
+        other_rows = theirs[self.architecture.embedding].tensor.shape[0]
+        if rows != self.architecture.rows:
+            raise UserError(
+                f"{reference}: the config speaks of {self.architecture.rows:,} embedding rows"
+                f" (vocab_size), the file has {rows:,}. Put config and weights of one model"
+                " together."
+            )
+        if reference.vocabulary is not None and other.vocabulary is not None:
+            return align(reference.vocabulary, other.vocabulary, rows, other_rows)
+        if rows != other_rows:
+            without = other if other.vocabulary is None else reference
+            raise UserError(
+                f"{without} has no tokenizer, and the embeddings have {rows:,} ({reference.role})"
+                f" and {other_rows:,} ({other.role}) rows: they cannot be matched. Put the"
+                " tokenizer's files beside the weights."
+            )
+        return None

@@ -1,9 +1,11 @@
-"""What stands beside the weights of an export: the reference side's config, its tokenizer, and other small files.
+"""The files beside the weights of an export: config, tokenizer, and other small files.
 
-They are copied as they are, but for what must agree with the weights and what only transformers 5
-could read. A checkpoint is often a download, and files of it may be links. A link is followed only
-inside the checkpoint's own folder or to the blobs of the Hub's cache. One that leads elsewhere is
-refused by name: an export is made to be given away, and must not carry a private file.
+They are copied from the reference side as they are, but for two kinds of fields: those that must
+agree with the weights, and those that only transformers 5 could read.
+
+A checkpoint is often a download, and files of it may be links. A link is followed only inside the
+checkpoint's own folder or to the blobs of the Hub's cache. One that leads elsewhere is refused by
+name: an export is made to be given away, and must not contain a private file.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ CODE = ("*.py",)
 
 
 class Beside(NamedTuple):
-    """What stands beside the weights.
+    """The files beside the weights.
 
     Attributes:
         files: by name, the file each is copied from, or its text.
@@ -61,7 +63,7 @@ class Beside(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Their bytes."""
+        """Their size in bytes."""
         return sum(map(_size, self.files.values()))
 
     def write(self, folder: Path) -> None:
@@ -75,7 +77,7 @@ class Beside(NamedTuple):
 
 
 def files_beside(pair: Pair, dtype: torch.dtype) -> Beside:
-    """Return what stands beside the weights of θ(λ); nothing is written.
+    """Return the files beside the weights of θ(λ); nothing is written.
 
     Args:
         pair: the two checkpoints.
@@ -85,28 +87,28 @@ def files_beside(pair: Pair, dtype: torch.dtype) -> Beside:
         UserError: the reference side has no tokenizer, or a file is a link to something outside of
             its checkpoint.
     """
-    home = pair.reference.model_source
-    files: dict[str, Path | str] = {
-        **_tokenizer_files(pair),
-        **small_files(home.path, MODEL, **home.location),
-    }
+    source = pair.reference.model_source
+    files = _tokenizer_files(pair)
+    files |= small_files(source.path, MODEL, **source.location)
     fields = _fields(files["config.json"])
-    if "auto_map" in fields:
-        files |= small_files(home.path, CODE, **home.location)
+    if "auto_map" in fields:  # model code of the checkpoint's own
+        files |= small_files(source.path, CODE, **source.location)
     found, notes = model_config(pair, fields, dtype)
     files["config.json"] = _respelled(files["config.json"], fields, found)
     files.setdefault("generation_config.json", generation_config(pair).to_json_string())
     large = [name for name, file in files.items() if _size(file) > LARGEST]
+    for name in large:
+        del files[name]
     if large:
-        notes.append(
-            f"{listing(large)} of {home} is larger than {readable_bytes(LARGEST)} and was left out"
-        )
-    return Beside({name: file for name, file in files.items() if name not in large}, notes)
+        limit = readable_bytes(LARGEST)
+        notes.append(f"{listing(large)} of {source} is larger than {limit} and was left out")
+    return Beside(files, notes)
 
 
 def _tokenizer_files(pair: Pair) -> dict[str, Path | str]:
     tokenizer, source = _tokenizer(pair), pair.reference.tokenizer_source
     path, location = (source.path, source.location) if _is_own(pair) else (pair.tokenizer, {})
+    # A tokenizer class of its own code may have files of other names.
     patterns = (*TOKENIZER, *filter(None, tokenizer.vocab_files_names.values()))
     files: dict[str, Path | str] = {**small_files(path, patterns, **location)}
     if "tokenizer_config.json" not in files:
@@ -141,13 +143,12 @@ def _fields(file: Path | str) -> dict[str, Any]:
 
 
 def _respelled(file: Path | str, fields: dict[str, Any], found: dict[str, Any]) -> Path | str:
-    """Return the file itself where nothing in it changes, else its new text, sorted by name if it was."""
+    """Return the file itself if no field changes, else its new text."""
     if found == fields:
         return file
-    return (
-        json.dumps(found, indent=2, ensure_ascii=False, sort_keys=list(fields) == sorted(fields))
-        + "\n"
-    )
+    # In the order of the file, which is by name if transformers wrote it.
+    by_name = list(fields) == sorted(fields)
+    return json.dumps(found, indent=2, ensure_ascii=False, sort_keys=by_name) + "\n"
 
 
 def _size(file: Path | str) -> int:
@@ -160,7 +161,7 @@ def _size(file: Path | str) -> int:
 def small_files(
     path: str, patterns: Iterable[str], revision: str = "main", subfolder: str = ""
 ) -> dict[str, Path]:
-    """Return the files of a checkpoint whose names match: name to the file itself, links followed.
+    """Return the files of a checkpoint whose names match, by name and with links followed.
 
     Args:
         path: local folder or Hub id; files on the Hub are fetched if need be.
@@ -196,10 +197,13 @@ def _root(path: str, patterns: list[str], revision: str) -> Path:
 
 
 def _follow(file: Path, root: Path) -> Path:
-    """Return the file that `file` is or leads to. Raises `UserError` if that is not the checkpoint's own."""
-    target = Path(
-        os.path.realpath(file)
-    )  # unlike resolve(), it does not stumble over a link to itself
+    """Return the file that `file` is or leads to.
+
+    Raises:
+        UserError: it is not the checkpoint's own.
+    """
+    # Unlike Path.resolve(), this raises nothing for a link to itself.
+    target = Path(os.path.realpath(file))
     if target.is_relative_to(root) or _is_blob(target, root):
         return target
     raise UserError(
@@ -210,7 +214,8 @@ def _follow(file: Path, root: Path) -> Path:
 
 
 def _is_blob(target: Path, root: Path) -> bool:
-    """Return whether a file is a blob of the Hub's cache, or of the repository that `root` is a snapshot of."""
+    """Return whether a file is a blob of the Hub's cache, or of the repository of `root`."""
+    # <cache>/models--owner--name has snapshots/<commit>/ with links into blobs/.
     repository = target.parent.parent
     cache = Path(constants.HF_HUB_CACHE).expanduser().resolve()
     known = repository.parent == cache or root.is_relative_to(repository / "snapshots")

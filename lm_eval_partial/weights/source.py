@@ -1,4 +1,4 @@
-"""Where a pair comes from: the arguments that name two checkpoints and a tokenizer, in one place."""
+"""The arguments that name a pair: two checkpoints and a tokenizer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ class Source:
         instruct_revision: the same of `instruct`.
         base_subfolder: folder inside `base` that holds the checkpoint.
         instruct_subfolder: the same of `instruct`.
-        tokenizer: ``instruct`` or ``base``: whose ids, config, chat template and generation config
-            the result has. Or another tokenizer with the ids of either: its path, or itself.
+        tokenizer: ``instruct`` or ``base``, the side whose ids, config, chat template and
+            generation config the result has. Or another tokenizer with the ids of either side: its
+            path, or the object.
         trust_remote_code: as in transformers.
     """
 
@@ -37,7 +38,7 @@ class Source:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Source:
-        """Return the source that some arguments name; the others are passed over.
+        """Return the source that some arguments name; other arguments are ignored.
 
         Raises:
             UserError: base or instruct is missing.
@@ -48,18 +49,16 @@ class Source:
                     f"{name}= is missing. Expected base=BASE,instruct=INSTRUCT, where BASE and"
                     " INSTRUCT are folders or Hub ids."
                 )
+        # None stands for an argument that was left out, as on the command line.
         found = {name: given[name] for name in NAMES if given.get(name) is not None}
-        texts = {
-            name: str(value)
-            for name, value in found.items()
-            if name not in ("tokenizer", "trust_remote_code")
-        }
+        for name in found.keys() - {"tokenizer", "trust_remote_code"}:
+            found[name] = str(found[name])  # a revision such as 7 is read as a number
         found["trust_remote_code"] = bool(found.get("trust_remote_code"))
-        return cls(**(found | texts))
+        return cls(**found)
 
     @property
     def tokenizer_of_a_side(self) -> bool:
-        """Whether the tokenizer is that of one of the two."""
+        """Whether the tokenizer is that of one of the two sides."""
         return isinstance(self.tokenizer, str) and self.tokenizer in ("base", "instruct")
 
 

@@ -1,13 +1,13 @@
-"""config.json and tokenizer_config.json, spelled for what reads checkpoints besides transformers 5.
+"""config.json and tokenizer_config.json with the field names that older programs read too.
 
 Transformers 5 writes `rope_parameters` and `dtype`, and tokenizer classes of its own. Transformers
 4, vLLM, and the converters of llama.cpp and MLX look for `rope_theta`, `rope_scaling` and
-`torch_dtype`, and take a default where one is missing. Here both stand side by side. A file in the
-older spelling stays as it is: both generations read that.
+`torch_dtype`, and take a default where one is missing. An export has both spellings side by side. A
+file in the older spelling stays as it is: transformers 4 and 5 both read that.
 
-Known gaps: what the older spelling cannot say (`model_config` names it), and config fields other
-than these. One file may still be read in two ways: each generation has tokenizer classes of its
-own.
+Known gaps: what the older spelling cannot express, which `model_config` names, and config fields
+other than these. One file may still be read in two ways, because transformers 4 and 5 have
+different tokenizer classes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from lm_eval_partial.weights.pair import Pair
 
 Fields = dict[str, Any]
 
-# Where a model type had other names than rope_theta, partial_rotary_factor, and the sliding layers'
-# rope_theta.
+# Model types with other names for rope_theta, partial_rotary_factor, and rope_theta of the sliding
+# layers.
 _NEOX = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
 _GEMMA = {"sliding_attention": "rope_local_base_freq"}
 _OLDER_NAMES = {
@@ -43,7 +43,7 @@ _EVERY_NTH = ("gemma3_text", "cohere2")
 
 
 def model_config(pair: Pair, fields: Fields, dtype: torch.dtype) -> tuple[Fields, list[str]]:
-    """Return config.json for θ(λ), and what of it the older spelling cannot say, one line each.
+    """Return config.json for θ(λ), and what the older spelling cannot express, one line each.
 
     Vocabulary size, tying, dtype and model class agree with what is written; all else is as in
     `fields`.
@@ -54,22 +54,18 @@ def model_config(pair: Pair, fields: Fields, dtype: torch.dtype) -> tuple[Fields
         dtype: what the weights are stored in.
     """
     found, notes = copy.deepcopy(fields), []
-    home = pair.reference.model_source.config
+    own = pair.reference.model_source.config
     written = {
         "vocab_size": getattr(pair.config.get_text_config(), "vocab_size", None),
         "tie_word_embeddings": pair.config.tie_word_embeddings,
     }
-    for config, section in _sections(home, found):
-        if config is home or config is home.get_text_config():
-            differing = {
-                name: value
-                for name, value in written.items()
-                if getattr(config, name, value) != value
-            }
-            section.update(
-                {config.attribute_map.get(name, name): value for name, value in differing.items()}
-            )
-        _set_dtype(section, str(dtype).removeprefix("torch."), required=config is home)
+    for config, section in _sections(own, found):
+        if config is own or config is own.get_text_config():
+            for name, value in written.items():
+                # Only what is there and wrong: fields that a config leaves out are not added.
+                if getattr(config, name, value) != value:
+                    section[config.attribute_map.get(name, name)] = value
+        _set_dtype(section, str(dtype).removeprefix("torch."), required=config is own)
         if section.get("rope_parameters"):
             notes += _add_older_rope(config, section)
     name = pair.architecture.model_class.__name__
@@ -79,15 +75,17 @@ def model_config(pair: Pair, fields: Fields, dtype: torch.dtype) -> tuple[Fields
 
 
 def tokenizer_config(fields: Fields) -> Fields:
-    """Return the tokenizer_config.json of a tokenizer that has a tokenizer.json, as both generations read it."""
+    """Return tokenizer_config.json as transformers 4 and 5 both read it.
+
+    Args:
+        fields: those of a tokenizer that has a tokenizer.json.
+    """
     found = dict(fields)
-    if (
-        found.get("tokenizer_class") == "TokenizersBackend"
-    ):  # the same class: transformers 5 knows both names
+    # The same class: transformers 5 knows both names.
+    if found.get("tokenizer_class") == "TokenizersBackend":
         found["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(
-        found.get("extra_special_tokens"), list
-    ):  # a dictionary in transformers 4, which fails on a list
+    # Transformers 4 expects a dictionary, and fails on a list.
+    if isinstance(found.get("extra_special_tokens"), list):
         found["additional_special_tokens"] = found.pop("extra_special_tokens")
     return found
 
@@ -113,7 +111,7 @@ def _set_dtype(section: Fields, dtype: str, required: bool) -> None:
 
 
 def _add_older_rope(config: PreTrainedConfig, section: Fields) -> list[str]:
-    """Put the older spelling beside `rope_parameters`, and return what it cannot say."""
+    """Put the older spelling beside `rope_parameters`, and return what it cannot express."""
     unsaid = [
         f"only transformers 5 reads this model's rope_parameters ({config.model_type}) as they are"
         " meant"
@@ -122,26 +120,24 @@ def _add_older_rope(config: PreTrainedConfig, section: Fields) -> list[str]:
     if older is None or not _is_read_the_same(config, older):
         return unsaid
     section.update(older)
-    for name in (
-        "num_experts",
-        "num_local_experts",
-    ):  # Qwen3-MoE's count was called by the first of them
+    # Qwen3-MoE calls its count num_local_experts now, and called it num_experts.
+    for name in ("num_experts", "num_local_experts"):
         if config.attribute_map.get(name) in section:
             section.setdefault(name, section[config.attribute_map[name]])
     return [*_unsaid_yarn(config), *_add_sliding_pattern(config, section)]
 
 
 def _is_read_the_same(config: PreTrainedConfig, older: Fields) -> bool:
-    """Return whether transformers 5, which reads the older fields first, takes them for what they stand beside."""
+    """Return whether transformers 5 reads the older fields as `rope_parameters`, too."""
+    # It reads the older ones first, where a config has both.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             again = type(config).from_dict(copy.deepcopy(config.to_dict() | older))
     except Exception:  # of a class that never had them, and that they only confuse
         return False
-    return bool(again.rope_parameters) and _plain(again.rope_parameters) == _plain(
-        config.rope_parameters
-    )
+    found = again.rope_parameters
+    return bool(found) and _plain(found) == _plain(config.rope_parameters)
 
 
 def _older_rope(config: PreTrainedConfig) -> Fields | None:
@@ -162,18 +158,15 @@ def _older_rope(config: PreTrainedConfig) -> Fields | None:
 
 def _older_scaling(config: PreTrainedConfig, parameters: Fields) -> Fields:
     kind = parameters.get("rope_type", "default")
-    rest = {
-        name: value
-        for name, value in parameters.items()
-        if name not in ("rope_type", "type", "rope_theta", "partial_rotary_factor")
-    }
+    rest = dict(parameters)
+    for name in ("rope_type", "type", "rope_theta", "partial_rotary_factor"):
+        rest.pop(name, None)
     original = rest.get("original_max_position_embeddings")
     beside = {}
     if kind == "longrope":
         beside = {"original_max_position_embeddings": original}
-        if hasattr(
-            type(config), "original_max_position_embeddings"
-        ):  # Phi-3, which refuses more than three fields
+        # Phi-3 refuses more than three fields.
+        if hasattr(type(config), "original_max_position_embeddings"):
             rest.pop("original_max_position_embeddings", None)
             return beside | {"rope_scaling": {"type": kind, **rest}}
     if kind == "yarn" and original == config.max_position_embeddings:
@@ -199,22 +192,25 @@ def _unsaid_yarn(config: PreTrainedConfig) -> list[str]:
 
 
 def _add_sliding_pattern(config: PreTrainedConfig, section: Fields) -> list[str]:
-    """Say which layers have full attention where that was a distance once. Return what it cannot say."""
+    """Add the distance between layers of full attention, where the older spelling has that.
+
+    Returns what it cannot express.
+    """
     kinds = section.get("layer_types")
     if config.model_type not in _EVERY_NTH or not kinds:
         return []
     every = kinds.index("full_attention") + 1 if "full_attention" in kinds else len(kinds) + 1
-    if any(
-        (kind == "full_attention") != (layer % every == 0) for layer, kind in enumerate(kinds, 1)
-    ):
-        return ["only transformers 5 reads which of this model's layers have full attention"]
+    for layer, kind in enumerate(kinds, 1):
+        if (kind == "full_attention") != (layer % every == 0):
+            return ["only transformers 5 reads which of this model's layers have full attention"]
     section["sliding_window_pattern"] = every
     return []
 
 
 def _plain(parameters: Fields) -> Fields:
     """Return rope_parameters without the older name of `rope_type`."""
-    kept = {name: value for name, value in parameters.items() if name != "type"}
-    return {
-        name: _plain(value) if isinstance(value, dict) else value for name, value in kept.items()
-    }
+    found = {}
+    for name, value in parameters.items():
+        if name != "type":
+            found[name] = _plain(value) if isinstance(value, dict) else value
+    return found

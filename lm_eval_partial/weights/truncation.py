@@ -2,12 +2,12 @@
 
     lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5,rank=16 --tasks arc_challenge
 
-ΔW = W_instruct − W_base is replaced by its best approximation of rank r, BA, by singular values:
-exact where r is near full, else randomised (Halko et al., arXiv 0909.4061), one matrix in memory at
-a time, on a GPU if there is one. What is no linear layer of a transformer block (embeddings, head,
-norms, biases) keeps its dense update, or none.
+ΔW = W_instruct − W_base is replaced by its best approximation of rank r, BA. It is found by
+singular values: exactly where r is near full, else by the randomised method of Halko et al. (arXiv
+0909.4061). One matrix is in memory at a time, on a GPU if there is one. Embeddings, head, norms and
+biases keep their dense update, or get none.
 
-Known gap: a rank's factors are held in memory until they are written.
+Known gap: the factors of all layers are held in memory until they are written.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.weights.checkpoint import open_safetensors
+from lm_eval_partial.weights.interpolate import LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.pair import Pair, PairedTensor
 
@@ -33,10 +34,8 @@ RESTS = ("dense", "base")
 
 FORMAT = 1  # of the cache: raised when the same rank would give other factors
 
-_OVERSAMPLING, _ITERATIONS = (
-    16,
-    4,
-)  # of the randomised method: within 1e-4 of the least error on slow spectra
+# Of the randomised method: within 1e-4 of the least error, also where singular values fall slowly.
+_OVERSAMPLING, _ITERATIONS = 16, 4
 
 _FIRST_RANK = 32  # tried for a share of the energy, then doubled
 
@@ -72,16 +71,24 @@ def factorise(
     tried = min(limit, _FIRST_RANK if rank is None else rank)
     while True:
         left, values, right = _svd(change, tried)
-        kept = values.double().square().cumsum(0)
-        enough = tried if energy is None else int((kept < energy * size * (1 - 1e-7)).sum()) + 1
+        enough = tried if energy is None else _enough(values, energy * size)
         if enough <= tried or tried == limit:
             break
+        # From where a full decomposition is no slower, there is no reason to double further.
         tried = limit if _exact(change, 2 * tried) else 2 * tried
     found = max(1, min(enough, tried))
+    # Half of each singular value to either factor: both are then of one size.
     roots = values[:found].sqrt()
     up, down = left[:, :found] * roots, roots[:, None] * right[:found]
     error = (change - up @ down).square().sum(dtype=torch.float64).item()
     return Factors(down.contiguous().cpu(), up.contiguous().cpu(), size, error)
+
+
+def _enough(values: torch.Tensor, wanted: float) -> int:
+    """Return how many singular values it takes for the sum of their squares to reach `wanted`."""
+    kept = values.double().square().cumsum(0)
+    # Less the rounding error of float32, or a share of 1 would never be reached.
+    return int((kept < wanted * (1 - 1e-7)).sum()) + 1
 
 
 def _exact(matrix: torch.Tensor, rank: int) -> bool:
@@ -94,6 +101,7 @@ def _svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, t
     if _exact(matrix, rank):
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
         return left[:, :rank], values[:rank], right[:rank]
+    # Forked, so that the caller's random numbers are what they would have been.
     with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
         torch.manual_seed(0)
         left, values, right = torch.svd_lowrank(matrix, q=rank + _OVERSAMPLING, niter=_ITERATIONS)
@@ -101,15 +109,15 @@ def _svd(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 def with_rank(pair: Pair, rank: Any, rest: str = "dense") -> Pair:
-    """Return the pair with every linear layer's update at a rank; factors are made once and kept on disk.
+    """Return the pair with every linear layer's update at a rank.
 
-    They lie in ``$XDG_CACHE_HOME/lm_eval_partial`` (by default below ``~/.cache``), by both sides'
-    identities.
+    Factors are computed once for a pair and a rank. They are kept in
+    ``$XDG_CACHE_HOME/lm_eval_partial``, by default below ``~/.cache``.
 
     Args:
         pair: the two checkpoints.
-        rank: 1 or more; what is beyond a matrix's own is its full update.
-        rest: ``dense`` or ``base``: what all other tensors' updates become.
+        rank: 1 or more; a matrix of a smaller rank keeps its full update.
+        rest: ``dense`` or ``base``, what the updates of all other tensors become.
 
     Raises:
         UserError: `rank` or `rest` is not one of these.
@@ -120,35 +128,49 @@ def with_rank(pair: Pair, rank: Any, rest: str = "dense") -> Pair:
             f"rest={rest} is neither dense nor base. Give rest=dense to keep the updates of all"
             " else."
         )
-    wanted, file = linear_weights(pair), _cache_file(pair, rank)
-    if not file.is_file():
-        tensors: dict[str, torch.Tensor] = {}
-        for each, factors in _factorised(pair, rank=rank):
-            tensors |= {f"{each.key}:down": factors.down, f"{each.key}:up": factors.up}
-        _write(tensors, file)
-    stored = open_safetensors(str(file))
-
-    def change(each: PairedTensor) -> PairedTensor:
+    wanted, stored = linear_weights(pair), _stored_factors(pair, rank)
+    tensors = []
+    for each in pair.tensors:
         if each.key in wanted:
             down, up = stored[f"{each.key}:down"], stored[f"{each.key}:up"]
-            return each._replace(instruct=LowRank(each.base, down, up, 1.0, wanted[each.key]))
-        return each if rest == "dense" else each._replace(instruct=each.base)
+            update = LowRank(each.base, down, up, 1.0, wanted[each.key])
+            each = each._replace(instruct=update, update=update)
+        elif rest == "base":
+            each = each._replace(instruct=each.base, update=None)
+        tensors.append(each)
+    return pair.replaced(tensors)
 
-    return pair.replaced([change(each) for each in pair.tensors])
+
+def _stored_factors(pair: Pair, rank: int) -> dict[str, LazyTensor]:
+    """Return the factors of a pair's updates by key, computed and stored if need be."""
+    file = _cache_file(pair, rank)
+    if not file.is_file():
+        tensors: dict[str, torch.Tensor] = {}
+        for each, factors in factorised(pair, rank=rank):
+            tensors |= {f"{each.key}:down": factors.down, f"{each.key}:up": factors.up}
+        write_tensors(tensors, file)
+    return open_safetensors(str(file))
 
 
-def _write(
+def write_tensors(
     tensors: dict[str, torch.Tensor], file: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file that is there whole or not at all."""
+    """Write a safetensors file that is complete or absent.
+
+    Args:
+        tensors: by name.
+        file: its folder is made if need be.
+        metadata: of the file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.incomplete")
+    # safetensors refuses views, such as a transposed matrix.
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            unfinished,
-            metadata=metadata,
-        )
+        save_file(tensors, unfinished, metadata=metadata)
         unfinished.replace(file)
     except OSError as error:
         raise UserError(
@@ -171,33 +193,39 @@ def check_rank(rank: Any) -> int:
 
 
 def linear_weights(pair: Pair) -> dict[str, bool]:
-    """Return the keys of the linear layers' weights, and whether a weight is stored as [in, out]."""
-    linear = pair.architecture.linear
-    return {
-        each.key: linear.get(each.name, False)
-        for each in pair.tensors
-        if each.name in linear
-        or (not each.as_is and len(each.instruct.shape) == 2)  # experts, before they are fused
-    }
+    """Return the keys of linear layers' weights, and whether they are stored as [in, out]."""
+    linear, found = pair.architecture.linear, {}
+    for each in pair.tensors:
+        # Experts are linear layers too, until the model fuses them.
+        expert = not each.as_is and len(each.instruct.shape) == 2
+        if expert or each.name in linear:
+            found[each.key] = linear.get(each.name, False)
+    return found
 
 
 def _cache_file(pair: Pair, rank: int) -> Path:
-    identity = [FORMAT, pair.base.identity, pair.instruct.identity, pair.reference.role, rank]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+    # The role too: with another reference, tensors have other names.
+    depends_on = [FORMAT, pair.base.identity, pair.instruct.identity, pair.reference.role, rank]
+    digest = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:24]
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return root / "lm_eval_partial" / "low_rank" / f"{digest}.safetensors"
 
 
-def _factorised(
+def factorised(
     pair: Pair, rank: int | None = None, energy: float | None = None
 ) -> Iterator[tuple[PairedTensor, Factors]]:
+    """Yield each linear layer's weight and the factors of its update, as [out, in].
+
+    Args:
+        pair: the two checkpoints.
+        rank: as `factorise` takes it.
+        energy: as `factorise` takes it.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    wanted = linear_weights(pair)
+    linear = linear_weights(pair)
+    layers = [each for each in pair.tensors if each.key in linear]
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for each in progress.track(
-            [t for t in pair.tensors if t.key in wanted], description="low-rank updates"
-        ):
-            change = each.instruct[...].to(device, torch.float32) - each.base[...].to(
-                device, torch.float32
-            )
-            yield each, factorise(change.T if wanted[each.key] else change, rank, energy)
+        for each in progress.track(layers, description="low-rank updates"):
+            base = each.base[...].to(device, torch.float32)
+            change = each.instruct[...].to(device, torch.float32) - base
+            yield each, factorise(change.T if linear[each.key] else change, rank, energy)

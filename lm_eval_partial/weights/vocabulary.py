@@ -1,7 +1,7 @@
 """Two vocabularies matched by token, not by position.
 
-Instruct tokenizers prepend (Mistral v0.3), append, re-order or re-purpose tokens, and embeddings
-are padded to friendly sizes: equal shapes do not mean equal rows.
+Instruct tokenizers prepend (Mistral v0.3), append, re-order or re-purpose tokens. Embeddings are
+padded to multiples of 64 and the like. So equal shapes do not mean equal rows.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.weights.interpolate import LazyTensor
 
-MIN_SHARED = (
-    0.9  # of the smaller vocabulary; below it the two sides do not speak of the same tokens
-)
+# Share of the smaller vocabulary that both must have; with less the two are of different families.
+MIN_SHARED = 0.9
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Alignment:
         other_rows: rows of the other side's embedding.
         shared: tokens both sides have.
         reference_only: tokens only the reference side has; they keep its rows at every λ.
-        other_only: tokens only the other side has; no row of the result is theirs.
+        other_only: tokens only the other side has; they have no row in the result.
     """
 
     rows: torch.Tensor
@@ -40,7 +39,7 @@ class Alignment:
     other_only: tuple[str, ...]
 
     @property
-    def identity(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether every row matches the row of the same number and nothing is left over."""
         return len(self.rows) == self.other_rows and torch.equal(
             self.rows, torch.arange(self.other_rows)
@@ -75,23 +74,29 @@ def align(
     tokens = {index: token for token, index in reference.items() if index < rows}
     theirs = {token: index for token, index in other.items() if index < other_rows}
     named = set(theirs.values())
-    matched = []
+    matched, alone = [], []
     for row in range(rows):
-        if row in tokens:
-            matched.append(theirs.get(tokens[row], -1))
-        else:
+        token = tokens.get(row)
+        if token is None:
+            # Padding is not matched with a row that is a token on the other side.
             matched.append(row if row < other_rows and row not in named else -1)
+            continue
+        matched.append(theirs.get(token, -1))
+        if token not in theirs:
+            alone.append(token)
     return Alignment(
         rows=torch.tensor(matched, dtype=torch.int64),
         other_rows=other_rows,
-        shared=sum(token in theirs for token in tokens.values()),
-        reference_only=tuple(token for token in tokens.values() if token not in theirs),
+        shared=len(tokens) - len(alone),
+        reference_only=tuple(alone),
         other_only=tuple(token for token in theirs if token not in reference),
     )
 
 
 class AlignedRows:
-    """The other side's embedding in the reference side's ids; rows it lacks are the reference's own.
+    """The other side's embedding in the reference side's ids.
+
+    Rows that the other side lacks are the reference's own.
 
     Args:
         other: [other rows, …].
@@ -109,16 +114,15 @@ class AlignedRows:
         first = slice(None) if first is Ellipsis else first
         if not isinstance(first, slice):
             return self[:][index]
-        rows = self._rows[first]
         result = self._reference[first].to(self.dtype, copy=True)
-        known = (rows >= 0).nonzero().squeeze(1)
+        wanted = self._rows[first]
+        known = (wanted >= 0).nonzero().squeeze(1)
         if len(known):
-            # Only the stretch that holds them: tokenizers move tokens together, and blocks of rows
-            # are asked for.
-            start, stop = int(rows[known].min()), int(rows[known].max()) + 1
-            result[known] = (
-                self._other[start:stop].index_select(0, rows[known] - start).to(self.dtype)
-            )
+            rows = wanted[known]
+            # Only the stretch that holds them is read. Tokenizers move tokens together, and blocks
+            # of rows are asked for, so it is about as long as the block.
+            start, stop = int(rows.min()), int(rows.max()) + 1
+            result[known] = self._other[start:stop].index_select(0, rows - start).to(self.dtype)
         return result[(slice(None), *rest)]
 
 
@@ -131,9 +135,9 @@ def tokenizer_differences(
         ours, theirs = getattr(base, name, None), getattr(instruct, name, None)
         if ours != theirs:
             lines.append(f"{name}: base {ours!r}, instruct {theirs!r}")
-    leading = [_leading_tokens(side) for side in (base, instruct)]
-    if leading[0] != leading[1]:
-        lines.append(f"tokens put before a text: base {leading[0]}, instruct {leading[1]}")
+    ours, theirs = _leading_tokens(base), _leading_tokens(instruct)
+    if ours != theirs:
+        lines.append(f"tokens put before a text: base {ours}, instruct {theirs}")
     if (base.chat_template is None) != (instruct.chat_template is None):
         lines.append(
             f"chat template: only the {'instruct' if base.chat_template is None else 'base'} side"
@@ -143,7 +147,8 @@ def tokenizer_differences(
 
 
 def _leading_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    # Asked by encoding a text: the field add_bos_token does not say what a template adds.
     plain = tokenizer.encode("a", add_special_tokens=False)
     full = tokenizer.encode("a")
     start = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
-    return [str(token) for token in tokenizer.convert_ids_to_tokens(full[:start])]
+    return list(map(str, tokenizer.convert_ids_to_tokens(full[:start])))

@@ -17,13 +17,20 @@ from typing import Any, NamedTuple
 import torch
 
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.weights.adapter import ADAPTER_FILES, BASE_FINGERPRINT, CONFIG_FILE
-from lm_eval_partial.weights.pair import Pair
-from lm_eval_partial.weights.truncation import _factorised, _write, linear_weights
+from lm_eval_partial.weights.adapter import ADAPTER_FILES, BASE_FINGERPRINT, CONFIG_FILE, PREFIX
+from lm_eval_partial.weights.pair import Pair, PairedTensor
+from lm_eval_partial.weights.truncation import factorised, linear_weights, write_tensors
 
 
 class Kept(NamedTuple):
-    """What a weight keeps of its update: its name, the rank, ‖ΔW‖² and ‖ΔW − BA‖²."""
+    """What a weight keeps of its update.
+
+    Attributes:
+        name: of the weight in the model.
+        rank: of the update that is kept.
+        size: ‖ΔW‖².
+        error: ‖ΔW − BA‖².
+    """
 
     name: str
     rank: int
@@ -32,10 +39,14 @@ class Kept(NamedTuple):
 
 
 def relative_error(kept: Iterable[Kept]) -> float:
-    """Return ‖ΔW − BA‖ / ‖ΔW‖ over some weights, from 0 (all kept) to 1 (nothing); 0 if nothing changed."""
-    size, error = (
-        sum(values) for values in zip(*((each.size, each.error) for each in kept), strict=True)
-    )
+    """Return ‖ΔW − BA‖ / ‖ΔW‖ over some weights, from 0 (all kept) to 1 (nothing kept).
+
+    It is 0 if nothing changed.
+    """
+    size = error = 0.0
+    for each in kept:
+        size += each.size
+        error += each.error
     return math.sqrt(error / size) if size else 0.0
 
 
@@ -61,59 +72,74 @@ def extract(
     _check_output(output)
     _check_representable(pair, rest)
     saved = [] if rest == "base" else _whole_modules(pair)
-    config: dict[str, Any] = {
-        "rank_pattern": {},
-        "alpha_pattern": {},
-        "target_modules": [],
+    tensors: dict[str, torch.Tensor] = {}
+    found = []
+    for each, factors in factorised(pair, rank, energy):
+        module = _module_of(each)
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = factors.down
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = factors.up
+        found.append(Kept(each.name, len(factors.down), factors.size, factors.error))
+    config = _lora_config(pair, found, saved)
+    if rest == "dense":
+        dense = _dense_tensors(pair, config["target_modules"], saved)
+        # Beside the updates there is nothing but biases of their own layers, and whole modules.
+        if any(name.endswith(".base_layer.bias") for name in dense):
+            config["bias"] = "lora_only"
+        tensors |= dense
+    output.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": "pt", BASE_FINGERPRINT: pair.base.fingerprint}
+    write_tensors(tensors, output / ADAPTER_FILES[0], metadata)
+    if pair.reference.tokenizer is not None:
+        pair.reference.tokenizer.save_pretrained(output)
+    # Last: a folder with a config is an adapter, and this one is then complete.
+    (output / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def _lora_config(pair: Pair, found: list[Kept], saved: list[str]) -> dict[str, Any]:
+    """Return adapter_config.json, with α = r so that the scale of every update is 1."""
+    ranks = {kept.name.removesuffix(".weight"): kept.rank for kept in found}
+    common = max(ranks.values())
+    patterns = {module: rank for module, rank in ranks.items() if rank != common}
+    local = os.path.isdir(pair.base.path)
+    return {
+        "rank_pattern": patterns,
+        "alpha_pattern": patterns,
+        "target_modules": list(ranks),
         "modules_to_save": saved,
-    }
-    tensors, found = {}, []
-    for each, factors in _factorised(pair, rank, energy):
-        module, kept = each.name.removesuffix(".weight"), factors.down.shape[0]
-        tensors[f"base_model.model.{module}.lora_A.weight"] = factors.down
-        tensors[f"base_model.model.{module}.lora_B.weight"] = factors.up
-        config["target_modules"].append(module)
-        config["rank_pattern"][module] = config["alpha_pattern"][module] = kept
-        found.append(Kept(each.name, kept, factors.size, factors.error))
-    common = max(kept.rank for kept in found)
-    for pattern in ("rank_pattern", "alpha_pattern"):  # those that differ from the rest
-        config[pattern] = {
-            module: kept for module, kept in config[pattern].items() if kept != common
-        }
-    biases = False
-    for each in pair.tensors if rest == "dense" else ():
-        module, _, part = each.name.rpartition(".")
-        if module in config["target_modules"] and part == "bias":
-            biases = True
-            tensors[f"base_model.model.{module}.base_layer.bias"] = each.instruct[...]
-        elif module in saved or (
-            each.name == pair.architecture.embedding and pair.config.tie_word_embeddings
-        ):
-            tensors[f"base_model.model.{each.name}"] = each.instruct[...]
-    base = pair.base.path if not os.path.isdir(pair.base.path) else os.path.abspath(pair.base.path)
-    config |= {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "revision": None if os.path.isdir(base) else pair.base.revision,
+        "base_model_name_or_path": os.path.abspath(pair.base.path) if local else pair.base.path,
+        "revision": None if local else pair.base.revision,
         "r": common,
         "lora_alpha": common,
         "lora_dropout": 0.0,
-        "bias": "lora_only" if biases else "none",
+        "bias": "none",
         "fan_in_fan_out": any(linear_weights(pair).values()),
         "init_lora_weights": True,
         "inference_mode": True,
     }
-    output.mkdir(parents=True, exist_ok=True)
-    _write(
-        tensors,
-        output / ADAPTER_FILES[0],
-        {"format": "pt", BASE_FINGERPRINT: pair.base.fingerprint},
-    )
-    if pair.reference.tokenizer is not None:
-        pair.reference.tokenizer.save_pretrained(output)
-    (output / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    return found
+
+
+def _dense_tensors(pair: Pair, updated: list[str], saved: list[str]) -> dict[str, torch.Tensor]:
+    """Return what an adapter holds whole: biases of updated layers, and the modules saved."""
+    tensors = {}
+    for each in pair.tensors:
+        module, part = _module_of(each), each.name.rpartition(".")[2]
+        if module in updated and part == "bias":
+            tensors[f"{PREFIX}{module}.base_layer.bias"] = each.instruct[...]
+        elif module in saved or _is_tied_embedding(pair, each):
+            tensors[f"{PREFIX}{each.name}"] = each.instruct[...]
+    return tensors
+
+
+def _module_of(each: PairedTensor) -> str:
+    return each.name.rpartition(".")[0]
+
+
+def _is_tied_embedding(pair: Pair, each: PairedTensor) -> bool:
+    """Return whether a tensor is embedding and head in one, which peft saves without a module."""
+    return each.name == pair.architecture.embedding and bool(pair.config.tie_word_embeddings)
 
 
 def _check_output(output: Path) -> None:
@@ -132,8 +158,7 @@ def _check_representable(pair: Pair, rest: str) -> None:
             f"an adapter cannot hold the update of {listing(fused)}, which the model fuses. Give"
             " rank=... and merge=True to partial-hf instead, which needs no adapter."
         )
-    moved = pair.alignment is not None and not pair.alignment.identity
-    if rest == "base" and moved and pair.reference is pair.instruct:
+    if rest == "base" and pair.moves_rows and pair.reference is pair.instruct:
         raise UserError(
             f"{pair.instruct} has tokens of its own, and rest=base leaves its embeddings out. Give"
             " --rest dense, or --tokenizer base."
@@ -141,28 +166,31 @@ def _check_representable(pair: Pair, rest: str) -> None:
 
 
 def _whole_modules(pair: Pair) -> list[str]:
-    """Return the modules that peft has to save whole for the rest to be dense: those whose tensors moved."""
-    resized = pair.alignment is not None and not pair.alignment.identity
-    moved = []
+    """Return the modules that peft has to save whole for the rest to be dense.
+
+    They are those of which a tensor differs between the sides.
+    """
+    moved: list[str] = []
     for each in pair.tensors:
-        module = each.name.rpartition(".")[0]
-        tied = pair.config.tie_word_embeddings and each.name == pair.architecture.embedding
-        if f"{module}.weight" in pair.architecture.linear or tied or module in moved:
+        module = _module_of(each)
+        linear = f"{module}.weight" in pair.architecture.linear
+        if linear or _is_tied_embedding(pair, each) or module in moved:
             continue
-        grown = resized and each.name in pair.architecture.vocabulary
+        # Rows of new tokens are not compared: the base has none, and is given the instruct side's.
+        grown = each.name in pair.architecture.vocabulary and pair.moves_rows
         if grown or not torch.equal(each.instruct[...], each.base[...]):
             moved.append(module)
-    inner = [
-        name
-        for name in moved
-        if any(
-            other.name.startswith(f"{name}.") and "." in other.name[len(name) + 1 :]
-            for other in pair.tensors
-        )
-    ]
+    # peft saves a module with everything below it, which would include updated layers.
+    parents = {_module_of(each).rpartition(".")[0] for each in pair.tensors}
+    inner = [name for name in moved if any(_is_within(parent, name) for parent in parents)]
     if inner:
         raise UserError(
             f"an adapter cannot hold the update of {listing(inner)} alone. Give --rest base to"
             " drop it."
         )
     return moved
+
+
+def _is_within(module: str, other: str) -> bool:
+    """Return whether a module is another one, or somewhere below it."""
+    return f"{module}.".startswith(f"{other}.")

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.weights import checkpoint
 
 
-def main(base: str, instruct: str, output: str, **arguments: object) -> None:
+def main(base: str, instruct: str, output: str, **arguments: Any) -> None:
     read = 0
     plain = checkpoint.SafetensorsSlice.__getitem__
 
@@ -24,9 +25,9 @@ def main(base: str, instruct: str, output: str, **arguments: object) -> None:
         return tensor
 
     torch.set_num_threads(1)
-    lm = PartialHFLM(
-        base, instruct, 0.9, dtype="float64", device="cpu", tp_plan="auto", **arguments
-    )
+    arguments |= {"dtype": "float64", "device": "cpu", "tp_plan": "auto"}
+    lm = PartialHFLM(base, instruct, 0.9, **arguments)
+    # Counted from here: what moving to another λ reads.
     checkpoint.SafetensorsSlice.__getitem__ = counted  # type: ignore[method-assign]
     lm.set_lam(0.3)
     with torch.no_grad():

@@ -1,4 +1,7 @@
-"""Exports read by transformers 4: log-probabilities, token ids and texts there, against θ(λ) and its tokenizer here."""
+"""Exports read by transformers 4, against θ(λ) and its tokenizer in this release.
+
+Log-probabilities, token ids and texts are compared.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import os
 import shutil
 import subprocess
 import tarfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +23,6 @@ from transformers import (
     AutoTokenizer,
     Gemma3TextConfig,
     GenerationConfig,
-    LlamaConfig,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -36,6 +40,7 @@ from tests.weights.test_export import reordered_pair
 PYTHON = os.environ.get("TRANSFORMERS_4_PYTHON", "")
 REAL = Path(__file__).resolve().parents[3] / "shared" / "models" / "models.tar.xz"
 LAM = 0.37
+UNCHANGED = ("tokenizer.json", "special_tokens_map.json")
 
 needs_transformers_4 = pytest.mark.skipif(
     not PYTHON,
@@ -43,19 +48,15 @@ needs_transformers_4 = pytest.mark.skipif(
 )
 
 TEXTS = [
-    *(
-        "Hello world",
-        "",
-        "The quick brown fox doesn't cost 12,345.67!",
-        "naïve café — 東京 🙂",
-        "two  spaces\n\nand\ttabs",
-    ),
-    *(
-        "<|im_start|>user\nHi<|im_end|>",
-        "<s>[INST] Hi [/INST]</s>",
-        "<bos><start_of_turn>",
-        "def f(x):\n    return x",
-    ),
+    "Hello world",
+    "",
+    "The quick brown fox doesn't cost 12,345.67!",
+    "naïve café — 東京 🙂",
+    "two  spaces\n\nand\ttabs",
+    "<|im_start|>user\nHi<|im_end|>",
+    "<s>[INST] Hi [/INST]</s>",
+    "<bos><start_of_turn>",
+    "def f(x):\n    return x",
 ]
 
 LLAMA3 = {
@@ -65,8 +66,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 YARN = {"factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 16.0}
-# As transformers 5 has them, and as they stand in checkpoints of before.
-ROPE = {
+# As transformers 5 writes them, and as releases before it did.
+ROPE: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "theta": (
         {"rope_type": "default", "rope_theta": 500000.0},
         {"rope_theta": 500000.0, "rope_scaling": None},
@@ -133,8 +134,9 @@ OTHERS: dict[str, PreTrainedConfig] = {
         | {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 2.1, 2.2, 2.3]},
     ),
     "qwen3_moe": Qwen3MoeConfig(
-        **{**pico.GROUPED, "vocab_size": 330, "head_dim": 8},
-        **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+        **{**pico.GROUPED, "vocab_size": 330, "head_dim": 8, "num_experts_per_tok": 2},
+        num_experts=4,
+        moe_intermediate_size=16,
         rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
     ),
 }
@@ -144,31 +146,32 @@ OTHERS: dict[str, PreTrainedConfig] = {
 
 
 def sides(
-    folder: Path, config: PreTrainedConfig, words: PreTrainedTokenizerFast | None = None
+    folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast | None = None
 ) -> tuple[Path, Path]:
-    words = words or pico.tokenizer()
+    tokenizer = tokenizer or pico.tokenizer()
     base = pico.model(config, seed=1)
     instruct = pico.child(base, seed=2)
     instruct.generation_config.eos_token_id = [1, 5]
-    return pico.save(base, words, folder / "base"), pico.save(instruct, words, folder / "instruct")
+    return pico.save(base, tokenizer, folder / "base"), pico.save(
+        instruct, tokenizer, folder / "instruct"
+    )
 
 
-def llama(rope: dict[str, object], **changes: object) -> LlamaConfig:
+def llama(rope: dict[str, Any], **changes: Any) -> PreTrainedConfig:
     return pico.config("llama", 330, rope_parameters=dict(rope), **changes)
 
 
-def older(folder: Path, rope: dict[str, object]) -> Path:
-    """Set a checkpoint back to what releases before 5 wrote."""
+def older(folder: Path, rope: dict[str, Any]) -> Path:
+    """Rewrite a checkpoint's small files as releases before 5 wrote them."""
     config = json.loads((folder / "config.json").read_text())
     del config["rope_parameters"]
     config["torch_dtype"] = config.pop("dtype")
     (folder / "config.json").write_text(json.dumps({**config, **rope}, indent=2))
-    words = json.loads((folder / "tokenizer_config.json").read_text())
-    words["tokenizer_class"] = "PreTrainedTokenizerFast"
-    (folder / "tokenizer_config.json").write_text(json.dumps(words, indent=2))
-    (folder / "special_tokens_map.json").write_text(
-        json.dumps({"bos_token": "<s>", "eos_token": "</s>"})
-    )
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2))
+    special = {"bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
     return folder
 
 
@@ -176,13 +179,8 @@ def sentencepiece() -> PreTrainedTokenizerFast:
     """Return a tokenizer of sentencepiece's kind: spaces are ▁, unknown characters bytes."""
     raw = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    pieces = [
-        decoders.Replace("▁", " "),
-        decoders.ByteFallback(),
-        decoders.Fuse(),
-        decoders.Strip(" ", 1, 0),
-    ]
-    raw.decoder = decoders.Sequence(pieces)
+    spaces, start = decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)
+    raw.decoder = decoders.Sequence([spaces, decoders.ByteFallback(), decoders.Fuse(), start])
     tokens = ["<s>", "</s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=tokens, show_progress=False)
     raw.train_from_iterator(["Hello world of the quick brown foxes"] * 9, trainer)
@@ -195,15 +193,12 @@ def sentencepiece() -> PreTrainedTokenizerFast:
 # Reading ------------------------------------------------------------------------------------------
 
 
-def read_there(folder: Path, requests: list[dict[str, object]]) -> dict[str, dict[str, object]]:
-    """Return what transformers 4 makes of the folders: one process, which takes seconds to start."""
+def read_there(folder: Path, requests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what transformers 4 reads from the folders."""
+    # In one process for all of them, since it takes seconds to start.
     (folder / "request.json").write_text(json.dumps(requests))
-    command = [
-        PYTHON,
-        str(Path(__file__).with_name("transformers_4.py")),
-        "request.json",
-        "answer.pt",
-    ]
+    script = str(Path(__file__).with_name("transformers_4.py"))
+    command = [PYTHON, script, "request.json", "answer.pt"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -215,10 +210,12 @@ def read_there(folder: Path, requests: list[dict[str, object]]) -> dict[str, dic
 
 
 class Asked:
-    """Exports made of pairs, and what θ(λ) and its tokenizer are here."""
+    """Exports of pairs, and the log-probabilities and dtype of θ(λ) here."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.requests, self.here = folder, [], {}
+        self.folder = folder
+        self.requests: list[dict[str, Any]] = []
+        self.here: dict[str, tuple[torch.Tensor, torch.dtype]] = {}
 
     def add(
         self, name: str, pair: Pair, dtype: str = "auto", lam: float = LAM, attention: str = "sdpa"
@@ -249,7 +246,8 @@ class Asked:
     def _differences(self, folder, texts, there, within) -> str:
         if "error" in there:
             return there["error"]
-        (ours, dtype), words = self.here[folder], AutoTokenizer.from_pretrained(folder)
+        (ours, dtype), tokenizer = self.here[folder], AutoTokenizer.from_pretrained(folder)
+        read = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
         far = (ours - there["logprobs"]).abs().max().item()
         argmaxes = (ours.argmax(-1) == there["logprobs"].argmax(-1)).all()
         checks = {
@@ -258,23 +256,18 @@ class Asked:
             "dtype": dtype == there["dtype"],
             f"unfilled {there['unfilled']}": not there["unfilled"],
             "eos": GenerationConfig.from_pretrained(folder).eos_token_id == there["eos"],
-            "vocabulary": words.get_vocab() == there["vocabulary"],
-            "special tokens": sorted(set(words.all_special_tokens)) == there["all_special"],
+            "vocabulary": tokenizer.get_vocab() == there["vocabulary"],
+            "special tokens": sorted(set(tokenizer.all_special_tokens)) == there["all_special"],
         }
-        for text, theirs, read, bare in zip(
-            texts, there["token_ids"], there["texts"], there["bare"], strict=True
-        ):
-            ids = words(text)["input_ids"]
+        found = zip(texts, there["token_ids"], there["texts"], there["bare"], strict=True)
+        for text, theirs, decoded, bare in found:
+            ids = tokenizer(text)["input_ids"]
             checks[f"ids of {text!r}"] = ids == theirs
-            checks[f"text of {text!r}"] = (
-                words.decode(ids, clean_up_tokenization_spaces=False) == read
-            )
-            checks[f"bare text of {text!r}"] = (
-                words.decode(ids, True, clean_up_tokenization_spaces=False) == bare
-            )
-        if isinstance(words.chat_template, str):
+            checks[f"text of {text!r}"] = read(ids) == decoded
+            checks[f"bare text of {text!r}"] = read(ids, skip_special_tokens=True) == bare
+        if isinstance(tokenizer.chat_template, str):
             chat = [{"role": "user", "content": "Hi"}]
-            checks["chat"] = words.apply_chat_template(chat, tokenize=False) == there["chat"]
+            checks["chat"] = tokenizer.apply_chat_template(chat, tokenize=False) == there["chat"]
         return ", ".join(name for name, right in checks.items() if not right)
 
 
@@ -289,19 +282,16 @@ def test_rotary_embeddings(asked, tmp_path):
     for kind, (now, before) in ROPE.items():
         made = sides(tmp_path / kind, llama(now))
         asked.add(kind, Pair.open(*map(str, made)))
-        if before is not None:
-            old = [
-                older(shutil.copytree(side, tmp_path / f"older {kind}" / side.name), before)
-                for side in made
-            ]
-            out = asked.add(f"older {kind}", Pair.open(*map(str, old)))
-            for name in (
-                "config.json",
-                "tokenizer_config.json",
-                "tokenizer.json",
-                "special_tokens_map.json",
-            ):
-                assert (out / name).read_bytes() == (old[1] / name).read_bytes(), name
+        if before is None:
+            continue
+        folder = tmp_path / f"older {kind}"
+        for side in made:
+            older(shutil.copytree(side, folder / side.name), before)
+        pair = Pair.open(str(folder / "base"), str(folder / "instruct"))
+        out = asked.add(folder.name, pair)
+        # Both generations read the older spelling, so nothing is rewritten.
+        for name in ("config.json", "tokenizer_config.json", *UNCHANGED):
+            assert (out / name).read_bytes() == (folder / "instruct" / name).read_bytes(), name
     for name, config in OTHERS.items():
         asked.add(name, Pair.open(*map(str, sides(tmp_path / name, config))))
     assert asked.compare() == {}
@@ -311,25 +301,20 @@ def test_rotary_embeddings(asked, tmp_path):
 def test_families_and_vocabularies(asked, pairs, tmp_path):
     for family in pico.FAMILIES:  # qwen2 ties its head
         # Transformers 4 leaves Gemma's soft cap out of its fast kernel.
-        asked.add(
-            family,
-            Pair.open(*map(str, pairs(family))),
-            attention="eager" if family == "gemma2" else "sdpa",
-        )
+        attention = "eager" if family == "gemma2" else "sdpa"
+        asked.add(family, Pair.open(*map(str, pairs(family))), attention=attention)
     asked.add("in bfloat16", Pair.open(*map(str, pairs("llama"))), "bfloat16")
-    words, theta = pico.tokenizer(), ROPE["theta"][0]
-    tied = pico.save(
-        pico.model(llama(theta, tie_word_embeddings=True), 1), words, tmp_path / "tied"
-    )
-    untied = pico.save(pico.model(llama(theta), 2), words, tmp_path / "untied")
+    tokenizer, theta = pico.tokenizer(), ROPE["theta"][0]
+    model = pico.model(llama(theta, tie_word_embeddings=True), 1)
+    tied = pico.save(model, tokenizer, tmp_path / "tied")
+    untied = pico.save(pico.model(llama(theta), 2), tokenizer, tmp_path / "untied")
     for reference in ("base", "instruct"):
         asked.add(f"untied, {reference}", Pair.open(str(tied), str(untied), tokenizer=reference))
     asked.add("tied", Pair.open(*[str(tied)] * 2))
     asked.add("grown and reordered", Pair.open(*map(str, reordered_pair(tmp_path / "reordered"))))
     asked.add("adapter that grows a vocabulary", grown_adapter(tied, tmp_path))
-    asked.add(
-        "sentencepiece", Pair.open(*map(str, sides(tmp_path / "sp", llama(theta), sentencepiece())))
-    )
+    made = sides(tmp_path / "sp", llama(theta), sentencepiece())
+    asked.add("sentencepiece", Pair.open(*map(str, made)))
     # Transformers 5 takes any tokenizer of a Qwen2 model for Qwen's own, and adds its <|endoftext|>
     # to it.
     assert asked.compare() == {"qwen2": "vocabulary, special tokens"}
@@ -337,18 +322,18 @@ def test_families_and_vocabularies(asked, pairs, tmp_path):
 
 def grown_adapter(base: Path, folder: Path) -> Pair:
     """Return `base` and an adapter with two tokens more, and a head of its own."""
-    words = pico.tokenizer(extra_special_tokens=["<tool>", "<end>"])
-    words.chat_template = pico.CHAT
+    tokenizer = pico.tokenizer(extra_special_tokens=["<tool>", "<end>"])
+    tokenizer.chat_template = pico.CHAT
     model = AutoModelForCausalLM.from_pretrained(base)
-    model.resize_token_embeddings(len(words), mean_resizing=False)
-    pico.save(model, words, folder / "resized")
-    modules = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    pico.save(model, tokenizer, folder / "resized")
+    modules: dict[str, Any] = {"target_modules": ["q_proj"]}
+    modules["modules_to_save"] = ["embed_tokens", "lm_head"]
     made = pico.adapter(folder / "resized", folder / "grown", **modules)
-    words.save_pretrained(made)
+    tokenizer.save_pretrained(made)
     settings = json.loads((made / "adapter_config.json").read_text())
-    (made / "adapter_config.json").write_text(
-        json.dumps(settings | {"base_model_name_or_path": str(base)})
-    )
+    settings["base_model_name_or_path"] = str(base)
+    (made / "adapter_config.json").write_text(json.dumps(settings))
     return Pair.open(str(base), str(made))
 
 
@@ -398,22 +383,18 @@ def test_real_configs_and_tokenizers(names, asked, tmp_path):
             shutil.rmtree(side)
             (tmp_path / "again").rename(side)
         asked.add(f"{name} saved anew", Pair.open(*map(str, made)), attention=attention)
-    assert asked.compare() == {
-        name: wrong for name, wrong in READ_OTHERWISE.items() if name in names
-    }
+    known = READ_OTHERWISE.keys() & names
+    assert asked.compare() == {name: READ_OTHERWISE[name] for name in known}
 
 
 def shrunk(folder: Path, into: Path) -> tuple[Path, Path]:
     """Return two sides with all of a real checkpoint but its size."""
     config = json.loads((folder / "config.json").read_text())
-    size = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    }
-    size |= {"num_key_value_heads": 2, "max_window_layers": 2, "torch_dtype": "float32"}
-    config |= {name: value for name, value in size.items() if name in config}
+    size: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    size |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    size |= {"max_window_layers": 2, "torch_dtype": "float32"}
+    for name in size.keys() & config.keys():  # a field that was left out has a default
+        config[name] = size[name]
     base = pico.model(AutoConfig.for_model(**config), seed=1)
     for side, model in (("base", base), ("instruct", pico.child(base, seed=2))):
         model.save_pretrained(into / side)

@@ -93,7 +93,7 @@ def test_blocks_of_rows_add_up_to_the_whole(shape, target, monkeypatch):
 
 
 def test_conversion_takes_blocks_not_whole_tensors(monkeypatch):
-    """Three float32 copies of a bfloat16 tensor on each of four threads once doubled the peak of memory."""
+    """Three float32 copies of a tensor on each of four threads once doubled the peak of memory."""
     reads = []
 
     class Recorded:

@@ -7,12 +7,13 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.weights.loading import load, move, resolve_dtype
 from lm_eval_partial.weights.pair import Pair
 from tests import pico
+from tests.answers import equal
 
 
 @pytest.fixture
@@ -20,16 +21,16 @@ def pair(pairs) -> Pair:
     return Pair.open(*map(str, pairs("llama")))
 
 
-def never() -> None:
+def never() -> PreTrainedModel:
     raise AssertionError("a plain model was loaded anew instead of being overwritten")
 
 
 def test_generation_config_is_the_reference_sides(pairs):
     base, instruct = map(str, pairs("llama"))
-    assert load(Pair.open(base, instruct), 0.5).generation_config.eos_token_id == [1, 5]
-    assert (
-        load(Pair.open(base, instruct, tokenizer="base"), 0.5).generation_config.eos_token_id == 1
-    )
+    of_instruct = load(Pair.open(base, instruct), 0.5)
+    of_base = load(Pair.open(base, instruct, tokenizer="base"), 0.5)
+    assert of_instruct.generation_config.eos_token_id == [1, 5]
+    assert of_base.generation_config.eos_token_id == 1
 
 
 def test_generation_config_without_a_file_is_what_stock_makes_of_the_config(pairs, tmp_path):
@@ -49,23 +50,20 @@ def test_the_model_knows_where_it_came_from(pair):
 def test_auto_dtype_is_what_stock_takes(tmp_path):
     base, instruct = pico.pair(tmp_path, dtype=torch.bfloat16)
     assert load(Pair.open(str(base), str(instruct)), 0.5).dtype == torch.bfloat16
+    # Without the field, the dtype is that of the file.
     config = json.loads((instruct / "config.json").read_text())
-    (instruct / "config.json").write_text(
-        json.dumps({k: v for k, v in config.items() if k != "dtype"})
-    )
+    del config["dtype"]
+    (instruct / "config.json").write_text(json.dumps(config))
     assert resolve_dtype(Pair.open(str(base), str(instruct))) == torch.bfloat16
 
 
 def test_float32_weights_stored_in_bfloat16_are_rounded_once(pair):
-    sides = [
-        AutoModelForCausalLM.from_pretrained(side.path).state_dict()
-        for side in (pair.base, pair.instruct)
-    ]
-    for model in (load(pair, 0.3, "bfloat16"), move(load(pair, 0.9, "bfloat16"), pair, 0.3, never)):
-        for name, value in model.state_dict().items():
-            assert torch.equal(value, torch.lerp(sides[0][name], sides[1][name], 0.3).bfloat16()), (
-                name
-            )
+    base = AutoModelForCausalLM.from_pretrained(pair.base.path).state_dict()
+    instruct = AutoModelForCausalLM.from_pretrained(pair.instruct.path).state_dict()
+    expected = {name: torch.lerp(base[name], instruct[name], 0.3).bfloat16() for name in base}
+    assert equal(load(pair, 0.3, "bfloat16").state_dict(), expected)
+    moved = move(load(pair, 0.9, "bfloat16"), pair, 0.3, never)
+    assert equal(moved.state_dict(), expected)
 
 
 @pytest.mark.parametrize("wrong", ["float33", "int8", "nn"])
@@ -78,29 +76,25 @@ def test_a_dtype_that_is_none(pair, wrong):
 
 @pytest.mark.parametrize("start", [0, 1])
 def test_moving_from_an_endpoint_leaves_the_checkpoints_alone(pair, start):
-    """A model at λ = 0 must not be the base's mapped file: writing λ = 0.5 over it would change the base."""
-    before = {
-        side.role: {n: t[...].clone() for n, t in side.tensors.items()}
-        for side in (pair.base, pair.instruct)
-    }
+    """Were a model at λ = 0 the base's mapped file, writing λ = 0.5 would change the base."""
+
+    def values(side):
+        return {name: tensor[...].clone() for name, tensor in side.tensors.items()}
+
+    base, instruct = values(pair.base), values(pair.instruct)
     model = move(load(pair, start), pair, 0.5, never)
     move(model, pair, start, never)
     move(model, pair, 0.25, never)
-    for side in (pair.base, pair.instruct):
-        assert all(
-            torch.equal(tensor[...], before[side.role][name])
-            for name, tensor in side.tensors.items()
-        )
+    assert equal(values(pair.base), base) and equal(values(pair.instruct), instruct)
 
 
 def test_moving_keeps_every_parameter_where_it_was(pair):
     model = load(pair, 0.5)
-    before = {
-        name: (parameter, parameter.data_ptr()) for name, parameter in model.named_parameters()
-    }
+    before = {name: each.data_ptr() for name, each in model.named_parameters()}
+    kept = dict(model.named_parameters())
     move(model, pair, 0.75, never)
     for name, parameter in model.named_parameters():
-        assert before[name] == (parameter, parameter.data_ptr())
+        assert parameter is kept[name] and parameter.data_ptr() == before[name]
 
 
 def test_a_model_that_must_be_made_anew_gives_up_its_storage_first(pairs):
@@ -118,8 +112,9 @@ def test_a_model_that_must_be_made_anew_gives_up_its_storage_first(pairs):
 def test_a_model_made_shallower_by_its_config_moves_too(pair):
     model = load(pair, 0.5, num_hidden_layers=1)
     move(model, pair, 0.25, never)
-    expected = load(pair, 0.25).state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    whole = load(pair, 0.25).state_dict()
+    found = model.state_dict()
+    assert equal(found, {name: whole[name] for name in found})
     assert len(model.model.layers) == 1
 
 
@@ -134,9 +129,13 @@ def test_disk_offload_is_refused_and_nothing_written(pair, tmp_path, monkeypatch
 
 def test_model_code_of_the_revision_asked_for(pairs, tmp_path, monkeypatch):
     asked = []
+
+    def get_class(*args, **kwargs):
+        asked.append((args, kwargs))
+        return LlamaForCausalLM
+
     monkeypatch.setattr(
-        "lm_eval_partial.weights.architecture.get_class_from_dynamic_module",
-        lambda *args, **kwargs: asked.append((args, kwargs)) or LlamaForCausalLM,
+        "lm_eval_partial.weights.architecture.get_class_from_dynamic_module", get_class
     )
     side = shutil.copytree(pairs("llama")[0], tmp_path / "side")
     config = json.loads((side / "config.json").read_text())
@@ -173,4 +172,4 @@ class TwinForCausalLM(LlamaForCausalLM):
     assert type(model).__name__ == "TwinForCausalLM"
     stock = AutoModelForCausalLM.from_pretrained(instruct, trust_remote_code=True).state_dict()
     ours = load(Pair.open(str(base), str(instruct), trust_remote_code=True), 1).state_dict()
-    assert all(torch.equal(ours[name], stock[name]) for name in stock)
+    assert equal(ours, stock)

@@ -1,4 +1,4 @@
-"""What stands beside the weights of an export: which files, in which spelling, and no file of anybody else's."""
+"""The files beside the weights of an export: which ones, in which spelling, and no private one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,16 +45,17 @@ def change(file: Path, **fields: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | fields, indent=2))
 
 
-def beside(base: Path | str, instruct: Path | str, **kwargs: object) -> small_files.Beside:
-    return small_files.files_beside(Pair.open(str(base), str(instruct), **kwargs), torch.float32)
+def beside(
+    sides: tuple[Path | str, Path | str], dtype: torch.dtype = torch.float32, **kwargs: Any
+) -> dict[str, Any]:
+    pair = Pair.open(*map(str, sides), **kwargs)
+    return small_files.files_beside(pair, dtype).files
 
 
 def config_of(
-    base: Path | str, instruct: Path | str, dtype: torch.dtype = torch.float32, **kwargs: object
-) -> dict:
-    file = small_files.files_beside(Pair.open(str(base), str(instruct), **kwargs), dtype).files[
-        "config.json"
-    ]
+    sides: tuple[Path, Path], dtype: torch.dtype = torch.float32, **kwargs: Any
+) -> dict[str, Any]:
+    file = beside(sides, dtype, **kwargs)["config.json"]
     return json.loads(file.read_text() if isinstance(file, Path) else file)
 
 
@@ -63,54 +65,33 @@ def config_of(
 def test_every_small_file_goes_along_byte_for_byte(sides, tmp_path):
     base, instruct = sides
     change(instruct / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
-    wanted = {
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        "generation_config.json",
-    }
-    wanted |= {
-        "special_tokens_map.json",
-        "merges.txt",
-        "preprocessor_config.json",
-        "LICENSE.txt",
-        "USE_POLICY.md",
-    }
-    wanted |= {"tokenizer.model", "qwen.tiktoken", "additional_chat_templates/rag.jinja"}
+    wanted = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model"}
+    wanted |= {"generation_config.json", "special_tokens_map.json", "preprocessor_config.json"}
+    wanted |= {"merges.txt", "qwen.tiktoken", "additional_chat_templates/rag.jinja"}
+    wanted |= {"LICENSE.txt", "USE_POLICY.md"}
     for name in wanted:
         (instruct / name).parent.mkdir(exist_ok=True)
         if not (instruct / name).exists():
+            # An end of line that a text mode would change.
             (instruct / name).write_bytes(b"{}\r\n")
-    for name in (
-        "README.md",
-        "train.py",
-        "optimizer.pt",
-        ".env",
-        "notes.json",
-        "adapter_config.json",
-        "params.json",
-    ):
+    others = ["README.md", "train.py", "optimizer.pt", ".env", "notes.json"]
+    for name in (*others, "adapter_config.json", "params.json"):
         (instruct / name).write_text("{}")
     export(Pair.open(str(base), str(instruct)), 0.5, tmp_path / "out")
-    found = {
-        file.relative_to(tmp_path / "out").as_posix()
-        for file in (tmp_path / "out").rglob("*")
-        if file.is_file()
-    }
+    out = tmp_path / "out"
+    found = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
     assert found == wanted | {"config.json", "model.safetensors", "README.md"}
-    assert all(
-        (tmp_path / "out" / name).read_bytes() == (instruct / name).read_bytes() for name in wanted
-    )
+    for name in wanted:
+        assert (out / name).read_bytes() == (instruct / name).read_bytes(), name
 
 
 def test_the_tokenizer_may_be_from_elsewhere(sides, tmp_path):
-    pico.tokenizer(pad_token="a").save_pretrained(tmp_path / "words")
-    (tmp_path / "words" / "merges.txt").touch()
-    (tmp_path / "words" / "LICENSE").touch()
-    files = beside(*sides, tokenizer=str(tmp_path / "words")).files
-    assert (
-        files["tokenizer.json"] == tmp_path / "words" / "tokenizer.json" and "merges.txt" in files
-    )
+    pico.tokenizer(pad_token="a").save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "merges.txt").touch()
+    (tmp_path / "tokenizer" / "LICENSE").touch()
+    files = beside(sides, tokenizer=str(tmp_path / "tokenizer"))
+    assert files["tokenizer.json"] == tmp_path / "tokenizer" / "tokenizer.json"
+    assert "merges.txt" in files
     assert not {"chat_template.jinja", "LICENSE"} & files.keys()
 
 
@@ -122,12 +103,10 @@ def test_an_adapter_has_its_bases_config_and_the_tokenizer_that_lies_beside_it(
     pico.adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
     if own:
         pico.tokenizer().save_pretrained(tmp_path / "adapter")
-    files = beside(base, tmp_path / "adapter").files
+    files = beside((base, tmp_path / "adapter"))
     assert files["tokenizer.json"] == (tmp_path / "adapter" if own else base) / "tokenizer.json"
-    assert (
-        files["generation_config.json"] == base / "generation_config.json"
-        and "adapter_config.json" not in files
-    )
+    assert files["generation_config.json"] == base / "generation_config.json"
+    assert "adapter_config.json" not in files
 
 
 def test_what_is_too_large_is_left_out_and_said(sides, monkeypatch, tmp_path, caplog):
@@ -153,18 +132,17 @@ def test_from_the_hubs_cache(sides, tmp_path, monkeypatch):
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(COMMIT)
     snapshot = repo / "snapshots" / COMMIT
-    expected = beside(
-        snapshot / "base", snapshot / "instruct"
-    ).files  # by its path, from a cache that is elsewhere
+    # By its path, from a cache that is not this process's.
+    expected = beside((snapshot / "base", snapshot / "instruct"))
     assert expected["tokenizer.json"] == (repo / "blobs" / "instruct-tokenizer.json")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    folders = {"base_subfolder": "base", "instruct_subfolder": "instruct"}
-    found = beside("someone/model", "someone/model", **folders)
-    assert found.files == expected
-    (tmp_path / "local").mkdir()  # as older releases of huggingface_hub filled a local folder
+    folders: dict[str, Any] = {"base_subfolder": "base", "instruct_subfolder": "instruct"}
+    assert beside(("someone/model", "someone/model"), **folders) == expected
+    # Older releases of huggingface_hub filled a local folder with links to the cache.
+    (tmp_path / "local").mkdir()
     for file in (snapshot / "instruct").iterdir():
         (tmp_path / "local" / file.name).symlink_to(os.path.realpath(file))
-    assert beside(snapshot / "base", tmp_path / "local").files == expected
+    assert beside((snapshot / "base", tmp_path / "local")) == expected
 
 
 # Links --------------------------------------------------------------------------------------------
@@ -239,10 +217,8 @@ def test_links_inside_the_checkpoint_and_to_it_are_followed(sides, private, tmp_
     (sides[1] / "NOTICE").symlink_to("NOTICE")  # to itself
     (tmp_path / "link").symlink_to(sides[1])
     found = small_files.small_files(str(tmp_path / "link"), small_files.MODEL)
-    assert (
-        found["LICENSE"] == sides[1] / "inner" / "text"
-        and not {"unasked.json", "NOTICE"} & found.keys()
-    )
+    assert found["LICENSE"] == sides[1] / "inner" / "text"
+    assert not {"unasked.json", "NOTICE"} & found.keys()
 
 
 def test_a_subfolder_that_leads_out(sides, tmp_path):
@@ -257,23 +233,20 @@ def test_a_subfolder_that_leads_out(sides, tmp_path):
 
 def test_both_spellings_of_a_config(sides):
     change(sides[1] / "config.json", note="kept")
-    config = config_of(*sides, dtype=torch.bfloat16)
+    config = config_of(sides, torch.bfloat16)
     assert config["dtype"] == config["torch_dtype"] == "bfloat16" and config["note"] == "kept"
-    assert (
-        config["rope_theta"] == 10000.0 == config["rope_parameters"]["rope_theta"]
-        and config["rope_scaling"] is None
-    )
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 10000.0
+    assert config["rope_scaling"] is None
 
 
 def test_a_config_of_before_changes_in_what_is_written_only(sides):
     for side in sides:
         fields = json.loads((side / "config.json").read_text())
         del fields["dtype"], fields["rope_parameters"]
-        (side / "config.json").write_text(
-            json.dumps(fields | {"rope_theta": 10000.0, "architectures": ["LLaMA"]})
-        )
+        fields |= {"rope_theta": 10000.0, "architectures": ["LLaMA"]}
+        (side / "config.json").write_text(json.dumps(fields))
     original = json.loads((sides[1] / "config.json").read_text())
-    found = config_of(*sides, dtype=torch.float16)
+    found = config_of(sides, torch.float16)
     assert found == original | {"torch_dtype": "float16", "architectures": ["LlamaForCausalLM"]}
     assert [*found] == [*original, "torch_dtype"]
     change(sides[1] / "config.json", torch_dtype="float16", architectures=["LlamaForCausalLM"])
@@ -283,56 +256,39 @@ def test_a_config_of_before_changes_in_what_is_written_only(sides):
 
 @pytest.mark.parametrize("reference", ["base", "instruct"])
 def test_tying_is_what_is_written(reference, tmp_path):
-    words = pico.tokenizer()
-    for name, tied in (("tied", True), ("untied", False)):
-        pico.save(
-            pico.model(pico.config("llama", 330, tie_word_embeddings=tied), 1),
-            words,
-            tmp_path / name,
-        )
-    assert (
-        config_of(tmp_path / "tied", tmp_path / "untied", tokenizer=reference)[
-            "tie_word_embeddings"
-        ]
-        is False
-    )
-    assert config_of(tmp_path / "tied", tmp_path / "tied")["tie_word_embeddings"] is True
+    tokenizer = pico.tokenizer()
+    tied, untied = tmp_path / "tied", tmp_path / "untied"
+    for folder in (tied, untied):
+        settings = pico.config("llama", 330, tie_word_embeddings=folder is tied)
+        pico.save(pico.model(settings, 1), tokenizer, folder)
+    found = config_of((tied, untied), tokenizer=reference)
+    assert found["tie_word_embeddings"] is False
+    assert config_of((tied, tied))["tie_word_embeddings"] is True
 
 
 def test_a_config_in_sections(tmp_path):
     """Each says its dtype and rotary embeddings; the vocabulary and tying are the text's."""
     text = {**pico.GROUPED, "vocab_size": 330, "head_dim": 8, "num_hidden_layers": 2}
-    vision = {
-        "model_type": "siglip_vision_model",
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-    }
-    vision |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 16}
-    tokens = {
-        "image_token_index": 3,
-        "boi_token_index": 4,
-        "eoi_token_index": 5,
-        "mm_tokens_per_image": 4,
-    }
+    vision = {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16}
+    vision |= {"num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 32, "patch_size": 16}
+    tokens: dict[str, Any] = {"image_token_index": 3, "boi_token_index": 4, "eoi_token_index": 5}
+    tokens["mm_tokens_per_image"] = 4
     made = Gemma3Config(text_config=text, vision_config=vision, **tokens)
     tied = pico.model(made, seed=1)
     sides = [pico.save(tied, pico.tokenizer(), tmp_path / name) for name in ("base", "instruct")]
     change(sides[0] / "config.json", tie_word_embeddings=False)
     pair = Pair.open(*map(str, sides))
+    # As for a pair whose other side is untied and has more rows.
     pair.config.tie_word_embeddings, pair.config.get_text_config().vocab_size = False, 340
     fields = json.loads((sides[1] / "config.json").read_text())
     found, notes = model_config(pair, fields, torch.bfloat16)
     inner = found["text_config"]
-    assert (found["tie_word_embeddings"], inner["tie_word_embeddings"], inner["vocab_size"]) == (
-        False,
-        False,
-        340,
-    )
+    assert found["tie_word_embeddings"] is inner["tie_word_embeddings"] is False
+    assert inner["vocab_size"] == 340
     assert "vocab_size" not in found and "rope_theta" not in found and notes == []
-    assert {section["torch_dtype"] for section in (found, inner, found["vision_config"])} == {
-        "bfloat16"
-    }
+    for section in (found, inner, found["vision_config"]):
+        assert section["torch_dtype"] == "bfloat16"
     assert inner["rope_theta"] == 1e6 and inner["rope_local_base_freq"] == 1e4
 
 
@@ -343,42 +299,43 @@ LEFT = {"sliding_window_pattern", "partial_rotary_factor"}
 def test_transformers_5_reads_every_familys_config_as_before(tmp_path):
     """Of all causal models that it has, sections and all."""
     families, said = 0, set()
+    path = tmp_path / "config.json"
     for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         try:
             made = CONFIG_MAPPING[kind]()
         except StrictDataclassError:  # has no default
             continue
-        made.to_json_file(tmp_path / "config.json")
-        before = type(made).from_pretrained(tmp_path)
-        fields = json.loads((tmp_path / "config.json").read_text())
-        for config, section in _sections(before, fields):
+        made.to_json_file(path)
+        read = type(made).from_pretrained(tmp_path)
+        fields = json.loads(path.read_text())
+        for config, section in _sections(read, fields):
             if section.get("rope_parameters"):
-                said |= {config.model_type for _ in _add_older_rope(config, section)}
                 families += 1
-        (tmp_path / "config.json").write_text(json.dumps(fields))
-        before, after = flat(before.to_dict()), flat(type(made).from_pretrained(tmp_path).to_dict())
-        assert {name for name in before | after if before.get(name) != after.get(name)} <= LEFT, (
-            kind
-        )
-    assert (
-        families > 100
-        and len(said) < 20
-        and said.isdisjoint({"llama", "gemma3_text", "gpt_neox", "qwen2"})
-    )
+                if _add_older_rope(config, section):
+                    said.add(config.model_type)
+        path.write_text(json.dumps(fields))
+        before, after = flat(read.to_dict()), flat(type(made).from_pretrained(tmp_path).to_dict())
+        differing = {name for name in before | after if before.get(name) != after.get(name)}
+        assert differing <= LEFT, kind
+    assert families > 100 and len(said) < 20
+    assert said.isdisjoint({"llama", "gemma3_text", "gpt_neox", "qwen2"})
 
 
-def flat(fields: dict) -> dict:
-    found = {}
+def flat(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config and of its sections, without the older name of rope_type."""
+    found: dict[str, Any] = {}
     for name, value in fields.items():
-        found |= flat(value) if isinstance(value, dict) else {name: value} if name != "type" else {}
+        if isinstance(value, dict):
+            found |= flat(value)
+        elif name != "type":
+            found[name] = value
     return found
 
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "original_max_position_embeddings": 128}
-DEFAULT, LINEAR = (
-    {"rope_type": "default", "rope_theta": 1e4},
-    {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
-)
+DEFAULT = {"rope_type": "default", "rope_theta": 1e4}
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+MIXED = {"full_attention": DEFAULT, "sliding_attention": LINEAR}
 
 
 @pytest.mark.parametrize(
@@ -386,24 +343,20 @@ DEFAULT, LINEAR = (
     [
         ("llama", {"rope_parameters": YARN | {"factor": 4.0}}, None),
         (
-            *("llama", {"rope_parameters": YARN | {"factor": 2.0}}),
-            (
-                "transformers 4 scales by 4 (max_position_embeddings /"
-                " original_max_position_embeddings), not by the factor 2 of this model's yarn"
-            ),
+            "llama",
+            {"rope_parameters": YARN | {"factor": 2.0}},
+            "transformers 4 scales by 4 (max_position_embeddings /"
+            " original_max_position_embeddings), not by the factor 2 of this model's yarn",
         ),
         (
-            *(
-                "gemma3_text",
-                {"rope_parameters": {"full_attention": DEFAULT, "sliding_attention": LINEAR}},
-            ),
-            (
-                "only transformers 5 reads this model's rope_parameters (gemma3_text) as they are"
-                " meant"
-            ),
+            "gemma3_text",
+            {"rope_parameters": MIXED},
+            "only transformers 5 reads this model's rope_parameters (gemma3_text) as they are"
+            " meant",
         ),
         (
-            *("gemma3_text", {"layer_types": ["full_attention", "sliding_attention"]}),
+            "gemma3_text",
+            {"layer_types": ["full_attention", "sliding_attention"]},
             "only transformers 5 reads which of this model's layers have full attention",
         ),
     ],
@@ -426,28 +379,25 @@ def test_an_export_of_an_export_says_the_same(tmp_path):
     made = pico.pair(tmp_path, "llama", rope_parameters=YARN | {"factor": 4.0})
     export(Pair.open(*map(str, made)), 0.5, tmp_path / "first")
     export(Pair.open(str(made[0]), str(tmp_path / "first")), 1, tmp_path / "second")
-    first, second = (
-        json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second")
-    )
-    assert (
-        first == second and first["rope_scaling"]["factor"] == 4.0 and [*second] == sorted(second)
-    )
+    first = json.loads((tmp_path / "first" / "config.json").read_text())
+    second = json.loads((tmp_path / "second" / "config.json").read_text())
+    assert first == second and first["rope_scaling"]["factor"] == 4.0
+    assert [*second] == sorted(second)
 
 
-def test_a_tokenizer_in_transformers_5s_words(sides):
-    """The class that only transformers 5 has, and a list where transformers 4 expects a dictionary."""
-    words = pico.tokenizer(extra_special_tokens=["Name", "the"])
-    words.save_pretrained(sides[1])
+def test_a_tokenizer_in_transformers_5s_spelling(sides):
+    """A class that only transformers 5 has, and a list where transformers 4 expects a dict."""
+    tokenizer = pico.tokenizer(extra_special_tokens=["Name", "the"])
+    tokenizer.save_pretrained(sides[1])
     before = json.loads((sides[1] / "tokenizer_config.json").read_text())
-    assert before["tokenizer_class"] == "TokenizersBackend" and before["extra_special_tokens"] == [
-        "Name",
-        "the",
-    ]
-    after = json.loads(beside(*sides).files["tokenizer_config.json"])
+    assert before["tokenizer_class"] == "TokenizersBackend"
+    assert before["extra_special_tokens"] == ["Name", "the"]
+    after = json.loads(beside(sides)["tokenizer_config.json"])
     assert after.pop("additional_special_tokens") == before.pop("extra_special_tokens")
     assert after == before | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    (sides[1] / "tokenizer_config.json").write_text(
-        json.dumps(after | {"additional_special_tokens": ["Name", "the"]})
-    )
+    after["additional_special_tokens"] = ["Name", "the"]
+    (sides[1] / "tokenizer_config.json").write_text(json.dumps(after))
     again = AutoTokenizer.from_pretrained(sides[1])
-    assert type(again) is type(words) and again.all_special_tokens == words.all_special_tokens
+    assert (
+        type(again) is type(tokenizer) and again.all_special_tokens == tokenizer.all_special_tokens
+    )

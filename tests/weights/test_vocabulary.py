@@ -35,12 +35,12 @@ def vocabulary(tokens: str) -> dict[str, int]:
 def test_rows_follow_tokens(instruct, base, rows):
     found = align(vocabulary(instruct), vocabulary(base), len(instruct), len(base))
     assert found.rows.tolist() == rows
-    assert found.identity == (instruct == base)
+    assert found.is_identity == (instruct == base)
 
 
 def test_padding_rows_match_by_position_where_both_sides_have_them():
     found = align(vocabulary("abcd"), vocabulary("abcd"), 8, 6)
-    assert found.rows.tolist() == [0, 1, 2, 3, 4, 5, -1, -1] and not found.identity
+    assert found.rows.tolist() == [0, 1, 2, 3, 4, 5, -1, -1] and not found.is_identity
 
 
 def test_a_padding_row_is_not_matched_with_a_token():
@@ -51,7 +51,7 @@ def test_a_padding_row_is_not_matched_with_a_token():
 
 
 def test_ids_beyond_the_embedding_are_ignored():
-    assert align(vocabulary("abc"), vocabulary("abc") | {"d": 3}, 3, 3).identity
+    assert align(vocabulary("abc"), vocabulary("abc") | {"d": 3}, 3, 3).is_identity
 
 
 def test_too_few_shared_tokens_are_an_error():
@@ -62,19 +62,14 @@ def test_too_few_shared_tokens_are_an_error():
 
 
 def test_aligned_rows_are_the_others_in_our_order_and_ours_where_it_has_none():
-    other, own = (
-        torch.tensor([[1.0], [2.0]]),
-        torch.tensor([[10.0], [20.0], [30.0]], dtype=torch.float64),
-    )
-    rows = AlignedRows(other, own, align(vocabulary("baX"), vocabulary("ab"), 3, 2))
+    other = torch.tensor([[1.0], [2.0]])
+    own = torch.tensor([[10.0], [20.0], [30.0]], dtype=torch.float64)
+    alignment = align(vocabulary("baX"), vocabulary("ab"), 3, 2)
+    rows = AlignedRows(other, own, alignment)
     assert rows[...].tolist() == [[2.0], [1.0], [30.0]] and rows.dtype == torch.float64
     assert rows[1:].tolist() == [[1.0], [30.0]]
-    assert (
-        AlignedRows(other[:, 0], own[:, 0], align(vocabulary("baX"), vocabulary("ab"), 3, 2))[
-            0
-        ].item()
-        == 2.0
-    )
+    # A bias has one dimension, and a single row may be asked for.
+    assert AlignedRows(other[:, 0], own[:, 0], alignment)[0].item() == 2.0
 
 
 @pytest.mark.parametrize(
@@ -90,44 +85,35 @@ def test_aligned_rows_are_the_others_in_our_order_and_ours_where_it_has_none():
 def test_the_same_function_in_other_ids_is_that_function_at_every_lam(
     family, front, back, padding, tmp_path, lm_eval
 ):
-    words = pico.tokenizer()
-    base = pico.model(pico.config(family, len(words)), seed=1)
-    instruct, others = pico.reordered(base, words, front, back, padding)
-    pico.save(base, words, tmp_path / "base")
+    tokenizer = pico.tokenizer()
+    base = pico.model(pico.config(family, len(tokenizer)), seed=1)
+    instruct, others = pico.reordered(base, tokenizer, front, back, padding)
+    pico.save(base, tokenizer, tmp_path / "base")
     pico.save(instruct, others, tmp_path / "instruct")
+    both = {"base": tmp_path / "base", "instruct": tmp_path / "instruct"}
     _, stock = lm_eval("hf", pretrained=tmp_path / "instruct")
     for lam in (0, 0.3, 1):
-        _, ours = lm_eval(
-            "partial-hf", base=tmp_path / "base", instruct=tmp_path / "instruct", lam=lam
-        )
+        _, ours = lm_eval("partial-hf", **both, lam=lam)
         assert agree(ours, stock), lam
-    _, in_base_ids = lm_eval(
-        "partial-hf",
-        base=tmp_path / "base",
-        instruct=tmp_path / "instruct",
-        lam=0.3,
-        tokenizer="base",
-    )
+    _, in_base_ids = lm_eval("partial-hf", **both, lam=0.3, tokenizer="base")
     _, stock = lm_eval("hf", pretrained=tmp_path / "base")
     assert agree(in_base_ids, stock)
 
 
 def test_between_the_ends_only_shared_tokens_move(tmp_path):
-    words = pico.tokenizer()
-    base = pico.model(pico.config("llama", len(words)), seed=1)
-    instruct, others = pico.reordered(pico.child(base, seed=2), words, ["[INST]"], [])
-    pair = Pair.open(
-        str(pico.save(base, words, tmp_path / "b")),
-        str(pico.save(instruct, others, tmp_path / "i")),
-    )
-    found = pair.at(0.25)["model.embed_tokens.weight"][...]
-    ours, theirs = instruct.get_input_embeddings().weight, base.get_input_embeddings().weight
-    ids, before = others.get_vocab(), words.get_vocab()
+    tokenizer = pico.tokenizer()
+    base = pico.model(pico.config("llama", len(tokenizer)), seed=1)
+    instruct, others = pico.reordered(pico.child(base, seed=2), tokenizer, ["[INST]"], [])
+    pico.save(base, tokenizer, tmp_path / "b")
+    pico.save(instruct, others, tmp_path / "i")
+    name = "model.embed_tokens.weight"
+    found = Pair.open(str(tmp_path / "b"), str(tmp_path / "i")).at(0.25)[name][...]
+    ours, theirs = instruct.state_dict()[name], base.state_dict()[name]
+    ids, before = others.get_vocab(), tokenizer.get_vocab()
     assert torch.equal(found[ids["[INST]"]], ours[ids["[INST]"]])
     for token in ("<s>", "a", "</s>"):
-        assert torch.equal(
-            found[ids[token]], torch.lerp(theirs[before[token]], ours[ids[token]], 0.25)
-        )
+        expected = torch.lerp(theirs[before[token]], ours[ids[token]], 0.25)
+        assert torch.equal(found[ids[token]], expected)
 
 
 def test_tokenizer_differences_name_what_changes_prompts():

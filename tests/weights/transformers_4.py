@@ -1,4 +1,6 @@
-"""Reads checkpoints with the transformers of the python that runs it, which has nothing of ours.
+"""Reads checkpoints with the transformers of the python that runs it.
+
+That python has neither this package nor what the tests need.
 
     python transformers_4.py REQUEST ANSWER
 
@@ -11,7 +13,9 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -19,10 +23,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 
 def log_probabilities(folder: str, ids: list[list[int]], attention: str) -> dict[str, object]:
+    # By the older name of dtype, which is the only one there.
     settings = {"torch_dtype": "auto", "attn_implementation": attention}
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder, output_loading_info=True, **settings
-    )
+    read: Any = AutoModelForCausalLM.from_pretrained
+    model, report = read(folder, output_loading_info=True, **settings)
     with torch.no_grad():
         scores = model(torch.tensor(ids)).logits.float().log_softmax(-1)
     return {
@@ -34,37 +38,35 @@ def log_probabilities(folder: str, ids: list[list[int]], attention: str) -> dict
 
 
 def tokens(folder: str, texts: list[str]) -> dict[str, object]:
-    words = AutoTokenizer.from_pretrained(folder)
-    ids = [words(text)["input_ids"] for text in texts]
-    chat = [{"role": "user", "content": "Hi"}]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    # Releases differ in whether they clean up spaces: transformers 5 leaves them in byte-level
+    # tokenizers.
+    read = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+    chat = None
+    if isinstance(tokenizer.chat_template, str):
+        turns = [{"role": "user", "content": "Hi"}]
+        chat = tokenizer.apply_chat_template(turns, tokenize=False)
     return {
         "token_ids": ids,
-        # Whether spaces are cleaned up is the loader's affair: transformers 5 leaves them in
-        # byte-level tokenizers.
-        "texts": [words.decode(each, clean_up_tokenization_spaces=False) for each in ids],
-        "bare": [words.decode(each, True, clean_up_tokenization_spaces=False) for each in ids],
-        "all_special": sorted(set(words.all_special_tokens)),
-        "vocabulary": words.get_vocab(),
-        "chat": (
-            words.apply_chat_template(chat, tokenize=False)
-            if isinstance(words.chat_template, str)
-            else None
-        ),
+        "texts": list(map(read, ids)),
+        "bare": list(map(partial(read, skip_special_tokens=True), ids)),
+        "all_special": sorted(set(tokenizer.all_special_tokens)),
+        "vocabulary": tokenizer.get_vocab(),
+        "chat": chat,
     }
 
 
 def main(request: str, answer: str) -> None:
     torch.set_num_threads(1)
-    found = {"version": transformers.__version__}
+    found: dict[str, Any] = {"version": transformers.__version__}
     for case in json.loads(Path(request).read_text()):
-        folder, read = case["folder"], {}
+        folder = case["folder"]
         try:
-            read = log_probabilities(folder, case["ids"], case["attention"]) | tokens(
-                folder, case["texts"]
-            )
-        except Exception as error:  # is the answer too
-            read["error"] = f"{type(error).__name__}: {error}"
-        found[folder] = read
+            scores = log_probabilities(folder, case["ids"], case["attention"])
+            found[folder] = scores | tokens(folder, case["texts"])
+        except Exception as error:  # an error is an answer too
+            found[folder] = {"error": f"{type(error).__name__}: {error}"}
     torch.save(found, answer)
 
 
