@@ -11,7 +11,7 @@ from .conftest import ROOT
 def score(
     checkpoint: Path, names: list[str], *, chat: Path | None = None, limit: int | None = None
 ) -> dict[str, float]:
-    """Returns `acc` of every task and group named or contained.
+    """Return `acc` of every task and group named or contained.
 
     Args:
         checkpoint: A folder that stock `hf` loads.

@@ -19,7 +19,7 @@ SIZE_WORDS = re.compile(r"\b(?:bigger|smaller)\b")
 
 @pytest.fixture(scope="module")
 def corpus() -> str:
-    """Returns the first documents and chats of the committed pair's own training run."""
+    """Return the first documents and chats of the committed pair's own training run."""
     talks = (message["content"] for chat in islice(chats(1), CHATS) for message in chat)
     own = documents(0, RECIPE.lessons)
     return "\n\n".join([*islice(own, DOCUMENTS), *talks])
@@ -27,7 +27,7 @@ def corpus() -> str:
 
 @pytest.fixture(scope="module")
 def sentences(corpus) -> set[str]:
-    """Returns every sentence of the corpus, without the label before it."""
+    """Return every sentence of the corpus, without the label before it."""
     parts = re.split(r"\n|(?<=[.?]) |: ", corpus)
     return {part.strip() for part in parts}
 

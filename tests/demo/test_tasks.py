@@ -40,7 +40,7 @@ GENERATED = [
 
 
 def render(task, number=0):
-    """Returns a test row's whole prompt, as the model gets it."""
+    """Return a test row's whole prompt, as the model gets it."""
     return task.fewshot_context(task.test_docs()[number], task.config.num_fewshot)
 
 

@@ -17,7 +17,7 @@ from lm_eval_partial.demo.training import (
     learning_rate,
     new_model,
     packed_rows,
-    save_side,
+    save_checkpoint,
     train,
     train_pair,
 )
@@ -37,7 +37,7 @@ def quiet(*_):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """Returns the folder of a pair that was trained for a dozen steps."""
+    """Return the folder of a pair that was trained for a dozen steps."""
     folder = tmp_path_factory.mktemp("tiny")
     train_pair(folder, TINY, seed=3, report=quiet)
     return folder
@@ -164,7 +164,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny, tmp_pat
 def test_saving_leaves_the_model_in_float32(tmp_path):
     tokenizer = build_tokenizer(chat=True)
     model = new_model(TINY, len(tokenizer), 0, 1)
-    save_side(tmp_path, model, tokenizer, {})
+    save_checkpoint(tmp_path, model, tokenizer, {})
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.config.eos_token_id == 0
 
