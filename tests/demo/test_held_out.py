@@ -13,7 +13,7 @@ from lm_eval_partial.demo.rows import chat_dataset, skill_dataset
 from lm_eval_partial.demo.skills import SKILLS, is_held_out
 
 RECIPE = RECIPES["full"]
-DOCUMENTS = 100_000  # of which the first lessons, some 40,000, only repeat words
+DOCUMENTS = 100_000  # some 40,000 of them repeat words
 CHATS = 20_000
 SIZE_WORDS = re.compile(r"\b(?:bigger|smaller)\b")
 

@@ -13,7 +13,6 @@ from lm_eval_partial.demo.knowledge import all_facts, country_facts
 from lm_eval_partial.demo.layouts import Layout, prompt, write_item
 from lm_eval_partial.demo.skills import SKILLS, Item, is_held_out, sample
 
-
 NAMES = (*words.COUNTRIES, *words.CITIES, *words.PEOPLE, *words.COMPANIES)
 
 
