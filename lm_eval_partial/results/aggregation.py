@@ -53,6 +53,11 @@ class Node:
         """Factor from the metric's own unit to the one shown."""
         return 100.0 if self.percent else 1.0
 
+    @property
+    def pools(self) -> list[Part]:
+        """The pools, without their weights."""
+        return [part for part, _ in self.parts]
+
     def mean(self, values: Callable[[Part], Array]) -> Array:
         """Return the weighted mean over the parts, in the unit shown.
 
@@ -92,7 +97,7 @@ class Outline:
         """The pools of documents behind all nodes, each once."""
         found: dict[Part, None] = {}
         for node in self.nodes:
-            found |= dict.fromkeys(part for part, _ in node.parts)
+            found |= dict.fromkeys(node.pools)
         return list(found)
 
 
@@ -172,7 +177,7 @@ def no_interval(plan: Outline, data: Mapping[Part, Series]) -> list[str]:
     """Return the note that names the scores without an interval; empty if all have one."""
     unsure = []
     for node in plan.nodes:
-        if not all(data[part].has_spread for part, _ in node.parts):
+        if not all(data[part].has_spread for part in node.pools):
             unsure.append(node.name)
     if not unsure:
         return []
@@ -233,7 +238,7 @@ class _Builder:
         else:
             others = [name for name in self.roots if name not in following]
             icl, areas = self.overall(self.expand(others, known), known)
-        on_axis = set(following).union(*map(self.descendants, following))
+        on_axis = self.with_descendants(following)
         return Outline(
             tasks=[*suite_tasks, *tasks.values()],
             groups=list(groups.values()),
@@ -272,9 +277,8 @@ class _Builder:
 
     def covered(self, suite_tasks: list[Node]) -> set[str]:
         """Return the names that the suite's scores stand for, which need no node of their own."""
-        covered: set[str] = set()
-        for node in suite_tasks:
-            covered |= {node.name} | self.descendants(node.name)
+        covered = self.with_descendants(node.name for node in suite_tasks)
+        # The suite's own groups hold nothing else.
         return covered | {name for name in self.run.groups if self.descendants(name) <= covered}
 
     def scores(
@@ -343,9 +347,13 @@ class _Builder:
 
     def descendants(self, name: str) -> set[str]:
         """Return the tasks and groups below `name`, at any depth."""
+        return self.with_descendants(self.run.groups.get(name, []))
+
+    def with_descendants(self, names: Iterable[str]) -> set[str]:
+        """Return `names`, and the tasks and groups below them at any depth."""
         found: set[str] = set()
-        for child in self.run.groups.get(name, []):
-            found |= {child} | self.descendants(child)
+        for name in names:
+            found |= {name} | self.descendants(name)
         return found
 
     def suite_task(self, task: str, metric: str) -> Node | None:

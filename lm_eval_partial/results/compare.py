@@ -185,7 +185,7 @@ def _difference(node: Node, is_group: bool, pools: dict[Part, _Pool], column: in
         kind="group" if is_group else "task",
         metric=node.metric,
         tasks=len(node.parts) if is_group else 1,
-        documents=sum(pools[part].series.documents for part, _ in node.parts),
+        documents=sum(pools[part].series.documents for part in node.pools),
         reference=float(values[0]),
         value=float(values[column]),
         difference=float(values[column] - values[0]),

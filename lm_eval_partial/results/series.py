@@ -96,8 +96,10 @@ def common_tasks(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
         raise UserError(
             f"no task is in every run. Tasks are {found}. Run lm_eval with the same --tasks."
         )
-    everything = set[str]().union(*(run.tasks for run in runs))
-    return common, sorted(everything.difference(common))
+    every = set[str]()
+    for run in runs:
+        every.update(run.tasks)
+    return common, sorted(every.difference(common))
 
 
 def series(runs: Sequence[Run], task: str, metric: str) -> Series:
@@ -117,8 +119,7 @@ def series(runs: Sequence[Run], task: str, metric: str) -> Series:
         other_prompts += len({result.prompt for result in results}) > 1
 
     aggregation = _aggregation(files[0], task, metric)
-    values = [[result.value for result in column] for column in columns]
-    found = metrics.rows(values, aggregation)
+    found = metrics.rows(list(map(_values, columns)), aggregation)
     if found is not None:
         recomputed = found[1](found[0].sum(0), np.full(len(files), float(documents)))
         wrong = np.flatnonzero(~np.isclose(recomputed, reported, rtol=1e-6, atol=1e-9))
@@ -136,15 +137,20 @@ def series(runs: Sequence[Run], task: str, metric: str) -> Series:
 
 def pool(parts: Sequence[Series]) -> Series:
     """Return several tasks' documents as one pool; the metric of each must be a mean."""
-    documents = np.array([part.documents for part in parts], dtype=float)
-    # Rows of more than one column are sums behind a ratio, which does not average over tasks.
-    means = [part.rows for part in parts if part.rows is not None and part.rows.shape[2] == 1]
+    rows, reported, documents, other_prompts = [], [], [], 0
+    for part in parts:
+        # Rows of more than one column are sums behind a ratio, which does not average over tasks.
+        if part.rows is not None and part.rows.shape[2] == 1:
+            rows.append(part.rows)
+        reported.append(part.reported)
+        documents.append(float(part.documents))
+        other_prompts += part.other_prompts
     return Series(
-        rows=np.concatenate(means) if len(means) == len(parts) else None,
+        rows=np.concatenate(rows) if len(rows) == len(parts) else None,
         finish=parts[0].finish,
-        reported=documents @ np.array([part.reported for part in parts]) / documents.sum(),
-        documents=int(documents.sum()),
-        other_prompts=sum(part.other_prompts for part in parts),
+        reported=np.array(documents) @ np.array(reported) / sum(documents),
+        documents=int(sum(documents)),
+        other_prompts=other_prompts,
     )
 
 
@@ -205,6 +211,10 @@ class _Result(NamedTuple):
     """Hashes of the document and of its target."""
     prompt: str
     value: Any
+
+
+def _values(column: list[_Result]) -> list[Any]:
+    return [result.value for result in column]
 
 
 def _column(file: ResultFile, task: str, metric: str) -> list[_Result]:

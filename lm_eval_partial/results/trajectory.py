@@ -10,7 +10,7 @@ are known by their folders (``hf_base``, ``hf_instruct``) or by their models' na
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,17 +101,20 @@ class Trajectory:
     @property
     def areas(self) -> list[Curve]:
         """The curves that the overall score is divided into."""
-        return [self.curves[node.name] for node in self.outline.areas]
+        return self._curves(self.outline.areas)
 
     @property
     def tasks(self) -> list[Curve]:
         """The curves of single tasks."""
-        return [self.curves[node.name] for node in self.outline.tasks]
+        return self._curves(self.outline.tasks)
 
     @property
     def ordered(self) -> list[Curve]:
         """All curves: the overall scores, areas, other groups, tasks."""
-        return [self.curves[node.name] for node in self.outline.nodes]
+        return self._curves(self.outline.nodes)
+
+    def _curves(self, nodes: list[Node]) -> list[Curve]:
+        return [self.curves[node.name] for node in nodes]
 
     @property
     def icl(self) -> Curve | None:
@@ -165,24 +168,29 @@ def trajectories(
     """
     files = find(folder)
     pairs: dict[tuple[str, ...], list[ResultFile]] = {}
+    rest = []
     for file in files:
         if file.pair and file.lam is not None:
             pairs.setdefault(file.pair, []).append(file)
+        else:
+            rest.append(file)
     if not pairs:
         raise UserError(
             f"none of the result files in {folder} ({len(files)}) is of a pair at some λ. Make some"
             " with lm-eval-partial sweep, or lm_eval --model partial-hf --model_args"
             " base=B,instruct=I,lam=0.5 --log_samples."
         )
-    # A pair at a single λ, such as one run with another tokenizer, shall not stop the others.
-    several = [found for found in pairs.values() if len({file.lam for file in found}) > 1]
+    several = []
+    for found in pairs.values():
+        if len({file.lam for file in found}) > 1:
+            several.append(found)
+        else:  # such as a run with another tokenizer, which must not stop the others
+            rest += found
     if not several:
         raise UserError(
             f"{folder} has a single λ ({runs(files)[0].label}), and a trajectory needs two. Add"
             " some: lm-eval-partial sweep --lam 0:1:0.1."
         )
-    used = {file.path for found in several for file in found}
-    rest = [file for file in files if file.path not in used]
     alone = len(several) == 1
     return [_trajectory(folder, found, rest, suite, instruction, alone) for found in several]
 
@@ -278,7 +286,9 @@ def _notes(points: list[Run], baselines: dict[str, Run], left: list[str]) -> Ite
 
 def _unused(rest: list[ResultFile], baselines: dict[str, Run]) -> Iterator[str]:
     """Yield a note on the files that are neither at a λ nor of a baseline."""
-    used = {file.path for run in baselines.values() for file in run.files}
+    used: set[Path] = set()
+    for run in baselines.values():
+        used.update(file.path for file in run.files)
     folders = {str(file.path.parent) for file in rest if file.path not in used}
     if folders:
         yield f"neither at a λ of this pair nor its ends, left out: {listing(folders)}"
@@ -354,8 +364,8 @@ def _curve(node: Node, pools: dict[Part, _Pool], lams: list[float]) -> Curve:
     naive = int(uncertainty.nearest_best(sign * values[None, : len(lams)], reference)[0])
     best = Best(lams[naive], float(values[naive] - values[reference]))
     low = high = change_low = change_high = np.full_like(values, np.nan)
-    resampled = _mean_if_known(node, {part: pools[part].resampled for part, _ in node.parts})
-    halves = _mean_if_known(node, {part: pools[part].halves for part, _ in node.parts})
+    resampled = _mean_if_known(node, lambda part: pools[part].resampled)
+    halves = _mean_if_known(node, lambda part: pools[part].halves)
     if resampled is not None and halves is not None:
         low, high = uncertainty.interval(resampled)
         # Of the changes, not the change of the ends: numerator and reference vary together.
@@ -363,7 +373,7 @@ def _curve(node: Node, pools: dict[Part, _Pool], lams: list[float]) -> Curve:
         best = _cross_fitted(best, halves, lams, sign)
     return Curve(
         node=node,
-        documents=sum(pools[part].documents for part, _ in node.parts),
+        documents=sum(pools[part].documents for part in node.pools),
         values=values,
         low=low,
         high=high,
@@ -374,10 +384,15 @@ def _curve(node: Node, pools: dict[Part, _Pool], lams: list[float]) -> Curve:
     )
 
 
-def _mean_if_known(node: Node, values: dict[Part, Array | None]) -> Array | None:
+def _mean_if_known(node: Node, values: Callable[[Part], Array | None]) -> Array | None:
     """Return the weighted mean of the parts' values, None if those of a part are None."""
-    known = {part: value for part, value in values.items() if value is not None}
-    return node.mean(known.__getitem__) if len(known) == len(values) else None
+    known: dict[Part, Array] = {}
+    for part in node.pools:
+        value = values(part)
+        if value is None:
+            return None
+        known[part] = value
+    return node.mean(known.__getitem__)
 
 
 def _change(values: Array, reference: int) -> Array:

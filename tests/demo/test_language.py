@@ -25,7 +25,7 @@ def test_vocabulary_is_several_hundred_english_words_and_the_invented_names():
 
 
 def test_invented_names_are_no_english_words_of_the_language():
-    """A name that is also an English word would stand among the English words, which come first."""
+    """Such a name would stand among the English words, which come first."""
     order = words.vocabulary()
     last_english = order.index(words.FLAT_VERBS[-1])
     assert not set(NAMES) & set(order[: last_english + 1])
