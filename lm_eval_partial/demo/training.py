@@ -245,7 +245,7 @@ def train_pair(output: Path, recipe: Recipe, seed: int, report: Report) -> None:
     plain, chat = build_tokenizer(chat=False), build_tokenizer(chat=True)
     model = new_model(recipe, len(plain), plain.eos_token_id, plain.pad_token_id).to(device)
 
-    def finish(
+    def train_and_save(
         name: str, tokenizer: PreTrainedTokenizerFast, stage: Stage, batches: Iterator[Batch]
     ) -> None:
         start = time.monotonic()
@@ -254,8 +254,9 @@ def train_pair(output: Path, recipe: Recipe, seed: int, report: Report) -> None:
         save_checkpoint(output / name, model, tokenizer, record)
 
     texts = documents(seed, recipe.lessons)
-    finish("base", plain, recipe.base, packed_rows(plain, recipe.base, texts))
+    train_and_save("base", plain, recipe.base, packed_rows(plain, recipe.base, texts))
+    # The instruct model starts from what was saved.
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.to(torch.bfloat16))
-    finish("instruct", chat, recipe.instruct, chat_rows(chat, recipe.instruct, seed + 1))
+    train_and_save("instruct", chat, recipe.instruct, chat_rows(chat, recipe.instruct, seed + 1))

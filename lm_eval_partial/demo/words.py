@@ -85,19 +85,17 @@ TOOLS: dict[str, str] = {
     "bell": "call the servant", "whistle": "stop the game", "magnet": "lift the metal",
 }  # fmt: skip
 
-OPPOSITES = tuple(
-    tuple(pair.split("/"))
-    for pair in _words(
-        "hot/cold big/small fast/slow high/low old/young rich/poor hard/soft light/dark wet/dry"
-        " full/empty loud/quiet early/late near/far thick/thin wide/narrow deep/shallow strong/weak"
-        " clean/dirty sharp/blunt sweet/sour open/closed true/false first/last left/right up/down"
-        " inside/outside above/below before/after front/back top/bottom push/pull buy/sell"
-        " give/take begin/finish win/lose laugh/cry arrive/leave remember/forget ask/reply"
-        " rise/fall live/die find/miss build/destroy day/night summer/winter friend/enemy"
-        " king/queen city/village heavy/airy rough/smooth tall/short brave/afraid calm/angry"
-        " simple/complex"
-    )
+_OPPOSITES = _words(
+    "hot/cold big/small fast/slow high/low old/young rich/poor hard/soft light/dark wet/dry"
+    " full/empty loud/quiet early/late near/far thick/thin wide/narrow deep/shallow strong/weak"
+    " clean/dirty sharp/blunt sweet/sour open/closed true/false first/last left/right up/down"
+    " inside/outside above/below before/after front/back top/bottom push/pull buy/sell"
+    " give/take begin/finish win/lose laugh/cry arrive/leave remember/forget ask/reply"
+    " rise/fall live/die find/miss build/destroy day/night summer/winter friend/enemy"
+    " king/queen city/village heavy/airy rough/smooth tall/short brave/afraid calm/angry"
+    " simple/complex"
 )
+OPPOSITES = tuple(tuple(pair.split("/")) for pair in _OPPOSITES)
 
 GOOD = _words(
     "lovely great tasty fresh bright kind charming perfect excellent pleasant superb fine wonderful"

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import chain
 
 import numpy as np
 
@@ -224,7 +225,7 @@ class _Builder:
     def build(self) -> Outline:
         """Return the outline: scores of the suite first, then what is left of tasks and groups."""
         suite_areas = self.suite_areas()
-        suite_tasks = [node for nodes in suite_areas.values() for node in nodes]
+        suite_tasks = list(chain.from_iterable(suite_areas.values()))
         covered = self.covered(suite_tasks)
         tasks = self.scores(self.task, self.run.tasks, covered)
         groups = self.scores(self.group, self.run.groups, covered)

@@ -152,14 +152,16 @@ def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS
             replicates = uncertainty.bootstrap(series, str(part), rounds)
         pools[part] = _Pool(series, replicates)
 
-    groups = {node.name for node in plan.nodes}.difference(node.name for node in plan.tasks)
+    task_names = {node.name for node in plan.tasks}
     differences = []
     for column in range(1, len(found)):
-        rows = [_difference(node, node.name in groups, pools, column) for node in plan.nodes]
+        rows = []
+        for node in plan.nodes:
+            rows.append(_difference(node, node.name not in task_names, pools, column))
         differences.append(rows)
     return Comparison(
         runs=[run.label for run in found],
-        files=[[str(file.path) for file in run.files] for run in found],
+        files=[run.paths for run in found],
         differences=_with_holm(differences),
         notes=[*plan.notes, *_notes(data, left), *no_interval(plan, data)],
     )
@@ -302,13 +304,13 @@ def _equal(one: Any, two: Any, tolerance: float) -> bool:
     if one == two:
         return True
     if isinstance(one, dict) and isinstance(two, dict):
-        return one.keys() == two.keys() and all(
-            _equal(one[key], two[key], tolerance) for key in one
-        )
+        if one.keys() != two.keys():
+            return False
+        return all(_equal(one[key], two[key], tolerance) for key in one)
     if isinstance(one, list | tuple) and isinstance(two, list | tuple):
-        return len(one) == len(two) and all(
-            _equal(a, b, tolerance) for a, b in zip(one, two, strict=True)
-        )
+        if len(one) != len(two):
+            return False
+        return all(_equal(a, b, tolerance) for a, b in zip(one, two, strict=True))
     try:
         ours, theirs = float(one), float(two)
     except (TypeError, ValueError):

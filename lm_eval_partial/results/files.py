@@ -245,6 +245,11 @@ class Run:
         """λ, None if no pair was evaluated."""
         return self.files[0].lam
 
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the files, as text."""
+        return [str(file.path) for file in self.files]
+
     @cached_property
     def tasks(self) -> list[str]:
         """Names of all tasks, groups left out, in the files' order."""

@@ -90,16 +90,17 @@ def common_tasks(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
     Raises:
         UserError: no task is in every run.
     """
-    common = [task for task in runs[0].tasks if all(task in run.tasks for run in runs)]
-    if not common:
+    shared, every = set(runs[0].tasks), set[str]()
+    for run in runs:
+        shared &= set(run.tasks)
+        every |= set(run.tasks)
+    if not shared:
         found = "; ".join(f"{run.label}: {listing(run.tasks) or 'none'}" for run in runs)
         raise UserError(
             f"no task is in every run. Tasks are {found}. Run lm_eval with the same --tasks."
         )
-    every = set[str]()
-    for run in runs:
-        every.update(run.tasks)
-    return common, sorted(every.difference(common))
+    in_order = [task for task in runs[0].tasks if task in shared]
+    return in_order, sorted(every - shared)
 
 
 def series(runs: Sequence[Run], task: str, metric: str) -> Series:

@@ -124,7 +124,8 @@ def test_holm_is_over_all_tasks_and_runs(tmp_path):
         }
         write(tmp_path / folder, tasks, lam=index / 2)
     found: Any = compare(read_runs([tmp_path / "a", tmp_path / "b", tmp_path / "c"]), {})
-    tested = [row for rows in found.differences for row in rows if row.kind == "task"]
+    one, two = found.differences
+    tested = [row for row in one + two if row.kind == "task"]
     assert len(tested) == 4
     smallest = min(tested, key=lambda row: row.p)
     assert smallest.p_holm == pytest.approx(min(1, 4 * smallest.p))
