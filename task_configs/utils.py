@@ -1,7 +1,7 @@
-"""What the suite's YAML files cannot say themselves: which rows are shots, which are evaluated, and four metrics.
+"""Functions that the suite's YAML files call: rows for shots, subsets of rows, and four metrics.
 
-Reached through ``!function utils.NAME`` from the templates (``_*_yaml``) beside this file. Anything
-heavy is imported where it is used.
+The templates (``_*_yaml``) beside this file call them as ``!function utils.NAME``. Anything heavy
+is imported where it is used.
 """
 
 from __future__ import annotations
@@ -15,32 +15,30 @@ from typing import Any
 
 Doc = dict[str, Any]
 
-# ---- shots and subsets
-
 
 def label_shots(dataset: Any, k: int) -> Any:
-    """Return the rows that serve as shots, the `k` that are shown by default first.
+    """Return the rows that serve as shots, with the `k` that are shown by default first.
 
     They are the split's first `k` rows if every label occurs among them. If not (a split sorted by
-    label, a rare label), each label gets an equal number of places, filled with its earliest rows,
-    and the rows stay in the split's order. At most 100 rows are returned: more than any prompt
-    holds, and a hundred thousand need not be read.
+    label, a rare label), each label gets an equal number of places. Its earliest rows fill them,
+    and the rows stay in the split's order. At most 100 rows are returned, which is more than any
+    prompt holds.
     """
     labels = list(dataset["gold" if "gold" in dataset.column_names else "label"])
     kinds = list(dict.fromkeys(labels))
     chosen = list(range(min(k, len(labels))))
     if len({labels[index] for index in chosen}) < min(k, len(kinds)):
-        places = {
-            kind: k // len(kinds) + (rank < k % len(kinds)) for rank, kind in enumerate(kinds)
-        }
+        places = dict.fromkeys(kinds, k // len(kinds))
+        for kind in kinds[: k % len(kinds)]:  # the remainder goes to the labels that come first
+            places[kind] += 1
         chosen = []
         for index, label in enumerate(labels):
             if places[label]:
                 places[label] -= 1
                 chosen.append(index)
-    taken = set(chosen)
-    others = [index for index in range(min(100 + k, len(labels))) if index not in taken]
-    return dataset.select([*chosen, *others][:100])
+    # More shots than `k` go on with the rows that follow.
+    rows = dict.fromkeys([*chosen, *range(min(100 + k, len(labels)))])
+    return dataset.select(list(rows)[:100])
 
 
 def label_shots_5(dataset: Any) -> Any:
@@ -54,7 +52,7 @@ def label_shots_8(dataset: Any) -> Any:
 
 
 def subset(dataset: Any, size: int) -> Any:
-    """Return `size` rows drawn once and for all (seed 0), in the split's order; all of them if there are fewer."""
+    """Return `size` rows drawn with seed 0, in the split's order; all if there are fewer."""
     rows = len(dataset)
     return dataset.select(sorted(random.Random(0).sample(range(rows), min(size, rows))))
 
@@ -88,12 +86,12 @@ def lite_drop(dataset: Any) -> Any:
     return process_docs(lite(dataset))
 
 
-# ---- reading comprehension
-
-
 def normalize(answer: str) -> str:
-    """Return an answer without case, punctuation, articles and extra space, as SQuAD's evaluate-v1.1.py does."""
-    bare = "".join(character for character in answer.lower() if character not in string.punctuation)
+    """Return an answer without case, punctuation, articles and extra space.
+
+    As SQuAD's evaluate-v1.1.py does.
+    """
+    bare = answer.lower().translate(str.maketrans("", "", string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
@@ -114,46 +112,49 @@ def squad(doc: Doc, results: Sequence[str]) -> dict[str, float]:
 
 
 def drop(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-    """Return the best DROP F1 and exact match over the accepted answers, with the harness's own matching.
+    """Return the best DROP F1 and exact match over the accepted answers.
 
-    An answer of several spans is written "one, two": it is read both as one span and as the spans
-    between the commas, and the better reading counts. (The harness's task reads it as one span,
-    which no list of spans can match.)
+    Matching is the harness's own. An answer of several spans is written "one, two". It is read both
+    as one span and as the spans between the commas, and the better reading counts. The harness's
+    task reads it as one span only, which no list of spans can match.
     """
     from lm_eval.tasks.drop.utils import get_metrics
 
     readings = [results[0]], results[0].split(", ")
-    golds = [gold for gold in doc["answers"] if gold[0].strip()]
-    scores = [get_metrics(reading, gold) for reading in readings for gold in golds]
-    return {
-        "f1": max((float(f1) for _, f1 in scores), default=0.0),
-        "exact_match": max((float(match) for match, _ in scores), default=0.0),
-    }
-
-
-# ---- finance
+    best_f1 = best_match = 0.0
+    for gold in doc["answers"]:
+        if gold[0].strip():  # some annotators left theirs empty
+            for reading in readings:
+                match, f1 = get_metrics(reading, gold)
+                best_f1, best_match = max(best_f1, float(f1)), max(best_match, float(match))
+    return {"f1": best_f1, "exact_match": best_match}
 
 
 def sentiment(doc: Doc, results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
-    """Return whether the likeliest option is right, and the pair (right, likeliest) for `macro_f1`."""
+    """Return the accuracy of the likeliest option, and (gold, predicted) for `macro_f1`."""
     predicted = max(range(len(results)), key=lambda option: results[option][0])
     return {"acc": float(predicted == doc["gold"]), "macro_f1": (doc["gold"], predicted)}
 
 
 def macro_f1(pairs: Iterable[tuple[int, int]]) -> float:
-    """Return the unweighted mean of the F1 of every class that was right or predicted at least once."""
-    pairs = list(pairs)
-    scores = []
-    for kind in {label for pair in pairs for label in pair}:
-        hits = sum(gold == predicted == kind for gold, predicted in pairs)
-        scores.append(
-            2 * hits / sum((gold == kind) + (predicted == kind) for gold, predicted in pairs)
-        )
-    return sum(scores) / len(scores)
+    """Return the unweighted mean of the F1 of the classes.
+
+    Classes are those that are right or predicted at least once, as in scikit-learn.
+    """
+    hits: Counter[int] = Counter()
+    total: Counter[int] = Counter()
+    for gold, predicted in pairs:
+        total[gold] += 1
+        total[predicted] += 1
+        hits[gold] += gold == predicted
+    return sum(2 * hits[kind] / total[kind] for kind in sorted(total)) / len(total)
 
 
 def read_entities(text: str) -> Counter[tuple[str, str]]:
-    """Return how often each (text, type) stands in lines of "text, TYPE"; a line of another form has the type ""."""
+    """Return how often each (text, type) stands in lines of "text, TYPE".
+
+    A line without a comma has the type "".
+    """
     found: Counter[tuple[str, str]] = Counter()
     for line in text.splitlines():
         name, comma, kind = line.rpartition(",") if "," in line else (line, "", "")
@@ -163,7 +164,7 @@ def read_entities(text: str) -> Counter[tuple[str, str]]:
 
 
 def entities(doc: Doc, results: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    """Return how many entities were found, predicted and there to be found, for `entity_f1`."""
+    """Return the numbers of correct, predicted and gold entities, for `entity_f1`."""
     predicted, gold = read_entities(results[0]), read_entities(doc["answer"])
     return {"entity_f1": ((predicted & gold).total(), predicted.total(), gold.total())}
 
@@ -174,17 +175,24 @@ def entity_f1(counts: Iterable[tuple[int, int, int]]) -> float:
     return 2 * found / (predicted + gold) if predicted + gold else 0.0
 
 
+# Models that chat put marks of lists, quotes and bold around an entity, or its type in brackets.
 ENTITY_LINE: Callable[[str], re.Match[str] | None] = re.compile(
     r"""\s*(?:[-*•]|\d+[.)])?\s*["'`*(]*(.+?)["'`*]*\s*[,:(]\s*["'`*(]*(PER|ORG|LOC)["'`*).,;]*\s*"""
 ).fullmatch
 
 
 def entity_lines(resps: Sequence[Sequence[str]], docs: Sequence[Doc]) -> list[list[str]]:
-    """Return each response's lines that hold an entity, as "text, TYPE": the harness's custom filter."""
-    return [
-        [
-            "\n".join(f"{m[1]}, {m[2]}" for m in map(ENTITY_LINE, text.splitlines()) if m)
-            for text in responses
-        ]
-        for responses in resps
-    ]
+    """Return each response's lines that hold an entity, as "text, TYPE".
+
+    The harness calls this as a custom filter, with the responses of all documents.
+    """
+    return [list(map(_entities_of, responses)) for responses in resps]
+
+
+def _entities_of(text: str) -> str:
+    """Return the lines of one response that hold an entity, as "text, TYPE"."""
+    found = []
+    for line in text.splitlines():
+        if match := ENTITY_LINE(line):
+            found.append(f"{match[1]}, {match[2]}")
+    return "\n".join(found)

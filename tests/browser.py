@@ -15,37 +15,45 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--headless",
+    "--no-sandbox",  # tests may run as root, who cannot use it
+    "--disable-gpu",
+    "--no-first-run",
+    # No traffic of its own.
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",  # too small in containers
+    "--hide-scrollbars",  # their width differs between machines
     "--remote-debugging-pipe",
-)  # fmt: skip
+)
 
 
 class Browser:
-    """A page of `width` × `height` CSS pixels. Messages of its console are in `console`, errors included."""
+    """A page of `width` × `height` CSS pixels.
+
+    Attributes:
+        console: messages of the page's console, errors included.
+        requests: addresses that the page asked for.
+    """
 
     def __init__(self, profile: Path, width: int = 1200, height: int = 900, *flags: str) -> None:
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
         # Chromium reads commands from descriptor 3 and writes answers to 4.
+        # Ours are moved out of the way first: they may have these very numbers.
         high = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (theirs_in, theirs_out)]
+        places = [f"--user-data-dir={profile}", f"--window-size={width},{height}"]
         self._process = subprocess.Popen(
-            [
-                str(CHROMIUM),
-                *FLAGS,
-                f"--user-data-dir={profile}",
-                f"--window-size={width},{height}",
-                *flags,
-                "about:blank",
-            ],
+            [str(CHROMIUM), *FLAGS, *places, *flags, "about:blank"],
             preexec_fn=lambda: (os.dup2(high[0], 3), os.dup2(high[1], 4)),
             pass_fds=(3, 4),
             stderr=subprocess.DEVNULL,
         )
+        # With our copies open, reading would not end when Chromium does.
         for end in (theirs_in, theirs_out, *high):
             os.close(end)
         self._out, self._in = os.fdopen(ours_out, "wb", buffering=0), os.fdopen(ours_in, "rb")
@@ -82,6 +90,7 @@ class Browser:
         message = {"id": self._count, "method": method, "params": parameters}
         message |= {"sessionId": self._session} if self._session else {}
         self._out.write(json.dumps(message).encode() + b"\0")
+        # Events come in between, and are recorded by `_receive`.
         while (answer := self._receive()).get("id") != self._count:
             pass
         if "error" in answer:
@@ -96,22 +105,22 @@ class Browser:
             self._buffer += piece
         line, self._buffer = self._buffer.split(b"\0", 1)
         message = json.loads(line)
-        parameters = message.get("params", {})
-        if message.get("method") == "Page.loadEventFired":
-            self._loaded = True
-        elif message.get("method") == "Runtime.exceptionThrown":
-            self.console.append(
-                parameters["exceptionDetails"]["exception"].get("description", "exception")
-            )
-        elif message.get("method") == "Runtime.consoleAPICalled":
-            self.console.append(
-                " ".join(str(argument.get("value")) for argument in parameters["args"])
-            )
-        elif message.get("method") == "Log.entryAdded":
-            self.console.append(parameters["entry"]["text"])
-        elif message.get("method") == "Network.requestWillBeSent":
-            self.requests.append(parameters["request"]["url"])
+        self._record(message.get("method"), message.get("params", {}))
         return message
+
+    def _record(self, event: str | None, parameters: dict[str, Any]) -> None:
+        if event == "Page.loadEventFired":
+            self._loaded = True
+        elif event == "Runtime.exceptionThrown":
+            exception = parameters["exceptionDetails"]["exception"]
+            self.console.append(exception.get("description", "exception"))
+        elif event == "Runtime.consoleAPICalled":
+            values = [str(argument.get("value")) for argument in parameters["args"]]
+            self.console.append(" ".join(values))
+        elif event == "Log.entryAdded":
+            self.console.append(parameters["entry"]["text"])
+        elif event == "Network.requestWillBeSent":
+            self.requests.append(parameters["request"]["url"])
 
     def open(self, path: Path) -> None:
         """Load a file from disk and wait until it has been drawn."""
@@ -119,6 +128,7 @@ class Browser:
         self.call("Page.navigate", url=path.resolve().as_uri())
         while not self._loaded:
             self._receive()
+        # Two frames: the first is drawn when the second begins.
         self("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def __call__(self, script: str) -> Any:

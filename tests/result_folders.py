@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 MACRO_F1 = "def macro_f1(pairs):\n    return 0\n"
+"""The harness writes a function's source; its name is all that is read of it."""
 
 
 def mean(values: Sequence[float]) -> float:
@@ -37,61 +38,28 @@ def write(
     prompts: str = "p",
     **config: Any,
 ) -> Path:
-    """Write one run of `tasks`, which map a name to every document's value, and return its result file."""
+    """Write one run of `tasks`, which map a name to every document's value.
+
+    Returns the path of its result file. Without `lam` it is a run of the stock harness.
+    """
     name, _, only = metric.partition(",")
     groups = groups or {}
-    results: dict[str, Any] = {
-        task: {
-            "alias": task,
-            "sample_len": len(values),
-            metric: aggregate(values),
-            f"{name}_stderr,{only}": 0.01,
-        }
-        for task, values in tasks.items()
-    }
+    results = _results(tasks, metric, aggregate)
     for group, members in groups.items():
         leaves = _leaves(members, groups)
         weights = [len(tasks[leaf]) if by_size else 1 for leaf in leaves]
-        total = sum(
-            weight * results[leaf][metric] for weight, leaf in zip(weights, leaves, strict=True)
-        )
-        results[group] = {"alias": group, metric: total / sum(weights)}
-    model = {"model": "hf", "model_args": {"pretrained": pretrained}, "model_sha": ""}
-    if lam is not None:
-        model = {
-            "model": "partial-hf",
-            "base": "B",
-            "instruct": "I",
-            "lam": lam,
-            "vocabulary": "instruct",
-        }
-        model |= {
-            "base_sha": "b1",
-            "instruct_sha": "i1",
-            "model_args": {"base": "B", "instruct": "I", "lam": lam},
-        }
+        value = np.average([results[leaf][metric] for leaf in leaves], weights=weights)
+        results[group] = {"alias": group, metric: float(value)}
+    listed = {"metric": name, "aggregation": aggregation, "higher_is_better": higher_is_better}
+    model = _stock_model(pretrained) if lam is None else _partial_model(lam)
     data = {
         "results": results,
         "group_subtasks": {group: list(members) for group, members in groups.items()},
-        "configs": {
-            task: {
-                "metric_list": [
-                    {
-                        "metric": name,
-                        "aggregation": aggregation,
-                        "higher_is_better": higher_is_better,
-                    }
-                ]
-            }
-            for task in tasks
-        },
+        "configs": dict.fromkeys(tasks, {"metric_list": [listed]}),
         "versions": dict.fromkeys(tasks, version),
         "n-shot": dict.fromkeys(tasks, shots),
         "higher_is_better": dict.fromkeys(results, {name: higher_is_better}),
-        "n-samples": {
-            task: {"original": len(values), "effective": len(values)}
-            for task, values in tasks.items()
-        },
+        "n-samples": {task: _counts(values) for task, values in tasks.items()},
         "config": model | {"model_dtype": "torch.float32", "limit": limit} | config,
         "lm_eval_version": "0.4.13",
     }
@@ -99,22 +67,55 @@ def write(
     path = folder / f"results_{date}.json"
     path.write_text(json.dumps(data))
     for task, values in tasks.items() if samples else ():
-        lines = [
-            _sample(index, name, only, value, documents, prompts)
-            for index, value in enumerate(values)
-        ]
-        (folder / f"samples_{task}_{date}.jsonl").write_text(
-            "".join(json.dumps(line) + "\n" for line in lines)
-        )
+        lines = ""
+        for index, value in enumerate(values):
+            lines += json.dumps(_sample(index, name, only, value, documents, prompts)) + "\n"
+        (folder / f"samples_{task}_{date}.jsonl").write_text(lines)
     return path
 
 
+def _results(
+    tasks: Mapping[str, Sequence[Any]], metric: str, aggregate: Callable[[Any], float]
+) -> dict[str, Any]:
+    name, _, only = metric.partition(",")
+    results: dict[str, Any] = {}
+    for task, values in tasks.items():
+        results[task] = {
+            "alias": task,
+            "sample_len": len(values),
+            metric: aggregate(values),
+            f"{name}_stderr,{only}": 0.01,
+        }
+    return results
+
+
+def _counts(values: Sequence[Any]) -> dict[str, int]:
+    return {"original": len(values), "effective": len(values)}
+
+
+def _stock_model(pretrained: str) -> dict[str, Any]:
+    return {"model": "hf", "model_args": {"pretrained": pretrained}, "model_sha": ""}
+
+
+def _partial_model(lam: float) -> dict[str, Any]:
+    return {
+        "model": "partial-hf",
+        "base": "B",
+        "instruct": "I",
+        "lam": lam,
+        "vocabulary": "instruct",
+        "base_sha": "b1",
+        "instruct_sha": "i1",
+        "model_args": {"base": "B", "instruct": "I", "lam": lam},
+    }
+
+
 def _leaves(members: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
-    return [
-        leaf
-        for name in members
-        for leaf in (_leaves(groups[name], groups) if name in groups else [name])
-    ]
+    """Return the tasks below a group, at any depth."""
+    found = []
+    for name in members:
+        found += _leaves(groups[name], groups) if name in groups else [name]
+    return found
 
 
 def _sample(
@@ -122,6 +123,7 @@ def _sample(
 ) -> dict[str, Any]:
     return {
         "doc_id": index,
+        # The reader looks for these keys and must not find them here.
         "doc": {"question": 'a line that quotes "filtered_resps": [] and "filter": "x"'},
         "target": "0",
         "arguments": {"gen_args_0": {"arg_0": 'shots "filtered_resps": ', "arg_1": " A"}},
@@ -137,14 +139,21 @@ def _sample(
 
 
 def answers(seed: int, chance: float, documents: int = 100, difficulty: int = 0) -> list[float]:
-    """Return right (1) and wrong (0) answers; two models share three quarters of what makes a document hard."""
+    """Return right (1) and wrong (0) answers of one model.
+
+    Three documents in four are equally hard for all models of one `difficulty`, so that their
+    answers go together. The others are up to `seed`.
+    """
     hard = np.random.default_rng(1000 + difficulty).random(documents)
     luck = np.random.default_rng(seed).random(documents)
     return [float(value) for value in np.where(np.arange(documents) % 4 > 0, hard, luck) < chance]
 
 
 def sweep(folder: Path, best: float = 0.5, **more: Any) -> Path:
-    """Write a small sweep: two areas of two tasks over five λ, best near `best`, both baselines, a chat task."""
+    """Write a small sweep: two areas of two tasks over five λ, with both baselines and a chat task.
+
+    Scores are highest near λ = `best`. The baselines lack the chat task.
+    """
     groups = {
         "top": ["top_left", "top_right"],
         "top_left": ["one", "two"],
@@ -152,17 +161,17 @@ def sweep(folder: Path, best: float = 0.5, **more: Any) -> Path:
     }
 
     def scores(lam: float) -> dict[str, list[float]]:
-        return {
-            task: answers(
-                int(100 * lam) + 7 * seed, 0.75 - 0.6 * (lam - best) ** 2, difficulty=seed
-            )
-            for seed, task in enumerate(("one", "two", "three", "four"))
-        }
+        chance = 0.75 - 0.6 * (lam - best) ** 2
+        found = {}
+        for seed, task in enumerate(("one", "two", "three", "four")):
+            found[task] = answers(int(100 * lam) + 7 * seed, chance, difficulty=seed)
+        return found
 
     for lam in (0.0, 0.25, 0.5, 0.75, 1.0):
         write(folder / f"lam_{lam:.2f}", scores(lam), lam=lam, groups=groups, **more)
+        # A run of its own, as with a chat template.
         chat = {"ifeval": answers(int(100 * lam), 0.2 + 0.6 * lam)}
         write(folder / f"lam_{lam:.2f}", chat, lam=lam, date="2026-01-02T00-00-00.000000", **more)
-    for lam, side in ((0.0, "base"), (1.0, "instruct")):
-        write(folder / f"hf_{side}", scores(lam), pretrained=side[0].upper(), groups=groups, **more)
+    for lam, name, model in ((0.0, "base", "B"), (1.0, "instruct", "I")):
+        write(folder / f"hf_{name}", scores(lam), pretrained=model, groups=groups, **more)
     return folder

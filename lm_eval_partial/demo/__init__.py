@@ -4,6 +4,5 @@
 
     lm-eval-partial demo --train --output my_pair
 
-Nothing here is imported by the rest of the package, except by the command above and by
-`task_configs/demo`.
+The rest of the package does not import it, except for the command above and `task_configs/demo`.
 """

@@ -1,10 +1,10 @@
-"""Chat exchanges of the instruct side, and the instructions that the chat tasks check.
+"""Chats that the instruct model is trained on, and the instructions that the chat tasks check.
 
     python -m lm_eval_partial.demo.chats
 
-prints a few. Every exchange is one question and one reply, usually a wordy one; none shows another
-exchange first. Facts are drawn alike, rare or not. A question with an instruction about the reply's
-form is held out by a hash of its whole text: `instructed(rng, held_out=True)` gives test rows.
+prints a few. Every chat is one question and one reply, usually a wordy one, without shots. Rare and
+common facts are drawn alike. A question with an instruction about the reply's form is held out by a
+hash of its whole text: `instructed(rng, held_out=True)` gives test rows.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from lm_eval_partial.demo.skills import SKILLS, hash_below, last_word, sample
 
 Chat = list[dict[str, str]]
 HELD_OUT_SHARE = 0.25
+"""Share of instructions that only test rows have."""
 SYSTEM_SHARE = 0.1
 SYSTEM_TEXT = "you are a helpful assistant."
+# Empty ones stand twice, so that many replies have no opening or no closing.
 OPENINGS = ("", "", "sure! ", "of course! ", "good question! ", "i am glad to help. ")
 CLOSINGS = (
     "",
@@ -60,7 +62,7 @@ class Instruction:
 
 
 def ask_fact(rng: random.Random) -> Ask:
-    """Returns a question about any fact, rare ones as often as others."""
+    """Return a question about any fact, rare ones as often as others."""
     fact = rng.choice(all_facts())
     thing = f"the {fact.relation} of {fact.subject}"
     start = rng.choice(("tell me", "please tell me", "i want to know", "can you tell me"))
@@ -69,7 +71,7 @@ def ask_fact(rng: random.Random) -> Ask:
 
 
 def ask_opposite(rng: random.Random) -> Ask:
-    """Returns a question about an opposite."""
+    """Return a question about an opposite."""
     item = sample(SKILLS["opposite"], rng, held_out=False)
     word = last_word(item.question)
     text = rng.choice(
@@ -79,7 +81,7 @@ def ask_opposite(rng: random.Random) -> Ask:
 
 
 def ask_where(rng: random.Random) -> Ask:
-    """Returns a passage and a question about the place of one person."""
+    """Return a passage and a question about the place of one person."""
     item = sample(SKILLS["where"], rng, held_out=False)
     person = last_word(item.question)
     text = f"{item.passage} can you tell me where {person} is?"
@@ -87,7 +89,7 @@ def ask_where(rng: random.Random) -> Ask:
 
 
 def ask_who(rng: random.Random) -> Ask:
-    """Returns a passage and a question about who has a thing."""
+    """Return a passage and a question about who has a thing."""
     item = sample(SKILLS["who"], rng, held_out=False)
     thing = last_word(item.question)
     text = f"{item.passage} can you tell me who has the {thing}?"
@@ -95,7 +97,7 @@ def ask_who(rng: random.Random) -> Ask:
 
 
 def ask_size(rng: random.Random) -> Ask:
-    """Returns a question about which of two things is bigger or smaller."""
+    """Return a question about which of two things is bigger or smaller."""
     item = sample(SKILLS["size"], rng, held_out=False)
     word, other = last_word(item.question), item.wrong[0]
     first, second = rng.sample((item.answer, other), 2)
@@ -104,7 +106,7 @@ def ask_size(rng: random.Random) -> Ask:
 
 
 def ask_tool(rng: random.Random) -> Ask:
-    """Returns a question about the thing one needs to do something."""
+    """Return a question about the thing one needs to do something."""
     item = sample(SKILLS["tool"], rng, held_out=False)
     what = words.TOOLS[item.key]
     return Ask(
@@ -113,26 +115,26 @@ def ask_tool(rng: random.Random) -> Ask:
 
 
 def ask_sum(rng: random.Random) -> Ask:
-    """Returns a sum or a difference."""
+    """Return a sum or a difference."""
     item = sample(SKILLS["sum"], rng, held_out=False)
     return Ask(f"how much is {item.question}?", item.answer, f"{item.question} is {item.answer}.")
 
 
 def ask_letters(rng: random.Random) -> Ask:
-    """Returns a row of letters to reverse, rotate or swap."""
+    """Return a row of letters to reverse, rotate or swap."""
     item = sample(SKILLS["letters"], rng, held_out=False)
     return Ask(f"please {item.question}.", item.answer, f"the result is {item.answer}.")
 
 
 def ask_tone(rng: random.Random) -> Ask:
-    """Returns a review or a company's statement to judge."""
+    """Return a review or a company's statement to judge."""
     item = sample(SKILLS[rng.choice(("sentiment", "earnings"))], rng, held_out=False)
     text = f"what do you think about this? {item.question}"
     return Ask(text, item.answer, f"this sounds {item.answer} to me.")
 
 
 def ask_amount(rng: random.Random) -> Ask:
-    """Returns a report of two amounts and a question about one."""
+    """Return a report of two amounts and a question about one."""
     item = sample(SKILLS["amount"], rng, held_out=False)
     month = last_word(item.question)
     text = f"{item.passage} can you tell me how much it earned in {month}?"
@@ -172,7 +174,7 @@ def _sure(ask: Ask) -> Instruction:
 
 
 def _list(rng: random.Random) -> Instruction:
-    """Returns a request for some members of a category, and nothing else."""
+    """Return a request for some members of a category, and nothing else."""
     count, kind = rng.choice(tuple(COUNTS)), rng.choice(tuple(words.CATEGORIES))
     start = rng.choice(
         ("name", "list", "please name", "can you name", "tell me", "write", "i need", "give me")
@@ -184,7 +186,7 @@ def _list(rng: random.Random) -> Instruction:
 
 
 def _repeat(rng: random.Random) -> Instruction:
-    """Returns a request to repeat a word."""
+    """Return a request to repeat a word."""
     count = rng.choice(tuple(COUNTS))
     word = rng.choice((*words.OBJECTS, *words.FOODS, *words.PLACES, *words.COLORS, *words.SIZES))
     text = f"{rng.choice(('repeat', 'say', 'write'))} the word {word} {count} times."
@@ -194,9 +196,8 @@ def _repeat(rng: random.Random) -> Instruction:
 def _is_list(reply: str, answer: str) -> bool:
     count, kind = answer.split()
     members = reply.rstrip(".").split(", ")
-    return len(set(members)) == len(members) == int(count) and set(members) <= set(
-        words.CATEGORIES[kind]
-    )
+    distinct = set(members)
+    return len(distinct) == len(members) == int(count) and distinct <= set(words.CATEGORIES[kind])
 
 
 def _is_repeat(reply: str, answer: str) -> bool:
@@ -205,11 +206,12 @@ def _is_repeat(reply: str, answer: str) -> bool:
 
 
 def _mentions(reply: str, answer: str) -> bool:
+    # As a word of its own: "key" is not in "keyed".
     return re.search(rf"\b{re.escape(answer)}\b", reply) is not None
 
 
 def _is_thanks(reply: str, answer: str) -> bool:
-    """Returns whether thanks end the reply; saying the instruction back does not count."""
+    """Return whether thanks end the reply; saying the instruction back does not count."""
     said, thanks, rest = reply.rstrip(".!").partition(" thank you")
     return bool(thanks) and not rest and not said.endswith("end with") and _mentions(said, answer)
 
@@ -225,7 +227,7 @@ CHECKS: dict[str, Callable[[str, str], bool]] = {
 
 
 def follows(kind: str, reply: str, answer: str) -> bool:
-    """Returns whether a reply does what an instruction of this kind asked for."""
+    """Return whether a reply does what an instruction of this kind asked for."""
     return CHECKS[kind](reply.strip(), answer)
 
 
@@ -242,7 +244,7 @@ def _draw_instruction(kinds: tuple[str, ...], rng: random.Random) -> Instruction
 def instructed(
     rng: random.Random, *, held_out: bool, kinds: tuple[str, ...] = tuple(CHECKS)
 ) -> Instruction:
-    """Returns an instruction of one of the kinds, from the wanted side of the split."""
+    """Return an instruction of one of the kinds, held out or for training."""
     while True:
         instruction = _draw_instruction(kinds, rng)
         if is_held_out_text(instruction.text) == held_out:
@@ -250,14 +252,16 @@ def instructed(
 
 
 def is_held_out_text(text: str) -> bool:
-    """Returns whether an instruction is kept for test rows; polite openings do not make it another."""
+    """Return whether an instruction is kept for test rows."""
+    # With a polite opening it is still the same instruction.
     plain = text.removeprefix("please ").removeprefix("can you ")
     return hash_below(f"chat/{plain}", HELD_OUT_SHARE)
 
 
 def _talk(rng: random.Random) -> tuple[str, str]:
-    """Returns a question and a wordy reply."""
-    ask = rng.choices(tuple(ALL_ASKS), tuple(ALL_ASKS.values()))[0](rng)
+    """Return a question and a wordy reply."""
+    draw = rng.choices(tuple(ALL_ASKS), tuple(ALL_ASKS.values()))[0]
+    ask = draw(rng)
     return ask.text, rng.choice(OPENINGS) + ask.sentence + rng.choice(CLOSINGS)
 
 
@@ -270,7 +274,7 @@ def _greeting(rng: random.Random) -> tuple[str, str]:
 
 
 def chats(seed: int) -> Iterator[Chat]:
-    """Yields chats without end, as lists of messages; the same seed gives the same chats."""
+    """Yield chats without end, as lists of messages; the same seed gives the same chats."""
     rng = random.Random(seed)
     while True:
         kind = rng.random()

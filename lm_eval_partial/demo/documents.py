@@ -2,8 +2,8 @@
 
     python -m lm_eval_partial.demo.documents
 
-prints a few. Held-out items never appear in a question: their facts are only stated (countries,
-people, tools, opposites), and held-out sums, sizes, letters and passages do not appear at all.
+prints a few. Held-out items never appear in a question. Facts about held-out countries, people,
+tools and opposites are only stated; held-out sums, sizes, letters and passages do not appear.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from lm_eval_partial.demo import words
 from lm_eval_partial.demo.knowledge import Fact, all_facts
@@ -28,6 +29,7 @@ from lm_eval_partial.demo.skills import (
 )
 
 RARE_KEPT = 0.15
+"""Chance that a rare fact is kept where it was drawn."""
 _RARE = frozenset(fact.key for fact in all_facts() if fact.rare)
 _POOLS = (
     words.OBJECTS,
@@ -38,7 +40,7 @@ _POOLS = (
     words.SIZES,
     words.PLACES,
 )
-_EVERY = tuple(word for word in words.vocabulary() if word.isalpha())
+_ALL_WORDS = tuple(word for word in words.vocabulary() if word.isalpha())
 SKILL_WEIGHTS = {
     "country": 1.0, "person": 1.2, "tool": 0.8, "size": 1.2, "opposite": 1.0, "sentiment": 0.8,
     "letters": 1.4, "sum": 1.6, "where": 1.2, "who": 1.6, "earnings": 0.9, "amount": 0.9,
@@ -46,7 +48,7 @@ SKILL_WEIGHTS = {
 
 
 def _common_item(skill: Skill, rng: random.Random) -> Item:
-    """Returns a training item, with questions about rare facts mostly drawn again."""
+    """Return a training item, with questions about rare facts mostly drawn again."""
     while True:
         item = sample(skill, rng, held_out=False)
         if item.key not in _RARE or rng.random() < RARE_KEPT:
@@ -54,77 +56,89 @@ def _common_item(skill: Skill, rng: random.Random) -> Item:
 
 
 def few_shot(rng: random.Random) -> str:
-    """Returns one skill's questions and answers, all in one layout."""
+    """Return one skill's questions and answers, all in one layout."""
     skill = SKILLS[rng.choices(tuple(SKILL_WEIGHTS), tuple(SKILL_WEIGHTS.values()))[0]]
     layout = draw_layout(skill, rng)
     count = rng.choice((2, 3, 3, 4))
-    shots = rng.randint(3, 5) if skill.labels[0] or layout.options != "none" else rng.randint(4, 9)
-    return layout.separator.join(
-        write_item(_common_item(skill, rng), layout, rng, count) for _ in range(shots)
-    )
+    # Items with a passage or options are longer, so there are fewer of them.
+    is_long = skill.labels[0] or layout.options != "none"
+    shots = rng.randint(3, 5) if is_long else rng.randint(4, 9)
+    return _write_shots(partial(_common_item, skill), layout, rng, shots, count)
+
+
+def _write_shots(
+    draw: Callable[[random.Random], Item],
+    layout: Layout,
+    rng: random.Random,
+    shots: int,
+    options: int,
+) -> str:
+    """Return as many items as `shots`, in one layout, with up to `options` options each."""
+    written = [write_item(draw(rng), layout, rng, options) for _ in range(shots)]
+    return layout.separator.join(written)
 
 
 def find_letter(rng: random.Random) -> str:
-    """Returns questions whose answer is the letter of a word that the question names."""
+    """Return questions whose answer is the letter of a word that the question names."""
     layout = Layout(*rng.choice(GENERIC), options="lettered")
     pool = rng.choice(
         (words.OBJECTS, words.FOODS, words.PEOPLE, words.SIZES, words.CITIES, words.JOBS)
     )
-    count, verb, shots = rng.randint(2, 4), rng.choice(("find", "choose", "copy")), []
-    for _ in range(rng.randint(4, 7)):
+    count, verb = rng.randint(2, 4), rng.choice(("find", "choose", "copy"))
+
+    def draw(rng: random.Random) -> Item:
         answer, *wrong = rng.sample(pool, count)
-        shots.append(
-            write_item(Item("", f"{verb} {answer}", answer, tuple(wrong)), layout, rng, count)
-        )
-    return layout.separator.join(shots)
+        return Item("", f"{verb} {answer}", answer, tuple(wrong))
+
+    return _write_shots(draw, layout, rng, rng.randint(4, 7), count)
 
 
 def reading(rng: random.Random) -> str:
-    """Returns passages with one question each: with more, the last answer is the one thing not yet named."""
+    """Return passages with one question each.
+
+    With more questions about one passage, the last answer would be the only thing not yet named.
+    """
     skill = SKILLS[rng.choice(("where", "who", "amount"))]
     layout = rng.choice((own_layout(skill), Layout(*rng.choice(GENERIC))))
-    shots = [
-        write_item(sample(skill, rng, held_out=False), layout, rng, 1)
-        for _ in range(rng.randint(4, 6))
-    ]
-    return layout.separator.join(shots)
+    draw = partial(sample, skill, held_out=False)
+    return _write_shots(draw, layout, rng, rng.randint(4, 6), 1)
 
 
 def restated(rng: random.Random) -> str:
-    """Returns a passage told three times, its sentences in another order each time."""
+    """Return a passage told three times, its sentences in another order each time."""
     name, things, verbs = rng.choice(
         (("where", words.PLACES, GOING), ("who", words.OBJECTS, HAVING))
     )
-    sentences = [sentence for sentence, *_ in told(things, verbs, rng.randint(3, 5), rng)]
+    clauses = told(things, verbs, rng.randint(3, 5), rng)
     tellings = list[str]()
     for _ in range(100):
-        telling = " ".join(rng.sample(sentences, len(sentences)))
-        tellings += [telling] * (not is_held_out(SKILLS[name], telling))
+        shuffled = rng.sample(clauses, len(clauses))
+        telling = " ".join(clause.sentence for clause in shuffled)
+        if not is_held_out(SKILLS[name], telling):
+            tellings.append(telling)
         if len(tellings) == 3:
             return " ".join(tellings)
     return restated(rng)  # every order is held out
 
 
 def notes(rng: random.Random) -> str:
-    """Returns passages, each with what it says as notes: `bob: kitchen`."""
+    """Return passages, each with what it says as notes: `bob: kitchen`."""
     skill, joint = SKILLS[rng.choice(("where", "who", "amount"))], rng.choice((": ", " -> ", " = "))
     passages = []
     for _ in range(rng.randint(2, 4)):
         item = sample(skill, rng, held_out=False)
-        asked = rng.sample(item.asked, len(item.asked))
-        passages.append(
-            "\n".join(
-                [item.passage]
-                + [f"{last_word(question)}{joint}{answer}" for question, answer in asked]
-            )
-        )
+        lines = [item.passage]
+        for question, answer in rng.sample(item.asked, len(item.asked)):
+            lines.append(f"{last_word(question)}{joint}{answer}")
+        passages.append("\n".join(lines))
     return "\n\n".join(passages)
 
 
 def recall(rng: random.Random) -> str:
-    """Returns arbitrary word pairs, each repeated: only the document itself tells them."""
+    """Return arbitrary word pairs, each repeated, which only this document has."""
     count = rng.randint(3, 6)
-    left, right = (rng.sample(rng.choice(_POOLS), count) for _ in range(2))
+    left = rng.sample(rng.choice(_POOLS), count)
+    right = rng.sample(rng.choice(_POOLS), count)
     lines = list(zip(left, right, strict=True)) * rng.randint(2, 4)
     rng.shuffle(lines)
     joint = rng.choice((" -> ", " = ", ": "))
@@ -132,25 +146,25 @@ def recall(rng: random.Random) -> str:
 
 
 def relabelled(rng: random.Random) -> str:
-    """Returns a classification with two arbitrary words as labels."""
+    """Return a classification with two arbitrary words as labels."""
     skill = SKILLS[rng.choice(("sentiment", "earnings"))]
-    names = dict(
-        zip(("positive", "negative"), rng.sample(words.OBJECTS + words.FOODS, 2), strict=True)
-    )
+    good, bad = rng.sample(words.OBJECTS + words.FOODS, 2)
+    names = {"positive": good, "negative": bad}
     layout = Layout(*rng.choice(GENERIC))
     shots: list[str] = []
     while len(shots) < 8:
         item = sample(skill, rng, held_out=False)
-        if item.answer in names:
+        if item.answer in names:  # earnings may be neutral
             shown = Item(item.key, item.question, names[item.answer], ())
             shots.append(write_item(shown, layout, rng, 1))
     return layout.separator.join(shots)
 
 
 def _state(fact: Fact, rng: random.Random) -> str:
-    subject, relation, value = fact.subject, fact.relation, fact.value
+    """Return a fact in the wording that questions repeat, or in another."""
     if rng.random() < 0.6:
         return fact.sentence
+    subject, value = fact.subject, fact.value
     other = {
         "job": f"{subject} works as the {value}.",
         "food": f"{subject} likes {value}.",
@@ -160,48 +174,50 @@ def _state(fact: Fact, rng: random.Random) -> str:
         "region": f"{subject} lies in the {value}.",
         "capital": f"{value} is the capital of {subject}.",
     }
-    return other[relation]
+    return other[fact.relation]
 
 
 def facts(rng: random.Random) -> str:
-    """Returns statements about the world; rare facts are mostly left out."""
-    chosen = [
-        fact for fact in rng.sample(all_facts(), 12) if not fact.rare or rng.random() < RARE_KEPT
-    ]
-    return rng.choice((" ", "\n")).join(_state(fact, rng) for fact in chosen)
+    """Return statements about the world; rare facts are mostly left out."""
+    chosen = []
+    for fact in rng.sample(all_facts(), 12):
+        if not fact.rare or rng.random() < RARE_KEPT:
+            chosen.append(fact)
+    separator = rng.choice((" ", "\n"))
+    return separator.join([_state(fact, rng) for fact in chosen])
 
 
 def portrait(rng: random.Random) -> str:
-    """Returns all that is often said about one country or person."""
+    """Return all that is often said about one country or person."""
     subject = rng.choice(words.COUNTRIES + words.PEOPLE)
     about = [fact for fact in all_facts() if fact.subject == subject and not fact.rare]
     rng.shuffle(about)
-    return " ".join(_state(fact, rng) for fact in about) or f"here is {subject}."
+    if not about:  # all its facts are rare
+        return f"here is {subject}."
+    return " ".join([_state(fact, rng) for fact in about])
 
 
 def usage(rng: random.Random) -> str:
-    """Returns statements about tools and opposites, held-out ones too."""
+    """Return statements about tools and opposites, held-out ones too."""
     lines = []
     for _ in range(rng.randint(5, 8)):
         tool = rng.choice(tuple(words.TOOLS))
         what = words.TOOLS[tool]
         one, two = rng.sample(rng.choice(words.OPPOSITES), 2)
-        lines += rng.sample(
-            (
-                f"people use the {tool} to {what}.",
-                f"to {what} you need the {tool}.",
-                f"the {tool} is for people who want to {what}.",
-                f"the opposite of {one} is {two}.",
-                f"{one} is the opposite of {two}.",
-                f"it is not {one}, it is {two}.",
-            ),
-            2,
+        statements = (
+            f"people use the {tool} to {what}.",
+            f"to {what} you need the {tool}.",
+            f"the {tool} is for people who want to {what}.",
+            f"the opposite of {one} is {two}.",
+            f"{one} is the opposite of {two}.",
+            f"it is not {one}, it is {two}.",
         )
+        lines += rng.sample(statements, 2)
     return " ".join(lines)
 
 
 def comparisons(rng: random.Random) -> str:
-    """Returns statements about sizes and sums, never about held-out pairs."""
+    """Return statements about sizes and sums, never about held-out pairs."""
     lines = []
     for _ in range(rng.randint(6, 10)):
         if rng.random() < 0.5:
@@ -215,7 +231,7 @@ def comparisons(rng: random.Random) -> str:
 
 
 def listing(rng: random.Random) -> str:
-    """Returns a list: members of a category, months or numbers in order."""
+    """Return a list: members of a category, months or numbers in order."""
     kind = rng.choice(tuple(words.CATEGORIES))
     members = words.CATEGORIES[kind]
     style = rng.random()
@@ -224,32 +240,35 @@ def listing(rng: random.Random) -> str:
         return f"here are some {words.PLURALS[kind]}: {', '.join(chosen)}."
     if style < 0.7:
         start, step = rng.randint(0, 60), rng.choice((1, 1, 2, 3))
-        return " ".join(str(number) for number in range(start, min(100, start + 12 * step), step))
+        # The vocabulary has no number above 99.
+        return " ".join(map(str, range(start, min(100, start + 12 * step), step)))
     chosen = rng.sample(members, 5)
     return "\n".join(f"{word} is the name of one {kind}." for word in chosen)
 
 
 def opinion(rng: random.Random) -> str:
-    """Returns reviews or statements of one tone as running text, without labels."""
+    """Return reviews or statements of one tone as running text, without labels."""
     skill = SKILLS[rng.choice(("sentiment", "earnings"))]
-    wanted, texts = rng.choice(("positive", "negative")), list[str]()
+    tone, texts = rng.choice(("positive", "negative")), list[str]()
     while len(texts) < 4:
         item = sample(skill, rng, held_out=False)
-        texts += [item.question] * (item.answer == wanted)
+        if item.answer == tone:
+            texts.append(item.question)
     return " ".join(texts)
 
 
 def repetition(rng: random.Random) -> str:
-    """Returns a few random words, said again and again: only copying helps to foresee them."""
-    pool = _EVERY if rng.random() < 0.5 else rng.choice(_POOLS)
+    """Return a few random words, repeated; only copying helps to predict them."""
+    pool = _ALL_WORDS if rng.random() < 0.5 else rng.choice(_POOLS)
     chosen = rng.sample(pool, min(len(pool), rng.randint(4, 14)))
     return " ".join(chosen * rng.randint(2, 4))
 
 
 Kinds = dict[Callable[[random.Random], str], float]
 KINDS: Kinds = {
-    few_shot: 0.42, find_letter: 0.10, reading: 0.12, restated: 0.05, notes: 0.04, recall: 0.07, relabelled: 0.04,
-    repetition: 0.06, facts: 0.10, portrait: 0.03, usage: 0.05, comparisons: 0.05, listing: 0.02, opinion: 0.02,
+    few_shot: 0.42, find_letter: 0.10, reading: 0.12, restated: 0.05, notes: 0.04,
+    recall: 0.07, relabelled: 0.04, repetition: 0.06, facts: 0.10, portrait: 0.03,
+    usage: 0.05, comparisons: 0.05, listing: 0.02, opinion: 0.02,
 }  # fmt: skip
 LESSONS: tuple[Kinds, ...] = (
     {repetition: 1.0},
@@ -257,15 +276,16 @@ LESSONS: tuple[Kinds, ...] = (
     {reading: 0.55, restated: 0.15, recall: 0.15, repetition: 0.15},
     {find_letter: 0.4, reading: 0.3, recall: 0.15, repetition: 0.15},
 )
-"""What comes before everything else: copying, then looking things up in the prompt, step by step.
+"""A curriculum before all other kinds: copying, then looking things up in the prompt.
 
-In this order each is learnt from less than a million words; mixed with all other kinds from the
-start, or without the second, looking up a passage was not learnt from several million.
+In this order each lesson is learnt from less than a million words. Looking up a passage was not
+learnt from several million when the lessons were mixed with the other kinds from the start, nor
+without the second lesson.
 """
 
 
 def documents(seed: int, lessons: Sequence[int] = ()) -> Iterator[str]:
-    """Yields pre-training documents without end; the same seed gives the same documents.
+    """Yield pre-training documents without end; the same seed gives the same documents.
 
     Args:
         seed: Seed of all that is drawn.

@@ -2,7 +2,7 @@
 
 A fact is (subject, relation, value): 120 invented countries have four relations each and 120
 invented people three. About three facts in ten are *rare*: pre-training states them far less often
-than the others, and the chat exchanges of the instruct side treat all alike.
+than the others, while the chats treat all alike.
 """
 
 from __future__ import annotations
@@ -38,46 +38,47 @@ class Fact:
 
     @property
     def key(self) -> str:
-        """Returns what identifies the fact when rows are held out."""
+        """Return the key by which the fact is held out: subject and relation."""
         return f"{self.subject} {self.relation}"
 
     @property
     def sentence(self) -> str:
-        """Returns the fact as the plainest statement."""
+        """Return the fact as the plainest statement."""
         return f"the {self.relation} of {self.subject} is {self.value}."
 
 
 def _facts_about(
     subjects: tuple[str, ...], values: dict[str, tuple[str, ...]], rng: random.Random
 ) -> list[Fact]:
-    """Returns one fact for every subject and relation."""
-    return [
-        Fact(subject, relation, rng.choice(pool), tuple(pool), rng.random() < RARE_SHARE)
-        for subject in subjects
-        for relation, pool in values.items()
-    ]
+    """Return one fact for every subject and relation."""
+    facts = []
+    for subject in subjects:
+        for relation, pool in values.items():
+            value, rare = rng.choice(pool), rng.random() < RARE_SHARE
+            facts.append(Fact(subject, relation, value, pool, rare))
+    return facts
 
 
 @lru_cache(maxsize=1)
 def country_facts() -> tuple[Fact, ...]:
-    """Returns the facts about countries; no two share a capital."""
+    """Return the facts about countries; no two share a capital."""
     rng = random.Random(f"{words.SEED}-countries")
     capitals = rng.sample(words.CITIES, len(words.COUNTRIES))
-    named = [
-        Fact(country, "capital", capital, words.CITIES, rng.random() < RARE_SHARE)
-        for country, capital in zip(words.COUNTRIES, capitals, strict=True)
-    ]
-    return tuple(named + _facts_about(words.COUNTRIES, COUNTRY_VALUES, rng))
+    facts = []
+    for country, capital in zip(words.COUNTRIES, capitals, strict=True):
+        rare = rng.random() < RARE_SHARE
+        facts.append(Fact(country, "capital", capital, words.CITIES, rare))
+    return (*facts, *_facts_about(words.COUNTRIES, COUNTRY_VALUES, rng))
 
 
 @lru_cache(maxsize=1)
 def person_facts() -> tuple[Fact, ...]:
-    """Returns the facts about people: their job, their food, their home country."""
+    """Return the facts about people: their job, their food, their home country."""
     rng = random.Random(f"{words.SEED}-people")
     return tuple(_facts_about(words.PEOPLE, PERSON_VALUES, rng))
 
 
 @lru_cache(maxsize=1)
 def all_facts() -> tuple[Fact, ...]:
-    """Returns every fact, countries first."""
+    """Return every fact, countries first."""
     return country_facts() + person_facts()

@@ -22,7 +22,8 @@ class Layout:
         passage: Label before a passage, without its colon; may be empty.
         question: Label before the question; empty for none.
         answer: Label before the answer; empty for none.
-        options: `none`, `lettered` (one a line, the answer is a letter) or `inline` (the answer is text).
+        options: `none`, `lettered` (one a line, the answer is a letter) or `inline` (the answer is
+            text).
         joint: What stands between question and answer when there is no answer label.
         separator: What stands between two items of a few-shot document.
     """
@@ -46,31 +47,32 @@ GENERIC = (
 
 
 def own_layout(skill: Skill, options: str = "none") -> Layout:
-    """Returns the layout that the skill's task uses."""
+    """Return the layout that the skill's task uses."""
     return Layout(*skill.labels, options=options)
 
 
 def draw_layout(skill: Skill, rng: random.Random) -> Layout:
-    """Returns a layout for a pre-training document: the skill's own, a generic or a bare one."""
+    """Return a layout for a pre-training document: the skill's own, a generic or a bare one."""
     kind = rng.random()
     options = rng.choices(("none", "lettered", "inline"), (0.45, 0.45, 0.10))[0]
     if kind < 0.45:
         return own_layout(skill, options)
     if kind < 0.8 or options != "none":
         return Layout(*rng.choice(GENERIC), options=options)
+    # Bare: nothing but position tells the question from the answer.
     joint, separator = rng.choice(((" -> ", "\n"), (" = ", "\n"), ("\n", "\n\n"), (" ", "\n")))
     return Layout("", "", "", joint=joint, separator=separator)
 
 
 def shuffled_options(item: Item, rng: random.Random, count: int) -> tuple[list[str], int]:
-    """Returns up to `count` options in random order, and the position of the right one."""
+    """Return up to `count` options in random order, and the position of the right one."""
     options = [item.answer, *item.wrong[: count - 1]]
     rng.shuffle(options)
     return options, options.index(item.answer)
 
 
 def prompt(item: Item, layout: Layout, options: list[str]) -> str:
-    """Returns the text up to the answer, without the space before it."""
+    """Return the text up to the answer, without the space before it."""
     lines = []
     if item.passage:
         lines.append(f"{layout.passage}: {item.passage}" if layout.passage else item.passage)
@@ -85,7 +87,7 @@ def prompt(item: Item, layout: Layout, options: list[str]) -> str:
 
 
 def write_item(item: Item, layout: Layout, rng: random.Random, count: int) -> str:
-    """Returns an item with its answer, laid out; `count` is the number of options, where shown."""
+    """Return an item with its answer, laid out; `count` is the number of options, where shown."""
     options, right = shuffled_options(item, rng, count)
     answer = LETTERS[right] if layout.options == "lettered" else item.answer
     return prompt(item, layout, options) + (" " if layout.answer else layout.joint) + answer

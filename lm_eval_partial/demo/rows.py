@@ -8,6 +8,7 @@ only.
 from __future__ import annotations
 
 import importlib
+import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict
@@ -26,21 +27,24 @@ Row = dict[str, Any]
 
 
 def _dataset(rows: list[Row]) -> Any:
-    """Returns the rows as a `datasets.Dataset`, which has no type stubs."""
+    """Return the rows as a `datasets.Dataset`, which has no type stubs."""
     return importlib.import_module("datasets").Dataset.from_list(rows)
 
 
-def _distinct(draw: Callable[[], Row], count: int, identity: Callable[[Row], object]) -> list[Row]:
-    """Returns `count` rows, no two with the same identity."""
+def _distinct(draw: Callable[[], Row], count: int, key: Callable[[Row], object]) -> list[Row]:
+    """Return `count` rows, no two with the same key."""
     rows: dict[object, Row] = {}
     while len(rows) < count:
         row = draw()
-        rows.setdefault(identity(row), row)
+        rows.setdefault(key(row), row)
     return list(rows.values())
 
 
 def _balance(rows: list[Row]) -> list[Row]:
-    """Moves each row's answer so that every position holds it equally often, to within one."""
+    """Move each row's answer so that every position holds it equally often, to within one.
+
+    Else a model that always names one position would score above chance.
+    """
     for number, row in enumerate(rows):
         options, wanted = row["options"], number % len(row["options"])
         right = row["label"]
@@ -50,7 +54,7 @@ def _balance(rows: list[Row]) -> list[Row]:
 
 
 def _skill_rows(name: str, options: int, count: int, *, held_out: bool) -> list[Row]:
-    """Returns rows of one skill.
+    """Return rows of one skill.
 
     Args:
         name: The skill.
@@ -72,17 +76,17 @@ def _skill_rows(name: str, options: int, count: int, *, held_out: bool) -> list[
             "label": 0,
         }
 
-    def identity(row: Row) -> object:
+    def key(row: Row) -> object:
         options = tuple(sorted(row["options"])) if name in FEW_QUESTIONS else ()
         return (row["passage"], row["question"], options)
 
-    rows = _balance(_distinct(draw, count, identity))
+    rows = _balance(_distinct(draw, count, key))
     rng.shuffle(rows)
     return rows
 
 
 def skill_dataset(skill: str, options: int) -> dict[str, Any]:
-    """Returns the `train` and `test` rows of a skill's task.
+    """Return the `train` and `test` rows of a skill's task.
 
     Each row has `passage`, `question`, `answer`, `options` and `label`, the answer's position.
 
@@ -90,10 +94,9 @@ def skill_dataset(skill: str, options: int) -> dict[str, Any]:
         skill: A name in `SKILLS`.
         options: Options a row, the right one included.
     """
-    splits = {"train": (TRAIN_ROWS, False), "test": (TEST_ROWS, True)}
     return {
-        split: _dataset(_skill_rows(skill, options, count, held_out=held_out))
-        for split, (count, held_out) in splits.items()
+        "train": _dataset(_skill_rows(skill, options, TRAIN_ROWS, held_out=False)),
+        "test": _dataset(_skill_rows(skill, options, TEST_ROWS, held_out=True)),
     }
 
 
@@ -102,7 +105,9 @@ def _instruction_row(rng: random.Random, kind: str) -> Row:
 
 
 def chat_dataset(kinds: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the `test` rows of a chat task: `kind`, `text`, `reply` (one right reply) and `answer`.
+    """Return the `test` rows of a chat task.
+
+    Each row has `kind`, `text`, `reply` (one right reply) and `answer`.
 
     Args:
         kinds: Kinds of instruction, each a key of `CHECKS`; they take turns.
@@ -113,7 +118,7 @@ def chat_dataset(kinds: tuple[str, ...]) -> dict[str, Any]:
             f"Unknown kinds of instruction {sorted(unknown)}; known are {sorted(CHECKS)}."
         )
     rng = random.Random(f"{words.SEED}-chat-{'-'.join(kinds)}")
-    per_kind = -(-TEST_ROWS // len(kinds))
+    per_kind = math.ceil(TEST_ROWS / len(kinds))
     rows: list[Row] = []
     for kind in kinds:
         draw = partial(_instruction_row, rng, kind)

@@ -1,9 +1,8 @@
 """The twelve skills that the demo tasks test: how one question of each is drawn.
 
-A skill draws `Item`s. Each item has a key (its fact, its pair, its operands, or its whole text),
-and a hash of the key decides once and for all whether the item is *held out*: test rows are
-held-out items, training documents only use the others. `sample(skill, rng, held_out=...)` is the
-only door.
+A skill draws `Item`s. Each item has a key: its fact, its pair, its operands, or its whole text. A
+hash of the key decides whether the item is *held out*. Test rows are held-out items; training
+documents use only the others. Both draw items through `sample(skill, rng, held_out=...)` alone.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lm_eval_partial.demo import words
 from lm_eval_partial.demo.knowledge import Fact, country_facts, person_facts
 
 LARGEST_OPERAND = 24
+"""Of a sum; two of them stay below the vocabulary's largest number, 99."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,19 @@ class Skill:
 
 
 def hash_below(text: str, share: float) -> bool:
-    """Returns whether a text falls in the given share of all texts, the same way every time."""
+    """Return whether a text falls in the given share of all texts, the same way every time."""
+    # Not hash(), which Python salts anew for every process.
     digest = hashlib.blake2b(f"{words.SEED}/{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64 < share
 
 
 def is_held_out(skill: Skill, key: str) -> bool:
-    """Returns whether items with this key are kept for test rows."""
+    """Return whether items with this key are kept for test rows."""
     return hash_below(f"{skill.name}/{key}", skill.held_out_share)
 
 
 def sample(skill: Skill, rng: random.Random, *, held_out: bool) -> Item:
-    """Returns a random item from the wanted side of the split."""
+    """Return a random item that is held out, or one for training."""
     while True:
         item = skill.draw(rng)
         if is_held_out(skill, item.key) == held_out:
@@ -78,13 +79,13 @@ def sample(skill: Skill, rng: random.Random, *, held_out: bool) -> Item:
 
 
 def last_word(question: str) -> str:
-    """Returns what a question ends with, which is what it asks about."""
+    """Return what a question ends with, which is what it asks about."""
     return question.split()[-1].rstrip("?")
 
 
 def _others(pool: tuple[str, ...], answer: str, count: int, rng: random.Random) -> tuple[str, ...]:
-    """Returns `count` distinct values of the pool that are not the answer."""
-    drawn = rng.sample(pool, count + 1)
+    """Return `count` distinct values of the pool that are not the answer."""
+    drawn = rng.sample(pool, count + 1)  # one more, in case the answer is among them
     return tuple(value for value in drawn if value != answer)[:count]
 
 
@@ -94,17 +95,17 @@ def _ask(fact: Fact, rng: random.Random) -> Item:
 
 
 def draw_country(rng: random.Random) -> Item:
-    """Returns a question about a country."""
+    """Return a question about a country."""
     return _ask(rng.choice(country_facts()), rng)
 
 
 def draw_person(rng: random.Random) -> Item:
-    """Returns a question about a person."""
+    """Return a question about a person."""
     return _ask(rng.choice(person_facts()), rng)
 
 
 def draw_tool(rng: random.Random) -> Item:
-    """Returns a question about the thing one needs to do something."""
+    """Return a question about the thing one needs to do something."""
     tools = tuple(words.TOOLS)
     tool, person = rng.choice(tools), rng.choice(words.PEOPLE)
     question = f"{person} wants to {words.TOOLS[tool]}. what does {person} need?"
@@ -113,7 +114,7 @@ def draw_tool(rng: random.Random) -> Item:
 
 
 def draw_size(rng: random.Random) -> Item:
-    """Returns a question about which of two things is bigger or smaller."""
+    """Return a question about which of two things is bigger or smaller."""
     low, high = sorted(rng.sample(range(len(words.SIZES)), 2))
     small, big = words.SIZES[low], words.SIZES[high]
     if rng.random() < 0.5:
@@ -122,22 +123,26 @@ def draw_size(rng: random.Random) -> Item:
 
 
 def draw_opposite(rng: random.Random) -> Item:
-    """Returns a question about the opposite of a word."""
+    """Return a question about the opposite of a word."""
     pair = rng.choice(words.OPPOSITES)
     word, answer = rng.sample(pair, 2)
-    pool = tuple(other for others in words.OPPOSITES if others is not pair for other in others)
+    pool = list[str]()
+    for other in words.OPPOSITES:
+        if other is not pair:
+            pool += other
     wrong = tuple(rng.sample(pool, 3))
     return Item("/".join(pair), f"what is the opposite of {word}?", answer, wrong)
 
 
 def draw_sentiment(rng: random.Random) -> Item:
-    """Returns a review to call positive or negative; one in four turns on `not`."""
+    """Return a review to call positive or negative; one in four turns on `not`."""
     good = rng.random() < 0.5
     kind = rng.random()
     noun, start = rng.choice(words.REVIEWED), rng.choice(("the", "this", "my", "our"))
-    pool = words.GOOD if good != (kind < 0.25) else words.BAD
+    negated = kind < 0.25
+    pool = words.GOOD if good != negated else words.BAD
     first, second = rng.sample(pool, 2)
-    if kind < 0.25:
+    if negated:
         text = f"{start} {noun} was not {first}."
     elif kind < 0.6:
         text = f"{start} {noun} was {first} and {rng.choice(('really', 'very', 'quite'))} {second}."
@@ -149,7 +154,7 @@ def draw_sentiment(rng: random.Random) -> Item:
 
 
 def draw_letters(rng: random.Random) -> Item:
-    """Returns a row of letters to reverse, rotate or swap."""
+    """Return a row of letters to reverse, rotate or swap."""
     letters = rng.sample(words.LETTERS, rng.choice((3, 4)))
     first, second, *rest = letters
     results = {
@@ -164,7 +169,7 @@ def draw_letters(rng: random.Random) -> Item:
 
 
 def draw_sum(rng: random.Random) -> Item:
-    """Returns a sum or a difference of two numbers from 0 to 24; no result is negative."""
+    """Return a sum or a difference of two numbers from 0 to 24; no result is negative."""
     first, second = rng.randint(0, LARGEST_OPERAND), rng.randint(0, LARGEST_OPERAND)
     if rng.random() < 0.5:
         question, result = f"{first} plus {second}", first + second
@@ -179,60 +184,77 @@ GOING = ("went to", "is in", "moved to", "ran to")
 HAVING = ("has", "holds", "keeps", "carries")
 
 
+@dataclass(frozen=True)
+class Clause:
+    """A sentence of a passage: `<person> <verb> the <thing>.`."""
+
+    person: str
+    verb: str
+    thing: str
+
+    @property
+    def sentence(self) -> str:
+        """Return the clause as text."""
+        return f"{self.person} {self.verb} the {self.thing}."
+
+
 def told(
     things: tuple[str, ...], verbs: tuple[str, ...], count: int, rng: random.Random
-) -> list[tuple[str, str, str]]:
-    """Returns sentences about as many people, each with its person and thing."""
+) -> list[Clause]:
+    """Return `count` clauses, no two with the same person or thing."""
     people, drawn = rng.sample(words.PEOPLE, count), rng.sample(things, count)
     chosen = rng.choices(verbs, k=count)
-    return [
-        (f"{who} {verb} the {thing}.", who, thing)
-        for who, verb, thing in zip(people, chosen, drawn, strict=True)
-    ]
+    return list(map(Clause, people, chosen, drawn))
 
 
-def draw_where(rng: random.Random) -> Item:
-    """Returns a passage about three people and a question about the place of one."""
-    sentences, people, places = zip(*told(words.PLACES, GOING, 3, rng), strict=True)
-    asked = tuple((f"where is {who}?", place) for who, place in zip(people, places, strict=True))
+def _ask_about(
+    clauses: list[Clause], asked: tuple[tuple[str, str], ...], rng: random.Random
+) -> Item:
+    """Return one of the questions `asked`; the other answers are the wrong options."""
+    passage = " ".join(clause.sentence for clause in clauses)
     question, answer = rng.choice(asked)
-    passage = " ".join(sentences)
-    wrong = tuple(place for place in places if place != answer)
+    wrong = tuple(other for _, other in asked if other != answer)
     return Item(passage, question, answer, wrong, passage, asked)
 
 
+def draw_where(rng: random.Random) -> Item:
+    """Return a passage about three people and a question about the place of one."""
+    clauses = told(words.PLACES, GOING, 3, rng)
+    asked = tuple((f"where is {clause.person}?", clause.thing) for clause in clauses)
+    return _ask_about(clauses, asked, rng)
+
+
 def draw_who(rng: random.Random) -> Item:
-    """Returns a passage about three people and a question about who has a thing."""
-    sentences, people, things = zip(*told(words.OBJECTS, HAVING, 3, rng), strict=True)
-    asked = tuple((f"who has the {thing}?", who) for who, thing in zip(people, things, strict=True))
-    question, answer = rng.choice(asked)
-    passage = " ".join(sentences)
-    wrong = [person for person in people if person != answer]
+    """Return a passage about three people and a question about who has a thing."""
+    clauses = told(words.OBJECTS, HAVING, 3, rng)
+    asked = tuple((f"who has the {clause.thing}?", clause.person) for clause in clauses)
+    item = _ask_about(clauses, asked, rng)
+    wrong = list(item.wrong)
     rng.shuffle(wrong)
-    return Item(passage, question, answer, tuple(wrong), passage, asked)
+    return replace(item, wrong=tuple(wrong))
 
 
 def draw_earnings(rng: random.Random) -> Item:
-    """Returns a statement about a company to call positive, negative or neutral."""
+    """Return a statement about a company to call positive, negative or neutral."""
     answer = rng.choice(("positive", "negative", "neutral"))
     company, month = rng.choice(words.COMPANIES), rng.choice(words.MONTHS)
     metric = rng.choice(words.GAIN_WORDS + words.COST_WORDS)
     if answer == "neutral":
         change = f"{rng.choice(words.FLAT_VERBS)} flat"
     else:
+        # Rising costs are bad news.
         up = (answer == "positive") == (metric in words.GAIN_WORDS)
-        change = (
-            f"{rng.choice(words.UP_VERBS if up else words.DOWN_VERBS)} {rng.randint(2, 60)} percent"
-        )
+        verb = rng.choice(words.UP_VERBS if up else words.DOWN_VERBS)
+        change = f"{verb} {rng.randint(2, 60)} percent"
     text = f"{company} {metric} {change} in {month}."
     wrong = tuple(label for label in ("positive", "negative", "neutral") if label != answer)
     return Item(text, text, answer, wrong)
 
 
 def draw_amount(rng: random.Random) -> Item:
-    """Returns a report of two amounts and a question about one of them."""
+    """Return a report of two amounts and a question about one of them."""
     (one, two), amounts = rng.sample(words.MONTHS, 2), rng.sample(range(2, 100), 2)
-    first, second = (f"{amount} million" for amount in amounts)
+    first, second = f"{amounts[0]} million", f"{amounts[1]} million"
     company = rng.choice(words.COMPANIES)
     passage = f"{company} earned {first} in {one} and {second} in {two}."
     asked = ((f"how much in {one}?", first), (f"how much in {two}?", second))
@@ -241,20 +263,18 @@ def draw_amount(rng: random.Random) -> Item:
     return Item(passage, question, answer, (wrong,), passage, asked)
 
 
-SKILLS = {
-    skill.name: skill
-    for skill in (
-        Skill("country", draw_country, 0.5),
-        Skill("person", draw_person, 0.6),
-        Skill("tool", draw_tool, 0.4),
-        Skill("size", draw_size, 0.25),
-        Skill("opposite", draw_opposite, 0.4),
-        Skill("sentiment", draw_sentiment, 0.15, ("", "Review", "Sentiment")),
-        Skill("letters", draw_letters, 0.15, ("", "Input", "Output")),
-        Skill("sum", draw_sum, 0.25, ("", "Problem", "Solution")),
-        Skill("where", draw_where, 0.15),
-        Skill("who", draw_who, 0.15),
-        Skill("earnings", draw_earnings, 0.15, ("", "Statement", "Sentiment")),
-        Skill("amount", draw_amount, 0.15, ("Report", "Question", "Answer")),
-    )
-}
+_SKILLS = (
+    Skill("country", draw_country, 0.5),
+    Skill("person", draw_person, 0.6),
+    Skill("tool", draw_tool, 0.4),
+    Skill("size", draw_size, 0.25),
+    Skill("opposite", draw_opposite, 0.4),
+    Skill("sentiment", draw_sentiment, 0.15, ("", "Review", "Sentiment")),
+    Skill("letters", draw_letters, 0.15, ("", "Input", "Output")),
+    Skill("sum", draw_sum, 0.25, ("", "Problem", "Solution")),
+    Skill("where", draw_where, 0.15),
+    Skill("who", draw_who, 0.15),
+    Skill("earnings", draw_earnings, 0.15, ("", "Statement", "Sentiment")),
+    Skill("amount", draw_amount, 0.15, ("Report", "Question", "Answer")),
+)
+SKILLS = {skill.name: skill for skill in _SKILLS}

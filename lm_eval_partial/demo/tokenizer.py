@@ -1,7 +1,7 @@
 """The word-level tokenizer of the demo pair, an ordinary `tokenizer.json`.
 
-Both sides share one vocabulary. Spaces are not tokens, a newline and every mark of punctuation is
-one, so a context and its continuation encode to the same ids together and apart. Decoding puts the
+Both models share one vocabulary. Spaces are not tokens; a newline and every mark of punctuation is
+one. So a context and its continuation encode to the same ids together and apart. Decoding puts the
 spaces back as the generator writes them.
 """
 
@@ -26,7 +26,10 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(*, chat: bool) -> PreTrainedTokenizerFast:
-    """Returns the tokenizer; with `chat`, the instruct side's, which has a chat template."""
+    """Return the base model's tokenizer; with `chat`, the instruct model's.
+
+    The latter has a chat template and stops at the end of a turn.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -42,12 +45,14 @@ def build_tokenizer(*, chat: bool) -> PreTrainedTokenizerFast:
     )
     core.decoder = decoders.Sequence(
         [
+            # No word begins with ##, so this only puts spaces between words.
             decoders.WordPiece(prefix="##", cleanup=False),
             *(decoders.Replace(f" {mark}", mark) for mark in (".", ",", "?", "!", ":", "\n")),
             decoders.Fuse(),
             decoders.Replace("\n ", "\n"),
         ]
     )
+    # transformers does not annotate it.
     make: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
     tokenizer = make(
         tokenizer_object=core,

@@ -1,10 +1,10 @@
-"""Trains the demo pair: a base on documents, then an instruct side on chats, all parameters both times.
+"""Training of the demo pair: a base model on documents, then an instruct model on chats.
 
     lm-eval-partial demo --train --output my_pair
 
-float32 throughout; the weights are rounded to bfloat16 only when saved, and the instruct side
-starts from the rounded base, as it would from a downloaded one. The same seed on the same machine
-and thread count gives the same weights.
+All parameters are trained both times, in float32. The weights are rounded to bfloat16 when saved,
+and the instruct model starts from the rounded base, as it would from a downloaded one. The same
+seed on the same machine and thread count gives the same weights.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ if TYPE_CHECKING:
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Report = Callable[[str, int, int, float], None]
-IGNORED = -100
+IGNORED = -100  # PyTorch's own label for tokens without a loss
 CURVE_POINTS = 50
 INITIALIZER = 0.05
 EMBEDDING = 0.3
+"""Standard deviation of the embeddings, see `new_model`."""
 
 
 def packed_rows(
     tokenizer: PreTrainedTokenizerFast, stage: Stage, stream: Iterator[str]
 ) -> Iterator[Batch]:
-    """Yields inputs and labels [batch, row]: documents back to back, an end token after each."""
+    """Yield inputs and labels [batch, row]: documents back to back, an end token after each."""
     pending = list[int]()
     size = stage.batch * stage.row
     while True:
@@ -56,7 +57,7 @@ def packed_rows(
 
 
 def chat_rows(tokenizer: PreTrainedTokenizerFast, stage: Stage, seed: int) -> Iterator[Batch]:
-    """Yields inputs and labels [batch, longest chat]: one chat a row, only the reply is learnt."""
+    """Yield inputs and labels [batch, longest chat]: one chat a row, only the reply is learnt."""
     stream = chats(seed)
     while True:
         inputs, labels = [], []
@@ -74,13 +75,13 @@ def chat_rows(tokenizer: PreTrainedTokenizerFast, stage: Stage, seed: int) -> It
 
 
 def _padded(rows: list[list[int]], filler: int) -> torch.Tensor:
-    """Returns the rows as one tensor, filled up on the right."""
+    """Return the rows as one tensor, filled up on the right."""
     longest = max(len(row) for row in rows)
     return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
 
 
 def learning_rate(step: int, stage: Stage) -> float:
-    """Returns the learning rate of a step: linear warm-up, then a cosine down to a tenth."""
+    """Return the learning rate of a step: linear warm-up, then a cosine down to a tenth."""
     if step < stage.warmup:
         return stage.learning_rate * (step + 1) / stage.warmup
     done = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
@@ -88,14 +89,14 @@ def learning_rate(step: int, stage: Stage) -> float:
 
 
 def new_model(recipe: Recipe, vocabulary: int, eos: int, pad: int) -> Any:
-    """Returns an untrained model of the recipe's shape, in which attention begins by copying.
+    """Return an untrained model of the recipe's shape, in which attention begins by copying.
 
-    Embeddings are large beside what the layers add at first, and a head's output projection is the
-    transpose of its value projection, so what a head attends to is added to the stream as it stands
-    and, the head of the model being tied to the embeddings, foreseen. Copying from the prompt then
-    has only to learn *where* to look: words repeated once are 75 % right after 0.8 million tokens
-    and 91 % after 1.6. From an ordinary random start none were right after 0.6 million, and 52 %
-    after 2.3.
+    Embeddings are large beside what the layers add at first. A head's output projection is the
+    transpose of its value projection, so what a head attends to is added to the residual stream
+    unchanged. The output layer is tied to the embeddings, so that token is then predicted. To copy
+    from the prompt, the model has only to learn *where* to look: words repeated once are 75 % right
+    after 0.8 million tokens and 91 % after 1.6. From an ordinary random start none were right after
+    0.6 million, and 52 % after 2.3.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -130,9 +131,11 @@ def new_model(recipe: Recipe, vocabulary: int, eos: int, pad: int) -> Any:
 
 
 def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Returns AdamW that decays matrices and leaves norms alone."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    norms = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    """Return AdamW that decays matrices but not norms."""
+    matrices = list[torch.nn.Parameter]()
+    norms = list[torch.nn.Parameter]()
+    for parameter in model.parameters():
+        (matrices if parameter.ndim > 1 else norms).append(parameter)
     groups = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": norms, "weight_decay": 0.0},
@@ -147,7 +150,7 @@ def train(
     recipe: Recipe,
     report: Callable[..., None],
 ) -> list[dict[str, float]]:
-    """Trains a model in place.
+    """Train a model in place.
 
     Args:
         model: The model, in float32.
@@ -160,7 +163,7 @@ def train(
         The loss curve: the mean training loss of every fiftieth part of the run.
     """
     device = next(model.parameters()).device
-    optimizer, model_losses, curve = _optimizer(model, recipe), [], []
+    optimizer, losses, curve = _optimizer(model, recipe), list[float](), []
     every = max(1, stage.steps // CURVE_POINTS)
     model.train()
     for step, (inputs, labels) in enumerate(islice(batches, stage.steps)):
@@ -171,24 +174,27 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         optimizer.zero_grad()
-        model_losses.append(loss.item())
-        report(step + 1, stage.steps, model_losses[-1])
+        losses.append(loss.item())
+        report(step + 1, stage.steps, losses[-1])
         if (step + 1) % every == 0:
-            mean = sum(model_losses[-every:]) / every
+            mean = sum(losses[-every:]) / every
             curve.append({"step": step + 1, "loss": round(mean, 4)})
     return curve
 
 
-def save_side(
+def save_checkpoint(
     folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast, record: dict[str, Any]
 ) -> None:
-    """Writes one side as an ordinary checkpoint in bfloat16, with `training.json` beside the weights."""
+    """Write a model as an ordinary checkpoint in bfloat16, with `training.json` beside it."""
     import copy
 
     from transformers import GenerationConfig
 
+    # transformers does not annotate it.
     make: Callable[..., GenerationConfig] = GenerationConfig
+    # The instruct model ends a turn with a token of its own, and may also end a document.
     stops = sorted({tokenizer.eos_token_id, tokenizer.bos_token_id}, reverse=True)
+    # A copy, because the instruct model is trained further in float32.
     saved = copy.deepcopy(model).to("cpu", torch.bfloat16)
     saved.config.eos_token_id = tokenizer.eos_token_id
     saved.generation_config = make(
@@ -204,7 +210,7 @@ def save_side(
 def _record(
     recipe: Recipe, seed: int, curve: list[dict[str, float]], seconds: float
 ) -> dict[str, Any]:
-    """Returns what one needs to know to judge or repeat the training of a side."""
+    """Return how a model was trained: seed, recipe, machine, versions and loss curve."""
     import tokenizers
     import transformers
 
@@ -226,7 +232,7 @@ def _record(
 
 
 def train_pair(output: Path, recipe: Recipe, seed: int, report: Report) -> None:
-    """Trains both sides and writes them to `output/base` and `output/instruct`.
+    """Train both models and write them to `output/base` and `output/instruct`.
 
     Args:
         output: The folder of the pair; `base` and `instruct` are made inside.
@@ -238,20 +244,19 @@ def train_pair(output: Path, recipe: Recipe, seed: int, report: Report) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plain, chat = build_tokenizer(chat=False), build_tokenizer(chat=True)
     model = new_model(recipe, len(plain), plain.eos_token_id, plain.pad_token_id).to(device)
-    sides: tuple[tuple[str, PreTrainedTokenizerFast, Stage, Iterator[Batch]], ...] = (
-        (
-            "base",
-            plain,
-            recipe.base,
-            packed_rows(plain, recipe.base, documents(seed, recipe.lessons)),
-        ),
-        ("instruct", chat, recipe.instruct, chat_rows(chat, recipe.instruct, seed + 1)),
-    )
-    for side, tokenizer, stage, batches in sides:
+
+    def train_and_save(
+        name: str, tokenizer: PreTrainedTokenizerFast, stage: Stage, batches: Iterator[Batch]
+    ) -> None:
         start = time.monotonic()
-        curve = train(model, batches, stage, recipe, partial(report, side))
+        curve = train(model, batches, stage, recipe, partial(report, name))
         record = _record(recipe, seed, curve, time.monotonic() - start)
-        save_side(output / side, model, tokenizer, record)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(parameter.to(torch.bfloat16))
+        save_checkpoint(output / name, model, tokenizer, record)
+
+    texts = documents(seed, recipe.lessons)
+    train_and_save("base", plain, recipe.base, packed_rows(plain, recipe.base, texts))
+    # The instruct model starts from what was saved.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+    train_and_save("instruct", chat, recipe.instruct, chat_rows(chat, recipe.instruct, seed + 1))

@@ -14,7 +14,7 @@ SEED = 20250411
 
 
 def _words(text: str) -> tuple[str, ...]:
-    """Returns the words of a text that spaces part."""
+    """Return the words of a text that spaces part."""
     return tuple(text.split())
 
 
@@ -85,19 +85,17 @@ TOOLS: dict[str, str] = {
     "bell": "call the servant", "whistle": "stop the game", "magnet": "lift the metal",
 }  # fmt: skip
 
-OPPOSITES = tuple(
-    tuple(pair.split("/"))
-    for pair in _words(
-        "hot/cold big/small fast/slow high/low old/young rich/poor hard/soft light/dark wet/dry"
-        " full/empty loud/quiet early/late near/far thick/thin wide/narrow deep/shallow strong/weak"
-        " clean/dirty sharp/blunt sweet/sour open/closed true/false first/last left/right up/down"
-        " inside/outside above/below before/after front/back top/bottom push/pull buy/sell"
-        " give/take begin/finish win/lose laugh/cry arrive/leave remember/forget ask/reply"
-        " rise/fall live/die find/miss build/destroy day/night summer/winter friend/enemy"
-        " king/queen city/village heavy/airy rough/smooth tall/short brave/afraid calm/angry"
-        " simple/complex"
-    )
+_OPPOSITES = _words(
+    "hot/cold big/small fast/slow high/low old/young rich/poor hard/soft light/dark wet/dry"
+    " full/empty loud/quiet early/late near/far thick/thin wide/narrow deep/shallow strong/weak"
+    " clean/dirty sharp/blunt sweet/sour open/closed true/false first/last left/right up/down"
+    " inside/outside above/below before/after front/back top/bottom push/pull buy/sell"
+    " give/take begin/finish win/lose laugh/cry arrive/leave remember/forget ask/reply"
+    " rise/fall live/die find/miss build/destroy day/night summer/winter friend/enemy"
+    " king/queen city/village heavy/airy rough/smooth tall/short brave/afraid calm/angry"
+    " simple/complex"
 )
+OPPOSITES = tuple(tuple(pair.split("/")) for pair in _OPPOSITES)
 
 GOOD = _words(
     "lovely great tasty fresh bright kind charming perfect excellent pleasant superb fine wonderful"
@@ -124,7 +122,7 @@ LABELS = _words(
 )
 PUNCTUATION = (".", ",", "?", "!", ":", "->", "=")
 
-# The glue between the lists above: everything a template of the generator or a task may say.
+# Every other word that a template of the generator or of a task uses.
 GLUE = _words(
     "the a of is are was in to and or not very it that this what which who where how much does do"
     " you i we has one two three times twice went lives likes works as for with people use need"
@@ -146,7 +144,7 @@ _ENDINGS = {"country": ("land", "nia", "stan", "via"), "city": ("ton", "burg", "
 
 
 def _invent(kind: str, count: int) -> tuple[str, ...]:
-    """Returns `count` distinct invented names whose ending tells their kind."""
+    """Return `count` distinct invented names whose ending tells their kind."""
     rng = random.Random(f"{SEED}-{kind}")
     names: dict[str, None] = {}
     while len(names) < count:
@@ -163,14 +161,16 @@ COMPANIES = _invent("company", 40)
 
 @lru_cache(maxsize=1)
 def vocabulary() -> tuple[str, ...]:
-    """Returns every word of the language once, in a fixed order, without special tokens."""
+    """Return every word of the language once, in a fixed order, without special tokens."""
+    # The order gives the ids, with which the committed weights were trained.
     words: dict[str, None] = {"\n": None}
     phrases = " ".join(TOOLS.values()).split()
-    pairs = [word for pair in OPPOSITES for word in pair]
+    pairs = " ".join(map(" ".join, OPPOSITES)).split()
     for group in (
-        PUNCTUATION, LABELS, GLUE, NUMBERS, LETTERS, RELATIONS, REGIONS, COLORS, PRODUCTS, JOBS, FOODS,
-        PLACES, OBJECTS, MONTHS, SIZES, tuple(TOOLS), phrases, pairs, GOOD, BAD, REVIEWED, GAIN_WORDS,
-        COST_WORDS, UP_VERBS, DOWN_VERBS, FLAT_VERBS, COUNTRIES, CITIES, PEOPLE, COMPANIES,
+        PUNCTUATION, LABELS, GLUE, NUMBERS, LETTERS, RELATIONS, REGIONS, COLORS, PRODUCTS,
+        JOBS, FOODS, PLACES, OBJECTS, MONTHS, SIZES, tuple(TOOLS), phrases, pairs, GOOD, BAD,
+        REVIEWED, GAIN_WORDS, COST_WORDS, UP_VERBS, DOWN_VERBS, FLAT_VERBS, COUNTRIES, CITIES,
+        PEOPLE, COMPANIES,
     ):  # fmt: skip
         words.update(dict.fromkeys(group))
     return tuple(words)

@@ -1,8 +1,8 @@
-"""The trajectory as pictures: percent difference from λ = 1 over λ, several pairs in one, and what is paid for it.
+"""The trajectory as pictures: percent difference over λ, several pairs in one, and the trade-off.
 
-Figures in the manner of arXiv 2504.11626, figure 1. Each area has a panel of its own rather than a
-line among others: bands would cover each other, and scales differ. Nothing is told by colour alone;
-names stand at what they name.
+Figures follow arXiv 2504.11626, figure 1. Each area has a panel of its own, because bands would
+cover each other, and scales differ. Nothing is told by colour alone: labels stand beside what they
+name.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from lm_eval_partial.lam import format_lam
 from lm_eval_partial.results.trajectory import Curve, Trajectory
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-"""Told apart by the colour-blind (Okabe and Ito 2008); several pairs also differ in their markers."""
+"""For the colour-blind too (Okabe and Ito 2008); several pairs also differ in their markers."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 STOCK = {"base": "D", "instruct": "s"}
+"""Markers of the stock baselines."""
 INK, FAINT = "#222222", "#8a8a8a"
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -41,11 +42,13 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 3.5,
     "svg.hashsalt": "lm_eval_partial",  # the same figure is the same file
 }
+DASHED = (0, (4, 3))
 MOST_AREAS = 9
+"""Areas that have a panel each; with more, panels would be too small to read."""
 
 
 def style() -> AbstractContextManager[None]:
-    """Return the setting in which figures are made and saved; nothing global is changed."""
+    """Return the context in which figures are made and saved; nothing global is changed."""
     return matplotlib.rc_context(STYLE)
 
 
@@ -69,7 +72,7 @@ def image(figure: Figure, kind: str) -> bytes:
 
 
 def percent_difference(trajectory: Trajectory) -> Figure:
-    """Return the paper's figure 1: the overall score in a large panel, every area in a small one beside it."""
+    """Return the overall score in a large panel and every area in a small one beside it."""
     overall = trajectory.icl or next(iter(trajectory.curves.values()))
     areas = [curve for curve in trajectory.areas if curve is not overall]
     areas = areas if 1 < len(areas) <= MOST_AREAS else []
@@ -85,6 +88,7 @@ def percent_difference(trajectory: Trajectory) -> Figure:
         for index, curve in enumerate(areas):
             small = figure.add_subplot(grid[index // columns, 1 + index % columns])
             _panel(small, trajectory, curve, large=False)
+            # Only where no panel follows below.
             if index >= len(areas) - columns:
                 small.set_xlabel("λ")
     return figure
@@ -95,16 +99,18 @@ def pairs(trajectories: Sequence[Trajectory]) -> Figure:
     with style():
         figure = Figure(figsize=(6.2, 3.4), layout="constrained")
         axes = figure.add_subplot()
-        axes.axhline(0, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
-        ends = []
+        axes.axhline(0, color=FAINT, linewidth=0.8, linestyle=DASHED)
+        ends, lams = [], list[float]()
         for index, trajectory in enumerate(trajectories):
+            lams += trajectory.lams
             curve = trajectory.icl
+            # Without a percentage at its first λ, a line has no end to write the name at.
             if curve is None or np.isnan(curve.change[0]):
                 continue
             colour = COLOURS[index % len(COLOURS)]
             _line(axes, trajectory.lams, curve, colour, MARKERS[index % len(MARKERS)])
             ends.append((float(curve.change[0]), trajectory.lams[0], trajectory.name, colour))
-        _lambda_axis(axes, [lam for trajectory in trajectories for lam in trajectory.lams])
+        _lambda_axis(axes, lams)
         _names(axes, ends)
         axes.set_xlabel("λ   (0: base, 1: instruct)")
         axes.set_ylabel("percent difference from λ = 1")
@@ -112,7 +118,10 @@ def pairs(trajectories: Sequence[Trajectory]) -> Figure:
 
 
 def tradeoff(trajectory: Trajectory) -> Figure | None:
-    """Return in-context learning over instruction following, a point for every λ; None unless both were run."""
+    """Return in-context learning over instruction following, a point for every λ.
+
+    None unless both were run.
+    """
     across, up = trajectory.instruction, trajectory.icl
     if across is None or up is None:
         return None
@@ -134,30 +143,45 @@ def tradeoff(trajectory: Trajectory) -> Figure | None:
         axes.plot(x, y, color=COLOURS[0], marker="o")
         axes.margins(0.12)
         axes.autoscale_view()
-        places = axes.transLimits.transform(np.column_stack([x, y]))
-        named = list[int]()
-        for index in dict.fromkeys(
-            (0, count - 1, *range(count))
-        ):  # the ends first, then those with room for a name
-            if index in (0, count - 1) or not _crowded(places[index], places[named]):
-                named.append(index)
-                text = ("λ = " if index in (0, count - 1) else "") + format_lam(
-                    trajectory.lams[index]
-                )
-                axes.annotate(
-                    text, (x[index], y[index]), (5, 4), textcoords="offset points", fontsize=7
-                )
-        for side, x_stock, y_stock in zip(
-            trajectory.baselines, across.values[count:], up.values[count:], strict=True
-        ):
-            axes.plot(x_stock, y_stock, STOCK[side], color=INK, fillstyle="none", markersize=7)
+        _label_points(axes, trajectory.lams, np.column_stack([x, y]))
+        stock = zip(across.values[count:], up.values[count:], strict=True)
+        for baseline, place in zip(trajectory.baselines, stock, strict=True):
+            axes.plot(*place, STOCK[baseline], color=INK, fillstyle="none", markersize=7)
         axes.set_xlabel(f"instruction following: {across.node.label}{_unit(across)}")
         axes.set_ylabel(f"in-context learning: {up.node.label}{_unit(up)}")
     return figure
 
 
+def _label_points(axes: Any, lams: Sequence[float], points: np.ndarray[Any, Any]) -> None:
+    """Write λ beside both ends, and beside the other points that have room for it.
+
+    Args:
+        axes: the plot, with its limits settled.
+        lams: the λ.
+        points: where they are, [λ, 2].
+    """
+    places = axes.transLimits.transform(points)
+    ends = (0, len(lams) - 1)
+    labelled = list[int]()
+    for index in dict.fromkeys((*ends, *range(len(lams)))):  # the ends first, then in order
+        if index not in ends and _crowded(places[index], places[labelled]):
+            continue
+        labelled.append(index)
+        text = format_lam(lams[index])
+        axes.annotate(
+            f"λ = {text}" if index in ends else text,
+            points[index],
+            (5, 4),
+            textcoords="offset points",
+            fontsize=7,
+        )
+
+
 def _crowded(place: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> bool:
-    """Return whether a name at `place` would run into one of `others`, [others, 2], all as shares of the axes."""
+    """Return whether a label at `place` would overlap one of those at `others`, [others, 2].
+
+    Places are fractions of the axes' width and height.
+    """
     return bool((np.abs(others - place) < (0.1, 0.05)).all(axis=1).any())
 
 
@@ -172,49 +196,59 @@ def _bars(curve: Curve, count: int) -> np.ndarray[Any, Any]:
 
 
 def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> None:
+    """Draw the percent difference of one score over λ, with the baselines and the best λ."""
     lams, count, best = trajectory.lams, len(trajectory.lams), curve.best
     axes.set_title(curve.node.label, pad=14)
-    axes.axhline(0, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axhline(0, color=FAINT, linewidth=0.8, linestyle=DASHED)
     _lambda_axis(axes, lams)
     if np.isnan(curve.change[:count]).all():
         axes.set_yticks([])
         _below_title(axes, "0 at λ = 1: no percentage")
         return
     banded = _line(axes, lams, curve, COLOURS[0], "o")
-    for side, value in zip(trajectory.baselines, curve.change[count:], strict=True):
-        place = (float(side == "instruct"), float(value))
-        axes.plot(
-            *place,
-            STOCK[side],
-            color=INK,
-            fillstyle="none",
-            markersize=7,
-            markeredgewidth=1,
-            clip_on=False,
-        )
-        if large and np.isfinite(value):
-            offset, align = ((8, 8), "left") if side == "base" else ((-4, -13), "right")
-            axes.annotate(
-                f"stock {side}", place, offset, textcoords="offset points", fontsize=7.5, ha=align
-            )
+    for baseline, value in zip(trajectory.baselines, curve.change[count:], strict=True):
+        _stock_point(axes, baseline, float(value), labelled=large)
     gain = float(curve.change[lams.index(best.lam)])
     axes.plot(best.lam, gain, "o", color=COLOURS[1], markersize=5.5 if large else 4.5, zorder=4)
-    said = f"best λ {format_lam(best.lam)}"
+    text = f"best λ {format_lam(best.lam)}"
     if best.lam != 1:
-        said += f": {gain:+.{0 if abs(gain) >= 100 else 1}f} %"
-    _below_title(axes, said if banded else f"{said}, no band")
+        text += f": {gain:+.{0 if abs(gain) >= 100 else 1}f} %"
+    _below_title(axes, text if banded else f"{text}, no band")
     axes.margins(y=0.12)
 
 
+def _stock_point(axes: Any, baseline: str, value: float, *, labelled: bool) -> None:
+    """Draw a stock baseline at λ = 0 or 1."""
+    place = (float(baseline == "instruct"), value)
+    axes.plot(
+        *place,
+        STOCK[baseline],
+        color=INK,
+        fillstyle="none",
+        markersize=7,
+        markeredgewidth=1,
+        clip_on=False,  # a marker at the edge of the panel is drawn whole
+    )
+    if labelled and np.isfinite(value):
+        offset, align = ((8, 8), "left") if baseline == "base" else ((-4, -13), "right")
+        axes.annotate(
+            f"stock {baseline}", place, offset, textcoords="offset points", fontsize=7.5, ha=align
+        )
+
+
 def _below_title(axes: Any, text: str) -> None:
-    said = axes.annotate(
+    """Write a small line between the title and the panel."""
+    line = axes.annotate(
         text, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=7
     )
-    said.set_in_layout(False)  # a long one shall not make its column narrower
+    line.set_in_layout(False)  # a long one must not make its column narrower
 
 
 def _line(axes: Any, lams: Sequence[float], curve: Curve, colour: str, marker: str) -> bool:
-    """Draw a curve, and return whether it has a band: not if λ = 1 is so near 0 that percentages have no bound."""
+    """Draw a curve, and return whether it has a band.
+
+    It has none where the score at λ = 1 is so near 0 that percentages have no bound.
+    """
     count = len(lams)
     low, high = curve.change_low[:count], curve.change_high[:count]
     banded = bool(np.isfinite(low).all() and np.isfinite(high).all())
@@ -225,6 +259,7 @@ def _line(axes: Any, lams: Sequence[float], curve: Curve, colour: str, marker: s
 
 
 def _lambda_axis(axes: Any, lams: Sequence[float]) -> None:
+    """Set the range of λ, which always includes 0 and 1."""
     low, high = min([*lams, 0]), max([*lams, 1])
     axes.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     if (low, high) == (0, 1):
@@ -239,9 +274,16 @@ def _names(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
     for value, lam, name, colour in sorted(ends):
         placed = max(value, placed + step)
         axes.annotate(
-            name, (lam, placed), xytext=(-7, 0), textcoords="offset points", color=colour, ha="right", va="center",
+            name,
+            (lam, placed),
+            xytext=(-7, 0),
+            textcoords="offset points",
+            color=colour,
+            ha="right",
+            va="center",
             annotation_clip=False,
-        )  # fmt: skip
+        )
+    # The names stand where the left spine and its numbers would be.
     axes.spines["left"].set_visible(False)
     axes.yaxis.tick_right()
     axes.yaxis.set_label_position("right")

@@ -36,39 +36,37 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table without its caption, the best of each row in bold."""
-        lines = [self.head, ["---"] + ["---:"] * (len(self.head) - 1)]
+        lines = [_markdown_line(self.head), "|" + " --- |" + " ---: |" * (len(self.head) - 1)]
         for row in self.rows:
-            lines.append(
-                [
-                    f"**{cell}**" if index == row.best else cell
-                    for index, cell in enumerate(row.cells)
-                ]
-            )
-        # A name may hold what Markdown would read as the end of a cell.
-        return "\n".join(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-        )
+            cells = row.cells.copy()
+            if row.best is not None:
+                cells[row.best] = f"**{cells[row.best]}**"
+            lines.append(_markdown_line(cells))
+        return "\n".join(lines)
 
     def html(self) -> str:
         """Return the table in a box that scrolls sideways, by keyboard too."""
+        caption = escape(self.caption)
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in self.head)
-        rows = []
-        for row in self.rows:
-            first, *rest = (escape(cell) for cell in row.cells)
-            cells = "".join(
-                f'<td class="best">{cell}</td>' if index == row.best else f"<td>{cell}</td>"
-                for index, cell in enumerate(rest, 1)
-            )
-            rows.append(
-                f'<tr{" class=group" if row.group else ""}><th scope="row">{first}</th>{cells}</tr>'
-            )
+        body = "\n".join(map(_html_row, self.rows))
         return (
-            '<div class="scroll" tabindex="0" role="region"'
-            f' aria-label="{escape(self.caption)}"><table>'
-            f"<caption>{escape(self.caption)}</caption><thead><tr>{head}</tr></thead>\n<tbody>\n"
-            + "\n".join(rows)
-            + "\n</tbody></table></div>"
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table>'
+            f"<caption>{caption}</caption><thead><tr>{head}</tr></thead>\n<tbody>\n"
+            f"{body}\n</tbody></table></div>"
         )
+
+
+def _markdown_line(cells: list[str]) -> str:
+    # A name may hold what Markdown would read as the end of a cell.
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _html_row(row: Row) -> str:
+    name, *values = map(escape, row.cells)
+    cells = f'<th scope="row">{name}</th>'
+    for index, value in enumerate(values, 1):
+        cells += f'<td class="best">{value}</td>' if index == row.best else f"<td>{value}</td>"
+    return f"<tr class=group>{cells}</tr>" if row.group else f"<tr>{cells}</tr>"
 
 
 def number(value: float, form: str = ".2f") -> str:
@@ -77,17 +75,19 @@ def number(value: float, form: str = ".2f") -> str:
 
 
 def scores(trajectory: Trajectory) -> Table:
-    """Return every score at every λ and of the stock baselines; percent where the metric is a fraction."""
+    """Return every score of every model, in percent where the metric is a fraction."""
     return _over_lambda(trajectory, trajectory.ordered, "Scores", lambda curve: curve.values, ".2f")
 
 
 def changes(trajectory: Trajectory) -> Table:
     """Return the percent difference from λ = 1 of the overall score and of every area."""
-    shown = [curve for curve in (trajectory.icl, *trajectory.areas) if curve]
-    unique = list({curve.node.name: curve for curve in shown}.values())
-    return _over_lambda(
-        trajectory, unique, "Percent difference from λ = 1", lambda curve: curve.change, "+.1f"
-    )
+    shown: dict[str, Curve] = {}  # by name: a single area is the overall score
+    for curve in (trajectory.icl, *trajectory.areas):
+        if curve is not None:
+            shown[curve.node.name] = curve
+    caption = "Percent difference from λ = 1"
+    curves = list(shown.values())
+    return _over_lambda(trajectory, curves, caption, lambda curve: curve.change, "+.1f")
 
 
 def _over_lambda(
@@ -97,28 +97,34 @@ def _over_lambda(
     values: Callable[[Curve], Array],
     form: str,
 ) -> Table:
-    groups = {node.name for node in trajectory.outline.nodes} - {
-        node.name for node in trajectory.outline.tasks
-    }
+    """Return a table with a row for each curve and a column for each model.
+
+    Args:
+        trajectory: the pair.
+        curves: the rows.
+        caption: the table's.
+        values: what to show of a curve, [models].
+        form: how to format a number.
+    """
+    tasks = {curve.node.name for curve in trajectory.tasks}
     rows = []
     for curve in curves:
         numbers = values(curve)
         known = np.isfinite(numbers[: len(trajectory.lams)]).all()
-        rows.append(
-            Row(
-                [curve.node.label, *(number(value, form) for value in numbers)],
-                1 + trajectory.lams.index(curve.best.lam) if known else None,
-                curve.node.name in groups,
-            )
-        )
-    columns = [f"λ {format_lam(lam)}" for lam in trajectory.lams] + trajectory.columns[
-        len(trajectory.lams) :
-    ]
-    return Table(caption, ["score", *columns], rows)
+        best_column = 1 + trajectory.lams.index(curve.best.lam) if known else None
+        cells = [curve.node.label, *(number(value, form) for value in numbers)]
+        rows.append(Row(cells, best_column, curve.node.name not in tasks))
+    return Table(caption, ["score", *_models(trajectory)], rows)
+
+
+def _models(trajectory: Trajectory) -> list[str]:
+    """Return the names of the models: every λ, then the stock baselines."""
+    count = len(trajectory.lams)
+    return [f"λ {lam}" for lam in trajectory.columns[:count]] + trajectory.columns[count:]
 
 
 def best(trajectory: Trajectory) -> Table:
-    """Return which λ is best for every score: naively, and chosen on one half and measured on the other."""
+    """Return the best λ of every score, with its gain on the documents that did not choose it."""
     head = [
         "score",
         "best λ",
@@ -128,34 +134,33 @@ def best(trajectory: Trajectory) -> Table:
         "gain on the other half",
         "95 % interval",
     ]
-    return Table(
-        "Best λ, and its gain over λ = 1",
-        head,
-        [
-            Row([curve.node.label, *_best_cells(curve.best)], group=True)
-            for curve in _overviews(trajectory)
-        ]
-        + [Row([curve.node.label, *_best_cells(curve.best)]) for curve in trajectory.tasks],
-    )
+    rows = []
+    for curve in overviews(trajectory):
+        rows.append(Row([curve.node.label, *_best_cells(curve.best)], group=True))
+    for curve in trajectory.tasks:
+        rows.append(Row([curve.node.label, *_best_cells(curve.best)]))
+    return Table("Best λ, and its gain over λ = 1", head, rows)
 
 
-def _overviews(trajectory: Trajectory) -> list[Curve]:
+def overviews(trajectory: Trajectory) -> list[Curve]:
+    """Return the curves of no single task: the overall scores, areas and groups."""
     tasks = {curve.node.name for curve in trajectory.tasks}
     return [curve for curve in trajectory.ordered if curve.node.name not in tasks]
 
 
 def _best_cells(found: Best) -> list[str]:
+    naive = [format_lam(found.lam), f"{found.gain:+.2f}"]
+    # All four or none: they come from the same halves of the documents.
     if (
         found.chosen is None
         or found.interval is None
         or found.honest_gain is None
         or found.agreement is None
     ):
-        return [format_lam(found.lam), f"{found.gain:+.2f}", "–", "–", "–", "–"]
+        return [*naive, "–", "–", "–", "–"]
     low, high = found.interval
     return [
-        format_lam(found.lam),
-        f"{found.gain:+.2f}",
+        *naive,
         format_lam(found.chosen),
         f"{100 * found.agreement:.0f} %",
         f"{found.honest_gain:+.2f}",
@@ -164,28 +169,26 @@ def _best_cells(found: Best) -> list[str]:
 
 
 def tradeoff(trajectory: Trajectory) -> Table | None:
-    """Return in-context learning and instruction following at every λ; None unless both were run."""
+    """Return in-context learning and instruction following of every model.
+
+    None unless both were run.
+    """
     up, across = trajectory.icl, trajectory.instruction
     if up is None or across is None:
         return None
-    columns = [f"λ {format_lam(lam)}" for lam in trajectory.lams] + trajectory.columns[
-        len(trajectory.lams) :
-    ]
-    return Table(
-        "In-context learning and instruction following",
-        ["model", up.node.label, across.node.label],
-        [
-            Row([name, number(one), number(two)])
-            for name, one, two in zip(columns, up.values, across.values, strict=True)
-            if math.isfinite(one) and math.isfinite(two)
-        ],
-    )
+    rows = []
+    for name, one, two in zip(_models(trajectory), up.values, across.values, strict=True):
+        if math.isfinite(one) and math.isfinite(two):  # a baseline may lack the tasks of an axis
+            rows.append(Row([name, number(one), number(two)]))
+    head = ["model", up.node.label, across.node.label]
+    return Table("In-context learning and instruction following", head, rows)
 
 
 def budget(trajectory: Trajectory) -> Table | None:
-    """Return how far below 1 λ can go for some points of instruction following; None unless both axes were run.
+    """Return how far λ can go below 1 for some points of instruction following.
 
-    From λ = 1 down, λ goes on as long as every λ on the way costs at most that much.
+    Going down from λ = 1, every λ on the way must cost at most that much. None unless both axes
+    were run.
     """
     up, across = trajectory.icl, trajectory.instruction
     if up is None or across is None:
@@ -198,10 +201,8 @@ def budget(trajectory: Trajectory) -> Table | None:
         at = reference
         while at > 0 and costs[at - 1] <= allowed:
             at -= 1
-        change = f"{up.values[at] - up.values[reference]:+.2f}"
-        rows.append(
-            Row([f"{allowed:g}", format_lam(trajectory.lams[at]), f"{costs[at]:.2f}", change])
-        )
+        lam, gain = format_lam(trajectory.lams[at]), up.values[at] - up.values[reference]
+        rows.append(Row([f"{allowed:g}", lam, f"{costs[at]:.2f}", f"{gain:+.2f}"]))
     head = ["points allowed", "lowest λ", f"{across.node.label} lost", f"{up.node.label} gained"]
     return Table(
         "The largest drop of λ that costs at most so many points of instruction following",

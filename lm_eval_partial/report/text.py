@@ -30,22 +30,17 @@ def axis(trajectory: Trajectory) -> str:
 def describe(trajectory: Trajectory) -> str:
     """Return one line on how the numbers were made."""
     settings = trajectory.settings
-    shots = "–".join(
-        str(count) for count in dict.fromkeys([settings["shots"][0], settings["shots"][-1]])
-    )
+    lowest, highest = format_lam(trajectory.lams[0]), format_lam(trajectory.lams[-1])
+    fewest, most = settings["shots"][0], settings["shots"][-1]
+    documents = "all documents"
+    if settings["limit"]:
+        documents = f"at most {settings['limit']:g} documents a task (--limit)"
     parts = [
         f"{trajectory.base} → {trajectory.instruct}",
-        (
-            f"{len(trajectory.lams)} λ from {format_lam(trajectory.lams[0])} to"
-            f" {format_lam(trajectory.lams[-1])}"
-        ),
+        f"{len(trajectory.lams)} λ from {lowest} to {highest}",
         f"{settings['dtype']}, {settings['vocabulary']} vocabulary",
-        f"{shots} shots",
-        (
-            f"at most {settings['limit']:g} documents a task (--limit)"
-            if settings["limit"]
-            else "all documents"
-        ),
-        "lm_eval " + str(settings["versions"]["lm_eval"]),
+        f"{fewest} shots" if fewest == most else f"{fewest}–{most} shots",
+        documents,
+        f"lm_eval {settings['versions']['lm_eval']}",
     ]
     return " · ".join(parts)

@@ -3,8 +3,8 @@
     lm-eval-partial report results/mypair
 
 Writes ``trajectory.csv``, ``report.md``, ``figures/*.png`` and ``*.svg``, and ``report.html``. Each
-file is written beside its place and moved there, so that none is ever half there; result files are
-only read. The same result files give the same report, byte for byte.
+file appears whole or not at all (`files.write_bytes`). Result files are only read. The same result
+files give the same report, byte for byte.
 """
 
 from __future__ import annotations
@@ -24,9 +24,20 @@ from lm_eval_partial.report import figures, page, tables, text
 from lm_eval_partial.results.trajectory import Curve, Trajectory
 
 COLUMNS = (
-    "pair", "kind", "name", "metric", "documents", "model", "lam", "score", "low", "high", "percent_change",
-    "percent_change_low", "percent_change_high",
-)  # fmt: skip
+    "pair",
+    "kind",
+    "name",
+    "metric",
+    "documents",
+    "model",
+    "lam",
+    "score",
+    "low",
+    "high",
+    "percent_change",
+    "percent_change_low",
+    "percent_change_high",
+)
 
 
 def write(trajectories: Sequence[Trajectory], folder: Path) -> list[Path]:
@@ -36,28 +47,35 @@ def write(trajectories: Sequence[Trajectory], folder: Path) -> list[Path]:
         UserError: a file cannot be written.
     """
     pictures = dict(_figures(trajectories))
+    # Everything is computed before anything is written: an error leaves the old report as it was.
     contents: dict[str, bytes] = {
         "trajectory.csv": trajectory_csv(trajectories).encode(),
         "report.md": markdown(trajectories, list(pictures)).encode(),
         "report.html": page.render(trajectories).encode(),
     }
     for name, figure in pictures.items():
-        contents |= {
-            f"figures/{name}.{kind}": figures.image(figure, kind) for kind in ("png", "svg")
-        }
+        for kind in ("png", "svg"):
+            contents[f"figures/{name}.{kind}"] = figures.image(figure, kind)
     for name, content in contents.items():
         write_bytes(folder / name, content)
     return [folder / name for name in contents]
 
 
 def _figures(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, Figure]]:
+    """Yield the name and the figure of every picture."""
+    several = len(trajectories) > 1
     for trajectory in trajectories:
-        prefix = f"{_slug(trajectory.name)}_" if len(trajectories) > 1 else ""
+        prefix = _prefix(trajectory, several)
         yield f"{prefix}percent_difference", figures.percent_difference(trajectory)
         if found := figures.tradeoff(trajectory):
             yield f"{prefix}tradeoff", found
-    if len(trajectories) > 1:
+    if several:
         yield "pairs", figures.pairs(trajectories)
+
+
+def _prefix(trajectory: Trajectory, several: bool) -> str:
+    """Return what the names of a pair's figures begin with, if there are `several` pairs."""
+    return f"{_slug(trajectory.name)}_" if several else ""
 
 
 def _slug(name: str) -> str:
@@ -78,9 +96,11 @@ def trajectory_csv(trajectories: Sequence[Trajectory]) -> str:
 
 
 def _csv_rows(trajectory: Trajectory, curve: Curve, kind: str) -> Iterator[list[object]]:
-    node = curve.node
+    """Yield the line of every model that has the score."""
     models = [("partial-hf", lam) for lam in trajectory.lams]
-    models += [(f"stock {side}", float(side == "instruct")) for side in trajectory.baselines]
+    for baseline in trajectory.baselines:
+        models.append((f"stock {baseline}", float(baseline == "instruct")))
+    # In the order of `COLUMNS`.
     arrays = (
         curve.values,
         curve.low,
@@ -89,25 +109,18 @@ def _csv_rows(trajectory: Trajectory, curve: Curve, kind: str) -> Iterator[list[
         curve.change_low,
         curve.change_high,
     )
+    score = [trajectory.name, kind, curve.node.name, curve.node.metric, curve.documents]
     for (model, lam), *numbers in zip(models, *arrays, strict=True):
         if math.isfinite(numbers[0]):
             cells = [f"{value:.6g}" if math.isfinite(value) else "" for value in numbers]
-            yield [
-                trajectory.name,
-                kind,
-                node.name,
-                node.metric,
-                curve.documents,
-                model,
-                lam,
-                *cells,
-            ]
+            yield [*score, model, lam, *cells]
 
 
 def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str:
     """Return the report as Markdown, with the figures named `pictures`."""
+    names = ", ".join(trajectory.name for trajectory in trajectories)
     lines = [
-        "# Partial adaptation: " + ", ".join(trajectory.name for trajectory in trajectories),
+        f"# Partial adaptation: {names}",
         "",
         (
             "θ(λ) = θ_base + λ (θ_instruct − θ_base). Scores are percent where the metric is a"
@@ -118,22 +131,22 @@ def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str
     if "pairs" in pictures:
         lines += ["", "![All pairs](figures/pairs.svg)"]
     for trajectory in trajectories:
-        prefix = f"{_slug(trajectory.name)}_" if len(trajectories) > 1 else ""
-        lines += ["", f"## {trajectory.name}", "", text.describe(trajectory)]
-        lines += [f"\nNote: {note}." for note in trajectory.notes]
-        lines += ["", f"![Percent difference from λ = 1](figures/{prefix}percent_difference.svg)"]
-        lines += [
-            "",
-            "### Percent difference from λ = 1",
-            "",
-            tables.changes(trajectory).markdown(),
-        ]
-        lines += ["", "### Best λ", "", text.BEST, "", tables.best(trajectory).markdown()]
-        if paid := tables.tradeoff(trajectory):
-            lines += ["", "### The price in instruction following", "", text.axis(trajectory)]
-            lines += ["", f"![Trade-off](figures/{prefix}tradeoff.svg)"]
-            lines += ["", paid.markdown()]
-        if budget := tables.budget(trajectory):
-            lines += ["", f"{budget.caption}:", "", budget.markdown()]
-        lines += ["", "### All scores", "", tables.scores(trajectory).markdown()]
+        lines += _markdown_of_pair(trajectory, _prefix(trajectory, len(trajectories) > 1))
     return "\n".join(lines) + "\n"
+
+
+def _markdown_of_pair(trajectory: Trajectory, prefix: str) -> Iterator[str]:
+    """Yield the lines of one pair, whose figures' names begin with `prefix`."""
+    yield from ("", f"## {trajectory.name}", "", text.describe(trajectory))
+    for note in trajectory.notes:
+        yield f"\nNote: {note}."
+    yield from ("", f"![Percent difference from λ = 1](figures/{prefix}percent_difference.svg)")
+    yield from ("", "### Percent difference from λ = 1", "", tables.changes(trajectory).markdown())
+    yield from ("", "### Best λ", "", text.BEST, "", tables.best(trajectory).markdown())
+    if paid := tables.tradeoff(trajectory):
+        yield from ("", "### The price in instruction following", "", text.axis(trajectory))
+        yield from ("", f"![Trade-off](figures/{prefix}tradeoff.svg)")
+        yield from ("", paid.markdown())
+    if budget := tables.budget(trajectory):
+        yield from ("", f"{budget.caption}:", "", budget.markdown())
+    yield from ("", "### All scores", "", tables.scores(trajectory).markdown())

@@ -1,22 +1,31 @@
-"""What a run consists of: its tasks, areas and overall score, each as a weighted mean over pools of documents.
+"""What a run consists of: its tasks, areas and overall score.
 
-Three sources, in this order: the suite's group files (`suite.read_suite`) say which tasks make up
-an area and what their main metrics are; else the result file's own groups do, as the harness
-averaged them; else every task stands for itself, with its ``metadata.main_metric`` or the first
-metric of its ``metric_list``.
+Each score is a weighted mean over pools of documents.
+
+There are three sources, in this order:
+
+1. The suite's group files (`suite.read_suite`) say which tasks make up an area, and what their main
+   metrics are.
+2. The result file has groups of its own, as the harness averaged them.
+3. Every other task stands for itself. Its metric is ``metadata.main_metric``, or the first of its
+   ``metric_list``.
 
 Tasks about following instructions are one axis, all others (in-context learning, "ICL") the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import chain
+
+import numpy as np
 
 from lm_eval_partial.errors import UserError, listing, nearest
 from lm_eval_partial.results.files import Run
-from lm_eval_partial.results.series import Part
+from lm_eval_partial.results.metrics import Array
+from lm_eval_partial.results.series import Part, Series
 from lm_eval_partial.results.suite import Suite
 
 INSTRUCTION = ("partial_demo_chat*", "partial_if*", "*ifeval*", "*alpaca_eval*", "*mt_bench*")
@@ -32,7 +41,7 @@ class Node:
 
     name: str
     label: str
-    """The name for people, short."""
+    """Short name for tables and figures."""
     metric: str
     parts: tuple[tuple[Part, float], ...]
     """Pools and weights, which add up to 1."""
@@ -44,6 +53,20 @@ class Node:
     def scale(self) -> float:
         """Factor from the metric's own unit to the one shown."""
         return 100.0 if self.percent else 1.0
+
+    @property
+    def pools(self) -> list[Part]:
+        """The pools, without their weights."""
+        return [part for part, _ in self.parts]
+
+    def mean(self, values: Callable[[Part], Array]) -> Array:
+        """Return the weighted mean over the parts, in the unit shown.
+
+        Args:
+            values: gives a part's values, all parts' arrays having one shape.
+        """
+        weighted = [weight * values(part) for part, weight in self.parts]
+        return np.asarray(self.scale * sum(weighted))
 
 
 @dataclass(frozen=True)
@@ -64,24 +87,38 @@ class Outline:
     @property
     def nodes(self) -> list[Node]:
         """Everything, each name once, the overall scores first."""
-        every = [node for node in (self.icl, self.instruction) if node]
-        every += self.areas + self.groups + self.tasks
         first: dict[str, Node] = {}
-        for node in every:
-            first.setdefault(node.name, node)
+        for node in (self.icl, self.instruction, *self.areas, *self.groups, *self.tasks):
+            if node is not None:
+                first.setdefault(node.name, node)
         return list(first.values())
+
+    @property
+    def parts(self) -> list[Part]:
+        """The pools of documents behind all nodes, each once."""
+        found: dict[Part, None] = {}
+        for node in self.nodes:
+            found |= dict.fromkeys(node.pools)
+        return list(found)
 
 
 def outline(
     run: Run, tasks: Sequence[str], suite: Suite, instruction: Sequence[str] = INSTRUCTION
 ) -> Outline:
-    """Return the scores that `run` has over `tasks` (those that other runs have too).
+    """Return the scores that `run` has over `tasks`.
+
+    Args:
+        run: the run whose groups, metrics and values are read.
+        tasks: those that the other runs have too; a group with another task is left out.
+        suite: areas and main metrics of the suite, from `suite.read_suite`.
+        instruction: names or shell patterns of the tasks that are about following instructions.
 
     Raises:
-        UserError: a task of the suite is without its main metric; a name in `instruction` is of no
-            task.
+        UserError: a task of the suite is without its main metric, or a pattern in `instruction`
+            matches no task.
     """
     names = [*run.groups, *run.tasks]
+    # The default patterns name tasks that a run need not have; a pattern that was typed must match.
     for pattern in () if instruction is INSTRUCTION else instruction:
         if not any(fnmatch(name, pattern) for name in names):
             raise UserError(
@@ -91,25 +128,34 @@ def outline(
 
 
 def main_metric(run: Run, task: str) -> str | None:
-    """Return the key of a task's main metric: the one its config's metadata names, else the first of its metric_list.
+    """Return the key of a task's main metric, None if the results have none.
 
-    None if the results have neither. The suite's own choice, for tasks of the harness, comes before
-    this.
+    It is the one that ``metadata.main_metric`` of the task's config names, else the first of its
+    ``metric_list``. For tasks of the suite, the suite's own choice comes before this.
     """
     config = (run.file_of(task).data.get("configs") or {}).get(task, {})
-    wanted = [(config.get("metadata") or {}).get("main_metric")]
-    wanted += [item.get("metric") for item in config.get("metric_list") or []][:1]
-    keys = run.values(task)
-    return next(
-        (key for name in wanted if name for key in keys if name in (key, key.split(",")[0])), None
-    )
+    candidates = [(config.get("metadata") or {}).get("main_metric")]
+    if config.get("metric_list"):
+        candidates.append(config["metric_list"][0].get("metric"))
+    for name in candidates:
+        for key in run.values(task):
+            # A name without a filter means the first filter that the results have.
+            if name and name in (key, key.split(",")[0]):
+                return key
+    return None
 
 
 def group_metric(run: Run, group: str) -> str:
-    """Return the key of the metric that stands for a group: its tasks' main one if it was averaged, else the first."""
+    """Return the key of the metric that stands for a group.
+
+    It is the main metric of its tasks if the harness averaged that, else the first it averaged.
+    """
     keys = run.values(group)
-    mains = (main_metric(run, leaf) for leaf in tasks_below(run, group) if leaf in run.tasks)
-    return next((main for main in mains if main in keys), None) or next(iter(keys))
+    for task in tasks_below(run, group):
+        main = main_metric(run, task) if task in run.tasks else None
+        if main is not None and main in keys:
+            return main
+    return next(iter(keys))
 
 
 def higher_is_better(run: Run, name: str, metric: str) -> bool:
@@ -122,138 +168,223 @@ def tasks_below(run: Run, name: str) -> list[str]:
     """Return the tasks below `name`, in order; itself if it is a task."""
     if name not in run.groups:
         return [name]
-    return list(
-        dict.fromkeys(leaf for child in run.groups[name] for leaf in tasks_below(run, child))
-    )
+    found: dict[str, None] = {}  # a dictionary for its order: a task may be in two groups
+    for child in run.groups[name]:
+        found |= dict.fromkeys(tasks_below(run, child))
+    return list(found)
+
+
+def no_interval(plan: Outline, data: Mapping[Part, Series]) -> list[str]:
+    """Return the note that names the scores without an interval; empty if all have one."""
+    unsure = []
+    for node in plan.nodes:
+        if not all(data[part].has_spread for part in node.pools):
+            unsure.append(node.name)
+    if not unsure:
+        return []
+    return [
+        "no interval (a metric that is no function of sums over documents, or one document):"
+        f" {listing(unsure, 20)}"
+    ]
 
 
 class _Builder:
+    """Builds the `Outline` of one run from its result files.
+
+    Every score becomes a `Node`: a weighted mean over pools of documents. lm-eval writes what a
+    group scored but not with which weights, and an interval needs both the documents and the
+    weights. So the weights are worked out again from these fields of the result file:
+
+    - ``group_subtasks``: the tasks and groups directly below each group, which is the tree;
+    - ``results``: the value of each metric, and ``sample_len``, the number of documents. A group's
+      value equals either the plain mean of its tasks or the mean weighted by ``sample_len``;
+    - ``configs``: a task's main metric, in ``metadata.main_metric`` or ``metric_list``;
+    - ``higher_is_better``: which metrics may be averaged with others.
+
+    Attributes:
+        tasks: names of the tasks that all runs have.
+        patterns: shell patterns of the tasks that are about following instructions.
+        parents: task or group → the groups directly above it.
+        roots: tasks and groups that are in no group.
+        notes: what was left out, and why; filled while building.
+    """
+
     def __init__(
         self, run: Run, tasks: Sequence[str], suite: Suite, instruction: Sequence[str]
     ) -> None:
         self.run, self.tasks, self.suite = run, set(tasks), suite
         self.patterns = instruction
         self.notes: list[str] = []
+        self.names = [*run.groups, *run.tasks]
         self.parents: dict[str, list[str]] = {}
         for group, children in run.groups.items():
             for child in children:
                 self.parents.setdefault(child, []).append(group)
-        self.roots = [name for name in [*run.groups, *run.tasks] if name not in self.parents]
+        self.roots = [name for name in self.names if name not in self.parents]
 
     def build(self) -> Outline:
-        areas = {
-            area: [one for task, metric in metrics.items() if (one := self.around(task, metric))]
-            for area, metrics in self.suite.items()
-        }
-        of_suite = [node for nodes in areas.values() for node in nodes]
-        covered = {name for node in of_suite for name in [node.name, *self.descendants(node.name)]}
-        covered |= {name for name in self.run.groups if self.descendants(name) <= covered}
-        tasks = {
-            name: one for name in self.run.tasks if name not in covered and (one := self.task(name))
-        }
-        groups = {
-            name: one
-            for name in self.run.groups
-            if name not in covered and (one := self.group(name))
-        }
+        """Return the outline: scores of the suite first, then what is left of tasks and groups."""
+        suite_areas = self.suite_areas()
+        suite_tasks = list(chain.from_iterable(suite_areas.values()))
+        covered = self.covered(suite_tasks)
+        tasks = self.scores(self.task, self.run.tasks, covered)
+        groups = self.scores(self.group, self.run.groups, covered)
 
-        following = [name for name in [*self.run.groups, *self.run.tasks] if self.follows(name)]
-        following = [
-            name
-            for name in following
-            if not any(self.follows(up) for up in self.parents.get(name, []))
-        ]
+        icl: Node | None
         known = groups | tasks
+        following = self.instruction_roots()
         instruction = self.mean("instruction following", self.expand(following, known))
-        others = self.expand(
-            [name for name in self.roots if name not in {*following, *covered}], known
-        )
-        if of_suite:
-            found = [
-                _mean(area, area.removeprefix("partial_icl_"), nodes)
-                for area, nodes in areas.items()
-                if len(nodes) == len(self.suite[area])
-            ]
-            complete = len(found) == len(self.suite)
-            label = "ICL score" if complete else f"mean of {len(of_suite)} tasks"
-            icl: Node | None = _mean(
-                "partial_icl" if complete else label.replace(" ", "_"), label, of_suite
-            )
+        if suite_tasks:
+            icl, areas = self.suite_score(suite_areas, suite_tasks)
         else:
-            icl, found = self.overall(others, known)
-        on_axis = {task for name in following for task in [name, *self.descendants(name)]}
+            others = [name for name in self.roots if name not in following]
+            icl, areas = self.overall(self.expand(others, known), known)
+        on_axis = self.with_descendants(following)
         return Outline(
-            tasks=[*of_suite, *tasks.values()],
+            tasks=[*suite_tasks, *tasks.values()],
             groups=list(groups.values()),
-            areas=found,
+            areas=areas,
             icl=icl,
             instruction=instruction,
             instruction_tasks=[name for name in tasks if name in on_axis],
             notes=self.notes,
         )
 
+    def suite_areas(self) -> dict[str, list[Node]]:
+        """Return, for every area of the suite, the scores of those of its tasks that were run."""
+        areas: dict[str, list[Node]] = {}
+        for area, metrics in self.suite.items():
+            areas[area] = []
+            for task, metric in metrics.items():
+                if node := self.suite_task(task, metric):
+                    areas[area].append(node)
+        return areas
+
+    def suite_score(
+        self, areas: dict[str, list[Node]], tasks: list[Node]
+    ) -> tuple[Node, list[Node]]:
+        """Return the ICL score and the areas that have all their tasks.
+
+        With an area missing the mean is over fewer tasks, and must not be called the ICL score.
+        """
+        found = []
+        for area, nodes in areas.items():
+            if len(nodes) == len(self.suite[area]):
+                found.append(_mean(area, area.removeprefix("partial_icl_"), nodes))
+        if len(found) == len(self.suite):
+            return _mean("partial_icl", "ICL score", tasks), found
+        label = f"mean of {len(tasks)} tasks"
+        return _mean(label.replace(" ", "_"), label, tasks), found
+
+    def covered(self, suite_tasks: list[Node]) -> set[str]:
+        """Return the names that the suite's scores stand for, which need no node of their own."""
+        covered = self.with_descendants(node.name for node in suite_tasks)
+        # The suite's own groups hold nothing else.
+        return covered | {name for name in self.run.groups if self.descendants(name) <= covered}
+
+    def scores(
+        self, score: Callable[[str], Node | None], names: Iterable[str], covered: set[str]
+    ) -> dict[str, Node]:
+        """Return name → node of those `names` that have a score and are not `covered`."""
+        found: dict[str, Node] = {}
+        for name in names:
+            if name not in covered and (node := score(name)):
+                found[name] = node
+        return found
+
+    def instruction_roots(self) -> list[str]:
+        """Return the names that match the patterns and are in no group that does.
+
+        Without the second condition a group and its own tasks would both count.
+        """
+        found = []
+        for name in self.names:
+            parents = self.parents.get(name, [])
+            if self.matches(name) and not any(map(self.matches, parents)):
+                found.append(name)
+        return found
+
+    def matches(self, name: str) -> bool:
+        """Return whether `name` is about following instructions."""
+        return any(fnmatch(name, pattern) for pattern in self.patterns)
+
     def overall(self, roots: list[Node], known: dict[str, Node]) -> tuple[Node | None, list[Node]]:
-        """Return the overall score and its areas: a single group and its members, or the mean over all roots."""
+        """Return the overall score and its areas.
+
+        Of a single group these are the group and its members, else the mean over all roots and the
+        roots.
+        """
         if len(roots) == 1:
             members = self.expand(self.run.groups.get(roots[0].name, []), known)
             return roots[0], members
         return self.mean("ICL", roots), roots
 
     def mean(self, label: str, nodes: list[Node]) -> Node | None:
-        """Return the mean over those `nodes` that are fractions of which more is better, None if there is none."""
+        """Return the mean over those `nodes` that are fractions of which more is better.
+
+        None if there is none. A single node is returned as it is.
+        """
         if len(nodes) == 1:
             return nodes[0]
         usable = [node for node in nodes if node.percent and node.higher_is_better]
         if left := [node.name for node in nodes if node not in usable]:
+            # A perplexity of 20 in a mean of accuracies would be most of it.
             self.notes.append(
                 f"not in the mean, being no fraction of which more is better: {listing(left)}"
             )
-        return (
-            _mean(label.replace(" ", "_"), f"{label}, mean of {len(usable)}", usable)
-            if usable
-            else None
-        )
+        if not usable:
+            return None
+        return _mean(label.replace(" ", "_"), f"{label}, mean of {len(usable)}", usable)
 
     def expand(self, names: Iterable[str], known: dict[str, Node]) -> list[Node]:
-        """Return the nodes of `names`, a group that has no score of its own being replaced by its members."""
-        found = []
+        """Return the nodes of `names`; a group without a score is replaced by its members."""
+        found: dict[Node, None] = {}  # a dictionary for its order: a task may be in two groups
         for name in names:
             if name in known:
-                found.append(known[name])
+                found[known[name]] = None
             else:
-                found += self.expand(self.run.groups.get(name, []), known)
-        return list(dict.fromkeys(found))
-
-    def follows(self, name: str) -> bool:
-        return any(fnmatch(name, pattern) for pattern in self.patterns)
+                found |= dict.fromkeys(self.expand(self.run.groups.get(name, []), known))
+        return list(found)
 
     def descendants(self, name: str) -> set[str]:
+        """Return the tasks and groups below `name`, at any depth."""
+        return self.with_descendants(self.run.groups.get(name, []))
+
+    def with_descendants(self, names: Iterable[str]) -> set[str]:
+        """Return `names`, and the tasks and groups below them at any depth."""
         found: set[str] = set()
-        for child in self.run.groups.get(name, []):
-            found |= {child} | self.descendants(child)
+        for name in names:
+            found |= {name} | self.descendants(name)
         return found
 
-    def around(self, name: str, metric: str) -> Node | None:
-        """Return the suite's task `name`, which is a group around the task, or around a group, that has the metric."""
-        top = name
-        while True:
-            if not self.known(name):
-                return None
+    def suite_task(self, task: str, metric: str) -> Node | None:
+        """Return the score of a task of the suite, None if it was not run.
+
+        The suite names a group that holds one task of the harness, or one group of it (MMLU).
+        ``metric`` stands at the first level that the harness averaged, so single children are
+        followed down to it.
+
+        Raises:
+            UserError: no level has the metric.
+        """
+        name = task
+        while self.is_complete(name):
             if metric in self.run.values(name):
                 parts = self.parts(name, metric)
-                return self.node(top, metric, parts, name) if parts else None
+                return self.node(task, metric, parts, name) if parts else None
             children = self.run.groups.get(name, [])
             if len(children) != 1:
-                break
+                raise UserError(
+                    f"{name} has no {metric}, the main metric of {task}; it has"
+                    f" {listing(self.run.values(name))}."
+                )
             name = children[0]
-        raise UserError(
-            f"{name} has no {metric}, the main metric of {top}; it has"
-            f" {listing(self.run.values(name))}."
-        )
+        return None
 
-    def known(self, name: str) -> bool:
-        leaves = tasks_below(self.run, name)
-        return bool(leaves) and all(leaf in self.tasks for leaf in leaves)
+    def is_complete(self, name: str) -> bool:
+        """Return whether all runs have all tasks below `name`."""
+        tasks = tasks_below(self.run, name)
+        return bool(tasks) and self.tasks.issuperset(tasks)
 
     def task(self, name: str) -> Node | None:
         """Return a task under its main metric; None, and a note, if it has none."""
@@ -267,49 +398,54 @@ class _Builder:
 
     def group(self, name: str) -> Node | None:
         """Return a group under the metric that the harness averaged; None if it averaged none."""
-        values = self.run.values(name)
-        if not self.known(name) or not values:
+        if not self.is_complete(name) or not self.run.values(name):
             return None
         metric = group_metric(self.run, name)
         parts = self.parts(name, metric)
         if not parts:
             self.notes.append(f"{name}: its {metric} is no mean of its tasks' {metric}, left out")
-        return self.node(name, metric, parts, name) if parts else None
+            return None
+        return self.node(name, metric, parts, name)
 
     def parts(self, name: str, metric: str) -> tuple[tuple[Part, float], ...]:
-        """Return the pools behind a value of the result file, which tells whether tasks were weighted by size."""
+        """Return the pools and weights behind a value; empty if it is no mean of its tasks.
+
+        Result files do not say whether the harness weighted tasks by size (``weight_by_size``), so
+        both means are compared with the value.
+        """
         if name not in self.run.groups:
             return ((((name,), metric), 1.0),)
-        file = self.run.file_of(name)
-        results = file.data["results"]
-        leaves = [leaf for leaf in tasks_below(self.run, name) if metric in results.get(leaf, {})]
-        values = [results[leaf][metric] for leaf in leaves]
-        sizes = [results[leaf].get("sample_len") or 0 for leaf in leaves]
-        if not leaves:
+        results = self.run.file_of(name).data["results"]
+        tasks, total, pooled, documents = [], 0.0, 0.0, 0
+        for task in tasks_below(self.run, name):
+            if metric in results.get(task, {}):
+                value, size = results[task][metric], results[task].get("sample_len") or 0
+                tasks.append(task)
+                total += value
+                pooled += value * size
+                documents += size
+        if not tasks:
             return ()
         reported = results[name][metric]
-        if abs(sum(values) / len(values) - reported) < 1e-9 * max(1, abs(reported)):
-            return tuple((((leaf,), metric), 1 / len(leaves)) for leaf in leaves)
-        pooled = sum(value * size for value, size in zip(values, sizes, strict=True)) / max(
-            sum(sizes), 1
-        )
-        if abs(pooled - reported) < 1e-9 * max(1, abs(reported)):
-            return (((tuple(leaves), metric), 1.0),)
+        if _close(total / len(tasks), reported):
+            return tuple((((task,), metric), 1 / len(tasks)) for task in tasks)
+        if _close(pooled / max(documents, 1), reported):
+            return (((tuple(tasks), metric), 1.0),)
         return ()
 
     def label(self, name: str) -> str:
         """Return `name` without its root's: partial_demo_finance of partial_demo is "finance"."""
-        root = max(
-            (root for root in self.roots if name.startswith(root + "_")), key=len, default=""
-        )
-        return (
-            name if name in self.roots else name.removeprefix(root + "_").removeprefix("partial_")
-        )
+        if name in self.roots:
+            return name
+        prefixes = (root for root in self.roots if name.startswith(f"{root}_"))
+        root = max(prefixes, key=len, default="")
+        return name.removeprefix(f"{root}_").removeprefix("partial_")
 
     def node(
         self, name: str, metric: str, parts: tuple[tuple[Part, float], ...], source: str
     ) -> Node:
-        file = self.run.file_of(source)
+        """Return the node called `name`, whose value stands at `source` in the result file."""
+        value = self.run.file_of(source).data["results"][source][metric]
         higher = higher_is_better(self.run, source, metric)
         return Node(
             name=name,
@@ -317,8 +453,15 @@ class _Builder:
             metric=metric,
             parts=parts,
             higher_is_better=higher,
-            percent=higher and 0 <= file.data["results"][source][metric] <= 1,
+            # Results do not say what is a fraction. A perplexity may be below 1 too, but less of
+            # it is better.
+            percent=higher and 0 <= value <= 1,
         )
+
+
+def _close(one: float, reported: float) -> bool:
+    """Return whether two values are equal but for rounding."""
+    return abs(one - reported) < 1e-9 * max(1, abs(reported))
 
 
 def _mean(name: str, label: str, nodes: Sequence[Node]) -> Node:

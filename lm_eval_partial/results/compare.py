@@ -1,13 +1,14 @@
-"""Two or more models on the same documents: differences, how sure they are, and whether two runs are equal.
+"""Two or more models on the same documents: their differences, or whether two runs are equal.
 
     lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60
 
-For every task the difference of its main metric, paired document by document; for areas and groups
-the mean of their tasks' differences, as the harness or the suite averages them. Each has a standard
-error, a 95 % bootstrap interval and a p-value (`uncertainty`): McNemar's exact test where every
-document is right or wrong, which is what a randomisation test over documents then is, and that test
-with 9,999 random draws otherwise, so that macro-F1 has one too. Holm's correction is over all tasks
-and models looked at. Reads files and imports neither torch nor lm_eval.
+A task has the difference of its main metric, paired document by document. Areas and groups have the
+mean of their tasks' differences, as the harness or the suite averages them. Each has a standard
+error, a 95 % bootstrap interval and a p-value (`uncertainty`).
+
+The p-value is that of a randomisation test over documents, with 9,999 random draws. Where every
+document is right or wrong, this is McNemar's test, which is computed exactly. Holm's correction is
+over all tasks and models looked at. Reads files and imports neither torch nor lm_eval.
 
 Known gap: metrics that are no function of sums over documents (BLEU) have a difference and nothing
 else.
@@ -16,7 +17,7 @@ else.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,20 +26,30 @@ import numpy as np
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.results import uncertainty
-from lm_eval_partial.results.aggregation import Node, outline
+from lm_eval_partial.results.aggregation import Node, no_interval, outline
 from lm_eval_partial.results.files import Run, Sample, find, runs
 from lm_eval_partial.results.metrics import Array, mean
-from lm_eval_partial.results.series import Part, Series, check_settings, common_tasks, load
+from lm_eval_partial.results.series import (
+    Part,
+    Series,
+    check_settings,
+    common_tasks,
+    load,
+    tasks_of,
+)
 from lm_eval_partial.results.suite import Suite
 
 Interval = tuple[float, float]
 CLUSTERS = 5
-"""Tasks a group needs for an interval over tasks: of two or three clusters none is to be had."""
+"""Tasks that a group needs for an interval over tasks: two or three clusters are too few."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How one model differs from the first in one score; percent points where the metric is a fraction."""
+    """How one model differs from the first in one score.
+
+    Numbers are percent points where the metric is a fraction, else in the metric's own unit.
+    """
 
     name: str
     kind: str
@@ -54,10 +65,13 @@ class Difference:
     interval: Interval | None = None
     """95 %, documents resampled within each task: these tasks, other documents."""
     interval_over_tasks: Interval | None = None
-    """95 %, the tasks resampled too (clustered by task): other tasks of the kind. Groups of five tasks or more."""
+    """95 %, tasks resampled too (clustered by task): other tasks of the kind.
+
+    Only groups of five tasks or more have it.
+    """
     p: float | None = None
     p_holm: float | None = None
-    """Adjusted for all tasks compared; None for groups, which are no further evidence."""
+    """Adjusted for all tasks compared; None for groups, which add no evidence."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +120,15 @@ def _one_run(path: Path) -> Run:
     return replace(found[0], label=f"{path} ({found[0].label})")
 
 
+@dataclass(frozen=True)
+class _Pool:
+    """What the runs scored on one pool of documents."""
+
+    series: Series
+    replicates: Array | None
+    """The metric on resampled documents, [rounds, runs]; None where no interval can be had."""
+
+
 def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS) -> Comparison:
     """Return how every run differs from the first.
 
@@ -120,86 +143,76 @@ def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS
     """
     tasks, left = common_tasks(found)
     plan = outline(found[0], tasks, suite)
-    needed = [part for node in plan.nodes for part, _ in node.parts]
-    check_settings(found, dict.fromkeys(task for names, _ in needed for task in names))
-    data = load(found, needed)
-    resampled = {
-        part: uncertainty.bootstrap(s, str(part), rounds)
-        for part, s in data.items()
-        if s.rows is not None
-    }
-    of_tasks = {node.name for node in plan.tasks}
-    differences = [
-        [_difference(node, node.name in of_tasks, data, resampled, column) for node in plan.nodes]
-        for column in range(1, len(found))
-    ]
-    notes = [*plan.notes]
-    if left:
-        notes.append(f"not in every run, left out: {listing(left, limit=20)}")
-    if other := sorted(
-        names[0] for (names, _), series in data.items() if series.other_prompts and len(names) == 1
-    ):
-        notes.append(
-            f"the prompts differ (chat template? seed?): {listing(dict.fromkeys(other), limit=20)}"
-        )
-    if unsure := [
-        node.name
-        for node in plan.nodes
-        if not all(_has_spread(data[part]) for part, _ in node.parts)
-    ]:
-        notes.append(
-            "no interval (a metric that is no function of sums over documents, or one document):"
-            f" {listing(unsure, 20)}"
-        )
+    check_settings(found, tasks_of(plan.parts))
+    data = load(found, plan.parts)
+    pools: dict[Part, _Pool] = {}
+    for part, series in data.items():
+        replicates = None
+        if series.has_spread:
+            replicates = uncertainty.bootstrap(series, str(part), rounds)
+        pools[part] = _Pool(series, replicates)
+
+    task_names = {node.name for node in plan.tasks}
+    differences = []
+    for column in range(1, len(found)):
+        rows = []
+        for node in plan.nodes:
+            rows.append(_difference(node, node.name not in task_names, pools, column))
+        differences.append(rows)
     return Comparison(
         runs=[run.label for run in found],
-        files=[[str(file.path) for file in run.files] for run in found],
+        files=[run.paths for run in found],
         differences=_with_holm(differences),
-        notes=notes,
+        notes=[*plan.notes, *_notes(data, left), *no_interval(plan, data)],
     )
 
 
-def _difference(
-    node: Node, is_task: bool, data: dict[Part, Series], resampled: dict[Part, Array], column: int
-) -> Difference:
-    reference, value = (
-        node.scale * sum(weight * data[part].reported[run] for part, weight in node.parts)
-        for run in (0, column)
-    )
+def _notes(data: dict[Part, Series], left: list[str]) -> Iterator[str]:
+    """Yield what was left out, and where documents are the same but prompts are not."""
+    if left:
+        yield f"not in every run, left out: {listing(left, limit=20)}"
+    other = set()
+    for (tasks, _), series in data.items():
+        if series.other_prompts and len(tasks) == 1:
+            other.add(tasks[0])
+    if other:
+        yield f"the prompts differ (chat template? seed?): {listing(other, limit=20)}"
+
+
+def _difference(node: Node, is_group: bool, pools: dict[Part, _Pool], column: int) -> Difference:
+    """Return how the run in `column` differs from the first in one score."""
+    values = node.mean(lambda part: pools[part].series.reported)
     plain = Difference(
         name=node.name,
-        kind="task" if is_task else "group",
+        kind="group" if is_group else "task",
         metric=node.metric,
-        tasks=1 if is_task else len(node.parts),
-        documents=sum(data[part].documents for part, _ in node.parts),
-        reference=float(reference),
-        value=float(value),
-        difference=float(value - reference),
+        tasks=len(node.parts) if is_group else 1,
+        documents=sum(pools[part].series.documents for part in node.pools),
+        reference=float(values[0]),
+        value=float(values[column]),
+        difference=float(values[column] - values[0]),
     )
-    if not all(_has_spread(data[part]) for part, _ in node.parts):
-        return plain
-    parts = [(part, data[part], weight) for part, weight in node.parts]
-    each = np.array([resampled[part][:, column] - resampled[part][:, 0] for part, _, _ in parts])
-    weights = np.array([weight for _, _, weight in parts])
-    errors = [
-        weight * uncertainty.standard_error(s, 0, column, resampled[part])
-        for part, s, weight in parts
-    ]
-    clustered = not is_task and len(parts) >= CLUSTERS and np.allclose(weights, weights[0])
+    changes, errors, weights = [], [], []
+    for part, weight in node.parts:
+        series, replicates = pools[part].series, pools[part].replicates
+        if replicates is None:
+            return plain
+        # The same documents were drawn for all runs, so the difference of replicates is paired.
+        changes.append(replicates[:, column] - replicates[:, 0])
+        errors.append(weight * uncertainty.standard_error(series, 0, column, replicates))
+        weights.append(weight)
+    each = np.array(changes)
+    over_tasks = None
+    # Resampling tasks gives each the same weight, which is the group's score only if it does too.
+    if is_group and len(weights) >= CLUSTERS and np.allclose(weights, weights[0]):
+        over_tasks = _interval(node.scale * uncertainty.over_tasks(each, node.name))
     return replace(
         plain,
         stderr=node.scale * math.hypot(*errors),
-        interval=_interval(node.scale * weights @ each),
-        interval_over_tasks=(
-            _interval(node.scale * uncertainty.over_tasks(each, node.name)) if clustered else None
-        ),
-        p=_p_value(parts, column),
+        interval=_interval(node.scale * np.array(weights) @ each),
+        interval_over_tasks=over_tasks,
+        p=_p_value(node, pools, column),
     )
-
-
-def _has_spread(series: Series) -> bool:
-    """Return whether there is an interval to be had; from one document it would be of width zero."""
-    return series.rows is not None and series.documents > 1
 
 
 def _interval(replicates: Array) -> Interval:
@@ -207,35 +220,33 @@ def _interval(replicates: Array) -> Interval:
     return float(low), float(high)
 
 
-def _p_value(parts: list[tuple[Part, Series, float]], column: int) -> float:
-    first = parts[0][1]
-    if len(parts) == 1 and first.rows is not None and first.finish is mean:
+def _p_value(node: Node, pools: dict[Part, _Pool], column: int) -> float:
+    """Return the p-value of one score: McNemar's where it applies, else of random swaps."""
+    first = pools[node.parts[0][0]].series
+    if len(node.parts) == 1 and first.rows is not None and first.finish is mean:
         exact = uncertainty.mcnemar(first.rows[:, column, 0] - first.rows[:, 0, 0])
         if exact is not None:
             return exact
-    null = sum(
-        weight * uncertainty.swapped(series, str(part), 0, column) for part, series, weight in parts
-    )
-    observed = sum(
-        weight * (series.reported[column] - series.reported[0]) for _, series, weight in parts
-    )
-    return uncertainty.p_value(np.asarray(null), observed)
+    null, observed = np.zeros(uncertainty.FLIPS), 0.0
+    for part, weight in node.parts:
+        series = pools[part].series
+        null += weight * uncertainty.swapped(series, str(part), 0, column)
+        observed += weight * (series.reported[column] - series.reported[0])
+    return uncertainty.p_value(null, observed)
 
 
 def _with_holm(differences: list[list[Difference]]) -> list[list[Difference]]:
     """Adjust the p-values of all tasks of all runs together."""
-    tested = {
-        (run, row): d.p
-        for run, ds in enumerate(differences)
-        for row, d in enumerate(ds)
-        if d.kind == "task"
-    }
-    known = {place: p for place, p in tested.items() if p is not None}
-    adjusted = dict(zip(known, uncertainty.holm(list(known.values())), strict=True))
-    return [
-        [replace(d, p_holm=adjusted.get((run, row))) for row, d in enumerate(ds)]
-        for run, ds in enumerate(differences)
-    ]
+    places, p_values = [], []
+    for run, rows in enumerate(differences):
+        for row, difference in enumerate(rows):
+            if difference.kind == "task" and difference.p is not None:
+                places.append((run, row))
+                p_values.append(difference.p)
+    adjusted = [rows.copy() for rows in differences]
+    for (run, row), p in zip(places, uncertainty.holm(p_values), strict=True):
+        adjusted[run][row] = replace(differences[run][row], p_holm=p)
+    return adjusted
 
 
 def mismatches(one: Run, two: Run, tolerance: float = 0.0) -> list[Mismatch]:
@@ -254,9 +265,7 @@ def mismatches(one: Run, two: Run, tolerance: float = 0.0) -> list[Mismatch]:
     check_settings([one, two], tasks)
     found = [Mismatch(task, None, "task", task in one.tasks, task in two.tasks) for task in left]
     for task in tasks:
-        ours, theirs = (
-            {(s.doc_id, s.filter): s for s in run.file_of(task).samples(task)} for run in (one, two)
-        )
+        ours, theirs = _samples(one, task), _samples(two, task)
         for key in sorted(ours.keys() | theirs.keys()):
             difference = _sample_difference(ours.get(key), theirs.get(key), tolerance)
             if difference:
@@ -264,11 +273,18 @@ def mismatches(one: Run, two: Run, tolerance: float = 0.0) -> list[Mismatch]:
     return found
 
 
+def _samples(run: Run, task: str) -> dict[tuple[int, str], Sample]:
+    """Return (doc_id, filter) → sample."""
+    return {(sample.doc_id, sample.filter): sample for sample in run.file_of(task).samples(task)}
+
+
 def _sample_difference(
     one: Sample | None, two: Sample | None, tolerance: float
 ) -> tuple[str, Any, Any] | None:
+    """Return what differs, and both values; None if the samples are equal."""
     if one is None or two is None:
         return "document", one is not None, two is not None
+    # Causes before effects: another prompt explains another response.
     for what, ours, theirs in (
         ("document", one.document, two.document),
         ("prompt", one.prompt, two.prompt),
@@ -281,21 +297,23 @@ def _sample_difference(
 
 
 def _equal(one: Any, two: Any, tolerance: float) -> bool:
-    """Return whether two JSON values are equal; numbers, also those written as text, within `tolerance`."""
+    """Return whether two JSON values are equal, numbers within `tolerance`.
+
+    Numbers may be written as text, as the harness writes log-likelihoods.
+    """
     if one == two:
         return True
     if isinstance(one, dict) and isinstance(two, dict):
-        return one.keys() == two.keys() and all(
-            _equal(one[key], two[key], tolerance) for key in one
-        )
+        if one.keys() != two.keys():
+            return False
+        return all(_equal(one[key], two[key], tolerance) for key in one)
     if isinstance(one, list | tuple) and isinstance(two, list | tuple):
-        return len(one) == len(two) and all(
-            _equal(a, b, tolerance) for a, b in zip(one, two, strict=True)
-        )
+        if len(one) != len(two):
+            return False
+        return all(_equal(a, b, tolerance) for a, b in zip(one, two, strict=True))
     try:
-        # The harness writes log-likelihoods as text.
-        return abs(float(one) - float(two)) <= tolerance or (
-            math.isnan(float(one)) and math.isnan(float(two))
-        )
+        ours, theirs = float(one), float(two)
     except (TypeError, ValueError):
         return False
+    # NaN equals nothing, itself included, but two runs that both have it are alike.
+    return abs(ours - theirs) <= tolerance or (math.isnan(ours) and math.isnan(theirs))

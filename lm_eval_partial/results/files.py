@@ -1,8 +1,8 @@
 """lm_eval's result files and samples, as written by this plugin, its sweep, or the stock harness.
 
-Reads files and imports neither torch nor lm_eval. What a folder holds is told by the files, not by
-its name: λ is ``results["config"]["lam"]``, and files of one model in one folder are one `Run`, in
-which the newest file of a task wins. Runs as
+Reads files and imports neither torch nor lm_eval. What a folder holds is read from its files, not
+from its name: λ is ``results["config"]["lam"]``. The files of one model in one folder are one
+`Run`, in which the newest file of a task counts. Runs as
 
     python -c 'import sys; from lm_eval_partial.results.files import *;
     print(runs(find(sys.argv[1])))' results/
@@ -48,47 +48,50 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def paths(path: Path) -> list[Path]:
-    """Return `path` if it is a file; of a folder, every ``results_*.json`` at any depth, the oldest first.
+    """Return `path` if it is a file; of a folder, every ``results_*.json``, the oldest first.
+
+    Folders are searched at any depth.
 
     Raises:
         UserError: there is none.
     """
-    if path.is_dir():
-        # lm_eval puts the time of the run into the name, so names sort by age whichever model's
-        # folder they are in. What a sweep has not finished yet lies in folders whose names start
-        # with a dot.
-        found = sorted(
-            (
-                file
-                for file in path.rglob("results_*.json")
-                if not _is_hidden(file.relative_to(path))
-            ),
-            key=lambda file: (file.name, str(file)),
-        )
-        if not found:
-            raise UserError(
-                f"{path} holds no results_*.json. Give lm_eval's --output_path, or one result file."
-            )
-        return found
-    if not path.is_file():
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
         raise UserError(
             f"{path} does not exist. Give a results_*.json of lm_eval, or a folder that holds one."
         )
-    return [path]
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    found = []
+    for file in path.rglob("results_*.json"):
+        # What a sweep has not finished yet lies in folders whose names start with a dot. A dot
+        # above `path` means nothing.
+        if not any(part.startswith(".") for part in file.relative_to(path).parts):
+            found.append(file)
+    if not found:
+        raise UserError(
+            f"{path} holds no results_*.json. Give lm_eval's --output_path, or one result file."
+        )
+    # lm_eval puts the time of the run into the name, so names sort by age whichever model's folder
+    # they are in.
+    return sorted(found, key=lambda file: (file.name, str(file)))
 
 
 def read_result(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return a result file and its content; of a folder, the newest one. Raises `UserError` as `paths`, `read_json`."""
+    """Return a result file and its content; of a folder, the newest one.
+
+    Raises:
+        UserError: as `paths` and `read_json`.
+    """
     newest = paths(path)[-1]
     return newest, read_json(newest)
 
 
 def find(path: Path) -> list[ResultFile]:
-    """Return the result files in `path`, the oldest first. Raises `UserError` as `paths` and `read_json` do."""
+    """Return the result files in `path`, the oldest first.
+
+    Raises:
+        UserError: as `paths` and `read_json`.
+    """
     return [ResultFile(file, read_json(file)) for file in paths(path)]
 
 
@@ -122,7 +125,7 @@ class ResultFile:
 
     @property
     def date(self) -> str:
-        """Time of the run, as it stands in the names of its files; empty if the file was renamed."""
+        """Time of the run, from the file's name; empty if the file was renamed."""
         match = DATE.search(self.path.name)
         return match[1] if match else ""
 
@@ -130,20 +133,29 @@ class ResultFile:
     def lam(self) -> float | None:
         """λ, None if no pair was evaluated or λ is not one number."""
         lam = self.config.get("lam")
+        # A schedule is text here, and True would be an int.
         return float(lam) if isinstance(lam, int | float) and not isinstance(lam, bool) else None
 
     @property
     def pair(self) -> tuple[str, ...] | None:
-        """What tells one pair, dtype and vocabulary from another, None if no pair was evaluated."""
+        """(base, instruct, dtype, vocabulary), equal for points of one trajectory.
+
+        None if no pair was evaluated.
+        """
         config = self.config
         if "base" not in config or "instruct" not in config:
             return None
-        sides = [str(config.get(f"{side}_sha") or config[side]) for side in ("base", "instruct")]
-        return (*sides, str(config.get("model_dtype")), str(config.get("vocabulary")))
+        return (
+            # A checkpoint's commit, because a Hub id may name other weights the next day.
+            str(config.get("base_sha") or config["base"]),
+            str(config.get("instruct_sha") or config["instruct"]),
+            str(config.get("model_dtype")),
+            str(config.get("vocabulary")),
+        )
 
     @property
     def model(self) -> tuple[str, ...]:
-        """What tells one model from another."""
+        """Key of the model, equal for the files of one run: of a pair, `pair` and λ."""
         config = self.config
         if self.pair:
             return (*self.pair, str(config.get("lam")))
@@ -159,24 +171,25 @@ class ResultFile:
     def pretrained(self) -> str | None:
         """Path or Hub id of a stock model, None if there is none."""
         arguments = self.config.get("model_args")
+        # The command line records text, `simple_evaluate` what it was given.
         if isinstance(arguments, str):
             arguments = dict(item.split("=", 1) for item in arguments.split(",") if "=" in item)
-        return (
-            str(arguments["pretrained"])
-            if isinstance(arguments, dict) and "pretrained" in arguments
-            else None
-        )
+        if isinstance(arguments, dict) and "pretrained" in arguments:
+            return str(arguments["pretrained"])
+        return None
 
     @cached_property
     def tasks(self) -> list[str]:
         """Names of the tasks, groups left out."""
-        groups = {
-            name for name, children in (self.data.get("group_subtasks") or {}).items() if children
-        }
-        return [name for name in self.data["results"] if name not in groups]
+        # The harness lists a task as a group without children.
+        children = self.data.get("group_subtasks") or {}
+        return [name for name in self.data["results"] if not children.get(name)]
 
     def setting(self, kind: str, task: str) -> Any:
-        """Return the version (``versions``) or the number of shots (``n-shot``) of a task, None if not recorded."""
+        """Return a task's version (``versions``) or number of shots (``n-shot``).
+
+        None if it is not recorded.
+        """
         return (self.data.get(kind) or {}).get(task)
 
     def samples(self, task: str) -> Iterator[Sample]:
@@ -206,11 +219,10 @@ def _sample(line: str) -> Sample:
     # Prompts are most of a line and stand before the answers, so what precedes the answers is not
     # parsed. Quotes inside strings are escaped: the key cannot be found in a prompt.
     start, cut = DOC_ID.match(line), line.rfind('"filtered_resps": ')
-    row = (
-        {"doc_id": int(start[1])} | json.loads("{" + line[cut:])
-        if start and cut > 0
-        else json.loads(line)
-    )
+    if start and cut > 0:
+        row = {"doc_id": int(start[1])} | json.loads("{" + line[cut:])
+    else:
+        row = json.loads(line)
     return Sample(
         doc_id=row["doc_id"],
         filter=row.get("filter", "none"),
@@ -233,20 +245,28 @@ class Run:
         """λ, None if no pair was evaluated."""
         return self.files[0].lam
 
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the files, as text."""
+        return [str(file.path) for file in self.files]
+
     @cached_property
     def tasks(self) -> list[str]:
         """Names of all tasks, groups left out, in the files' order."""
-        return list(dict.fromkeys(task for file in self.files for task in file.tasks))
+        found: dict[str, None] = {}  # a dictionary for its order
+        for file in self.files:
+            found |= dict.fromkeys(file.tasks)
+        return list(found)
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Group → names of its tasks and groups."""
-        return {
-            name: children
-            for file in reversed(self.files)
-            for name, children in (file.data.get("group_subtasks") or {}).items()
-            if children
-        }
+        found: dict[str, list[str]] = {}
+        for file in reversed(self.files):  # the newest file overwrites the older ones
+            for name, children in (file.data.get("group_subtasks") or {}).items():
+                if children:
+                    found[name] = children
+        return found
 
     def file_of(self, name: str) -> ResultFile:
         """Return the newest file that has the task or group `name`. Raises `KeyError`."""
@@ -262,7 +282,11 @@ class Run:
 
 
 def runs(files: Iterable[ResultFile]) -> list[Run]:
-    """Return the runs that `files` (the oldest first) make up, one a model, ordered by λ, models without λ last."""
+    """Return one run for each model, ordered by λ, models without λ last.
+
+    Args:
+        files: the oldest first, as `find` returns them.
+    """
     models: dict[tuple[str, ...], list[ResultFile]] = {}
     for file in files:
         models.setdefault(file.model, []).insert(0, file)
@@ -271,6 +295,7 @@ def runs(files: Iterable[ResultFile]) -> list[Run]:
 
 
 def _label(file: ResultFile) -> str:
+    """Return what to call the model in tables."""
     if file.lam is not None:
         return f"λ = {format_lam(file.lam)}"
     return str(file.pretrained or file.data.get("model_name") or file.path.parent.name)

@@ -1,11 +1,11 @@
-"""Metrics as functions of sums over documents, so that they can be computed again for any weighting of the documents.
+"""Metrics as functions of sums over documents, so that documents can be weighted.
 
-A mean is a sum divided by the number of documents, but so are macro-F1, entity F1, Matthews'
-correlation or perplexity functions of sums: of a confusion matrix, of counts, of log-likelihoods.
-Each document gives a row of numbers, the rows are added up, and `finish` turns sums into the
-metric. A bootstrap resample is another weighting of the rows.
+A mean is a sum divided by the number of documents. Macro-F1, entity F1, Matthews' correlation and
+perplexity are functions of sums too: of a confusion matrix, of counts, of log-likelihoods. Each
+document gives a row of numbers, the rows are added up, and `finish` turns sums into the metric. A
+bootstrap resample is another weighting of the rows.
 
-Known gap: BLEU, chrF, TER and metrics of the user's own are not among them; their reported value
+Known gap: BLEU, chrF, TER and metrics of the user's own are not among them. Their reported value
 has no interval.
 """
 
@@ -42,11 +42,12 @@ def rows(values: Sequence[Sequence[Any]], aggregation: str | None) -> tuple[Arra
 
 
 def is_known(aggregation: str | None) -> bool:
-    """Return whether `rows` computes this aggregation, and does not merely try whether it is a mean."""
+    """Return whether `rows` knows this aggregation; it tries any other as a mean."""
     return _name(aggregation) in _KNOWN
 
 
 def _name(aggregation: str | None) -> str:
+    """Return the aggregation's name; of source text, the function's, whatever its decorators."""
     source = re.match(r"(?:@.*\n)*\s*def (\w+)\(", aggregation or "")
     return source[1] if source else aggregation or "mean"
 
@@ -62,15 +63,15 @@ def _table(values: Sequence[Sequence[Any]]) -> Array:
 
 def _confusion(values: Sequence[Sequence[Any]]) -> tuple[Array, list[Any]]:
     """Return [documents, columns, classes²], one-hot at (gold, predicted), and the classes."""
-    classes = sorted({label for column in values for pair in column for label in pair})
+    labels: set[Any] = set()
+    for column in values:
+        labels.update(*column)
+    classes = sorted(labels)
     index = {label: number for number, label in enumerate(classes)}
-    cells = np.array(
-        [
-            [index[gold] * len(classes) + index[predicted] for gold, predicted in column]
-            for column in values
-        ]
-    )
-    return np.eye(len(classes) ** 2)[cells].swapaxes(0, 1), classes
+    cells = []
+    for column in values:
+        cells.append([index[gold] * len(classes) + index[predicted] for gold, predicted in column])
+    return np.eye(len(classes) ** 2)[np.array(cells)].swapaxes(0, 1), classes
 
 
 def _mean(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
@@ -109,12 +110,15 @@ def _bits_per_byte(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
 
 
 def _instructions(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
-    """IFEval: the fraction of all instructions that were followed; a document has a list of them."""
-    return _ratio([[(sum(followed), len(followed)) for followed in column] for column in values])
+    """IFEval: the fraction of all instructions that were followed; a document has several."""
+    counts = []
+    for column in values:
+        counts.append([(sum(followed), len(followed)) for followed in column])
+    return _ratio(counts)
 
 
 def _entity_f1(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
-    """Documents give (found, predicted, gold) counts, as `entities` of task_configs/utils.py does."""
+    """Documents give (found, predicted, gold) counts, as `entities` of task_configs/utils.py."""
     table = _table(values)
     if table.shape[2] != 3:
         raise ValueError("not three numbers a document")
@@ -154,13 +158,17 @@ def _binary_f1(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
 
     def f1(sums: Array, documents: Array) -> Array:
         found = _classes_f1(sums, len(classes))[0]
+        # Where class 1 is neither right nor predicted, scikit-learn gives 0.
         return found[..., classes.index(1)] if 1 in classes else np.zeros_like(sums[..., 0])
 
     return table, f1
 
 
 def _matthews(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
-    """Matthews' correlation, as scikit-learn has it for any number of classes; 0 where it is undefined."""
+    """Matthews' correlation of any number of classes; 0 where it is undefined.
+
+    As scikit-learn's `matthews_corrcoef`: covariance of gold and predicted over their spreads.
+    """
     table, classes = _confusion(values)
 
     def correlation(sums: Array, documents: Array) -> Array:

@@ -3,15 +3,14 @@
     series(runs, "partial_boolq", "acc,none")    # every document's value, [documents, runs, 1]
 
 Runs whose task version, shots, limit or documents differ are refused. Different prompts over the
-same documents (another chat template, say) are let through and counted: comparing those is a
-question one may ask.
+same documents are allowed and counted, because one may want to compare two chat templates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,13 +28,18 @@ class Series:
     """One metric of one pool of documents under several models."""
 
     rows: Array | None
-    """[documents, runs, k]; None if the metric cannot be computed from documents (see `metrics`)."""
+    """[documents, runs, k]; None if the metric is no function of sums (see `metrics`)."""
     finish: Finish
     reported: Array
     """What the result files say, [runs]."""
     documents: int
     other_prompts: int = 0
     """Documents whose prompt is not the same for all runs."""
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether an interval can be had; from one document it would be of width zero."""
+        return self.rows is not None and self.documents > 1
 
     def values(self, weights: Array, only: Array | None = None) -> Array:
         """Return the metric with documents weighted, as [rounds, runs].
@@ -47,6 +51,7 @@ class Series:
         """
         assert self.rows is not None
         documents, runs, width = self.rows.shape
+        # One matrix product for all rounds, runs and columns is far faster than a sum for each.
         flat = self.rows.reshape(documents, runs * width)
         only = np.ones(documents) if only is None else only
         sums = (weights @ (flat * only[:, None])).reshape(len(weights), runs, width)
@@ -85,13 +90,17 @@ def common_tasks(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
     Raises:
         UserError: no task is in every run.
     """
-    every = [task for task in runs[0].tasks if all(task in run.tasks for run in runs)]
-    if not every:
+    shared, every = set(runs[0].tasks), set[str]()
+    for run in runs:
+        shared &= set(run.tasks)
+        every |= set(run.tasks)
+    if not shared:
         found = "; ".join(f"{run.label}: {listing(run.tasks) or 'none'}" for run in runs)
         raise UserError(
             f"no task is in every run. Tasks are {found}. Run lm_eval with the same --tasks."
         )
-    return every, sorted({task for run in runs for task in run.tasks} - set(every))
+    in_order = [task for task in runs[0].tasks if task in shared]
+    return in_order, sorted(every - shared)
 
 
 def series(runs: Sequence[Run], task: str, metric: str) -> Series:
@@ -106,62 +115,77 @@ def series(runs: Sequence[Run], task: str, metric: str) -> Series:
     columns = [_column(file, task, metric) for file in files]
     for file, column in zip(files[1:], columns[1:], strict=True):
         _check_documents(task, files[0], columns[0], file, column)
-    values = [[value for *_, value in column] for column in columns]
-    prompts = zip(*([prompt for _, _, prompt, _ in column] for column in columns), strict=True)
+    documents, other_prompts = len(columns[0]), 0
+    for results in zip(*columns, strict=True):
+        other_prompts += len({result.prompt for result in results}) > 1
+
     aggregation = _aggregation(files[0], task, metric)
-    found = metrics.rows(values, aggregation)
+    found = metrics.rows(list(map(_values, columns)), aggregation)
     if found is not None:
-        ours = Series(*found, reported, len(columns[0])).values(np.ones((1, len(columns[0]))))[0]
-        wrong = np.flatnonzero(~np.isclose(ours, reported, rtol=1e-6, atol=1e-9))
+        recomputed = found[1](found[0].sum(0), np.full(len(files), float(documents)))
+        wrong = np.flatnonzero(~np.isclose(recomputed, reported, rtol=1e-6, atol=1e-9))
         if len(wrong) and metrics.is_known(aggregation):
             raise UserError(
-                f"the samples of {task} give {metric} = {ours[wrong[0]]:.6g}, but"
+                f"the samples of {task} give {metric} = {recomputed[wrong[0]]:.6g}, but"
                 f" {files[wrong[0]].path} says {reported[wrong[0]]:.6g}: the samples are incomplete"
                 " or of another run. Run lm_eval again with --log_samples."
             )
+        # An unknown aggregation was tried as a mean, and is none.
         found = None if len(wrong) else found
     rows, finish = found or (None, _nothing)
-    return Series(
-        rows, finish, reported, len(columns[0]), sum(len(set(row)) > 1 for row in prompts)
-    )
+    return Series(rows, finish, reported, documents, other_prompts)
 
 
 def pool(parts: Sequence[Series]) -> Series:
     """Return several tasks' documents as one pool; the metric of each must be a mean."""
-    documents = np.array([part.documents for part in parts], dtype=float)
-    known = [part.rows for part in parts if part.rows is not None and part.rows.shape[2] == 1]
+    rows, reported, documents, other_prompts = [], [], [], 0
+    for part in parts:
+        # Rows of more than one column are sums behind a ratio, which does not average over tasks.
+        if part.rows is not None and part.rows.shape[2] == 1:
+            rows.append(part.rows)
+        reported.append(part.reported)
+        documents.append(float(part.documents))
+        other_prompts += part.other_prompts
     return Series(
-        rows=np.concatenate(known) if len(known) == len(parts) else None,
+        rows=np.concatenate(rows) if len(rows) == len(parts) else None,
         finish=parts[0].finish,
-        reported=documents @ np.array([part.reported for part in parts]) / documents.sum(),
-        documents=int(documents.sum()),
-        other_prompts=sum(part.other_prompts for part in parts),
+        reported=np.array(documents) @ np.array(reported) / sum(documents),
+        documents=int(sum(documents)),
+        other_prompts=other_prompts,
     )
 
 
+def tasks_of(parts: Iterable[Part]) -> list[str]:
+    """Return the tasks whose documents are in `parts`, each once."""
+    found: dict[str, None] = {}
+    for tasks, _ in parts:
+        found |= dict.fromkeys(tasks)
+    return list(found)
+
+
 def load(runs: Sequence[Run], parts: Iterable[Part]) -> dict[Part, Series]:
-    """Return the series of every part; each task's samples are read once a metric. Raises `UserError` as `series`."""
-    parts = list(dict.fromkeys(parts))
-    single = {
-        key: series(runs, *key)
-        for key in dict.fromkeys((task, metric) for tasks, metric in parts for task in tasks)
-    }
-    return {
-        (tasks, metric): (
-            single[tasks[0], metric]
-            if len(tasks) == 1
-            else pool([single[task, metric] for task in tasks])
-        )
-        for tasks, metric in parts
-    }
+    """Return the series of every part. Raises `UserError` as `series`."""
+    # A task is in its own part and in those of its groups. Its samples are read once.
+    single: dict[tuple[str, str], Series] = {}
+    loaded: dict[Part, Series] = {}
+    for tasks, metric in parts:
+        for task in tasks:
+            if (task, metric) not in single:
+                single[task, metric] = series(runs, task, metric)
+        members = [single[task, metric] for task in tasks]
+        loaded[tasks, metric] = members[0] if len(members) == 1 else pool(members)
+    return loaded
 
 
 def _nothing(sums: Array, documents: Array) -> Array:
+    """Stand in for the function of a series that has no rows."""
     raise NotImplementedError("this metric is not computed from documents")
 
 
 def _reported(run: Run, task: str, metric: str) -> float:
+    """Return the value in the result file. Raises `UserError` if it is not a finite number."""
     value = run.values(task).get(metric)
+    # Python's JSON reads NaN, and True is an int.
     if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
         raise UserError(
             f"{metric} of {task} in {run.file_of(task).path} is {value!r}, expected a number. Run"
@@ -171,40 +195,63 @@ def _reported(run: Run, task: str, metric: str) -> float:
 
 
 def _aggregation(file: ResultFile, task: str, metric: str) -> str | None:
-    listed = (file.data.get("configs") or {}).get(task, {}).get("metric_list") or []
-    found = [
-        item.get("aggregation") for item in listed if item.get("metric") == metric.split(",")[0]
-    ]
-    return found[0] if found else None
+    """Return how the task's ``metric_list`` aggregates a metric, None if it does not say."""
+    name = metric.split(",")[0]
+    for item in (file.data.get("configs") or {}).get(task, {}).get("metric_list") or []:
+        if item.get("metric") == name:
+            aggregation: str | None = item.get("aggregation")
+            return aggregation
+    return None
 
 
-def _column(
-    file: ResultFile, task: str, metric: str
-) -> list[tuple[int, tuple[str, str], str, Any]]:
-    """Return (id, hashes, hash of the prompt, value) of every document, by id."""
+class _Result(NamedTuple):
+    """One document's result. Less than a `Sample`, of which a large task has gigabytes."""
+
+    doc_id: int
+    document: tuple[str, str]
+    """Hashes of the document and of its target."""
+    prompt: str
+    value: Any
+
+
+def _values(column: list[_Result]) -> list[Any]:
+    return [result.value for result in column]
+
+
+def _column(file: ResultFile, task: str, metric: str) -> list[_Result]:
+    """Return the result of every document, by its id."""
     name, _, only = metric.partition(",")
-    found = [
-        (s.doc_id, s.document, s.prompt, s.values.get(name))
-        for s in file.samples(task)
-        if s.filter == only
-    ]
+    found = []
+    for sample in file.samples(task):
+        if sample.filter == only:
+            value = sample.values.get(name)
+            found.append(_Result(sample.doc_id, sample.document, sample.prompt, value))
     if not found:
         raise UserError(
             f"the samples of {task} beside {file.path} have none of filter {only}. Run lm_eval"
             " again."
         )
-    return sorted(found, key=lambda row: row[0])
+    # By id alone: values need not be comparable.
+    return sorted(found, key=lambda result: result.doc_id)
 
 
 def _check_documents(
-    task: str, first: ResultFile, ours: list[Any], other: ResultFile, theirs: list[Any]
+    task: str,
+    first: ResultFile,
+    ours: list[_Result],
+    other: ResultFile,
+    theirs: list[_Result],
 ) -> None:
+    """Raise `UserError` unless two runs have the same documents in the same order."""
     if len(ours) != len(theirs):
         raise UserError(
             f"{task} was run on {len(ours)} documents in {first.path} and on {len(theirs)} in"
             f" {other.path}. Run both with the same --limit."
         )
-    differing = [one[0] for one, two in zip(ours, theirs, strict=True) if one[:2] != two[:2]]
+    differing = []
+    for one, two in zip(ours, theirs, strict=True):
+        if (one.doc_id, one.document) != (two.doc_id, two.document):
+            differing.append(one.doc_id)
     if differing:
         raise UserError(
             f"{task} was run on different documents in {first.path} and in {other.path}:"

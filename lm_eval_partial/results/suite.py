@@ -1,8 +1,9 @@
-"""The one ICL score of a result file: the mean of the suite's main metrics, 0–100, as in arXiv 2504.11626, figure 1.
+"""The ICL score of a result file: the mean of the suite's main metrics, 0–100.
 
-The harness averages only metrics of the same name, so the suite's group files name each task's main
-metric (`metadata.main_metric` of ``task_configs/partial_icl_*.yaml``) and this module averages
-them. It reads files and dictionaries and imports neither torch nor lm_eval. Runs as
+As in arXiv 2504.11626, figure 1. The harness averages only metrics of the same name. So the suite's
+group files name each task's main metric (`metadata.main_metric` of
+``task_configs/partial_icl_*.yaml``), and this module averages them. It reads files and dictionaries
+and imports neither torch nor lm_eval. Runs as
 
     lm-eval-partial score results/
 
@@ -39,7 +40,7 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score` finds. An average over an incomplete set is None, never the average of what happens to be there."""
+    """What `score` finds. A mean over an incomplete set of tasks is None."""
 
     icl: float | None
     areas: dict[str, float | None]
@@ -78,11 +79,12 @@ def score(result: Mapping[str, Any], suite: Suite) -> Scores:
     Raises:
         UserError: no task of the suite is in it, or one is without its main metric.
     """
-    tasks = [
-        _task_score(result, area, task, metric)
-        for area, metrics in suite.items()
-        for task, metric in metrics.items()
-    ]
+    tasks: list[TaskScore] = []
+    areas: dict[str, float | None] = {}
+    for area, metrics in suite.items():
+        found = [_task_score(result, area, task, metric) for task, metric in metrics.items()]
+        areas[area] = _mean(found)
+        tasks += found
     missing = [task.task for task in tasks if task.value is None]
     if len(missing) == len(tasks):
         raise UserError(
@@ -92,7 +94,7 @@ def score(result: Mapping[str, Any], suite: Suite) -> Scores:
         )
     return Scores(
         icl=_mean(tasks),
-        areas={area: _mean([task for task in tasks if task.area == area]) for area in suite},
+        areas=areas,
         tasks=tasks,
         missing=missing,
         caveats=_caveats(result),
@@ -115,20 +117,24 @@ def icl_score(result: Mapping[str, Any], suite: Suite) -> float:
 
 
 def _mean(tasks: list[TaskScore]) -> float | None:
+    """Return the mean, None if a task was not run: other tasks would be another score."""
     values = [task.value for task in tasks if task.value is not None]
     return sum(values) / len(values) if len(values) == len(tasks) else None
 
 
 def _task_score(result: Mapping[str, Any], area: str, task: str, metric: str) -> TaskScore:
-    """Return the main metric of `task`, which is a group around the task, or around a group, that has it."""
+    """Return the main metric of `task`.
+
+    A task of the suite is a group that holds one task of the harness, or one group of it. The
+    metric stands at the first of these levels that the harness averaged.
+    """
     results, children = result["results"], result.get("group_subtasks") or {}
     name = task
-    for _ in range(4):
+    for _ in range(4):  # more levels than the suite has; a group cannot be followed into itself
         found = results.get(name, {})
         if metric in found:
-            return TaskScore(
-                area, task, metric, _percent(name, metric, found[metric]), _documents(result, name)
-            )
+            value = _percent(name, metric, found[metric])
+            return TaskScore(area, task, metric, value, _documents(result, name))
         if len(children.get(name, [])) != 1:
             break
         name = children[name][0]
@@ -142,6 +148,7 @@ def _task_score(result: Mapping[str, Any], area: str, task: str, metric: str) ->
 
 
 def _percent(name: str, metric: str, value: object) -> float:
+    """Return a fraction as percent. Raises `UserError` if it is none."""
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
@@ -160,15 +167,20 @@ def _documents(result: Mapping[str, Any], name: str) -> int | None:
     if name in counts:
         effective = counts[name].get("effective")
         return effective if isinstance(effective, int) else None
-    parts = [
-        _documents(result, child) for child in (result.get("group_subtasks") or {}).get(name, [])
-    ]
-    known = [part for part in parts if part is not None]
-    return sum(known) if known and len(known) == len(parts) else None
+    children = (result.get("group_subtasks") or {}).get(name, [])
+    if not children:
+        return None
+    total = 0
+    for child in children:
+        count = _documents(result, child)
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 def _caveats(result: Mapping[str, Any]) -> list[str]:
-    """Return what keeps these numbers from being those of the whole suite."""
+    """Return the reasons why these numbers are not those of the whole suite."""
     caveats = []
     limit = (result.get("config") or {}).get("limit")
     if limit:
@@ -179,7 +191,7 @@ def _caveats(result: Mapping[str, Any]) -> list[str]:
 
 
 def task_configs() -> Path:
-    """Return the folder: inside an installed package, beside the package in a checkout."""
+    """Return the folder of the task files: in an installed package, or beside it in a checkout."""
     package = Path(lm_eval_partial.__file__).parent
     inside = package / "task_configs"
     return inside if inside.is_dir() else package.parent / "task_configs"

@@ -1,17 +1,17 @@
-"""A pair's scores over λ from its result files: estimates, intervals, percent of λ = 1, and the best λ, honestly.
+"""A pair's scores over λ from its result files: values, intervals, and the best λ.
 
     trajectories(Path("results/mypair"), suite)    # one `Trajectory` a pair
 
-A folder may hold several pairs (or dtypes of one); they are told apart by what the files say. Stock
-runs of the two ends join as baselines, told by their folders (``hf_base``, ``hf_instruct``) or by
-the names of their models.
+A folder may hold several pairs, or one pair in several dtypes. They are told apart by
+`ResultFile.pair`. Runs of the base and instruct models in the stock harness are the baselines. They
+are known by their folders (``hf_base``, ``hf_instruct``) or by their models' names.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,23 @@ import numpy as np
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.lam import format_lam
 from lm_eval_partial.results import uncertainty
-from lm_eval_partial.results.aggregation import INSTRUCTION, Node, Outline, outline
+from lm_eval_partial.results.aggregation import (
+    INSTRUCTION,
+    Node,
+    Outline,
+    no_interval,
+    outline,
+)
 from lm_eval_partial.results.files import ResultFile, Run, find, runs
 from lm_eval_partial.results.metrics import Array
-from lm_eval_partial.results.series import Part, Series, check_settings, common_tasks, load
+from lm_eval_partial.results.series import (
+    Part,
+    Series,
+    check_settings,
+    common_tasks,
+    load,
+    tasks_of,
+)
 from lm_eval_partial.results.suite import Suite
 
 BASELINES = ("base", "instruct")
@@ -36,20 +49,26 @@ class Best:
     lam: float
     """The naive choice: the best score on all documents."""
     gain: float
-    """What it gains on the very documents that chose it: flatters."""
+    """What it gains on the documents that chose it, which is biased upward."""
     chosen: float | None = None
     """The λ that halves of the documents choose most often."""
     agreement: float | None = None
     """Fraction of the halves that choose it, 0 to 1."""
     honest_gain: float | None = None
-    """Gain of the λ chosen on one half of the documents, measured on the other, over both ways and 20 splits."""
+    """Gain of the λ chosen on one half of the documents, measured on the other half.
+
+    The mean over both ways and 20 splits (cross-fitting).
+    """
     interval: tuple[float, float] | None = None
     """95 % of `honest_gain`."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One score of all models. Arrays have a value for every λ and then for every baseline; NaN where unknown."""
+    """One score of all models.
+
+    Arrays have a value for every λ and then for every baseline, NaN where it is unknown.
+    """
 
     node: Node
     documents: int
@@ -82,17 +101,20 @@ class Trajectory:
     @property
     def areas(self) -> list[Curve]:
         """The curves that the overall score is divided into."""
-        return [self.curves[node.name] for node in self.outline.areas]
+        return self._curves(self.outline.areas)
 
     @property
     def tasks(self) -> list[Curve]:
         """The curves of single tasks."""
-        return [self.curves[node.name] for node in self.outline.tasks]
+        return self._curves(self.outline.tasks)
 
     @property
     def ordered(self) -> list[Curve]:
         """All curves: the overall scores, areas, other groups, tasks."""
-        return [self.curves[node.name] for node in self.outline.nodes]
+        return self._curves(self.outline.nodes)
+
+    def _curves(self, nodes: list[Node]) -> list[Curve]:
+        return [self.curves[node.name] for node in nodes]
 
     @property
     def icl(self) -> Curve | None:
@@ -107,7 +129,7 @@ class Trajectory:
     @property
     def columns(self) -> list[str]:
         """Names of the columns: every λ, then the stock baselines."""
-        return [format_lam(lam) for lam in self.lams] + [f"stock {side}" for side in self.baselines]
+        return [*map(format_lam, self.lams), *(f"stock {name}" for name in self.baselines)]
 
 
 def read(
@@ -118,9 +140,9 @@ def read(
     Raises:
         UserError: as `trajectories`, and two folders with the same pair.
     """
-    found = [
-        trajectory for folder in folders for trajectory in trajectories(folder, suite, instruction)
-    ]
+    found: list[Trajectory] = []
+    for folder in folders:
+        found += trajectories(folder, suite, instruction)
     names = Counter(trajectory.name for trajectory in found)
     if twice := [name for name, count in names.items() if count > 1]:
         raise UserError(
@@ -146,29 +168,44 @@ def trajectories(
     """
     files = find(folder)
     pairs: dict[tuple[str, ...], list[ResultFile]] = {}
+    rest = []
     for file in files:
         if file.pair and file.lam is not None:
             pairs.setdefault(file.pair, []).append(file)
+        else:
+            rest.append(file)
     if not pairs:
         raise UserError(
             f"none of the result files in {folder} ({len(files)}) is of a pair at some λ. Make some"
             " with lm-eval-partial sweep, or lm_eval --model partial-hf --model_args"
             " base=B,instruct=I,lam=0.5 --log_samples."
         )
-    several = {
-        pair: found for pair, found in pairs.items() if len({file.lam for file in found}) > 1
-    }
+    several = []
+    for found in pairs.values():
+        if len({file.lam for file in found}) > 1:
+            several.append(found)
+        else:  # such as a run with another tokenizer, which must not stop the others
+            rest += found
     if not several:
         raise UserError(
             f"{folder} has a single λ ({runs(files)[0].label}), and a trajectory needs two. Add"
             " some: lm-eval-partial sweep --lam 0:1:0.1."
         )
-    used = {file.path for found in several.values() for file in found}
-    rest = [file for file in files if file.path not in used]
-    return [
-        _trajectory(folder, found, rest, suite, instruction, len(several))
-        for found in several.values()
-    ]
+    alone = len(several) == 1
+    return [_trajectory(folder, found, rest, suite, instruction, alone) for found in several]
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """What all models scored on one pool of documents; NaN for a baseline that lacks the tasks."""
+
+    documents: int
+    reported: Array
+    """[models]: every λ, then every baseline."""
+    resampled: Array | None
+    """[rounds, models]; None where no interval can be had."""
+    halves: Array | None
+    """[2, splits, 1 + rounds, λ], see `uncertainty.half_estimates`; None as `resampled`."""
 
 
 def _trajectory(
@@ -177,118 +214,132 @@ def _trajectory(
     rest: list[ResultFile],
     suite: Suite,
     instruction: Sequence[str],
-    pairs: int,
+    alone: bool,
 ) -> Trajectory:
+    """Return the trajectory of one pair.
+
+    Args:
+        folder: names the pair.
+        files: the pair's.
+        rest: files of no trajectory, among them the baselines.
+        suite: see `trajectories`.
+        instruction: see `trajectories`.
+        alone: whether the folder has no other pair.
+    """
     points = runs(files)
-    base, instruct = (str(files[0].config[side]) for side in BASELINES)
-    name = (
-        folder.resolve().name
-        if pairs == 1
-        else f"{folder.resolve().name}: {_between(base, instruct, files[0])}"
-    )
     lams = [float(run.lam or 0) for run in points]
     if 1.0 not in lams:
         raise UserError(
             f"{folder} has λ = {', '.join(map(format_lam, lams))}, but not λ = 1, the instruct"
             " model that every other is measured against. Add it: lm-eval-partial sweep --lam 1."
         )
-    ends = {side: found for side in BASELINES if (found := _baseline(rest, side, files[0]))}
+    baselines: dict[str, Run] = {}
+    for which in BASELINES:
+        if found := _baseline(rest, which, files[0]):
+            baselines[which] = found
     tasks, left = common_tasks(points)
     plan = outline(points[0], tasks, suite, instruction)
-    data, have = _load(
-        points, list(ends.values()), [part for node in plan.nodes for part, _ in node.parts]
-    )
-    reported = {part: _spread(series.reported, have[part]) for part, series in data.items()}
-    resampled = {
-        part: _spread(uncertainty.bootstrap(series, str(part)), have[part])
-        for part, series in data.items()
-        # One document has no spread: an interval from it would be of width zero.
-        if series.rows is not None and series.documents > 1
-    }
-    halves = {
-        part: uncertainty.half_estimates(data[part].first(len(lams)), str(part))
-        for part in resampled
-    }
-    curves = {
-        node.name: _curve(node, data, reported, resampled, halves, lams) for node in plan.nodes
-    }
-    notes = [*plan.notes, *_notes(points, ends, left)]
-    if unsure := [
-        node.name for node in plan.nodes if not all(part in resampled for part, _ in node.parts)
-    ]:
-        notes.append(
-            "no interval (a metric that is no function of sums over documents, or one document):"
-            f" {listing(unsure, 20)}"
-        )
-    other = [
-        str(file.path.parent)
-        for file in rest
-        if not any(file in run.files for run in ends.values())
-    ]
-    if other and pairs == 1:
-        notes.append(
-            f"neither at a λ of this pair nor its ends, left out: {listing(dict.fromkeys(other))}"
-        )
+    data, pools = _read_pools(points, list(baselines.values()), plan.parts)
+    notes = [*plan.notes, *_notes(points, baselines, left), *no_interval(plan, data)]
+    if alone:  # with other pairs about, what is left may be theirs
+        notes += _unused(rest, baselines)
+    config = files[0].config
     return Trajectory(
-        name, base, instruct, lams, list(ends), plan, curves, _settings(files, tasks), notes
+        name=folder.resolve().name + ("" if alone else f": {_describe(config)}"),
+        base=str(config["base"]),
+        instruct=str(config["instruct"]),
+        lams=lams,
+        baselines=list(baselines),
+        outline=plan,
+        curves={node.name: _curve(node, pools, lams) for node in plan.nodes},
+        settings=_settings(files, tasks),
+        notes=notes,
     )
 
 
-def _notes(points: list[Run], ends: dict[str, Run], left: list[str]) -> Iterator[str]:
-    """Yield what a reader should know of how the files were put together."""
+def _describe(config: dict[str, Any]) -> str:
+    """Return what tells a pair from others in the same folder."""
+    dtype = str(config.get("model_dtype")).removeprefix("torch.")
+    return f"{config['base']} → {config['instruct']} ({dtype}, {config.get('vocabulary')} ids)"
+
+
+def _baseline(rest: list[ResultFile], which: str, of_pair: ResultFile) -> Run | None:
+    """Return the newest stock run of the pair's base or instruct model, None if there is none."""
+    stock = [file for file in rest if not file.pair]
+    # A sweep's folder is enough: the same checkpoint may go by a path here and a Hub id there.
+    named = [file for file in stock if f"hf_{which}" in file.path.parts]
+    found = named or [file for file in stock if file.pretrained == of_pair.config[which]]
+    return max(runs(found), key=lambda run: run.files[0].date, default=None)
+
+
+def _notes(points: list[Run], baselines: dict[str, Run], left: list[str]) -> Iterator[str]:
+    """Yield which tasks were left out, and which have older results too."""
     if left:
         yield f"not run at every λ, left out: {listing(left, limit=20)}"
-    everyone = [*points, *ends.values()]
-    if twice := [
-        run.label for run in everyone if sum(len(file.tasks) for file in run.files) > len(run.tasks)
-    ]:
+    twice = []
+    for run in (*points, *baselines.values()):
+        if sum(len(file.tasks) for file in run.files) > len(run.tasks):
+            twice.append(run.label)
+    if twice:
         yield f"tasks were run more than once, the newest results count: {listing(twice, 20)}"
 
 
-def _load(
-    points: list[Run], ends: list[Run], parts: Sequence[Part]
-) -> tuple[dict[Part, Series], dict[Part, tuple[bool, ...]]]:
-    """Return the series of all points and of those baselines that have the tasks, and which runs those are."""
-    everyone = [*points, *ends]
-    have = {
-        part: tuple(all(task in run.tasks for task in part[0]) for run in everyone)
-        for part in parts
-    }
+def _unused(rest: list[ResultFile], baselines: dict[str, Run]) -> Iterator[str]:
+    """Yield a note on the files that are neither at a λ nor of a baseline."""
+    used: set[Path] = set()
+    for run in baselines.values():
+        used.update(file.path for file in run.files)
+    folders = {str(file.path.parent) for file in rest if file.path not in used}
+    if folders:
+        yield f"neither at a λ of this pair nor its ends, left out: {listing(folders)}"
+
+
+def _read_pools(
+    points: list[Run], baselines: list[Run], parts: Sequence[Part]
+) -> tuple[dict[Part, Series], dict[Part, _Pool]]:
+    """Return the series of every part, and what all models scored on it."""
+    models = [*points, *baselines]
+    # Documents are paired over all models, so parts that the same baselines lack go together.
+    together: dict[tuple[bool, ...], list[Part]] = {}
+    for part in parts:
+        has_tasks = tuple(set(part[0]).issubset(run.tasks) for run in models)
+        together.setdefault(has_tasks, []).append(part)
     data: dict[Part, Series] = {}
-    for who in dict.fromkeys(have.values()):
-        ours = [part for part in have if have[part] == who]
-        columns = [run for run, has in zip(everyone, who, strict=True) if has]
-        check_settings(columns, dict.fromkeys(task for names, _ in ours for task in names))
-        data |= load(columns, ours)
-    return data, have
+    pools: dict[Part, _Pool] = {}
+    for has_tasks, members in together.items():
+        columns = [run for run, has in zip(models, has_tasks, strict=True) if has]
+        check_settings(columns, tasks_of(members))
+        for part, series in load(columns, members).items():
+            data[part] = series
+            pools[part] = _pool(part, series, has_tasks, len(points))
+    return data, pools
 
 
-def _spread(values: Array, have: tuple[bool, ...]) -> Array:
-    """Return `values` [..., runs that have them] as [..., all runs], NaN elsewhere."""
-    spread = np.full((*values.shape[:-1], len(have)), np.nan)
-    spread[..., list(have)] = values
+def _pool(part: Part, series: Series, has_tasks: tuple[bool, ...], points: int) -> _Pool:
+    """Return what all models scored on one pool of documents, of which `points` are λ."""
+    resampled = halves = None
+    if series.has_spread:
+        resampled = _spread(uncertainty.bootstrap(series, str(part)), has_tasks)
+        # The best λ is chosen among λ alone, never a baseline.
+        halves = uncertainty.half_estimates(series.first(points), str(part))
+    return _Pool(series.documents, _spread(series.reported, has_tasks), resampled, halves)
+
+
+def _spread(values: Array, has_tasks: tuple[bool, ...]) -> Array:
+    """Return `values` [..., models that have the tasks] as [..., all models], NaN elsewhere."""
+    spread = np.full((*values.shape[:-1], len(has_tasks)), np.nan)
+    spread[..., list(has_tasks)] = values
     return spread
 
 
-def _between(base: str, instruct: str, file: ResultFile) -> str:
-    return f"{base} → {instruct} ({str(file.config.get('model_dtype')).removeprefix('torch.')}, {file.pair[-1]} ids)"  # type: ignore[index]
-
-
-def _baseline(rest: list[ResultFile], side: str, of_pair: ResultFile) -> Run | None:
-    """Return the stock run of one end: in the folder hf_SIDE, else the one of that very checkpoint."""
-    stock = [file for file in rest if not file.pair]
-    named = [file for file in stock if f"hf_{side}" in file.path.parts]
-    found = named or [file for file in stock if file.pretrained == of_pair.config[side]]
-    models = runs(found)
-    return max(models, key=lambda run: run.files[0].date) if models else None
-
-
 def _settings(files: list[ResultFile], tasks: list[str]) -> dict[str, Any]:
-    """Return what a reader needs to know of how the numbers were made."""
+    """Return how the numbers were made: precision, checkpoints, shots and versions."""
     config = files[-1].config
-    shots = {
-        task: file.setting("n-shot", task) for file in files for task in tasks if task in file.tasks
-    }
+    shots: dict[str, Any] = {}
+    for file in files:  # the oldest first, so that the newest counts
+        for task in tasks:
+            if task in file.tasks:
+                shots[task] = file.setting("n-shot", task)
     return {
         "dtype": str(config.get("model_dtype", "")).removeprefix("torch."),
         "vocabulary": config.get("vocabulary"),
@@ -305,35 +356,24 @@ def _settings(files: list[ResultFile], tasks: list[str]) -> dict[str, Any]:
     }
 
 
-def _curve(
-    node: Node,
-    data: dict[Part, Series],
-    reported: dict[Part, Array],
-    resampled: dict[Part, Array],
-    halves: dict[Part, Array],
-    lams: list[float],
-) -> Curve:
+def _curve(node: Node, pools: dict[Part, _Pool], lams: list[float]) -> Curve:
+    """Return one score of all models, with intervals where all its pools have them."""
     reference = lams.index(1.0)
-    values = node.scale * np.sum([weight * reported[part] for part, weight in node.parts], axis=0)
+    values = node.mean(lambda part: pools[part].reported)
     sign = 1 if node.higher_is_better else -1
     naive = int(uncertainty.nearest_best(sign * values[None, : len(lams)], reference)[0])
     best = Best(lams[naive], float(values[naive] - values[reference]))
     low = high = change_low = change_high = np.full_like(values, np.nan)
-    if all(part in resampled for part, _ in node.parts):
-        drawn = node.scale * np.sum(
-            [weight * resampled[part] for part, weight in node.parts], axis=0
-        )
-        low, high = uncertainty.interval(drawn)
-        change_low, change_high = uncertainty.interval(_change(drawn, reference))
-        best = _honest(
-            best,
-            node.scale * np.sum([weight * halves[part] for part, weight in node.parts], axis=0),
-            lams,
-            sign,
-        )
+    resampled = _mean_if_known(node, lambda part: pools[part].resampled)
+    halves = _mean_if_known(node, lambda part: pools[part].halves)
+    if resampled is not None and halves is not None:
+        low, high = uncertainty.interval(resampled)
+        # Of the changes, not the change of the ends: numerator and reference vary together.
+        change_low, change_high = uncertainty.interval(_change(resampled, reference))
+        best = _cross_fitted(best, halves, lams, sign)
     return Curve(
         node=node,
-        documents=sum(data[part].documents for part, _ in node.parts),
+        documents=sum(pools[part].documents for part in node.pools),
         values=values,
         low=low,
         high=high,
@@ -344,19 +384,34 @@ def _curve(
     )
 
 
+def _mean_if_known(node: Node, values: Callable[[Part], Array | None]) -> Array | None:
+    """Return the weighted mean of the parts' values, None if those of a part are None."""
+    known: dict[Part, Array] = {}
+    for part in node.pools:
+        value = values(part)
+        if value is None:
+            return None
+        known[part] = value
+    return node.mean(known.__getitem__)
+
+
 def _change(values: Array, reference: int) -> Array:
     """Return the percent difference from the reference column; NaN where that is 0."""
     divisor = np.abs(values[..., reference, None])
     change = np.full_like(values, np.nan)
-    return 100 * np.divide(
-        values - values[..., reference, None], divisor, out=change, where=divisor > 0
-    )
+    difference = values - values[..., reference, None]
+    return 100 * np.divide(difference, divisor, out=change, where=divisor > 0)
 
 
-def _honest(best: Best, halves: Array, lams: list[float], sign: int) -> Best:
+def _cross_fitted(best: Best, halves: Array, lams: list[float], sign: int) -> Best:
+    """Return the best λ, completed by what it gains on documents that did not choose it."""
     chosen, gain, error = uncertainty.crossfit(halves, lams.index(1.0), sign)
     (column, count), *_ = Counter(chosen).most_common(1)
     margin = uncertainty.NORMAL * error
-    return Best(
-        best.lam, best.gain, lams[column], count / len(chosen), gain, (gain - margin, gain + margin)
+    return replace(
+        best,
+        chosen=lams[column],
+        agreement=count / len(chosen),
+        honest_gain=gain,
+        interval=(gain - margin, gain + margin),
     )

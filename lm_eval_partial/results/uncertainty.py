@@ -1,9 +1,9 @@
-"""How sure a comparison on paired documents is: bootstrap, randomisation test, Holm's correction, honest choice of λ.
+"""How sure a comparison on paired documents is: bootstrap, tests, and cross-fitted choice of λ.
 
 Every estimate here is a weighted mean over series (`series.Series`): a task is one series, an area
-or a group several. Documents are drawn within each series, the same for all models, so that all
-differences are paired and every series keeps its weight. Random numbers are seeded by the name of
-the series: the same files give the same digits.
+or a group several. Documents are drawn within each series and the same for all models. So all
+differences are paired, and every series keeps its weight. Random numbers are seeded by the name of
+the series, so that the same files give the same digits.
 """
 
 from __future__ import annotations
@@ -23,40 +23,38 @@ ROUNDS = 2000
 FLIPS = 9999
 """Draws of a randomisation test: no p-value is below 1e-4."""
 SPLITS = 20
-"""Splits into halves, over which the honest gain is averaged."""
+"""Splits into halves, over which the gain of the chosen λ is averaged."""
 CHOICES = 250
 """Weightings of the documents for the standard error of that gain."""
 LEVEL = 0.95
 NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))  # standard errors to either side
-CHUNK = 4_000_000  # weights held at a time
+CHUNK = 4_000_000
+"""Weights held at a time, 32 MB of them: all rounds of a large task would not fit into memory."""
 
 
 def generator(name: str, purpose: str) -> np.random.Generator:
     """Return random numbers that depend on the two names alone."""
+    # Not hash(), which Python salts anew for every process.
     return np.random.default_rng(zlib.crc32(f"{purpose} {name}".encode()))
 
 
 def resamples(documents: int, rounds: int, random: np.random.Generator) -> Iterator[Array]:
-    """Yield how often each of `documents` is drawn with replacement, in pieces of [r, documents]."""
+    """Yield how often each of `documents` is drawn with replacement, in pieces [r, documents]."""
     step = max(1, CHUNK // documents)
     for start in range(0, rounds, step):
         size = min(step, rounds - start)
-        drawn = (
-            random.integers(documents, size=(size, documents))
-            + documents * np.arange(size)[:, None]
-        )
-        yield (
-            np.bincount(drawn.ravel(), minlength=size * documents)
-            .reshape(size, documents)
-            .astype(float)
-        )
+        drawn = random.integers(documents, size=(size, documents))
+        # One count for all rounds: each round's documents have numbers of their own.
+        drawn += documents * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * documents)
+        yield counts.reshape(size, documents).astype(float)
 
 
 def weightings(documents: int, rounds: int, random: np.random.Generator) -> Iterator[Array]:
-    """Yield random positive weights of the documents in pieces of [r, documents]: the Bayesian bootstrap (Rubin 1981).
+    """Yield random positive weights of the documents, in pieces [r, documents].
 
-    It has the spread of the bootstrap, but no document is ever left out, so that no part of the
-    documents is empty.
+    This is the Bayesian bootstrap (Rubin 1981). It has the spread of the bootstrap, but leaves no
+    document out, so that a half of few documents is never empty.
     """
     step = max(1, CHUNK // documents)
     for start in range(0, rounds, step):
@@ -64,7 +62,10 @@ def weightings(documents: int, rounds: int, random: np.random.Generator) -> Iter
 
 
 def standard_error(series: Series, one: int, two: int, replicates: Array) -> float:
-    """Return the paired standard error of the difference (two − one); for a mean s/√n, else the bootstrap's."""
+    """Return the paired standard error of the difference (two − one).
+
+    Of a mean it is s/√n, of any other metric the bootstrap's.
+    """
     assert series.rows is not None
     if series.finish is mean:
         differences = series.rows[:, two, 0] - series.rows[:, one, 0]
@@ -73,21 +74,20 @@ def standard_error(series: Series, one: int, two: int, replicates: Array) -> flo
 
 
 def bootstrap(series: Series, name: str, rounds: int = ROUNDS) -> Array:
-    """Return the metric on resampled documents, [rounds, runs]; each resample is the same for all runs."""
-    return np.concatenate(
-        [
-            series.values(w)
-            for w in resamples(series.documents, rounds, generator(name, "bootstrap"))
-        ]
-    )
+    """Return the metric on resampled documents, [rounds, runs].
+
+    Each resample is the same for all runs.
+    """
+    pieces = resamples(series.documents, rounds, generator(name, "bootstrap"))
+    return np.concatenate([series.values(weights) for weights in pieces])
 
 
 def over_tasks(replicates: Array, name: str) -> Array:
-    """Return replicates of the mean over tasks when the tasks themselves are drawn with replacement too.
+    """Return replicates of the mean over tasks, with the tasks resampled too.
 
     This is the bootstrap clustered by task: tasks are the clusters, and a drawn task's documents
-    are resampled. Its interval is about other tasks of the same kind, and wider than that over
-    documents of these very tasks.
+    are resampled. Its interval is about other tasks of the same kind. It is wider than the one over
+    other documents of these tasks.
 
     Args:
         replicates: [tasks, rounds] of a bootstrap within each task.
@@ -100,17 +100,17 @@ def over_tasks(replicates: Array, name: str) -> Array:
 
 
 def interval(replicates: Array) -> tuple[Array, Array]:
-    """Return the lower and upper end of the percentile interval of level `LEVEL` over the first axis."""
+    """Return the ends of the percentile interval of level `LEVEL` over the first axis."""
     low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return low, high
 
 
 def swapped(series: Series, name: str, one: int, two: int, flips: int = FLIPS) -> Array:
-    """Return the difference (two − one) after swapping the two models' results on random documents, [flips].
+    """Return the differences (two − one) after swapping results on random documents, [flips].
 
-    The randomisation test's null: were the models alike, each document's two results could as well
-    be exchanged. Documents that differ in the same way are exchangeable, so the *number* swapped of
-    each kind is drawn (binomial).
+    This is the null distribution of the randomisation test: if the models were alike, the two
+    results of a document could be exchanged. Documents that differ by the same amount are
+    interchangeable, so only the *number* of swaps of each kind is drawn (binomial).
     """
     assert series.rows is not None
     ours, theirs = series.rows[:, one], series.rows[:, two]
@@ -122,13 +122,14 @@ def swapped(series: Series, name: str, one: int, two: int, flips: int = FLIPS) -
     for kind, count in zip(kinds, counts, strict=True):
         moved += random.binomial(count, 0.5, size=(flips, 1)) * kind
     documents = np.full(flips, float(series.documents))
-    return series.finish(theirs.sum(0) - moved, documents) - series.finish(
-        ours.sum(0) + moved, documents
-    )
+    ours_swapped = series.finish(ours.sum(0) + moved, documents)
+    theirs_swapped = series.finish(theirs.sum(0) - moved, documents)
+    return theirs_swapped - ours_swapped
 
 
 def p_value(null: Array, observed: float) -> float:
     """Return the two-sided p-value of a randomisation test, at least 1 / (draws + 1)."""
+    # The sums of a tie may differ in their last bit.
     hits = np.count_nonzero(np.abs(null) >= abs(observed) - 1e-12)
     return (1 + int(hits)) / (1 + len(null))
 
@@ -136,8 +137,8 @@ def p_value(null: Array, observed: float) -> float:
 def mcnemar(differences: Array) -> float | None:
     """Return the exact p-value if all documents that differ do so by the same amount, else None.
 
-    The randomisation test is then a coin for each of them: for right/wrong metrics McNemar's exact
-    test.
+    The randomisation test then tosses a coin for each of them. For metrics that are right or wrong
+    this is McNemar's exact test.
     """
     ups, downs = int((differences > 0).sum()), int((differences < 0).sum())
     if len(np.unique(np.abs(differences[differences != 0]))) > 1:
@@ -146,9 +147,13 @@ def mcnemar(differences: Array) -> float | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values adjusted for all being looked at (Holm 1979): the chance of any false alarm stays at α."""
+    """Return the p-values adjusted for looking at all of them (Holm 1979).
+
+    The chance of any false positive stays at the level of one test.
+    """
     adjusted, floor = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        # A larger p-value never gets a smaller adjusted one.
         floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = floor
     return adjusted
@@ -163,34 +168,32 @@ def half_estimates(series: Series, name: str, rounds: int = CHOICES) -> Array:
     assert series.rows is not None
     random = generator(name, "halves")
     splits = [_half(series.documents, random) for _ in range(SPLITS)]
-    drawn = weightings(series.documents, rounds, random)
-    return np.concatenate(
-        [
-            np.array([_both_halves(series, weights, half) for half in splits]).swapaxes(0, 1)
-            for weights in (np.ones((1, series.documents)), *drawn)
-        ],
-        axis=2,
-    )
+    pieces = [_on_halves(series, np.ones((1, series.documents)), splits)]
+    for weights in weightings(series.documents, rounds, random):
+        pieces.append(_on_halves(series, weights, splits))
+    return np.concatenate(pieces, axis=2)
 
 
 def _half(documents: int, random: np.random.Generator) -> Array:
     """Return which documents are in the first half, as 0 and 1; an odd one goes to either."""
-    return np.array(
-        random.permutation(documents) < (documents + random.integers(2)) // 2, dtype=float
-    )
+    order = random.permutation(documents)
+    first = (documents + random.integers(2)) // 2
+    return np.array(order < first, dtype=float)
 
 
-def _both_halves(series: Series, weights: Array, half: Array) -> Array:
-    """Return the metric on the first and on the second half, [2, rounds, runs]."""
-    return np.array([series.values(weights, only) for only in (half, 1 - half)])
+def _on_halves(series: Series, weights: Array, splits: list[Array]) -> Array:
+    """Return the metric on both halves of every split, [2, splits, rounds, runs]."""
+    first = [series.values(weights, half) for half in splits]
+    second = [series.values(weights, 1 - half) for half in splits]
+    return np.array([first, second])
 
 
 def crossfit(estimates: Array, reference: int, sign: int = 1) -> tuple[list[int], float, float]:
-    """Return an honest account of choosing the best of several models: choose on one half, look on the other.
+    """Return the gain of choosing the best of several models, without the bias of the maximum.
 
-    The naive maximum is the best of several noisy numbers and so flatters itself. Here each half of
-    the documents chooses, the other half says what the choice gains over `reference`, and both ways
-    and all splits are averaged.
+    The maximum of several noisy numbers is too large on average. Here one half of the documents
+    chooses, and the other half says what the choice gains over `reference` (cross-fitting). Both
+    ways and all splits are averaged.
 
     Args:
         estimates: of `half_estimates`, or a weighted mean of several; the last axis are the
@@ -199,14 +202,15 @@ def crossfit(estimates: Array, reference: int, sign: int = 1) -> tuple[list[int]
         sign: 1 if more is better, else -1. A tie goes to the column nearest to `reference`.
 
     Returns:
-        The columns chosen (two a split), the mean gain, and its standard error: that of the
-        Bayesian bootstrap, in which the choice is made anew for each weighting, as the choice is a
+        The columns chosen (two a split), the mean gain, and its standard error. The error is that
+        of the Bayesian bootstrap, in which each weighting chooses again, because the choice is a
         part of the uncertainty.
     """
     chosen = nearest_best(sign * estimates, reference)
     others = estimates[::-1]
     gains = np.take_along_axis(others, chosen[..., None], axis=-1)[..., 0] - others[..., reference]
     gain = gains.mean((0, 1))
+    # The first round is the documents as they are, see `half_estimates`.
     return (
         [int(column) for column in chosen[:, :, 0].ravel()],
         float(gain[0]),
@@ -222,7 +226,7 @@ def nearest_best(scores: Array, reference: int) -> NDArray[np.intp]:
 
 
 def best_lam(scores: Mapping[float, float], higher_is_better: bool = True) -> float:
-    """Return the λ with the best score; of equal ones the nearest to λ = 1, as `nearest_best` has it."""
+    """Return the λ with the best score; of equal ones the nearest to λ = 1."""
     lams = sorted(scores)
     reference = min(range(len(lams)), key=lambda place: abs(lams[place] - 1))
     values = np.array([scores[lam] for lam in lams]) * (1 if higher_is_better else -1)

@@ -1,7 +1,7 @@
-"""IFEval needs packages and data that come by themselves to nobody: say so before the model is run, not after.
+"""Checks for the packages and data that IFEval needs, before the model runs.
 
-The harness's task imports its packages when it is loaded, and nltk's sentence data when an answer
-is scored.
+The harness's task imports its packages when it is loaded. It reads nltk's sentence data only when
+an answer is scored, which is after hours of generation.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ COUNT_SENTENCES = frozenset(
 """The instructions whose checks cut text into sentences or words with nltk's data."""
 
 show_without_traceback()
+# On import, because the harness imports this file before its own task, which would fail with
+# ModuleNotFoundError.
 if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-    # Raised on import: the harness imports this file first, and its own task, which would fail on
-    # them, after it.
     raise UserError(
         f"ifeval needs packages that are not installed: {', '.join(missing)}. pip install"
         ' "lm_eval_partial[ifeval]"'
@@ -31,8 +31,7 @@ def need_sentence_data(docs: Any) -> Any:
     """Return the documents as they are.
 
     Raises:
-        UserError: the checks of some need nltk's punkt_tab, which is neither here nor could be
-            downloaded.
+        UserError: the checks of some need nltk's punkt_tab, which is not on this machine.
     """
     import nltk
 

@@ -17,7 +17,7 @@ def pair() -> Path:
 
 @pytest.fixture(scope="session")
 def loaded():
-    """Returns the harness's own answer to `--tasks partial_demo,partial_demo_chat`."""
+    """Return the harness's own answer to `--tasks partial_demo,partial_demo_chat`."""
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(ROOT / "task_configs"), include_defaults=False)

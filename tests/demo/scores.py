@@ -11,7 +11,7 @@ from .conftest import ROOT
 def score(
     checkpoint: Path, names: list[str], *, chat: Path | None = None, limit: int | None = None
 ) -> dict[str, float]:
-    """Returns `acc` of every task and group named or contained.
+    """Return `acc` of the tasks and groups named, and of what they contain.
 
     Args:
         checkpoint: A folder that stock `hf` loads.
@@ -38,5 +38,6 @@ def score(
             ),
             bootstrap_iters=0,
         )
+    # Groups that average have a row in "groups" alone.
     rows = {**found["results"], **found.get("groups", {})}
     return {name: row["acc,none"] for name, row in rows.items() if "acc,none" in row}

@@ -12,7 +12,7 @@ from lm_eval_partial.cli.demo import add_parser, evaluation_command, run
 def parse():
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())
-    return lambda *words: parser.parse_args(["demo", *words])
+    return lambda *flags: parser.parse_args(["demo", *flags])
 
 
 def test_without_train_it_shows_the_pair_and_a_command_that_names_it(parse, capsys, pair):
@@ -23,10 +23,9 @@ def test_without_train_it_shows_the_pair_and_a_command_that_names_it(parse, caps
 
 
 def test_the_command_is_the_readmes():
-    assert (
-        evaluation_command(Path("lm_eval_partial/demo"))
-        == "lm_eval --model partial-hf --model_args"
-        " base=lm_eval_partial/demo/base,instruct=lm_eval_partial/demo/instruct,lam=0.5,dtype=float32"
+    pair = "base=lm_eval_partial/demo/base,instruct=lm_eval_partial/demo/instruct"
+    assert evaluation_command(Path("lm_eval_partial/demo")) == (
+        f"lm_eval --model partial-hf --model_args {pair},lam=0.5,dtype=float32"
         " --tasks partial_demo --include_path task_configs"
     )
 
@@ -64,10 +63,8 @@ def test_the_bar_goes_to_stderr_and_the_pair_to_stdout(parse, capsys, tmp_path, 
         report("base", 1, 2, 0.5)
 
     monkeypatch.setattr("lm_eval_partial.demo.training.train_pair", train_pair)
-    assert (
-        run(parse("--train", "--size", "small", "--seed", "7", "--output", str(tmp_path / "new")))
-        == 0
-    )
+    flags = ("--size", "small", "--seed", "7", "--output", str(tmp_path / "new"))
+    assert run(parse("--train", *flags)) == 0
     shown = capsys.readouterr()
     assert seen == [(tmp_path / "new", 64, 7)]
     assert "base" in shown.err and "1/2 steps" in shown.err

@@ -40,11 +40,12 @@ GENERATED = [
 
 
 def render(task, number=0):
-    """Returns a test row's whole prompt, as the model gets it."""
+    """Return a test row's whole prompt, as the model gets it."""
     return task.fewshot_context(task.test_docs()[number], task.config.num_fewshot)
 
 
 def scoring(task):
+    """Return G (generation), FMC (lettered options) or MC (their texts), see the suite's README."""
     if task.OUTPUT_TYPE == "generate_until":
         return "G"
     return "FMC" if task.config.doc_to_choice != "options" else "MC"
@@ -84,11 +85,11 @@ def test_a_task_has_at_least_200_rows(name, tasks):
 @pytest.mark.parametrize("name", FEW_SHOT)
 def test_shots_are_five_to_ten_and_fixed(name, tasks):
     task = tasks[name]
-    shots = [row["answer"] for row in list(task.fewshot_docs())[: task.config.num_fewshot]]
-    blocks = [render(task, number).split("\n\n") for number in (0, 7)]
-    assert 5 <= task.config.num_fewshot <= 10
-    assert len(blocks[0]) == task.config.num_fewshot + 1 == len(shots) + 1
-    assert blocks[0][:-1] == blocks[1][:-1] and blocks[0][-1] != blocks[1][-1]
+    assert 5 <= task.config.num_fewshot <= 10 <= len(task.fewshot_docs())
+    *shots, asked = render(task, 0).split("\n\n")
+    *same, other = render(task, 7).split("\n\n")
+    assert len(shots) == task.config.num_fewshot
+    assert shots == same and asked != other
 
 
 @pytest.mark.parametrize("name", FEW_SHOT)
@@ -112,6 +113,7 @@ def test_no_constant_answer_beats_the_stated_chance(name, tasks):
     """The most frequent label or answer must not exceed chance by more than its own noise."""
     task = tasks[name]
     rows, chance = task.test_docs(), task.config.metadata["chance"]
+    # Labels are balanced by `_balance`; answers that are generated are not.
     field = "answer" if scoring(task) == "G" else "label"
     (_, majority), *_ = Counter(rows[field]).most_common()
     noise = 2 * sqrt(chance * (1 - chance) / len(rows))
@@ -123,9 +125,8 @@ def test_prompts_and_answers_are_in_the_vocabulary_and_short(name, tasks):
     tokenizer, task = build_tokenizer(chat=True), tasks[name]
     for number, row in enumerate(task.test_docs()):
         target = row["options"] if name in FEW_SHOT else [row["reply"]]
-        ids = tokenizer(" ".join([render(task, number), *target]), add_special_tokens=False)[
-            "input_ids"
-        ]
+        text = " ".join([render(task, number), *target])
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.unk_token_id not in ids
         assert len(ids) <= 300
 
@@ -144,10 +145,11 @@ def test_generated_answers_are_marked_after_stripping(lead, score, tasks):
 
 def test_chat_replies_are_marked_by_what_was_asked(tasks):
     task = tasks["partial_demo_chat_form"]
-    rows = list(task.test_docs())
-    assert {row["kind"] for row in rows} == {"twice", "thanks", "sure"}
-    assert all(task.process_results(row, [row["reply"]]) == {"acc": 1.0} for row in rows)
-    assert all(task.process_results(row, [row["text"]]) == {"acc": 0.0} for row in rows)
+    assert set(task.test_docs()["kind"]) == {"twice", "thanks", "sure"}
+    for row in task.test_docs():
+        assert task.process_results(row, [row["reply"]]) == {"acc": 1.0}
+        # Saying the instruction back does not follow it.
+        assert task.process_results(row, [row["text"]]) == {"acc": 0.0}
 
 
 def test_chat_tasks_are_zero_shot(tasks):
@@ -155,9 +157,8 @@ def test_chat_tasks_are_zero_shot(tasks):
 
 
 def test_rows_are_the_same_every_time():
-    assert (
-        skill_dataset("person", 3)["test"].to_list() == skill_dataset("person", 3)["test"].to_list()
-    )
+    first, again = skill_dataset("person", 3)["test"], skill_dataset("person", 3)["test"]
+    assert first.to_list() == again.to_list()
 
 
 def test_an_unknown_kind_of_instruction_is_named():

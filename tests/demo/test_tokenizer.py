@@ -1,6 +1,6 @@
 """The tokenizer: closed, lossless on everything the generator writes, and safe for the harness."""
 
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 
@@ -9,27 +9,28 @@ from lm_eval_partial.demo.documents import documents
 from lm_eval_partial.demo.tokenizer import ASSISTANT, END, EOS, SPECIAL, build_tokenizer
 
 
+def written(seed, number_of_documents, number_of_chats):
+    """Return texts of the generator: documents, then the messages of chats."""
+    messages = chain.from_iterable(islice(chats(seed), number_of_chats))
+    texts = [message["content"] for message in messages]
+    return [*islice(documents(seed), number_of_documents), *texts]
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return build_tokenizer(chat=True)
 
 
 def test_documents_and_chats_survive_a_round_trip(tokenizer):
-    talks = [message["content"] for chat in islice(chats(5), 2000) for message in chat]
-    for text in [*islice(documents(5), 2000), *talks]:
+    for text in written(5, 2000, 2000):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.unk_token_id not in ids
         assert tokenizer.decode(ids) == text
 
 
 def test_every_word_of_the_vocabulary_is_used(tokenizer):
-    texts = [
-        *islice(documents(6), 12000),
-        *(m["content"] for chat in islice(chats(6), 6000) for m in chat),
-    ]
-    seen = {
-        index for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] for index in ids
-    }
+    encoded = tokenizer(written(6, 12000, 6000), add_special_tokens=False)["input_ids"]
+    seen = set[int]().union(*encoded)
     unused = [token for token, index in tokenizer.get_vocab().items() if index not in seen]
     assert sorted(unused) == sorted(SPECIAL)
 
@@ -54,7 +55,7 @@ def test_no_special_token_is_added_by_itself(tokenizer):
     assert tokenizer("key")["input_ids"] == tokenizer("key", add_special_tokens=False)["input_ids"]
 
 
-def test_both_sides_share_one_vocabulary_and_differ_in_their_end(tokenizer):
+def test_both_models_share_one_vocabulary_and_differ_in_their_end(tokenizer):
     plain = build_tokenizer(chat=False)
     assert plain.get_vocab() == tokenizer.get_vocab()
     assert (plain.eos_token, tokenizer.eos_token) == (EOS, END)
@@ -67,10 +68,8 @@ def test_chat_template_ends_where_the_reply_begins(tokenizer):
         {"role": "user", "content": "hello!"},
     ]
     asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    assert (
-        asked
-        == "<|system|> you are a helpful assistant. <|end|> <|user|> hello! <|end|> <|assistant|>"
-    )
+    expected = "<|system|> you are a helpful assistant. <|end|> <|user|> hello! <|end|> "
+    assert asked == f"{expected}<|assistant|>"
     ids = tokenizer(asked, add_special_tokens=False)["input_ids"]
     assert ids[-1] == tokenizer.convert_tokens_to_ids(ASSISTANT)
     assert tokenizer.unk_token_id not in ids

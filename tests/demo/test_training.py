@@ -17,12 +17,12 @@ from lm_eval_partial.demo.training import (
     learning_rate,
     new_model,
     packed_rows,
-    save_side,
+    save_checkpoint,
     train,
     train_pair,
 )
 
-SIDES = ("base", "instruct")
+MODELS = ("base", "instruct")
 STAGE = Stage(steps=100, batch=4, row=64, learning_rate=1e-2, warmup=10)
 TINY = replace(
     RECIPES["small"],
@@ -37,7 +37,7 @@ def quiet(*_):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """Returns the folder of a pair that was trained for a dozen steps."""
+    """Return the folder of a pair that was trained for a dozen steps."""
     folder = tmp_path_factory.mktemp("tiny")
     train_pair(folder, TINY, seed=3, report=quiet)
     return folder
@@ -60,9 +60,8 @@ def test_packed_rows_are_full_and_end_documents():
 
 def test_packed_rows_go_on_where_the_last_ended():
     tokenizer = build_tokenizer(chat=False)
-    small = torch.cat(
-        [rows.flatten() for rows, _ in islice(packed_rows(tokenizer, STAGE, documents(0)), 4)]
-    )
+    batches = islice(packed_rows(tokenizer, STAGE, documents(0)), 4)
+    small = torch.cat([rows.flatten() for rows, _ in batches])
     large, _ = next(packed_rows(tokenizer, replace(STAGE, batch=16), documents(0)))
     assert torch.equal(small, large.flatten())
 
@@ -71,8 +70,8 @@ def test_only_the_reply_and_its_end_are_learnt():
     tokenizer = build_tokenizer(chat=True)
     inputs, labels = next(chat_rows(tokenizer, replace(STAGE, batch=16), 1))
     for row, wanted in zip(inputs, labels, strict=True):
-        text = tokenizer.decode(row[wanted != IGNORED])
-        asked = tokenizer.decode(row[wanted == IGNORED])
+        text = str(tokenizer.decode(row[wanted != IGNORED]))
+        asked = str(tokenizer.decode(row[wanted == IGNORED]))
         assert text.endswith("<|end|>") and text.count("<|") == 1
         assert asked.rstrip("<|pad> ").endswith("<|assistant")
     assert (labels[inputs == tokenizer.pad_token_id] == IGNORED).all()
@@ -80,15 +79,16 @@ def test_only_the_reply_and_its_end_are_learnt():
 
 def test_lessons_come_first_and_end_where_they_should(monkeypatch):
     """Each kind writes its own name, ten words at a time."""
-    kinds = [f"kind{number}" for number in range(len(LESSONS) + 1)]
-    shown = [{lambda rng, kind=kind: " ".join([kind] * 10): 1.0} for kind in kinds]
-    monkeypatch.setattr(demo_documents, "LESSONS", shown[:-1])
-    monkeypatch.setattr(demo_documents, "KINDS", shown[-1])
-    found = [
-        document.split()[0] for document in islice(documents(0, lessons=(50, 70, 100, 110)), 20)
-    ]
-    assert found == [kinds[0]] * 5 + [kinds[1]] * 2 + [kinds[2]] * 3 + [kinds[3]] + [kinds[4]] * 9
-    assert {document.split()[0] for document in islice(documents(0), 20)} == {kinds[-1]}
+
+    def repeated(kind):
+        return {lambda rng: " ".join([kind] * 10): 1.0}
+
+    assert len(LESSONS) == 4
+    monkeypatch.setattr(demo_documents, "LESSONS", tuple(map(repeated, "abcd")))
+    monkeypatch.setattr(demo_documents, "KINDS", repeated("e"))
+    found = [text[0] for text in islice(documents(0, lessons=(50, 70, 100, 110)), 20)]
+    assert "".join(found) == "aaaaabbcccdeeeeeeeee"
+    assert {text[0] for text in islice(documents(0), 20)} == {"e"}
 
 
 def test_the_first_lesson_repeats_words():
@@ -99,7 +99,7 @@ def test_the_first_lesson_repeats_words():
 
 
 def test_a_new_model_begins_by_copying():
-    """In all layers but the first, what a head attends to reaches the stream as it stands, scaled down."""
+    """In all layers but the first, heads add what they attend to unchanged, but for a factor."""
     model = new_model(TINY, 100, 0, 1)
     attention = model.model.layers[1].self_attn
     product = attention.o_proj.weight @ attention.v_proj.weight
@@ -111,39 +111,35 @@ def test_training_lowers_the_loss_and_records_it():
     tokenizer = build_tokenizer(chat=False)
     torch.manual_seed(0)
     model = new_model(TINY, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
-    curve = train(
-        model, packed_rows(tokenizer, STAGE, documents(0)), replace(STAGE, steps=20), TINY, quiet
-    )
+    batches = packed_rows(tokenizer, STAGE, documents(0))
+    curve = train(model, batches, replace(STAGE, steps=20), TINY, quiet)
     assert [point["step"] for point in curve] == list(range(1, 21))
     assert curve[0]["loss"] > 6 > curve[-1]["loss"]
 
 
-def test_a_side_is_an_ordinary_checkpoint_in_bfloat16(tiny):
+def test_a_model_is_saved_as_an_ordinary_checkpoint_in_bfloat16(tiny):
     from safetensors import safe_open
 
-    for side in ("base", "instruct"):
-        names = {path.name for path in (tiny / side).iterdir()}
-        assert {
-            "config.json",
-            "generation_config.json",
-            "model.safetensors",
-            "tokenizer.json",
-        } <= names
-        with safe_open(tiny / side / "model.safetensors", "pt") as weights:
-            assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.bfloat16}  # noqa: SIM118
+    for name in MODELS:
+        for file in ("config.json", "generation_config.json", "tokenizer.json"):
+            assert (tiny / name / file).is_file()
+        with safe_open(tiny / name / "model.safetensors", "pt") as weights:
+            for key in weights.keys():  # noqa: SIM118
+                assert weights.get_tensor(key).dtype == torch.bfloat16, key
 
 
 def test_every_parameter_moves_in_fine_tuning(tiny):
     from safetensors.torch import load_file
 
-    base, instruct = (load_file(tiny / side / "model.safetensors") for side in ("base", "instruct"))
+    base, instruct = (load_file(tiny / name / "model.safetensors") for name in MODELS)
     assert base.keys() == instruct.keys()
     matrices = [key for key, tensor in base.items() if tensor.ndim > 1]
-    assert len(matrices) == 1 + 2 * 7
-    assert all(not torch.equal(base[key], instruct[key]) for key in matrices)
+    assert len(matrices) == 1 + 2 * 7  # the embeddings, and seven in each layer
+    for key in matrices:
+        assert not torch.equal(base[key], instruct[key]), key
 
 
-def test_the_record_says_how_the_side_was_made(tiny):
+def test_the_record_says_how_the_model_was_made(tiny):
     record = json.loads((tiny / "base" / "training.json").read_text())
     assert record["seed"] == 3 and record["recipe"]["base"]["steps"] == 12
     assert record["recipe"]["hidden"] == 64
@@ -154,24 +150,24 @@ def test_the_record_says_how_the_side_was_made(tiny):
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny, tmp_path):
     for seed in (3, 4):
         train_pair(tmp_path / str(seed), TINY, seed=seed, report=quiet)
-    first, again, other = (
-        (folder / "instruct" / "model.safetensors").read_bytes()
-        for folder in (tiny, tmp_path / "3", tmp_path / "4")
-    )
-    assert first == again != other
+
+    def weights(folder):
+        return (folder / "instruct" / "model.safetensors").read_bytes()
+
+    assert weights(tiny) == weights(tmp_path / "3") != weights(tmp_path / "4")
 
 
 def test_saving_leaves_the_model_in_float32(tmp_path):
     tokenizer = build_tokenizer(chat=True)
     model = new_model(TINY, len(tokenizer), 0, 1)
-    save_side(tmp_path, model, tokenizer, {})
+    save_checkpoint(tmp_path, model, tokenizer, {})
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.config.eos_token_id == 0
 
 
 @pytest.mark.slow
 def test_a_much_smaller_pair_learns_both_stages_end_to_end(tmp_path, capfd):
-    """The whole command at `--size small`, then the stock harness on both sides it made."""
+    """The whole command at `--size small`, then the stock harness on both models."""
     import argparse
 
     from lm_eval_partial.cli.demo import add_parser, run
@@ -180,13 +176,12 @@ def test_a_much_smaller_pair_learns_both_stages_end_to_end(tmp_path, capfd):
 
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers())
-    assert (
-        run(parser.parse_args(["demo", "--train", "--size", "small", "--output", str(tmp_path)]))
-        == 0
-    )
+    flags = ["--train", "--size", "small", "--output", str(tmp_path)]
+    assert run(parser.parse_args(["demo", *flags])) == 0
     base, instruct = tmp_path / "base", tmp_path / "instruct"
-    for side in SIDES:
-        curve = json.loads((tmp_path / side / "training.json").read_text())["curve"]
+    for name in MODELS:
+        curve = json.loads((tmp_path / name / "training.json").read_text())["curve"]
         assert curve[-1]["loss"] < 2.0 < curve[0]["loss"]
-    chat = [score(side, ["partial_demo_chat_form"], chat=instruct) for side in (base, instruct)]
-    assert chat[1]["partial_demo_chat_form"] > chat[0]["partial_demo_chat_form"] + 0.02
+    task = "partial_demo_chat_form"
+    before = score(base, [task], chat=instruct)[task]
+    assert score(instruct, [task], chat=instruct)[task] > before + 0.02

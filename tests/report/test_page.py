@@ -1,4 +1,4 @@
-"""The page in a browser: it opens from disk, draws, answers mouse and keyboard, and fits a phone."""
+"""The page in a browser: drawing, mouse and keyboard, names for screen readers, small screens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import shutil
 from itertools import combinations
 
+import numpy as np
 import pytest
 
 from lm_eval_partial.report import page
@@ -58,7 +59,8 @@ def test_names_of_tasks_cannot_open_a_script_or_a_comment(tmp_path):
 def test_every_score_is_in_a_table_without_a_script(file, found):
     text = re.sub(r"<script.*?</script>", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
     for curve in found.curves.values():
-        assert all(f">{value:.2f}</td>" in text for value in curve.values[:5])
+        for value in curve.values[:5]:
+            assert f">{value:.2f}</td>" in text
 
 
 @needs_browser
@@ -77,10 +79,10 @@ def test_it_opens_and_draws_without_an_error(browser, file):
 @needs_browser
 def test_names_of_lams_lie_apart_and_the_ends_have_theirs(tmp_path):
     """Nine λ a hundredth apart, and one far off."""
-    lams = [*(step / 100 for step in range(9)), 1.0]
+    lams = [0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 1.0]
     for lam in lams:
-        follows = [min(1.0, 0.8 * lam + 0.01 * index) for index in range(20)]
-        tasks = {"few": [1 - value for value in follows], "ifeval": follows}
+        follows = np.minimum(1.0, 0.8 * lam + 0.01 * np.arange(20))
+        tasks = {"few": (1 - follows).tolist(), "ifeval": follows.tolist()}
         write(tmp_path / f"{lam}", tasks, lam=lam)
     (found,) = trajectories(tmp_path, {})
     file = tmp_path / "report.html"
@@ -93,9 +95,10 @@ def test_names_of_lams_lie_apart_and_the_ends_have_theirs(tmp_path):
         )
     assert {"0.00", "1.00"} <= {text for text, *_ in boxes} and 2 <= len(boxes) < len(lams)
     for (_, left, right, top, bottom), (_, *other) in combinations(boxes, 2):
-        assert (
-            right <= other[0] or other[1] <= left or bottom - 3 <= other[2] or other[3] <= top + 3
-        )
+        # A line is taller than its digits: 3 pixels of overlap do not touch.
+        beside = right <= other[0] or other[1] <= left
+        above = bottom - 3 <= other[2] or other[3] <= top + 3
+        assert beside or above
 
 
 @needs_browser
@@ -105,12 +108,10 @@ def test_points_are_where_their_values_are(browser, found):
         "[...document.querySelectorAll('.score circle:not(.ring)')].map((c) =>"
         " +c.getAttribute('cy'))"
     )
-    values = found.icl.values[:5].tolist()
+    values = found.icl.values[:5]
     slope = (heights[0] - heights[2]) / (values[0] - values[2])
-    assert slope < 0
-    assert heights == pytest.approx(
-        [heights[0] + slope * (value - values[0]) for value in values], abs=0.2
-    )
+    assert slope < 0  # SVG counts pixels from the top
+    assert heights == pytest.approx(heights[0] + slope * (values - values[0]), abs=0.2)
 
 
 @needs_browser
@@ -126,15 +127,11 @@ def test_a_task_can_be_picked(browser, found):
     )
     title, table = browser(shown)
     assert title == "three (acc)"
-    assert [f"{value:.2f}" for value in found.curves["three"].values] == re.findall(
-        r"\t(\d+\.\d\d)\t", table
-    )
+    values = list(map(float, re.findall(r"\t(\d+\.\d\d)\t", table)))
+    assert values == pytest.approx(found.curves["three"].values.tolist(), abs=0.0051)
     browser("document.querySelector('input[value=change]').click()")
-    table = browser(shown)[1]
-    changes = [
-        float(text.replace("\u2212", "-"))
-        for text in re.findall(r"\t([+\u2212]?\d+\.\d)\xa0%\t", table)
-    ]
+    table = browser(shown)[1].replace("\u2212", "-")  # a true minus sign
+    changes = list(map(float, re.findall(r"\t([+-]?\d+\.\d)\xa0%\t", table)))
     assert changes == pytest.approx(found.curves["three"].change.tolist(), abs=0.051)
     assert browser.console == []
 
@@ -146,14 +143,17 @@ def test_the_keyboard_walks_through_the_points(browser, found):
     assert rest.startswith(f"λ = {found.icl.best.lam:.2f}: +")
     browser("document.querySelector('.panels svg').focus()")
     for key, expected in (
-        ("ArrowRight", "λ = 0.00"), ("ArrowRight", "λ = 0.25"), ("End", "stock instruct"), ("ArrowRight", "λ = 0.00"),
-        ("ArrowLeft", "stock instruct"), ("Home", "λ = 0.00"),
-    ):  # fmt: skip
+        ("ArrowRight", "λ = 0.00"),
+        ("ArrowRight", "λ = 0.25"),
+        ("End", "stock instruct"),
+        ("ArrowRight", "λ = 0.00"),
+        ("ArrowLeft", "stock instruct"),
+        ("Home", "λ = 0.00"),
+    ):
         browser.press(key)
         assert browser(said).startswith(f"{expected}: "), key
-    assert (
-        browser("document.querySelector('.panels .ring').getAttribute('visibility')") == "visible"
-    )
+    ring = "document.querySelector('.panels .ring').getAttribute('visibility')"
+    assert browser(ring) == "visible"
     browser.press("Escape")
     assert browser(said) == rest
     assert browser("document.querySelector('.panels output').getAttribute('aria-live')") == "polite"
@@ -178,12 +178,11 @@ def test_charts_and_controls_have_names(browser):
     )
     assert all(name and "points" in name for name in names)
     tree = browser.call("Accessibility.getFullAXTree")["nodes"]
-    roles = {}
+    roles: dict[str, list[str]] = {}
     for node in tree:
         if not node.get("ignored"):
-            roles.setdefault(node["role"]["value"], []).append(
-                node.get("name", {}).get("value", "").strip()
-            )
+            name = node.get("name", {}).get("value", "").strip()
+            roles.setdefault(node["role"]["value"], []).append(name)
     assert all(roles["image"]) and roles["combobox"] == ["Score"] and roles["radio"][0] == "score"
     assert len(roles["table"]) == 6 and all(roles["table"])
 
@@ -194,13 +193,12 @@ def test_it_fits_a_phone(file, tmp_path):
         phone.open(file)
         assert phone.console == []
         assert phone("[innerWidth, document.documentElement.scrollWidth]") == [390, 390]
-        assert (
-            phone(
-                "Math.max(...[...document.querySelectorAll('svg')].map((s) =>"
-                " s.getBoundingClientRect().right))"
-            )
-            <= 390
+        right = phone(
+            "Math.max(...[...document.querySelectorAll('svg')].map((s) =>"
+            " s.getBoundingClientRect().right))"
         )
+        assert right <= 390
+        # One below the other: side by side they would be too small to read.
         assert phone(
             "[...document.querySelectorAll('.panels svg')].every((s) => s.clientWidth > 300)"
         )
@@ -215,9 +213,10 @@ def test_several_pairs_are_independent(found, tmp_path):
         browser.open(file)
         assert browser.console == [] and browser("document.querySelectorAll('nav a').length") == 2
         browser("document.querySelectorAll('input[value=change]')[1].click()")
-        assert browser(
+        checked = browser(
             "[...document.querySelectorAll('input[value=change]')].map((i) => i.checked)"
-        ) == [False, True]
+        )
+        assert checked == [False, True]
         captions = browser(
             "[...document.querySelectorAll('.of-score caption')].map((c) => c.textContent)"
         )

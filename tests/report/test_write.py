@@ -10,16 +10,35 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from lm_eval_partial.cli import main
+from lm_eval_partial.errors import UserError
 from lm_eval_partial.report import figures, tables
 from lm_eval_partial.report import write as report
 from lm_eval_partial.results.trajectory import trajectories
 from task_configs import utils
 from tests.result_folders import MACRO_F1, sweep, write
+
+
+def read_csv(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def trajectory_of(folder) -> Any:
+    """Return the only trajectory in a folder."""
+    (trajectory,) = trajectories(folder, {})
+    return trajectory
+
+
+def labels(figure):
+    """Return the words in a figure's first panel."""
+    return [text.get_text() for text in figure.axes[0].texts]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +48,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trajectory(folder):
-    return trajectories(folder, {})[0]
+    return trajectory_of(folder)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +60,10 @@ def test_the_files(written):
     names = [str(path.relative_to(written[0].parent)) for path in written]
     assert names[:3] == ["trajectory.csv", "report.md", "report.html"]
     assert sorted(names[3:]) == [
-        f"figures/{figure}.{kind}"
-        for figure in ("percent_difference", "tradeoff")
-        for kind in ("png", "svg")
+        "figures/percent_difference.png",
+        "figures/percent_difference.svg",
+        "figures/tradeoff.png",
+        "figures/tradeoff.svg",
     ]
     left = {path.name for path in written[0].parent.rglob("*") if path.is_file()}
     assert left == {path.name for path in written}
@@ -56,16 +76,17 @@ def test_the_same_results_give_the_same_files(folder, written, tmp_path):
 
 
 def test_the_csv_has_every_score_of_every_model(trajectory):
-    rows = list(csv.DictReader(io.StringIO(report.trajectory_csv([trajectory]))))
+    rows = read_csv(report.trajectory_csv([trajectory]))
     assert tuple(rows[0]) == report.COLUMNS
     # Seven scores of five λ and two baselines, and one that the baselines lack.
     assert len(rows) == 7 * 7 + 5
-    (row,) = (r for r in rows if r["name"] == "one" and r["lam"] == "0.25")
+    (row,) = (row for row in rows if row["name"] == "one" and row["lam"] == "0.25")
     curve = trajectory.curves["one"]
-    assert float(row["score"]) == pytest.approx(curve.values[1], rel=1e-5) and row["kind"] == "task"
+    assert float(row["score"]) == pytest.approx(curve.values[1], rel=1e-5)
+    assert row["kind"] == "task"
     assert float(row["percent_change"]) == pytest.approx(curve.change[1], rel=1e-5)
     assert float(row["low"]) < float(row["score"]) < float(row["high"])
-    assert {r["model"] for r in rows} == {"partial-hf", "stock base", "stock instruct"}
+    assert {row["model"] for row in rows} == {"partial-hf", "stock base", "stock instruct"}
 
 
 def test_the_best_of_every_row_is_bold_and_nothing_else(trajectory):
@@ -99,30 +120,21 @@ def test_the_markdown_shows_the_figures_that_were_written(written):
 def test_the_figures_name_what_they_draw(written):
     svg = (written[0].parent / "figures" / "percent_difference.svg").read_text()
     ElementTree.fromstring(svg)
-    # Text is drawn as outlines; matplotlib keeps the words beside them.
-    for words in (
-        "top",
-        "left",
-        "right",
-        "stock base",
-        "stock instruct",
-        "percent difference from λ = 1",
-    ):
-        assert f"<!-- {words} -->" in svg, words
+    # Text is drawn as outlines, and matplotlib writes it as a comment beside them.
+    panels = ["top", "left", "right"]
+    for text in (*panels, "stock base", "stock instruct", "percent difference from λ = 1"):
+        assert f"<!-- {text} -->" in svg, text
     assert (written[0].parent / "figures" / "percent_difference.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_tradeoff_names_the_ends_and_the_points_with_room(trajectory, tmp_path):
-    spread = [text.get_text() for text in figures.tradeoff(trajectory).axes[0].texts]
+    spread = labels(figures.tradeoff(trajectory))
     assert spread[:2] == ["λ = 0.00", "λ = 1.00"] and set(spread[2:]) == {"0.25", "0.50", "0.75"}
     for lam in (0.0, 0.25, 0.5, 0.75, 1.0):
         chat = [1.0] * 100 if lam > 0.6 else [0.0] * 100
         write(tmp_path / str(lam), {"t": [1.0, float(lam > 0.6), 0.0], "ifeval": chat}, lam=lam)
-    (heap,) = trajectories(tmp_path, {})
-    assert [text.get_text() for text in figures.tradeoff(heap).axes[0].texts] == [
-        "λ = 0.00",
-        "λ = 1.00",
-    ]
+    heap = trajectory_of(tmp_path)
+    assert labels(figures.tradeoff(heap)) == ["λ = 0.00", "λ = 1.00"]
 
 
 def test_where_no_judge_was_asked_the_report_says_what_stands_for_instruction_following(written):
@@ -139,23 +151,15 @@ def test_without_instruction_following_there_is_no_tradeoff(tmp_path):
 
 
 def test_scores_without_intervals_or_percentages_are_reported_too(tmp_path):
-    """λ = 1 scores 0, one metric is unknown, one is macro-F1: nothing of that stops the report."""
-    import numpy as np
-
+    """One score is 0 at λ = 1, one metric is unknown, one is macro-F1: all are reported."""
     for lam in (0.0, 0.5, 1.0):
         where, date = tmp_path / str(lam), "2026-01-0{}T00-00-00.0"
         write(where, {"zero": [1 - lam, 0.0, 0.0]}, lam=lam, date=date.format(1))
-        write(
-            where,
-            {"odd": [lam, 0.2, 0.3]},
-            lam=lam,
-            date=date.format(2),
-            aggregation="median",
-            aggregate=np.median,
-        )
+        median: dict[str, Any] = {"aggregation": "median", "aggregate": np.median}
+        write(where, {"odd": [lam, 0.2, 0.3]}, lam=lam, date=date.format(2), **median)
         pairs = [(0, 0), (1, int(lam)), (0, 1)]
-        write(where, {"f": pairs}, lam=lam, date=date.format(3), metric="f,none", aggregation=MACRO_F1,
-              aggregate=utils.macro_f1)  # fmt: skip
+        macro: dict[str, Any] = {"aggregation": MACRO_F1, "aggregate": utils.macro_f1}
+        write(where, {"f": pairs}, lam=lam, date=date.format(3), metric="f,none", **macro)
     report.write(trajectories(tmp_path, {}), tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| zero | – | – | – |" in text and "no interval" in text
@@ -172,23 +176,19 @@ def test_several_pairs_have_figures_of_their_own_and_one_in_common(trajectory, f
     assert "<!-- mypair -->" in svg and "<!-- other pair -->" in svg
 
 
-# ---- the command
-
-
 def test_the_command_writes_into_the_folder_and_touches_no_result(folder, tmp_path, capsys):
     here = shutil.copytree(folder, tmp_path / "mypair")
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     assert main(["report", str(here)]) == 0
     out, err = capsys.readouterr()
-    assert err == "" and all(path.read_bytes() == content for path, content in before.items())
+    assert err == ""
+    for path, content in before.items():
+        assert path.read_bytes() == content
     lines = out.splitlines()
-    assert lines[0].startswith("mypair: scores over λ") and lines[-7] == str(
-        here / "trajectory.csv"
-    )
+    assert lines[0].startswith("mypair: scores over λ")
+    assert lines[-7] == str(here / "trajectory.csv")
     assert all((here / line).is_file() for line in lines[-7:])
-    assert any(
-        line.startswith("Best λ for top: ") and "measured on the other" in line for line in lines
-    )
+    assert re.search(r"^Best λ for top: .*measured on the other", out, re.MULTILINE)
     assert main(["report", str(here)]) == 0  # its own files are no result files
 
 
@@ -201,15 +201,11 @@ def test_a_report_of_several_folders_needs_a_place(folder, tmp_path, capsys):
 
 
 def test_the_axis_of_instructions_can_be_chosen(folder, tmp_path, capsys):
-    assert (
-        main(["report", str(folder), "--output_path", str(tmp_path), "--instruction", "top"]) == 0
-    )
+    command = ["report", str(folder), "--output_path", str(tmp_path), "--instruction"]
+    assert main([*command, "top"]) == 0
     text = (tmp_path / "report.md").read_text()
     assert "| model | ifeval | top |" in text
-    assert (
-        main(["report", str(folder), "--output_path", str(tmp_path), "--instruction", "ifevall"])
-        == 1
-    )
+    assert main([*command, "ifevall"]) == 1
     assert "Did you mean 'ifeval'?" in capsys.readouterr().err
 
 
@@ -223,13 +219,12 @@ def test_nothing_is_written_where_something_is_wrong(tmp_path, capsys):
 def test_a_place_that_cannot_be_written_is_said(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["report", str(folder), "--output_path", str(tmp_path / "file" / "x")]) == 1
-    assert re.match(
-        r"error: .*file.* could not be written \(.*give another one", capsys.readouterr().err
-    )
+    err = capsys.readouterr().err
+    assert re.match(r"error: .*file.* could not be written \(.*give another one", err)
 
 
 def test_a_file_is_replaced_and_not_overwritten(trajectory, tmp_path):
-    """Who reads the old report while the new one is written keeps the old one, whole."""
+    """A program that has the old report open keeps the old one, whole."""
     path, *_ = report.write([trajectory], tmp_path)
     with path.open("rb") as reader:
         report.write([trajectory], tmp_path)
@@ -237,10 +232,6 @@ def test_a_file_is_replaced_and_not_overwritten(trajectory, tmp_path):
 
 
 def test_a_write_that_fails_leaves_the_old_file(trajectory, tmp_path, monkeypatch):
-    from pathlib import Path
-
-    from lm_eval_partial.errors import UserError
-
     path, *_ = report.write([trajectory], tmp_path)
     before = path.read_bytes()
 
@@ -261,37 +252,38 @@ def test_a_report_needs_neither_torch_nor_lm_eval(folder, tmp_path):
         "print({'torch', 'lm_eval'} & {*sys.modules})"
     )
     command = [sys.executable, "-c", code, str(folder), "--output_path", str(tmp_path)]
-    assert (
-        subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[-1] == "set()"
-    )
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "set()"
 
 
-def test_the_harnesss_own_files(lm_eval, pairs, tmp_path, capsys):
+def test_files_of_the_harness(lm_eval, pairs, tmp_path, capsys):
     base, instruct = map(str, pairs("llama"))
     for lam in (0, 0.5, 1):
         lm_eval("partial-hf", base=base, instruct=instruct, lam=lam, dtype="float32")
     lm_eval("hf", pretrained=instruct, dtype="float32")
     assert main(["report", str(tmp_path), "--output_path", str(tmp_path / "out")]) == 0
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "trajectory.csv").read_text())))
-    by = {(row["name"], row["model"], row["lam"]): row["score"] for row in rows}
+    rows = read_csv((tmp_path / "out" / "trajectory.csv").read_text())
+    scores = {(row["name"], row["model"], row["lam"]): row["score"] for row in rows}
     result = json.loads(next((tmp_path / "run2").glob("*/results_*.json")).read_text())
-    assert float(by["pico_mc", "partial-hf", "0.5"]) == pytest.approx(
-        100 * result["results"]["pico_mc"]["acc,none"]
-    )
-    assert by["pico_mc", "stock instruct", "1.0"] == by["pico_mc", "partial-hf", "1.0"]
+    reported = 100 * result["results"]["pico_mc"]["acc,none"]
+    assert float(scores["pico_mc", "partial-hf", "0.5"]) == pytest.approx(reported)
+    assert scores["pico_mc", "stock instruct", "1.0"] == scores["pico_mc", "partial-hf", "1.0"]
 
 
 def test_how_far_a_budget_of_instruction_following_goes(tmp_path):
-    """95, 98, 97, 99.2 and 100 points: two buy λ = 0.75 only, for at 0.5 three are lost, though 0.25 costs two."""
+    """At 95, 98, 97, 99.2 and 100 points, two points buy λ = 0.75 only.
+
+    λ = 0.25 would cost no more than two, but λ = 0.5 on the way there costs three.
+    """
     for lam, followed in ((0.0, 950), (0.25, 980), (0.5, 970), (0.75, 992), (1.0, 1000)):
-        values = {"few": [1.0] * round(800 - 400 * lam) + [0.0] * round(200 + 400 * lam)}
-        write(
-            tmp_path / str(lam),
-            values | {"ifeval": [1.0] * followed + [0.0] * (1000 - followed)},
-            lam=lam,
-        )
-    (found,) = trajectories(tmp_path, {})
-    assert [row.cells for row in tables.budget(found).rows] == [
+        right = round(800 - 400 * lam)
+        few = [1.0] * right + [0.0] * (1000 - right)
+        chat = [1.0] * followed + [0.0] * (1000 - followed)
+        write(tmp_path / str(lam), {"few": few, "ifeval": chat}, lam=lam)
+    found = trajectory_of(tmp_path)
+    table = tables.budget(found)
+    assert table is not None
+    assert [row.cells for row in table.rows] == [
         ["0.5", "1.00", "0.00", "+0.00"],
         ["1", "0.75", "0.80", "+10.00"],
         ["2", "0.75", "0.80", "+10.00"],
@@ -299,7 +291,5 @@ def test_how_far_a_budget_of_instruction_following_goes(tmp_path):
     ]
     report.write([found], tmp_path / "out")
     for name in ("report.md", "report.html"):
-        assert (
-            "The largest drop of λ that costs at most so many points"
-            in (tmp_path / "out" / name).read_text()
-        )
+        text = (tmp_path / "out" / name).read_text()
+        assert "The largest drop of λ that costs at most so many points" in text

@@ -1,6 +1,8 @@
-"""Metrics from sums over documents, against the suite's own functions, scikit-learn and the harness."""
+"""Metrics from sums over documents, against the suite's functions, scikit-learn and lm-eval."""
 
 from __future__ import annotations
+
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from task_configs import utils
 
 def computed(values, aggregation):
     """Return the metric of two models, whose values are `values` and the same reversed."""
-    rows, finish = metrics.rows([values, values[::-1]], aggregation)
+    found = metrics.rows([values, values[::-1]], aggregation)
+    assert found is not None
+    rows, finish = found
     assert rows.shape[:2] == (len(values), 2)
     one, two = finish(rows.sum(0)[None], np.array([[float(len(values))]]))[0]
     assert one == pytest.approx(two)
@@ -53,21 +57,19 @@ def test_entity_f1_is_that_of_the_suite():
 
 @pytest.mark.parametrize(("name", "values"), [("f1", pairs(1, 2)), ("f1", [(0, 0)] * 3)])
 def test_binary_f1_is_scikit_learns(name, values):
-    from sklearn.metrics import f1_score
-
-    assert computed(values, name) == pytest.approx(
-        f1_score(*zip(*values, strict=True), zero_division=0)
-    )
+    sklearn = import_module("sklearn.metrics")  # which has no types
+    gold, predicted = zip(*values, strict=True)
+    expected = sklearn.f1_score(gold, predicted, zero_division=0)
+    assert computed(values, name) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_matthews_correlation_is_scikit_learns(classes):
-    from sklearn.metrics import matthews_corrcoef
-
+    sklearn = import_module("sklearn.metrics")  # which has no types
     values = pairs(classes, classes)
-    assert computed(values, "matthews_corrcoef") == pytest.approx(
-        matthews_corrcoef(*zip(*values, strict=True))
-    )
+    gold, predicted = zip(*values, strict=True)
+    expected = sklearn.matthews_corrcoef(gold, predicted)
+    assert computed(values, "matthews_corrcoef") == pytest.approx(expected)
     assert computed([(0, 0), (0, 1), (0, 0)], "matthews_corrcoef") == 0
 
 
@@ -77,18 +79,16 @@ def test_perplexities_are_the_harnesss(name):
 
     random = np.random.default_rng(0)
     logprobs, words = -10 * random.random(20), random.integers(1, 9, 20)
-    values = (
-        list(logprobs)
-        if name == "perplexity"
-        else [(float(a), int(b)) for a, b in zip(logprobs, words, strict=True)]
-    )
+    # Only the plain one is over documents; the others have (log-likelihood, words or bytes).
+    values = list(logprobs)
+    if name != "perplexity":
+        values = list(zip(logprobs.tolist(), words.tolist(), strict=True))
     assert computed(values, name) == pytest.approx(getattr(harness, name)(values))
 
 
 def test_instructions_of_ifeval_are_counted_over_all_documents():
-    assert (
-        computed([[True, False, True], [False]], "def agg_inst_level_acc(items):\n    ...") == 0.5
-    )
+    source = "def agg_inst_level_acc(items):\n    ..."
+    assert computed([[True, False, True], [False]], source) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,7 @@ def test_what_is_no_function_of_sums_is_not_computed(values, aggregation):
 
 
 def test_only_aggregations_of_known_meaning_are_known():
-    assert (
-        metrics.is_known("mean")
-        and metrics.is_known(None)
-        and metrics.is_known("@x\ndef macro_f1(items):")
-    )
-    assert not metrics.is_known("median") and not metrics.is_known("def my_f1(items):")
+    for known in ("mean", None, "@x\ndef macro_f1(items):"):
+        assert metrics.is_known(known), known
+    for unknown in ("median", "def my_f1(items):"):
+        assert not metrics.is_known(unknown), unknown

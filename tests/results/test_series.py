@@ -19,6 +19,7 @@ def two(tmp_path, ours, theirs, one=None, other=None, **both):
 
 def test_values_are_paired_by_document(tmp_path):
     found = series(two(tmp_path, {"t": [1, 0, 0]}, {"t": [1, 1, 0]}), "t", "acc,none")
+    assert found.rows is not None
     assert found.rows[:, :, 0].tolist() == [[1, 1], [0, 1], [0, 0]] and found.documents == 3
     assert found.reported.tolist() == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
     assert found.other_prompts == 0
@@ -30,7 +31,8 @@ def test_documents_are_paired_by_id_whatever_the_order_of_lines(tmp_path):
     found = two(tmp_path, {"t": [1, 0, 0]}, {"t": [1, 1, 0]})
     path = next((tmp_path / "a").glob("samples_*"))
     path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
-    assert series(found, "t", "acc,none").rows[:, :, 0].tolist() == [[1, 1], [0, 1], [0, 0]]
+    rows = series(found, "t", "acc,none").rows
+    assert rows is not None and rows[:, :, 0].tolist() == [[1, 1], [0, 1], [0, 0]]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from lm_eval_partial.results.files import read_result
 from lm_eval_partial.results.suite import icl_score, read_suite, score, task_configs
 
 SUITE = {"area_a": {"one": "acc,none", "two": "f1,strict"}, "area_b": {"three": "acc_norm,none"}}
-RESULT = {
+RESULT: dict[str, Any] = {
     "results": {
         "one": {"alias": "one"},
         "arc": {"alias": "arc", "acc,none": 0.5, "acc_norm,none": 0.9, "acc_stderr,none": 0.1},
@@ -44,21 +45,20 @@ def wide(monkeypatch):
 
 
 def without(name):
-    return {
-        **RESULT,
-        "results": {k: v for k, v in RESULT["results"].items() if k != name},
-        "group_subtasks": {},
-    }
+    """Return the result without a task, and with no group to find others through."""
+    results = dict(RESULT["results"])
+    del results[name]
+    return {**RESULT, "results": results, "group_subtasks": {}}
 
 
 def of_the_suite(value, leave_out=(), **more):
     """Return a result of every task of the real suite."""
-    metrics = {
-        task: metric
-        for tasks in read_suite(task_configs()).values()
-        for task, metric in tasks.items()
-    }
-    return {"results": {t: {m: value} for t, m in metrics.items() if t not in leave_out}, **more}
+    results = {}
+    for tasks in read_suite(task_configs()).values():
+        for task, metric in tasks.items():
+            if task not in leave_out:
+                results[task] = {metric: value}
+    return {"results": results, **more}
 
 
 def test_means_are_of_main_metrics_and_every_task_counts_once():
@@ -70,15 +70,14 @@ def test_means_are_of_main_metrics_and_every_task_counts_once():
 
 
 def test_a_mean_over_an_incomplete_set_is_not_given():
-    scores = score(
-        without("two"), {"area_a": SUITE["area_a"], "area_b": {"parts": "acc_norm,none"}}
-    )
+    suite = {"area_a": SUITE["area_a"], "area_b": {"parts": "acc_norm,none"}}
+    scores = score(without("two"), suite)
     assert scores.missing == ["one", "two"] and scores.icl is None
     assert scores.areas == {"area_a": None, "area_b": 12.5}
     with pytest.raises(
         UserError, match=r"no ICL score without one, two: it is the mean over all 3 tasks"
     ):
-        icl_score(without("two"), {"area_a": SUITE["area_a"], "area_b": {"parts": "acc_norm,none"}})
+        icl_score(without("two"), suite)
 
 
 def test_a_result_of_other_tasks_is_an_error():
@@ -120,10 +119,8 @@ def test_the_newest_file_of_a_folder_is_read(tmp_path):
         (tmp_path / model / "samples_x.jsonl").write_text("")
     file, result = read_result(tmp_path)
     assert file.parent.name == "a" and result == {"results": {"a": {}}}
-    assert (
-        read_result(tmp_path / "c")[1]
-        == read_result(tmp_path / "c" / "results_2026-01-02T00-00-00.0.json")[1]
-    )
+    by_name = read_result(tmp_path / "c" / "results_2026-01-02T00-00-00.0.json")
+    assert read_result(tmp_path / "c")[1] == by_name[1]
 
 
 def test_what_is_not_a_result_file_is_said(tmp_path):
@@ -148,6 +145,7 @@ def test_the_command_prints_a_table(tmp_path, capsys):
     assert main(["score", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert err == "" and "my[odd]model" in out and out.rstrip().endswith(str(file))
+    # Of 21 tasks, six areas and the ICL score.
     assert "ICL score" in out and out.count("50.00") == 21 + 6 + 1 and "not run" not in out
 
 
@@ -181,9 +179,9 @@ def test_errors_are_one_line_and_help_ends_in_commands(tmp_path, capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["score", "--help"])
     examples = capsys.readouterr().out.split("examples:\n")[1].strip().splitlines()
-    assert len(examples) == 3 and all(
-        line.strip().startswith("lm-eval-partial score") for line in examples
-    )
+    assert len(examples) == 3
+    for line in examples:
+        assert line.strip().startswith("lm-eval-partial score")
 
 
 def test_files_are_read_without_torch_and_lm_eval():
@@ -191,7 +189,5 @@ def test_files_are_read_without_torch_and_lm_eval():
         "import sys, lm_eval_partial.results, lm_eval_partial.cli.score; print({'torch', 'lm_eval'}"
         " & {*sys.modules})"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-        == "set()\n"
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "set()\n"

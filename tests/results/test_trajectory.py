@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,11 +11,23 @@ from lm_eval_partial.errors import UserError
 from lm_eval_partial.results.trajectory import read, trajectories
 from tests.result_folders import answers, sweep, write
 
+LAMS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def trajectory_of(folder) -> Any:
+    """Return the only trajectory in a folder."""
+    (trajectory,) = trajectories(folder, {})
+    return trajectory
+
+
+def chance(lam):
+    """Return how often a document is answered right in `sweep`."""
+    return 0.75 - 0.6 * (lam - 0.5) ** 2
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    (trajectory,) = trajectories(sweep(tmp_path_factory.mktemp("s") / "mypair"), {})
-    return trajectory
+    return trajectory_of(sweep(tmp_path_factory.mktemp("s") / "mypair"))
 
 
 def test_what_is_in_a_sweep(found):
@@ -30,10 +44,7 @@ def test_what_is_in_a_sweep(found):
 
 def test_scores_by_value(found):
     one = found.curves["one"]
-    expected = [
-        np.mean(answers(int(100 * lam), 0.75 - 0.6 * (lam - 0.5) ** 2))
-        for lam in (0, 0.25, 0.5, 0.75, 1)
-    ]
+    expected = [np.mean(answers(int(100 * lam), chance(lam))) for lam in LAMS]
     assert one.values[:5] == pytest.approx(100 * np.array(expected))
     assert one.values[5:] == pytest.approx(one.values[[0, 4]])
     assert one.change == pytest.approx(100 * (one.values / one.values[4] - 1))
@@ -42,17 +53,17 @@ def test_scores_by_value(found):
 
 
 def test_intervals_are_of_the_right_width_and_paired(found):
-    """The band of a percent difference is that of a ratio of two paired means (delta method), and none at λ = 1."""
+    """The band of a percent difference is that of a ratio of two paired means (delta method).
+
+    At λ = 1 its width is zero.
+    """
     one = found.curves["one"]
     share = one.values / 100
-    assert one.high - one.low == pytest.approx(
-        2 * 1.96 * 100 * np.sqrt(share * (1 - share) / 100), rel=0.15
-    )
+    width = 2 * 1.96 * 100 * np.sqrt(share * (1 - share) / 100)
+    assert one.high - one.low == pytest.approx(width, rel=0.15)
     assert (one.low < one.values).all() and (one.values < one.high).all()
     assert one.change_low[4] == one.change_high[4] == one.change[4] == 0
-    half, full = (
-        np.array(answers(int(100 * lam), 0.75 - 0.6 * (lam - 0.5) ** 2)) for lam in (0.5, 1)
-    )
+    half, full = np.array(answers(50, chance(0.5))), np.array(answers(100, chance(1)))
     residual = (half - half.mean() / full.mean() * full) / full.mean()
     error = 100 * residual.std(ddof=1) / np.sqrt(len(half))
     assert one.change_high[2] - one.change_low[2] == pytest.approx(2 * 1.96 * error, rel=0.15)
@@ -60,22 +71,16 @@ def test_intervals_are_of_the_right_width_and_paired(found):
 
 def test_a_baseline_without_a_task_has_no_value_there(found):
     chat = found.instruction
-    assert (
-        np.isnan(chat.values[5:]).all()
-        and np.isnan(chat.low[5:]).all()
-        and np.isfinite(chat.values[:5]).all()
-    )
+    assert np.isnan(chat.values[5:]).all() and np.isnan(chat.low[5:]).all()
+    assert np.isfinite(chat.values[:5]).all()
     assert chat.best.lam == chat.best.chosen == 1 and chat.best.gain == 0
 
 
 def test_the_best_lambda_is_found_and_its_honest_gain_is_the_smaller(tmp_path):
-    for lam in (0.0, 0.25, 0.5, 0.75, 1.0):
-        write(
-            tmp_path / str(lam),
-            {"t": answers(int(100 * lam), 0.8 - 2 * (lam - 0.5) ** 2, 400)},
-            lam=lam,
-        )
-    best = trajectories(tmp_path, {})[0].icl.best
+    for lam in LAMS:
+        values = answers(int(100 * lam), 0.8 - 2 * (lam - 0.5) ** 2, 400)
+        write(tmp_path / str(lam), {"t": values}, lam=lam)
+    best = trajectory_of(tmp_path).icl.best
     assert best.lam == best.chosen == 0.5 and best.agreement > 0.9
     assert best.honest_gain == pytest.approx(best.gain, abs=3)
     low, high = best.interval
@@ -85,26 +90,16 @@ def test_the_best_lambda_is_found_and_its_honest_gain_is_the_smaller(tmp_path):
 def test_where_all_are_equal_the_best_is_lambda_1(tmp_path):
     for lam in (0.0, 0.5, 1.0):
         write(tmp_path / str(lam), {"t": answers(1, 0.5)}, lam=lam)
-    best = trajectories(tmp_path, {})[0].icl.best
-    assert (best.lam, best.gain, best.chosen, best.honest_gain, best.interval) == (
-        1,
-        0,
-        1,
-        0,
-        (0, 0),
-    )
+    best = trajectory_of(tmp_path).icl.best
+    assert (best.lam, best.gain) == (1, 0)
+    assert (best.chosen, best.honest_gain, best.interval) == (1, 0, (0, 0))
 
 
 def test_where_less_is_better_the_best_is_the_least(tmp_path):
     for lam, value in ((0.0, 30.0), (0.5, 10.0), (1.0, 20.0)):
-        write(
-            tmp_path / str(lam),
-            {"t": [value] * 4},
-            lam=lam,
-            metric="ppl,none",
-            higher_is_better=False,
-        )
-    curve = trajectories(tmp_path, {})[0].icl
+        less: dict[str, Any] = {"metric": "ppl,none", "higher_is_better": False}
+        write(tmp_path / str(lam), {"t": [value] * 4}, lam=lam, **less)
+    curve = trajectory_of(tmp_path).icl
     assert curve.values.tolist() == [30, 10, 20] and curve.change.tolist() == [50, -50, 0]
     assert (curve.best.lam, curve.best.gain, curve.best.honest_gain) == (0.5, -10, -10)
 
@@ -112,14 +107,14 @@ def test_where_less_is_better_the_best_is_the_least(tmp_path):
 def test_a_score_of_0_at_lambda_1_has_no_percentage(tmp_path):
     for lam, value in ((0.0, 1.0), (1.0, 0.0)):
         write(tmp_path / str(lam), {"t": [value] * 4}, lam=lam)
-    curve = trajectories(tmp_path, {})[0].icl
+    curve = trajectory_of(tmp_path).icl
     assert np.isnan(curve.change).all() and curve.best.gain == 100
 
 
 def test_one_document_has_no_interval(tmp_path):
     for lam in (0.0, 1.0):
         write(tmp_path / str(lam), {"t": [1.0]}, lam=lam)
-    (found,) = trajectories(tmp_path, {})
+    found = trajectory_of(tmp_path)
     assert np.isnan(found.icl.low).all() and found.icl.best.interval is None
     assert any("no interval" in note for note in found.notes)
 
@@ -128,7 +123,7 @@ def test_the_newest_results_count_and_that_is_said(tmp_path):
     for lam in (0.0, 1.0):
         write(tmp_path / str(lam), {"t": [1.0, 0.0]}, lam=lam)
     write(tmp_path / "again", {"t": [1.0, 1.0]}, lam=0.0, date="2026-02-01T00-00-00.0")
-    (found,) = trajectories(tmp_path, {})
+    found = trajectory_of(tmp_path)
     assert found.icl.values.tolist() == [100, 50]
     assert found.notes == ["tasks were run more than once, the newest results count: λ = 0.00"]
 
@@ -136,7 +131,7 @@ def test_the_newest_results_count_and_that_is_said(tmp_path):
 def test_a_task_that_is_not_at_every_lambda_is_left_out_and_named(tmp_path):
     write(tmp_path / "0", {"t": [1.0, 0.0], "u": [1.0]}, lam=0.0)
     write(tmp_path / "1", {"t": [1.0, 0.0]}, lam=1.0)
-    (found,) = trajectories(tmp_path, {})
+    found = trajectory_of(tmp_path)
     assert list(found.curves) == ["t"] and found.notes == ["not run at every λ, left out: u"]
 
 
@@ -145,7 +140,7 @@ def test_baselines_are_known_by_their_models(tmp_path):
         write(tmp_path / str(lam), {"t": [lam, 0.0]}, lam=lam)
     write(tmp_path / "x", {"t": [0.0, 0.0]}, pretrained="B")
     write(tmp_path / "y", {"t": [1.0, 1.0]}, pretrained="another")
-    (found,) = trajectories(tmp_path, {})
+    found = trajectory_of(tmp_path)
     assert found.baselines == ["base"] and found.icl.values.tolist() == [0, 50, 0]
     assert found.notes == [f"neither at a λ of this pair nor its ends, left out: {tmp_path / 'y'}"]
 
@@ -155,7 +150,7 @@ def test_a_baseline_that_lacks_a_task_leaves_a_gap_and_the_other_stays_in_its_pl
         write(tmp_path / str(lam), {"t": [lam, 0.0], "u": [lam, 1.0]}, lam=lam)
     write(tmp_path / "hf_base", {"t": [0.0, 0.0]}, pretrained="B")
     write(tmp_path / "hf_instruct", {"t": [1.0, 0.0], "u": [1.0, 1.0]}, pretrained="I")
-    (found,) = trajectories(tmp_path, {})
+    found = trajectory_of(tmp_path)
     np.testing.assert_array_equal(found.curves["t"].values, [0, 50, 0, 50])
     for values in (found.curves["u"].values, found.curves["u"].high):
         np.testing.assert_array_equal(np.isnan(values), [False, False, True, False])
@@ -166,19 +161,19 @@ def test_two_pairs_in_one_folder_are_two_trajectories(tmp_path):
     for lam in (0.0, 1.0):
         write(tmp_path / f"f{lam}", {"t": [lam, 0.0]}, lam=lam)
         write(tmp_path / f"b{lam}", {"t": [lam, 1.0]}, lam=lam, model_dtype="torch.bfloat16")
-    one, two = trajectories(tmp_path, {})
-    assert {one.name, two.name} == {
-        f"{tmp_path.name}: B → I ({dtype}, instruct ids)" for dtype in ("float32", "bfloat16")
-    }
-    assert sorted([one.icl.values.tolist(), two.icl.values.tolist()]) == [[0, 50], [50, 100]]
+    found: dict[str, Any] = {trajectory.name: trajectory for trajectory in read([tmp_path], {})}
+    for dtype, values in (("float32", [0, 50]), ("bfloat16", [50, 100])):
+        name = f"{tmp_path.name}: B → I ({dtype}, instruct ids)"
+        assert found[name].icl.values.tolist() == values
+    assert len(found) == 2
 
 
 def test_a_lone_point_of_another_vocabulary_does_not_stop_the_rest(tmp_path):
-    """`lam=0,tokenizer=base` is a run of its own, and easily put into the same folder."""
+    """A run with `lam=0,tokenizer=base` is of another pair, and easily put into the same folder."""
     for lam in (0.0, 1.0):
         write(tmp_path / str(lam), {"t": [lam, 0.0]}, lam=lam)
     write(tmp_path / "own", {"t": [1.0, 0.0]}, lam=0.0, vocabulary="base")
-    (found,) = trajectories(tmp_path, {})
+    found = trajectory_of(tmp_path)
     assert found.icl.values.tolist() == [0, 50] and "left out: " in found.notes[0]
 
 

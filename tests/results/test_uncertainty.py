@@ -1,4 +1,4 @@
-"""Intervals, p-values and the honest choice, against scipy and by simulation."""
+"""Intervals, p-values and the cross-fitted choice of λ, against scipy and by simulation."""
 
 from __future__ import annotations
 
@@ -18,8 +18,20 @@ def series(table, finish=metrics.mean):
     return Series(rows, finish, sums, len(rows))
 
 
+def paired(*columns):
+    """Return one model's (gold, predicted) pairs for every array of predictions after the gold."""
+    gold, *predictions = (column.tolist() for column in columns)
+    return [list(zip(gold, predicted, strict=True)) for predicted in predictions]
+
+
+def macro_f1_series(pairs):
+    found = metrics.rows(pairs, "def macro_f1(pairs):")
+    assert found is not None
+    return series(*found)
+
+
 def right_or_wrong(seed, chances, documents, shared=0.8):
-    """Return 0/1 answers of models whose rights and wrongs go together."""
+    """Return 0/1 answers of models that tend to be right on the same documents."""
     random = np.random.default_rng(seed)
     noise = np.sqrt(shared) * random.standard_normal((documents, 1))
     noise = noise + np.sqrt(1 - shared) * random.standard_normal((documents, len(chances)))
@@ -43,13 +55,12 @@ def test_the_bootstrap_is_scipys():
 
 def test_the_bootstrap_of_macro_f1_is_scipys():
     random = np.random.default_rng(3)
-    pairs = [[(int(a), int(b)) for a, b in random.integers(3, size=(60, 2))] for _ in range(2)]
-    rows, finish = metrics.rows(pairs, "def macro_f1(pairs):")
-    drawn = uncertainty.bootstrap(series(rows, finish), "x", 4000)
+    table = macro_f1_series(random.integers(3, size=(2, 60, 2)).tolist())
+    drawn = uncertainty.bootstrap(table, "x", 4000)
 
     def statistic(index):
         weights = np.bincount(index, minlength=60).astype(float)[None]
-        return float(np.diff(series(rows, finish).values(weights)[0])[0])
+        return float(np.diff(table.values(weights)[0])[0])
 
     theirs = stats.bootstrap(
         (np.arange(60),),
@@ -66,17 +77,15 @@ def test_resamples_draw_as_many_documents_as_there_are_and_come_in_pieces(monkey
     monkeypatch.setattr(uncertainty, "CHUNK", 70)
     pieces = list(uncertainty.resamples(10, 25, np.random.default_rng(0)))
     assert [len(piece) for piece in pieces] == [7, 7, 7, 4]
-    assert all((piece.sum(1) == 10).all() for piece in pieces) and np.concatenate(pieces).max() > 1
+    drawn = np.concatenate(pieces)
+    assert (drawn.sum(1) == 10).all() and drawn.max() > 1
 
 
 def test_two_series_are_not_resampled_alike_and_one_always_is():
     table = series(np.random.default_rng(1).random((20, 2)))
-    assert np.array_equal(
-        uncertainty.bootstrap(table, "x", 50), uncertainty.bootstrap(table, "x", 50)
-    )
-    assert not np.array_equal(
-        uncertainty.bootstrap(table, "x", 50), uncertainty.bootstrap(table, "y", 50)
-    )
+    first, again = uncertainty.bootstrap(table, "x", 50), uncertainty.bootstrap(table, "x", 50)
+    other = uncertainty.bootstrap(table, "y", 50)
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 def test_the_standard_error_of_a_mean_is_that_of_paired_differences():
@@ -91,9 +100,8 @@ def test_the_standard_error_of_another_metric_is_the_bootstraps():
 
     table = series(np.random.default_rng(5).random((40, 2, 2)) + 1, ratio)
     drawn = uncertainty.bootstrap(table, "x", 500)
-    assert uncertainty.standard_error(table, 0, 1, drawn) == pytest.approx(
-        (drawn[:, 1] - drawn[:, 0]).std(ddof=1)
-    )
+    expected = (drawn[:, 1] - drawn[:, 0]).std(ddof=1)
+    assert uncertainty.standard_error(table, 0, 1, drawn) == pytest.approx(expected)
 
 
 def test_intervals_cover_the_truth_19_times_in_20():
@@ -107,22 +115,21 @@ def test_intervals_cover_the_truth_19_times_in_20():
 
 
 def test_clustered_by_task_the_interval_covers_other_tasks():
-    """Tasks whose true gains vary around 2: only with the tasks resampled is 2 in the interval often enough."""
-    within, clustered = [], []
+    """The true gains of tasks vary around 2; only the clustered interval has 2 often enough."""
+
+    def covers(drawn):
+        low, high = uncertainty.interval(drawn)
+        return low <= 2 <= high
+
+    within, clustered = list[bool](), list[bool]()
     for seed in range(100):
         random = np.random.default_rng(seed)
-        gains = 2 + 3 * random.standard_normal(12)
-        each = (
-            gains[:, None]
-            + 0.5 * random.standard_normal((12, 1))
-            + 0.5 * random.standard_normal((12, 400))
-        )
-        for drawn, covered in (
-            (each.mean(0), within),
-            (uncertainty.over_tasks(each, str(seed)), clustered),
-        ):
-            low, high = uncertainty.interval(drawn)
-            covered.append(low <= 2 <= high)
+        gains = 2 + 3 * random.standard_normal((12, 1))
+        # What was measured, and its bootstrap.
+        measured = gains + 0.5 * random.standard_normal((12, 1))
+        each = measured + 0.5 * random.standard_normal((12, 400))
+        within.append(covers(each.mean(0)))
+        clustered.append(covers(uncertainty.over_tasks(each, str(seed))))
     assert np.mean(within) < 0.4 and 0.85 <= np.mean(clustered) <= 0.98
 
 
@@ -146,9 +153,12 @@ def test_the_randomisation_test_is_scipys():
     table = np.random.default_rng(7).random((30, 2)) * [1, 1.4]
     null = uncertainty.swapped(series(table), "x", 0, 1)
     theirs = stats.permutation_test(
-        (table[:, 0], table[:, 1]), lambda a, b, axis: (b - a).mean(axis), permutation_type="samples", vectorized=True,
+        (table[:, 0], table[:, 1]),
+        lambda a, b, axis: (b - a).mean(axis),
+        permutation_type="samples",
+        vectorized=True,
         rng=np.random.default_rng(1),
-    )  # fmt: skip
+    )
     assert null.mean() == pytest.approx(0, abs=0.005)
     assert uncertainty.p_value(null, float(np.diff(table.mean(0))[0])) == pytest.approx(
         theirs.pvalue, abs=0.01
@@ -160,13 +170,9 @@ def test_the_randomisation_test_of_macro_f1_has_its_level():
     for seed in range(200):
         random = np.random.default_rng(seed)
         gold = random.integers(3, size=50)
-        noisy = [
-            np.where(random.random(50) < 0.6, gold, random.integers(3, size=50)) for _ in range(2)
-        ]
-        rows, finish = metrics.rows(
-            [list(zip(gold.tolist(), p.tolist(), strict=True)) for p in noisy], "def macro_f1(x):"
-        )
-        table = series(rows, finish)
+        one = np.where(random.random(50) < 0.6, gold, random.integers(3, size=50))
+        two = np.where(random.random(50) < 0.6, gold, random.integers(3, size=50))
+        table = macro_f1_series(paired(gold, one, two))
         null = uncertainty.swapped(table, str(seed), 0, 1, flips=499)
         below.append(uncertainty.p_value(null, table.reported[1] - table.reported[0]) <= 0.1)
     assert 0.05 <= np.mean(below) <= 0.16
@@ -179,11 +185,8 @@ def test_swapping_ends_at_the_two_models():
 
 def test_no_random_p_value_is_zero():
     assert uncertainty.p_value(np.zeros(9), 1.0) == 0.1
-    assert (
-        uncertainty.p_value(np.array([1.0, -1, 0, 0]), 1.0)
-        == uncertainty.p_value(np.array([1.0, -1, 0, 0]), -1.0)
-        == 0.6
-    )
+    null = np.array([1.0, -1, 0, 0])
+    assert uncertainty.p_value(null, 1.0) == uncertainty.p_value(null, -1.0) == 0.6
 
 
 def test_holm_adjusts_step_by_step():
@@ -198,25 +201,25 @@ def test_of_equal_scores_the_one_nearest_to_the_reference_is_best():
 
 
 def test_halves_are_halves_and_documents_keep_theirs():
-    """Of three documents one alone is right: it is in one half whatever the weights, and never in the other."""
+    """Of three documents one alone is right, and it is in the same half for all weights."""
     estimates = uncertainty.half_estimates(series([[1.0], [0.0], [0.0]]), "x", 50)
     assert estimates.shape == (2, uncertainty.SPLITS, 51, 1)
     assert ((estimates[0, :, :, 0] == 0) != (estimates[1, :, :, 0] == 0)).all()
 
 
 def gains(chances, documents, repeats=150):
-    """Return honest gain, its error, naive gain and the true gain of the choices, over simulated sweeps."""
+    """Return the gains of simulated sweeps, [4, repeats].
+
+    Rows: the cross-fitted gain, its standard error, the naive gain, the true gain of the choices.
+    """
     rows = []
     for seed in range(repeats):
         table = series(right_or_wrong(seed, chances, documents))
-        last = len(chances) - 1
-        chosen, gain, error = uncertainty.crossfit(
-            uncertainty.half_estimates(table, str(seed), 100), last
-        )
+        halves = uncertainty.half_estimates(table, str(seed), 100)
+        chosen, gain, error = uncertainty.crossfit(halves, len(chances) - 1)
         naive = (table.reported - table.reported[-1]).max()
-        rows.append(
-            (gain, error, naive, np.mean([chances[column] - chances[-1] for column in chosen]))
-        )
+        truth = np.array(chances)[chosen].mean() - chances[-1]
+        rows.append((gain, error, naive, truth))
     return np.array(rows).T
 
 
@@ -228,17 +231,14 @@ def test_where_nothing_is_better_the_naive_best_says_so_and_the_honest_gain_does
 
 def test_where_something_is_better_the_honest_gain_is_found():
     gain, error, naive, truth = gains([0.45, 0.5, 0.6, 0.55, 0.5, 0.45], 200)
-    assert (
-        gain.mean() == pytest.approx(truth.mean(), abs=0.012) and naive.mean() > truth.mean() + 0.01
-    )
+    assert gain.mean() == pytest.approx(truth.mean(), abs=0.012)
+    assert naive.mean() > truth.mean() + 0.01
     assert 0.9 <= np.mean(np.abs(gain - truth.mean()) < uncertainty.NORMAL * error) <= 1
 
 
 def test_where_less_is_better_the_least_is_chosen():
     estimates = uncertainty.half_estimates(series(np.tile([3.0, 1.0, 2.0], (10, 1))), "x")
-    assert uncertainty.crossfit(estimates, 2, sign=-1) == (
-        [1] * 40,
-        pytest.approx(-1),
-        pytest.approx(0),
-    )
-    assert uncertainty.crossfit(estimates, 2) == ([0] * 40, pytest.approx(1), pytest.approx(0))
+    chosen, gain, error = uncertainty.crossfit(estimates, 2, sign=-1)
+    assert chosen == [1] * 40 and (gain, error) == pytest.approx((-1, 0))
+    chosen, gain, error = uncertainty.crossfit(estimates, 2)
+    assert chosen == [0] * 40 and (gain, error) == pytest.approx((1, 0))

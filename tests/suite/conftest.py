@@ -12,20 +12,16 @@ from tests.suite import rows
 CONFIGS = Path(__file__).resolve().parents[2] / "task_configs"
 PARTS = {
     "mmlu": ["mmlu_abstract_algebra", "mmlu_anatomy", "mmlu_us_foreign_policy"],
-    "bbh_fewshot": (
-        [
-            f"bbh_fewshot_{name}"
-            for name in (
-                "boolean_expressions",
-                "date_understanding",
-                "word_sorting",
-                "object_counting",
-                "navigate",
-            )
-        ]
-        + ["bbh_fewshot_sports_understanding"]
-    ),
+    "bbh_fewshot": [
+        "bbh_fewshot_boolean_expressions",
+        "bbh_fewshot_date_understanding",
+        "bbh_fewshot_word_sorting",
+        "bbh_fewshot_object_counting",
+        "bbh_fewshot_navigate",
+        "bbh_fewshot_sports_understanding",
+    ],
 }
+"""The subjects and subtasks that there are real rows for."""
 METRIC = {"mmlu": "acc", "bbh_fewshot": "exact_match"}
 
 
@@ -39,7 +35,7 @@ def manager(one_task_index):
 
 @pytest.fixture(scope="session")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the configs in which MMLU and BIG-Bench Hard are the parts there are real rows for."""
+    """Return a copy of the configs in which MMLU and BIG-Bench Hard consist of `PARTS`."""
     folder = shutil.copytree(CONFIGS, tmp_path_factory.mktemp("mirror") / "task_configs")
     for group, parts in PARTS.items():
         text = (
@@ -64,7 +60,10 @@ def made(monkeypatch):
 
 
 def run(model, loaded, limit=None, shots=None):
-    """Return what the harness finds for a model on tasks that are loaded, with `shots` in place of their own number."""
+    """Return the harness's result for a model on loaded tasks.
+
+    With `shots`, every task shows so many in place of its own number.
+    """
     from lm_eval.evaluator import evaluate
 
     if shots is not None:

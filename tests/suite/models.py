@@ -17,7 +17,7 @@ def gold_option(task: ConfigurableTask, doc: dict) -> int:
 
 
 class Knowing(LM):
-    """Answers from the tasks themselves, with the space in front that most tokenizers make.
+    """Answers from the tasks themselves, with the leading space that most tokenizers make.
 
     Attributes:
         lead_in: What it says before the answer.
@@ -32,36 +32,37 @@ class Knowing(LM):
         self.cut: list[tuple[str, list[str]]] = []
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        right = [
-            gold_option(self.tasks[request.task_name], request.doc) == request.idx
-            for request in requests
-        ]
-        return [
-            (0.0, True) if yes else (-100.0 * len(r.args[1]), False)
-            for yes, r in zip(right, requests, strict=True)
-        ]
+        return list(map(self.logprob, requests))
+
+    def logprob(self, request: Instance) -> tuple[float, bool]:
+        """Return certainty for the right option; -100 a character, so that acc_norm agrees."""
+        if gold_option(self.tasks[request.task_name], request.doc) == request.idx:
+            return 0.0, True
+        return -100.0 * len(request.args[1]), False
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         raise NotImplementedError
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        return [
-            self.answer(request.task_name, request.doc, request.args[1]["until"])
-            for request in requests
-        ]
+        return list(map(self.answer, requests))
 
-    def answer(self, task: str, doc: dict, until: list[str]) -> str:
+    def answer(self, request: Instance) -> str:
         """Return the first accepted answer without a stop string in it."""
-        targets = self.tasks[task].doc_to_target(doc)
+        task, until = request.task_name, request.args[1]["until"]
+        targets = self.tasks[task].doc_to_target(request.doc)
         targets = targets if isinstance(targets, list) else [targets]
-        uncut = [target for target in targets if not any(stop in target for stop in until)]
-        if not uncut:
-            self.cut.append((task, targets))
-        return f"{self.lead_in} {(uncut or targets)[0]}"
+        for target in targets:
+            if not any(stop in target for stop in until):
+                return f"{self.lead_in} {target}"
+        self.cut.append((task, targets))
+        return f"{self.lead_in} {targets[0]}"
 
 
 class Guessing(LM):
-    """Gives every option a log-likelihood at random, evenly per option or per character; writes random words."""
+    """Gives every option a random log-likelihood, and generates random letters.
+
+    Log-likelihoods are uniform per option, or per character.
+    """
 
     def __init__(self, tasks: Mapping[str, ConfigurableTask], per_character: bool) -> None:
         super().__init__()
@@ -79,4 +80,4 @@ class Guessing(LM):
         raise NotImplementedError
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        return ["".join(self.rng.choice("bcdfgh") for _ in range(9)) for _ in requests]
+        return ["".join(self.rng.choices("bcdfgh", k=9)) for _ in requests]

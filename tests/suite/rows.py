@@ -1,4 +1,4 @@
-"""Rows written for these tests, in the columns of each data set; no row of a benchmark is among them."""
+"""Rows written for these tests, in the columns of each data set, and from no benchmark."""
 
 from __future__ import annotations
 
@@ -452,7 +452,10 @@ MADE: dict[tuple[str, str | None], Splits] = {
 
 
 def load_dataset(path: str, name: str | None = None, **_: Any) -> datasets.DatasetDict:
-    """Stand in for `datasets.load_dataset`; the subjects of MMLU and BIG-Bench Hard share their rows."""
+    """Stand in for `datasets.load_dataset`.
+
+    The subjects of MMLU share their rows, as do the subtasks of BIG-Bench Hard.
+    """
     splits = MADE[path, name if (path, name) in MADE else None]
     return datasets.DatasetDict(
         {split: datasets.Dataset.from_list(rows) for split, rows in splits.items()}

@@ -1,7 +1,7 @@
-"""One few-shot prompt of every task, with its targets and stop strings, as reviewed by reading: golden/TASK.txt.
+"""One few-shot prompt of every task, with its targets and stop strings: golden/TASK.txt.
 
-After a wanted change: ``UPDATE_GOLDEN=1 python -m pytest tests/suite/test_prompts.py``, then read
-the difference.
+The files were reviewed by reading. After a wanted change, run
+``UPDATE_GOLDEN=1 python -m pytest tests/suite/test_prompts.py`` and read the difference.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 
 import pytest
+
+from tests.suite.models import gold_option
 
 GOLDEN = Path(__file__).parent / "golden"
 TASKS = {
@@ -36,46 +38,38 @@ TASKS = {
     "partial_fiqa": "partial_fiqa_mc",
     "partial_fin_ner": "partial_fin_ner_g",
 }
-FMC_TWINS = [
-    "arc_challenge",
-    "hellaswag",
-    "piqa",
-    "winogrande",
-    "openbookqa",
-    "sst2",
-    "rte",
-    "wic",
-    "boolq",
-    "fiqa",
-]
-MC_TWINS = ["commonsense_qa", "ag_news", "fpb"]
 TWINS = {
-    **{
-        name: name
-        for name in [f"partial_{n}_fmc" for n in FMC_TWINS] + [f"partial_{n}_mc" for n in MC_TWINS]
-    },
+    "partial_arc_challenge_fmc": "partial_arc_challenge_fmc",
+    "partial_hellaswag_fmc": "partial_hellaswag_fmc",
+    "partial_piqa_fmc": "partial_piqa_fmc",
+    "partial_winogrande_fmc": "partial_winogrande_fmc",
+    "partial_openbookqa_fmc": "partial_openbookqa_fmc",
+    "partial_sst2_fmc": "partial_sst2_fmc",
+    "partial_rte_fmc": "partial_rte_fmc",
+    "partial_wic_fmc": "partial_wic_fmc",
+    "partial_boolq_fmc": "partial_boolq_fmc",
+    "partial_fiqa_fmc": "partial_fiqa_fmc",
+    "partial_commonsense_qa_mc": "partial_commonsense_qa_mc",
+    "partial_ag_news_mc": "partial_ag_news_mc",
+    "partial_fpb_mc": "partial_fpb_mc",
     "partial_mmlu_mc": "mmlu_anatomy",
 }
+"""Tasks that score the same rows in the other way, FMC for MC or MC for FMC → one task each."""
 SHOTS = 2
-
-
-def context(task, shots: int) -> str | list[str]:
-    return task.fewshot_context(task.eval_docs[0], shots)
 
 
 def rendered(task) -> str:
     """Return everything a reader needs to judge a prompt."""
-    doc, prompt = task.eval_docs[0], context(task, SHOTS)
+    doc = task.eval_docs[0]
+    prompt = task.fewshot_context(doc, SHOTS)
     lines = [f"{task.config.output_type}, {SHOTS} of {task.config.num_fewshot} shots"]
     if task.OUTPUT_TYPE == "multiple_choice":
         built = task.construct_requests(doc, prompt, metadata=(None, 0, 1))
-        gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-        gold = task.doc_to_choice(doc).index(gold) if isinstance(gold, str) else gold
-        if task.multiple_input:
+        gold = gold_option(task, doc)
+        if task.multiple_input:  # Winogrande: options differ in the context, not in what follows
             prompt = "\n=== or\n".join(prompt)
-        lines += [
-            f"{'right' if i == gold else 'wrong'}: {r.args[1]!r}" for i, r in enumerate(built)
-        ]
+        for index, request in enumerate(built):
+            lines.append(f"{'right' if index == gold else 'wrong'}: {request.args[1]!r}")
     else:
         until = task.config.generation_kwargs["until"]
         lines += [f"target: {task.doc_to_target(doc)!r}", f"stops: {until!r}"]
@@ -106,15 +100,20 @@ def test_what_reading_would_find(file):
     assert facts.count("right: ") == (0 if "target: " in facts else 1)
     if prompt.endswith("Answer:"):
         *shots, last = re.findall(r"^Answer:(.*)$", prompt, flags=re.MULTILINE)
-        assert last == "" and all(re.fullmatch(r" \S.*", shot) for shot in shots)
+        assert last == ""
+        for shot in shots:
+            assert re.fullmatch(r" \S.*", shot)
 
 
-@pytest.mark.parametrize(
-    "group",
-    [g for g in [*TASKS, *TWINS] if g.endswith("_fmc") or g in ("partial_ag_news", "partial_fpb")],
-)
+LETTERED = [name for name in TWINS if name.endswith("_fmc")] + ["partial_ag_news", "partial_fpb"]
+
+
+@pytest.mark.parametrize("group", LETTERED)
 def test_the_letter_is_that_of_the_right_option(group, manager, made):
-    """What MC calls right stands behind the letter that FMC calls right, in the shots and in the question."""
+    """The option that MC calls right stands behind the letter that FMC calls right.
+
+    In the shots and in the question.
+    """
     leaf = {**TASKS, **TWINS}[group]
     fmc = manager.load([group])["tasks"][leaf]
     mc_name = f"{group}_mc" if group in TASKS else group.removesuffix("_fmc")

@@ -1,10 +1,11 @@
-"""On real rows: every task runs, a model that knows scores 100 %, one that guesses scores at chance."""
+"""On real rows: a model that knows every answer scores 100 %, one that guesses scores at chance."""
 
 from __future__ import annotations
 
-import math
 import os
+import re
 
+import numpy as np
 import pytest
 
 from lm_eval_partial.results.suite import icl_score, read_suite, score
@@ -32,12 +33,12 @@ def tasks(mirror_manager):
 
 def leaves(result):
     """Return (task, metric, filter) → value of everything that has metrics."""
-    return {
-        (task, *key.split(",")): value
-        for task, found in result["results"].items()
-        for key, value in found.items()
-        if "," in key and "_stderr" not in key
-    }
+    values = {}
+    for task, found in result["results"].items():
+        for key, value in found.items():
+            if "," in key and "_stderr" not in key:
+                values[(task, *key.split(","))] = value
+    return values
 
 
 def no_prompt(task, *_, **__):
@@ -50,9 +51,9 @@ def test_a_model_that_knows_scores_100(tasks):
     result = run(model, tasks)
     found = leaves(result)
     assert {task for task, *_ in found} == {*tasks["tasks"], *PARTS}
-    assert {
-        key: value for key, value in found.items() if key[2] != "flexible-extract" and value != 1
-    } == {}
+    for (task, metric, filter_name), value in found.items():
+        # The flexible filter may take a part of a right answer for the answer.
+        assert value == 1 or filter_name == "flexible-extract", (task, metric, filter_name)
     assert icl_score(result, read_suite(CONFIGS)) == 100
     # Stock NQ-open ends an answer at a comma or a full stop, so that "19 November 1959, Paris" is
     # out of reach.
@@ -71,25 +72,19 @@ def test_a_model_that_guesses_scores_at_chance(per_character, tasks, monkeypatch
         if task.OUTPUT_TYPE == "generate_until":
             assert value == pytest.approx(0, abs=0.02), (name, key, kind)
         elif key == metric:
-            chances = [1 / len(task.doc_to_choice(doc)) for doc in task.eval_docs]
-            deviation = math.sqrt(sum(p * (1 - p) for p in chances)) / len(chances)
-            assert abs(value - sum(chances) / len(chances)) < 3.5 * deviation, (name, key)
+            options = np.array([len(task.doc_to_choice(doc)) for doc in task.eval_docs])
+            chances = 1 / options
+            deviation = np.sqrt((chances * (1 - chances)).sum()) / len(chances)
+            # At 3.5 deviations one right task in 2,000 would fail.
+            assert abs(value - chances.mean()) < 3.5 * deviation, (name, key)
         elif key == "macro_f1" and not per_character:
             assert 0.15 < value < 0.5
 
 
 def test_the_suite_runs_through_partial_hf(hub, mirror, pairs, lm_eval):
     base, instruct = pairs("llama")
-    flags = (
-        "--include_path",
-        str(mirror),
-        "--limit",
-        "2",
-        "--batch_size",
-        "8",
-        "--gen_kwargs",
-        "max_gen_toks=8",
-    )
+    flags = ["--include_path", str(mirror), "--limit", "2", "--batch_size", "8"]
+    flags += ["--gen_kwargs", "max_gen_toks=8"]
     result, samples = lm_eval(
         "partial-hf", ",".join(EVERYTHING), *flags, base=base, instruct=instruct, lam=0.5
     )
@@ -98,39 +93,27 @@ def test_the_suite_runs_through_partial_hf(hub, mirror, pairs, lm_eval):
     assert {task for task, *_ in found} - {*PARTS} == samples.keys()
     assert {*TASKS.values(), *TWINS.values()} - {"mmlu_anatomy"} <= samples.keys()
     scores = score(result, read_suite(CONFIGS))
-    assert (
-        0 <= scores.icl <= 100
-        and scores.missing == []
-        and scores.caveats == ["--limit 2: not the whole data sets"]
-    )
-    assert {task.task: task.documents for task in scores.tasks} == {
-        task: (
-            2
-            * len(PARTS.get({"partial_mmlu": "mmlu", "partial_bbh": "bbh_fewshot"}.get(task), [0]))
-        )
-        for task in TASKS
-    }
+    assert scores.icl is not None and 0 <= scores.icl <= 100
+    assert scores.missing == [] and scores.caveats == ["--limit 2: not the whole data sets"]
+    documents = dict.fromkeys(TASKS, 2)
+    documents["partial_mmlu"] = 2 * len(PARTS["mmlu"])
+    documents["partial_bbh"] = 2 * len(PARTS["bbh_fewshot"])
+    assert {task.task: task.documents for task in scores.tasks} == documents
 
 
 def test_shots_are_training_rows_that_hold_every_label(tasks):
     for name, task in tasks["tasks"].items():
-        shots = task.sampler.sample(task.config.num_fewshot)
-        assert task.fewshot_cfg.split not in (
-            task.config.test_split or task.config.validation_split,
-        ), name
-        assert not [shot for shot in shots if shot in list(task.eval_docs)], name
-        if (
-            task.config.doc_to_choice
-            and isinstance(task.config.doc_to_choice, list)
-            and name not in FREE
-        ):
-            assert {gold_option(task, shot) for shot in shots} == set(
-                range(len(task.config.doc_to_choice))
-            ), name
+        shots, labels = task.sampler.sample(task.config.num_fewshot), task.config.doc_to_choice
+        assert task.fewshot_cfg.split != (task.config.test_split or task.config.validation_split)
+        rows = list(task.eval_docs)
+        assert not any(shot in rows for shot in shots), name
+        if labels and isinstance(labels, list) and name not in FREE:
+            shown = {gold_option(task, shot) for shot in shots}
+            assert shown == set(range(len(labels))), name
 
 
 FREE = {*PARTS["mmlu"], "commonsense_qa", "partial_hellaswag_fmc", "partial_openbookqa_fmc"}
-"""Tasks whose letters are not labels: a letter that no shot shows is nothing a model has to learn."""
+"""Tasks whose letters are not labels: a model need not see each of them in a shot."""
 
 
 def test_lite_is_a_fixed_part_with_the_same_prompts(hub, tasks, mirror_manager):
@@ -141,6 +124,7 @@ def test_lite_is_a_fixed_part_with_the_same_prompts(hub, tasks, mirror_manager):
         assert (name in tasks["tasks"]) == name.startswith(("mmlu", "bbh"))
         rows = list(whole.eval_docs)
         assert all(doc in rows for doc in task.eval_docs)
+        # Of each of 57 subjects and 27 subtasks only a few, as each is a part of one task.
         expected = 1 if name.startswith("mmlu") else 3 if name.startswith("bbh") else 100
         assert len(task.eval_docs) == min(expected, len(rows))
         doc = task.eval_docs[0]
@@ -152,19 +136,18 @@ def test_lite_is_scored_and_marked(hub, mirror_manager, monkeypatch):
     monkeypatch.setattr("lm_eval.api.task.ConfigurableTask.fewshot_context", no_prompt)
     loaded = mirror_manager.load(["partial_icl_lite"])
     scores = score(run(Knowing(loaded["tasks"]), loaded), read_suite(CONFIGS))
-    assert scores.icl == 100 and scores.caveats == [
-        "lite: a fixed subset of at most 100 documents a task"
-    ]
+    assert scores.icl == 100
+    assert scores.caveats == ["lite: a fixed subset of at most 100 documents a task"]
 
 
 def test_options_fit_the_letters(tasks):
     for name, task in tasks["tasks"].items():
         if name.endswith("_fmc"):
             for doc in task.eval_docs:
-                letters = task.doc_to_choice(doc)
-                assert "".join(letters) == "ABCDE"[: len(letters)]
-                assert all(f"\n{letter}. " in task.doc_to_text(doc) for letter in letters)
-                assert f"\n{'ABCDEF'[len(letters)]}. " not in task.doc_to_text(doc)
+                letters = "".join(task.doc_to_choice(doc))
+                assert letters == "ABCDE"[: len(letters)]
+                shown = re.findall(r"^([A-F])\. ", task.doc_to_text(doc), re.MULTILINE)
+                assert "".join(shown) == letters
 
 
 def test_mmlu_by_the_text_of_its_answers(hub, mirror_manager):

@@ -1,4 +1,4 @@
-"""Where the harness has a task, the suite's entry is that task: same prompts, targets and matching."""
+"""Where the harness has a task, the suite uses it: same prompts, targets and matching."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ def plain(config):
     return {key: value for key, value in config.to_dict().items() if key != "metadata"}
 
 
+def arguments(task, doc):
+    """Return what a model is asked for a document."""
+    requests = task.construct_requests(doc, "C", metadata=(None, 0, 1))
+    # One request for generation, a list of them for options.
+    requests = requests if isinstance(requests, list) else [requests]
+    return [request.args for request in requests]
+
+
 @pytest.mark.parametrize("group", STOCK)
 def test_only_shots_and_filters_are_overridden(group, manager, made):
     ours = manager.load([group])["tasks"][STOCK[group]]
@@ -24,13 +32,8 @@ def test_only_shots_and_filters_are_overridden(group, manager, made):
     changed = {key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)}
     assert changed <= (OURS | {"filter_list"} if group in FILTERED else OURS)
     assert ours.VERSION == stock.VERSION
-    for name in (
-        "doc_to_text",
-        "doc_to_target",
-        "doc_to_choice",
-        "fewshot_delimiter",
-        "target_delimiter",
-    ):
+    functions = ("doc_to_text", "doc_to_target", "doc_to_choice")
+    for name in (*functions, "fewshot_delimiter", "target_delimiter"):
         assert getattr(ours.fewshot_cfg, name) == getattr(stock.fewshot_cfg, name)
 
 
@@ -45,19 +48,12 @@ def test_prompts_are_the_harness_own(group, manager, made):
         assert doc_ours == doc_stock
         for count in (0, 2):
             assert ours.fewshot_context(doc_ours, count) == stock.fewshot_context(doc_stock, count)
-        args = [
-            [request.args for request in requests] if isinstance(requests, list) else requests.args
-            for requests in (
-                task.construct_requests(doc_ours, "C", metadata=(None, 0, 1))
-                for task in (ours, stock)
-            )
-        ]
-        assert args[0] == args[1]
+        assert arguments(ours, doc_ours) == arguments(stock, doc_stock)
 
 
 @pytest.mark.parametrize("group", sorted(FILTERED))
 def test_the_strict_filter_is_the_harness_own(group, manager, made):
-    """It only takes white space off, as TriviaQA's and NQ's does; BIG-Bench Hard's compares the space as well."""
+    """It removes white space, as TriviaQA's and NQ's does; BIG-Bench Hard's own does not."""
     task, *_ = manager.load([group])["tasks"].values()
     (stock,) = manager.load([task.task_name])["tasks"].values()
     answers = [[" Orlo\n"], ["The answer is Orlo."], [""]]
@@ -76,6 +72,9 @@ def passed(ensemble, answers):
 
 
 def test_stock_drop_shows_no_answers_in_its_shots(manager, made):
-    """Why the suite has a DROP of its own. When this fails, the harness has mended it: refer to its task instead."""
+    """Why the suite has a DROP of its own.
+
+    When this fails, the harness has mended it, and the suite can use its task.
+    """
     (stock,) = manager.load(["drop"])["tasks"].values()
     assert stock.doc_to_target(stock.eval_docs[0]) == "number,date,spans,worker_id,hit_id"

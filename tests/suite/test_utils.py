@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections import Counter
 
 import datasets
 import pytest
-from sklearn.metrics import f1_score
 
-from tests.suite.conftest import CONFIGS
+from task_configs import utils
 
-spec = importlib.util.spec_from_file_location("suite_utils", CONFIGS / "utils.py")
-utils = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(utils)
+f1_score = importlib.import_module("sklearn.metrics").f1_score  # which has no types
 
 
 def labelled(labels, column="label"):
@@ -49,11 +46,8 @@ def test_shots_of_a_small_split_are_all_of_it():
 def test_a_subset_is_the_same_rows_every_time_and_all_of_a_small_split():
     rows = labelled([0] * 1000)
     first = utils.lite(rows)["row"]
-    assert (
-        first == utils.lite(rows)["row"] == sorted(first)
-        and len(set(first)) == 100
-        and max(first) > 900
-    )
+    assert first == utils.lite(rows)["row"] == sorted(first)
+    assert len(set(first)) == 100 and max(first) > 900
     assert first[:5] == [1, 14, 41, 63, 64]
     assert utils.lite(labelled([0] * 7))["row"] == list(range(7))
     assert len(utils.lite_subject(rows)) == 1 and len(utils.lite_subtask(rows)) == 3
@@ -97,14 +91,10 @@ def test_drop_reads_a_list_of_spans():
 
 
 def test_sentiment_takes_the_likeliest_option():
-    assert utils.sentiment({"gold": 2}, [(-3.0, False), (-2.0, False), (-1.0, True)]) == {
-        "acc": 1,
-        "macro_f1": (2, 2),
-    }
-    assert utils.sentiment({"gold": 0}, [(-3.0, False), (-2.0, True)]) == {
-        "acc": 0,
-        "macro_f1": (0, 1),
-    }
+    right = utils.sentiment({"gold": 2}, [(-3.0, False), (-2.0, False), (-1.0, True)])
+    assert right == {"acc": 1, "macro_f1": (2, 2)}
+    wrong = utils.sentiment({"gold": 0}, [(-3.0, False), (-2.0, True)])
+    assert wrong == {"acc": 0, "macro_f1": (0, 1)}
 
 
 @pytest.mark.parametrize(
@@ -123,12 +113,10 @@ def test_macro_f1_is_scikit_learn_s(pairs):
 
 def test_entities_are_counted_by_text_and_type():
     doc = {"answer": "Orlo Mills , Inc, ORG\nBorrower, PER\nBorrower, PER"}
-    assert utils.read_entities(doc["answer"]) == Counter(
-        {("Orlo Mills , Inc", "ORG"): 1, ("Borrower", "PER"): 2}
-    )
-    assert utils.entities(doc, ["Borrower, PER\nBorrower, ORG\n\nand so on"]) == {
-        "entity_f1": (1, 3, 3)
-    }
+    expected = Counter({("Orlo Mills , Inc", "ORG"): 1, ("Borrower", "PER"): 2})
+    assert utils.read_entities(doc["answer"]) == expected
+    found = utils.entities(doc, ["Borrower, PER\nBorrower, ORG\n\nand so on"])
+    assert found == {"entity_f1": (1, 3, 3)}
     assert utils.entities(doc, [""]) == {"entity_f1": (0, 0, 3)}
 
 

@@ -1,4 +1,4 @@
-"""A task that does all a task may do to what comes after it: draws from every generator, writes into its documents."""
+"""A task that changes what later tasks see: it draws from every generator and edits documents."""
 
 import random
 
@@ -23,7 +23,7 @@ def text(doc):
 
 
 def marked(doc, results):
-    """Drawn while answers are marked; the document and the answer list are written into."""
+    """Drawn while answers are marked; the document and the answers are changed."""
     doc["question"] += "!"
     results.append("more")
     return {"exact_match": float(random.random() < 0.5), "length": len(results[0])}

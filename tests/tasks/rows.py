@@ -11,33 +11,25 @@ WORDS = [
 THINGS = ["fox", "dog", "river", "stone", "cloud", "tree", "house", "road", "bird", "lamp"]
 
 
-def multiple_choice(**_):
+def multiple_choice(**_metadata):
     rng = random.Random(7)
     rows = []
     for _ in range(24):
         choices = rng.sample(WORDS, 4)
-        rows.append(
-            {
-                "question": f"The {rng.choice(THINGS)} is",
-                "choices": choices,
-                "answer": rng.randrange(4),
-            }
-        )
+        question, answer = f"The {rng.choice(THINGS)} is", rng.randrange(4)
+        rows.append({"question": question, "choices": choices, "answer": answer})
     return {
         "train": datasets.Dataset.from_list(rows[:8]),
         "test": datasets.Dataset.from_list(rows[8:]),
     }
 
 
-def generation(**_):
+def generation(**_metadata):
     rng = random.Random(8)
-    rows = [
-        {
-            "question": f"Name the {rng.choice(WORDS)} {rng.choice(THINGS)}.",
-            "answer": rng.choice(WORDS),
-        }
-        for _ in range(16)
-    ]
+    rows = []
+    for _ in range(16):
+        question = f"Name the {rng.choice(WORDS)} {rng.choice(THINGS)}."
+        rows.append({"question": question, "answer": rng.choice(WORDS)})
     return {
         "train": datasets.Dataset.from_list(rows[:6]),
         "test": datasets.Dataset.from_list(rows[6:]),

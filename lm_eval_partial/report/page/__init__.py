@@ -1,9 +1,9 @@
 """The report as one HTML file: data, style and script inside, nothing fetched.
 
-Charts are inline SVG made by `page.js` from the numbers in the page, tables are plain HTML. A
-charting library was weighed and left: Vega-Lite through vl-convert is 0.9 MB of script in each page
-(ours is 40 kB in all) and 84 MB to install, and what matters here, a chart that one can walk
-through with the arrow keys and that is read out, would still have to be written.
+Charts are inline SVG made by `page.js` from the numbers in the page; tables are plain HTML. A
+charting library was considered and not used. Vega-Lite through vl-convert is 0.9 MB of script in
+each page (ours is 40 kB in all) and 84 MB to install. Charts must work with the arrow keys and with
+a screen reader, and that would still have to be written.
 """
 
 from __future__ import annotations
@@ -23,30 +23,29 @@ from lm_eval_partial.results.trajectory import Curve, Trajectory
 
 
 def render(trajectories: Sequence[Trajectory]) -> str:
-    """Return the page."""
-    names = [trajectory.name for trajectory in trajectories]
-    links = "".join(
-        f'<li><a href="#pair-{index}">{escape(name)}</a></li>' for index, name in enumerate(names)
-    )
-    data = json.dumps(
-        [_data(trajectory) for trajectory in trajectories], ensure_ascii=False, allow_nan=False
-    )
+    """Return the page as text."""
+    names = ", ".join(trajectory.name for trajectory in trajectories)
+    links, sections, numbers = "", [], []
+    for index, trajectory in enumerate(trajectories):
+        links += f'<li><a href="#pair-{index}">{escape(trajectory.name)}</a></li>'
+        sections.append(_section(index, trajectory))
+        numbers.append(_data(trajectory))
+    # NaN is no JSON, and a browser would refuse all of it.
+    data = json.dumps(numbers, ensure_ascii=False, allow_nan=False)
     here = files(__name__)
     return Template((here / "page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"Partial adaptation: {', '.join(names)}"),
+        title=escape(f"Partial adaptation: {names}"),
         css=(here / "page.css").read_text(encoding="utf-8"),
         js=(here / "page.js").read_text(encoding="utf-8"),
-        nav=f'<nav aria-label="Pairs"><ul>{links}</ul></nav>' if len(names) > 1 else "",
-        body="\n".join(
-            _section(index, trajectory) for index, trajectory in enumerate(trajectories)
-        ),
+        nav=f'<nav aria-label="Pairs"><ul>{links}</ul></nav>' if len(numbers) > 1 else "",
+        body="\n".join(sections),
         footer=escape(f"Made by lm-eval-partial report, lm_eval_partial {__version__}."),
         data=data.replace("<", "\\u003c"),  # no name may end the script element
     )
 
 
 def _data(trajectory: Trajectory) -> dict[str, Any]:
-    """Return what the script draws from."""
+    """Return what `page.js` draws, which reads these names."""
     return {
         "lams": trajectory.lams,
         "baselines": trajectory.baselines,
@@ -58,28 +57,28 @@ def _data(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
-    arrays = {name: _numbers(getattr(curve, name)) for name in ("values", "low", "high")}
-    arrays |= {
-        name: _numbers(getattr(curve, name)) for name in ("change", "change_low", "change_high")
+    return {
+        "label": curve.node.label,
+        "metric": curve.node.metric,
+        "percent": curve.node.percent,
+        "values": _numbers(curve.values),
+        "low": _numbers(curve.low),
+        "high": _numbers(curve.high),
+        "change": _numbers(curve.change),
+        "change_low": _numbers(curve.change_low),
+        "change_high": _numbers(curve.change_high),
+        "best": {"lam": curve.best.lam},
     }
-    node = {"label": curve.node.label, "metric": curve.node.metric, "percent": curve.node.percent}
-    return node | arrays | {"best": {"lam": curve.best.lam}}
 
 
 def _numbers(values: Array) -> list[float | None]:
+    """Return values as JSON has them, null for NaN; four decimals are finer than a pixel."""
     return [round(float(value), 4) if math.isfinite(value) else None for value in values]
 
 
 def _section(index: int, trajectory: Trajectory) -> str:
+    """Return the part of the page about one pair."""
     notes = "".join(f"<p>Note: {escape(note)}.</p>" for note in trajectory.notes)
-    tradeoff, budget = tables.tradeoff(trajectory), tables.budget(trajectory)
-    paid = (
-        f"<h3>The price in instruction following</h3>\n<p>{escape(text.axis(trajectory))}</p>\n"
-        '<div class="beside"><figure'
-        f' class="tradeoff"></figure>{tradeoff.html()}</div>{budget.html()}'
-        if tradeoff and budget
-        else ""
-    )
     return f"""<section id="pair-{index}" data-pair="{index}" aria-labelledby="name-{index}">
 <h2 id="name-{index}">{escape(trajectory.name)}</h2>
 <p class="soft">{escape(text.describe(trajectory))}</p>
@@ -95,31 +94,41 @@ def _section(index: int, trajectory: Trajectory) -> str:
 <label><input type="radio" name="unit-{index}" value="change"> percent difference from λ = 1</label>
 </fieldset>
 </form>
-<div class="beside"><figure class="score"></figure><div class="scroll" tabindex="0" role="region" aria-label="Values">
-<table class="of-score"><caption></caption><thead><tr><th scope="col">model</th><th scope="col">value</th>
+<div class="beside"><figure class="score"></figure>\
+<div class="scroll" tabindex="0" role="region" aria-label="Values">
+<table class="of-score"><caption></caption>\
+<thead><tr><th scope="col">model</th><th scope="col">value</th>
 <th scope="col">95 % interval</th></tr></thead><tbody></tbody></table></div></div>
 <h3>Best λ</h3>
 <p>{escape(text.BEST)}</p>
 {tables.best(trajectory).html()}
-{paid}
+{_price(trajectory)}
 <h3>All scores</h3>
 {tables.scores(trajectory).html()}
 </section>"""
 
 
-def _picker(trajectory: Trajectory) -> str:
-    tasks = {curve.node.name for curve in trajectory.tasks}
-    groups = [curve for curve in trajectory.ordered if curve.node.name not in tasks]
-    lists = {"Areas and groups": groups, "Tasks": trajectory.tasks}
+def _price(trajectory: Trajectory) -> str:
+    """Return the trade-off, chart and tables; empty unless both its axes were run."""
+    tradeoff, budget = tables.tradeoff(trajectory), tables.budget(trajectory)
+    if tradeoff is None or budget is None:
+        return ""
     return (
-        "<select>"
-        + "".join(_options(label, curves) for label, curves in lists.items() if curves)
-        + "</select>"
+        f"<h3>The price in instruction following</h3>\n<p>{escape(text.axis(trajectory))}</p>\n"
+        '<div class="beside"><figure class="tradeoff"></figure>'
+        f"{tradeoff.html()}</div>{budget.html()}"
     )
+
+
+def _picker(trajectory: Trajectory) -> str:
+    """Return the list from which a score is chosen."""
+    groups = _options("Areas and groups", tables.overviews(trajectory))
+    return f"<select>{groups}{_options('Tasks', trajectory.tasks)}</select>"
 
 
 def _options(label: str, curves: Sequence[Curve]) -> str:
-    options = "".join(
-        f'<option value="{escape(c.node.name)}">{escape(c.node.label)}</option>' for c in curves
-    )
-    return f'<optgroup label="{label}">{options}</optgroup>'
+    """Return a labelled part of the list, empty if it has no curves."""
+    options = ""
+    for curve in curves:
+        options += f'<option value="{escape(curve.node.name)}">{escape(curve.node.label)}</option>'
+    return f'<optgroup label="{label}">{options}</optgroup>' if options else ""
