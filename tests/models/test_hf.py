@@ -153,10 +153,10 @@ def test_a_moved_model_lets_its_cache_go(pair, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["generation_config.json", "config.json", "tokenizer.json"])
-def test_what_else_changes_answers_changes_the_identity(file, pairs, tmp_path):
+def test_what_else_changes_answers_changes_the_fingerprint(file, pairs, tmp_path):
     base, instruct = pairs("llama")
     copy = shutil.copytree(instruct, tmp_path / "copy")
-    before = PartialHFLM(base=str(base), instruct=str(copy), lam=0.5).identity
+    before = PartialHFLM(base=str(base), instruct=str(copy), lam=0.5).fingerprint
     text = (copy / file).read_text()
     edits = {
         "generation_config.json": (
@@ -172,7 +172,7 @@ def test_what_else_changes_answers_changes_the_identity(file, pairs, tmp_path):
     )
     assert old in compact
     (copy / file).write_text(compact.replace(old, new))
-    after = PartialHFLM(base=str(base), instruct=str(copy), lam=0.5).identity
+    after = PartialHFLM(base=str(base), instruct=str(copy), lam=0.5).fingerprint
     assert [name for name in before if before[name] != after[name]] == [file.removesuffix(".json")]
 
 
