@@ -206,7 +206,7 @@ def run_judge(args: argparse.Namespace) -> int:
     )
     bars: dict[str, Any] = {}
 
-    def tell(point: str, done: int, total: int) -> None:
+    def progress(point: str, done: int, total: int) -> None:
         if point not in bars:
             bars[point] = tqdm(
                 total=total, initial=done, desc=point, unit=" judgements", file=sys.stderr
@@ -223,7 +223,7 @@ def run_judge(args: argparse.Namespace) -> int:
             reference=args.reference_outputs,
             python=args.python,
             dry_run=args.dry_run,
-            tell=tell,
+            progress=progress,
         )
     finally:
         for bar in bars.values():
