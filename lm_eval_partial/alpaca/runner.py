@@ -1,8 +1,8 @@
-"""Judges answers with the alpaca_eval package; runs in the environment of that package, started by `judge`.
+"""Judges answers with the alpaca_eval package, in that package's own environment.
 
-A script on its own: nothing of lm_eval_partial is installed there. It reads one job (a line of
-JSON) from standard input and writes events (a line of JSON each) to standard output. When the
-reader of these is gone, it stops.
+`judge` starts this script, and nothing else of lm_eval_partial is installed there. It reads one job
+(a line of JSON) from standard input and writes events (a line of JSON each) to standard output.
+When the reader of these is gone, it stops.
 
 Annotator, prompts, parser and metrics are the package's own. Two things differ. The package keeps
 judgements 128 at a time and loses them all if one call fails; here each is on disk before it

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+# Shapes of the llamas made, as fields of their config: two small ones with heads of 64, and that of
+# Llama 3.1 8B.
 SIZES: dict[str, dict[str, int]] = {
     "58m": {
         "hidden_size": 512,
@@ -33,7 +35,6 @@ SIZES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 8,
     },
 }
-"""Shapes of the llamas made, as fields of their config: two small ones with heads of 64, and Llama 3.1 8B's."""
 
 
 def machine() -> dict[str, Any]:
@@ -84,16 +85,18 @@ def make_pair(
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.002)
     del model, parameter
-    clear_device_cache(garbage_collection=True)  # a GPU's memory is what comes next's
+    # PyTorch would keep the GPU's memory, which other processes need next.
+    clear_device_cache(garbage_collection=True)
     return str(folder / "base"), str(folder / "instruct")
 
 
 @contextmanager
 def peak_anonymous(start: float | None = None) -> Iterator[dict[str, float]]:
-    """Yield a dictionary that holds, at the end, the peak of anonymous memory above `start`, in bytes.
+    """Yield a dictionary that holds, at the end, the peak of anonymous memory above `start`.
 
-    Freed memory that the allocator keeps is given back first: it would hide what is taken next.
+    All figures are in bytes.
     """
+    # The allocator keeps freed memory. What is taken out of that would not be seen.
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -101,6 +104,7 @@ def peak_anonymous(start: float | None = None) -> Iterator[dict[str, float]]:
     found = {"start": begin, "peak": 0.0}
     stop = threading.Event()
 
+    # The kernel keeps no peak of anonymous memory alone, so it is polled.
     def watch() -> None:
         while not stop.wait(0.005):
             found["peak"] = max(found["peak"], _anonymous() - begin)
@@ -116,7 +120,7 @@ def peak_anonymous(start: float | None = None) -> Iterator[dict[str, float]]:
 
 @contextmanager
 def peak_memory(device: Any) -> Iterator[dict[str, float]]:
-    """Yield a dictionary that holds, at the end, the peak of memory taken on `device` meanwhile, in bytes."""
+    """Yield a dictionary that holds, at the end, the peak of memory taken on `device`, in bytes."""
     import torch
 
     if device.type != "cuda":
@@ -131,7 +135,7 @@ def peak_memory(device: Any) -> Iterator[dict[str, float]]:
 
 
 def _anonymous() -> float:
-    """Return this process's anonymous resident memory in bytes; 0 where the system does not tell."""
+    """Return this process's anonymous resident memory in bytes; 0 where there is no /proc."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError:

@@ -15,7 +15,7 @@ from lm_eval_partial.prefix.tree import Ints
 # window of a longer text.
 Encoded = tuple[tuple[str, str] | None, Sequence[int] | Ints, Sequence[int] | Ints]
 
-# One call of a fast tokenizer works on all cores. Smaller calls keep the progress bar moving.
+# Few calls are faster than many; this many texts at a time keep the progress bar moving.
 TOKENIZED_AT_ONCE = 1024
 
 
