@@ -132,8 +132,11 @@ class Decoder:
         self.done = self.total - len(missing)
         self.report(done=self.done, total=self.total)
         self.ask_all(missing, settings)
-        answers = [self.journal.entries[key]["answer"] for key in keys]
-        return {column: [answer[column] for answer in answers] for column in answers[0]}
+        columns: dict[str, list[Any]] = {}
+        for key in keys:
+            for column, value in self.journal.entries[key]["answer"].items():
+                columns.setdefault(column, []).append(value)
+        return columns
 
     def ask_all(self, missing: Mapping[str, str], settings: Mapping[str, Any]) -> None:
         """Send all prompts of `missing`, several at a time.
@@ -143,9 +146,9 @@ class Decoder:
         """
         pool = ThreadPoolExecutor(self.job["concurrency"])
         try:
-            asked = [
-                pool.submit(self.ask, key, prompt, settings) for key, prompt in missing.items()
-            ]
+            asked = []
+            for key, prompt in missing.items():
+                asked.append(pool.submit(self.ask, key, prompt, settings))
             for future in asked:
                 future.result()
         except BaseException:  # an interrupt too

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,21 +224,30 @@ def difference(stock: list[Any], ours: list[Any], choices: int) -> dict[str, Any
     Those are documents with another predicted choice, and choices that only one finds greedy. Of
     generated texts, those that differ.
     """
-    pairs = list(zip(stock, ours, strict=True))
     if isinstance(stock[0], str):
-        return {"different": sum(a != b for a, b in pairs)}
-    predicted = zip(_predicted(stock, choices), _predicted(ours, choices), strict=True)
-    different = sum(a != b for a, b in predicted)
-    different += sum(a[1] != b[1] for a, b in pairs)
-    return {"largest_difference": max(abs(a[0] - b[0]) for a, b in pairs), "different": different}
+        return {"different": _unequal(stock, ours)}
+    stock_logprobs, stock_greedy = zip(*stock, strict=True)
+    our_logprobs, our_greedy = zip(*ours, strict=True)
+    different = _unequal(_predicted(stock_logprobs, choices), _predicted(our_logprobs, choices))
+    different += _unequal(stock_greedy, our_greedy)
+    return {"largest_difference": _apart(stock_logprobs, our_logprobs), "different": different}
 
 
-def _predicted(answers: list[Any], choices: int) -> list[int]:
+def _unequal(one: Sequence[Any], other: Sequence[Any]) -> int:
+    return sum(a != b for a, b in zip(one, other, strict=True))
+
+
+def _apart(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the largest difference of two lists of log-likelihoods."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def _predicted(logprobs: Sequence[float], choices: int) -> list[int]:
     """Return the likeliest choice of each document."""
     found = []
-    for first in range(0, len(answers), choices):
-        logprobs = [answer[0] for answer in answers[first : first + choices]]
-        found.append(logprobs.index(max(logprobs)))
+    for first in range(0, len(logprobs), choices):
+        of_document = logprobs[first : first + choices]
+        found.append(of_document.index(max(of_document)))
     return found
 
 
@@ -271,9 +280,11 @@ def vllm(
     """
     print("fixed shots: vLLM", file=sys.stderr)
     asked = workload.requests[: VLLM_DOCUMENTS * workload.choices]
-    pairs = [stock._encode_pair(*request.args) for request in asked]
     worker = str(Path(__file__).with_name("vllm_worker.py"))
-    questions = [[context + continuation, len(continuation)] for context, continuation in pairs]
+    questions = []
+    for request in asked:
+        context, continuation = stock._encode_pair(*request.args)
+        questions.append([context + continuation, len(continuation)])
     done = subprocess.run(
         [python, worker, folder, str(stock.model.dtype).removeprefix("torch.")],
         input=json.dumps(questions),
@@ -291,12 +302,11 @@ def vllm(
     answers = json.loads(lines[0])
     expected = [answer[0] for answer in stock.loglikelihood(asked, disable_tqdm=True)]
     seconds = answers["s"] * len(workload.requests) / len(asked)
-    apart = [abs(a - b) for a, b in zip(answers["logprobs"], expected, strict=True)]
     return {
         "stock_s": seconds,
         "ours_s": found["ours_s"],
         "stock / ours": round(seconds / found["ours_s"], 2),
-        "largest_difference": max(apart),
+        "largest_difference": _apart(answers["logprobs"], expected),
     }
 
 

@@ -94,13 +94,11 @@ def _sharing_line(found: dict[str, Any]) -> str:
 
 
 def _memory_line(report: dict[str, Any]) -> str:
-    sizes = ", ".join(
-        f"{readable_bytes(count)} in {name}" for name, count in report["memory_bytes"].items()
-    )
-    return (
-        f"θ(λ) takes {sizes}; its largest tensor {readable_bytes(report['largest_tensor_bytes'])}"
-        " in float32."
-    )
+    sizes = []
+    for name, count in report["memory_bytes"].items():
+        sizes.append(f"{readable_bytes(count)} in {name}")
+    largest = readable_bytes(report["largest_tensor_bytes"])
+    return f"θ(λ) takes {', '.join(sizes)}; its largest tensor {largest} in float32."
 
 
 def _lam_table(found: dict[str, dict[str, Any]]) -> Table:
@@ -125,7 +123,8 @@ def _layers(key: str) -> list[int]:
 
 def _update_table(update: dict[str, Any]) -> Table:
     layers = update["layers"]
-    kinds = [kind for kind in KINDS if any(kind in layer for layer in layers.values())]
+    present = set().union(*layers.values())
+    kinds = [kind for kind in KINDS if kind in present]
     table = Table("layers", *kinds, title=f"‖ΔW‖/‖W‖: {update['overall']:.4f} over all matrices")
     # A model may have several stacks of layers, such as a decoder and a vision tower.
     stacks: dict[str, list[str]] = {}

@@ -113,4 +113,4 @@ class Encoder:
 def as_lists(request: Encoded) -> tuple[tuple[str, str] | None, list[int], list[int]]:
     """Return a request as `HFLM` wants it."""
     texts, context, continuation = request
-    return texts, [int(token) for token in context], [int(token) for token in continuation]
+    return texts, list(map(int, context)), list(map(int, continuation))

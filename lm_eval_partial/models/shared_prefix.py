@@ -161,9 +161,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             return windows
 
         def plain(some: list[Encoded]) -> list[tuple[float, bool]]:
-            answers: list[tuple[float, bool]] = stock(
-                [as_lists(each) for each in some], disable_tqdm
-            )
+            answers: list[tuple[float, bool]] = stock(list(map(as_lists, some)), disable_tqdm)
             return answers
 
         return self._answers("loglikelihood", requests, self._score_shared, plain, disable_tqdm)

@@ -111,17 +111,18 @@ def test_tokens_that_look_like_markup_are_printed_as_they_are(pairs, tmp_path, c
 
 def test_inspect_for_machines(pair, pairs, capsys):
     found = inspected(capsys, *pair)
-    sides = [load_file(side / "model.safetensors") for side in pairs("llama")]
-    matrices = [name for name, value in sides[0].items() if value.dim() > 1]
-    # Each summand is a square, so that these are squares of norms over all matrices.
-    change = sum(((sides[1][n] - sides[0][n]).double() ** 2).sum().item() for n in matrices)
-    size = sum((sides[0][n].double() ** 2).sum().item() for n in matrices)
+    base, instruct = (load_file(side / "model.safetensors") for side in pairs("llama"))
+    change = size = 0.0
+    for name, value in base.items():
+        if value.dim() > 1:  # norms are no matrices
+            change += (instruct[name] - value).double().square().sum().item()
+            size += value.double().square().sum().item()
     assert found["update"]["overall"] == pytest.approx((change / size) ** 0.5, rel=1e-5)
     assert list(found["update"]["layers"]) == ["model.layers.0", "model.layers.1"]
     for layer in found["update"]["layers"].values():
         assert sorted(layer) == ["attention", "mlp", "norm"]
     assert set(found["update"]["groups"]) == {"embedding", "head", "final norm"}
-    assert found["parameters"] == sum(value.numel() for value in sides[0].values()) == 36640
+    assert found["parameters"] == sum(map(torch.numel, base.values())) == 36640
     assert found["vocabulary"] == {
         "matched_by": "token",
         "identical": True,

@@ -120,9 +120,12 @@ def test_starting_up_costs_less_than_a_millisecond_and_imports_nothing(python):
         " import lm_eval_partial.autoload; print(time.perf_counter() - start,"
         " *sorted(set(sys.modules) - before))"
     )
-    runs = [run(python, code).stdout.split() for _ in range(7)]
-    assert all(names == ["lm_eval_partial", "lm_eval_partial.autoload"] for _, *names in runs)
-    assert min(float(seconds) for seconds, *_ in runs) < 1e-3
+    times = []
+    for _ in range(7):  # the best counts: the machine may be busy
+        seconds, *names = run(python, code).stdout.split()
+        assert names == ["lm_eval_partial", "lm_eval_partial.autoload"]
+        times.append(float(seconds))
+    assert min(times) < 1e-3
 
 
 def test_the_wheel_holds_the_task_configs_and_the_entry_point(tmp_path_factory):

@@ -52,10 +52,10 @@ def choices(pairs: list[tuple[str, str]]) -> list[Instance]:
 
 def prompts(texts: list[str], **gen_kwargs: Any) -> list[Instance]:
     gen_kwargs = {"until": ["\n"], "max_gen_toks": 6, **gen_kwargs}
-    return [
-        Instance("generate_until", {}, (text, gen_kwargs), index)
-        for index, text in enumerate(texts)
-    ]
+    requests = []
+    for index, text in enumerate(texts):
+        requests.append(Instance("generate_until", {}, (text, gen_kwargs), index))
+    return requests
 
 
 def few_shot_texts(documents: int = 6) -> list[str]:
@@ -72,6 +72,15 @@ def few_shot(documents: int = 6, seed: int = 0) -> list[tuple[str, str]]:
         context = f"{shots}\nThe {rng.choice(WORDS)} {rng.choice(THINGS)} is"
         pairs += [(context, f" {word}") for word in rng.sample(WORDS, 4)]
     return pairs
+
+
+def beyond_the_window(documents: int = 1, seed: int = 0) -> list[tuple[str, str]]:
+    """Return `few_shot` with each context three times: more than 150 tokens."""
+    return [(context * 3, word) for context, word in few_shot(documents, seed)]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.levelname == "WARNING"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, "auto"])
@@ -153,7 +162,7 @@ def test_what_passes_the_window_takes_stocks_way(made):
     ours, stock = made("mistral")
     for lm in (ours, stock):
         lm.model.config.sliding_window = 150
-    short, long = few_shot(3)[:8], [(context * 3, word) for context, word in few_shot(2, seed=1)]
+    short, long = few_shot(3)[:8], beyond_the_window(2, seed=1)
     asked = choices(short + long)
     assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
     assert ours.path_counts() == {
@@ -167,8 +176,8 @@ def test_what_passes_the_window_takes_stocks_way(made):
 def test_requests_cut_at_the_left_say_so_once(made, caplog):
     ours, _ = made(max_length=64)
     ours.loglikelihood(choices(few_shot()))
-    (message,) = [record.message for record in caplog.records if "max_length=64" in record.message]
-    assert message == "24 of 24 requests pass max_length=64: they lose their beginning"
+    message = "24 of 24 requests pass max_length=64: they lose their beginning"
+    assert caplog.messages.count(message) == 1
 
 
 def test_the_cache_hook_hears_every_answer(made):
@@ -176,11 +185,11 @@ def test_the_cache_hook_hears_every_answer(made):
     ours.model.config.sliding_window = 150
     heard: dict[tuple[str, tuple], Any] = {}
     ours.cache_hook.add_partial = lambda kind, key, answer: heard.update({(kind, key): answer})
-    pairs = few_shot(2) + [(context * 3, word) for context, word in few_shot(1)]
+    pairs = few_shot(2) + beyond_the_window()
     answers = ours.loglikelihood(choices(pairs))
-    assert heard == {
-        ("loglikelihood", pair): answer for pair, answer in zip(pairs, answers, strict=True)
-    }
+    assert len(heard) == len(pairs)
+    for pair, answer in zip(pairs, answers, strict=True):
+        assert heard["loglikelihood", pair] == answer
 
 
 def test_sampling_beams_and_the_like_take_stocks_way(made):
@@ -256,12 +265,13 @@ def test_a_disagreement_is_logged_once_and_stocks_answers_given(made, monkeypatc
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(ours.model, "forward", deaf)
+    # A small budget, for more than one row of the kind that fails.
     monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 64)
     asked = choices(few_shot())
     for _ in range(2):
         assert ours.loglikelihood(asked) == stock.loglikelihood(asked)
-        ours.forget_paths()  # another λ
-    (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        ours.forget_paths()  # as set_lam does
+    (line,) = warnings(caplog)
     assert line.startswith(
         "the self-check failed for sequences packed into rows after a cached prefix: in "
     )
@@ -376,7 +386,7 @@ def test_that_sharing_is_off_is_said_before_the_first_request_and_after_the_last
     assert ours.sharing_off == reason
     for _ in range(2):
         ours.loglikelihood(choices(few_shot(1)))
-    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+    assert warnings(caplog) == [
         f"sharing prefixes is off: {reason}. Every request is computed in full, by itself: few-shot"
         " tasks take up to 30 times as long."
     ]
@@ -392,7 +402,7 @@ def test_who_turned_sharing_off_is_not_told_so(made, caplog):
     ours, _ = made(share_prefix=False)
     ours.loglikelihood(choices(few_shot(1)))
     assert ours.sharing_off == "share_prefix=False"
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert not warnings(caplog)
 
 
 def test_texts_of_the_call_before_are_forgotten(made):
@@ -427,7 +437,8 @@ def test_processes_do_not_wait_for_each_other_over_a_batch_size(made, monkeypatc
     ours.model.config.sliding_window = 150
     monkeypatch.setattr(type(ours), "world_size", property(lambda _: 2))
     monkeypatch.setattr(ours, "_detect_batch_size", lambda *_: 1 / 0)
-    long = [(context * 3, word) for context, word in few_shot(1)]
+    long = beyond_the_window()
+    # The search for a size would divide by zero.
     assert len(ours.loglikelihood(choices(long))) == 4
-    assert len(ours.generate_until(prompts([context for context, _ in long]))) == 4
+    assert len(ours.generate_until(prompts([long[0][0]] * 4))) == 4
     assert ours.batch_size == "auto"

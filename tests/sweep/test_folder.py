@@ -266,7 +266,7 @@ def test_the_best_of_each_column_is_starred(tmp_path):
             "four": {"word_perplexity,none": perplexity},
         }
         write_point(tmp_path, name, scores, **fields)
-    stock = {"suite": {"acc,none": 0.9}, "four": {"word_perplexity,none": 1}}
+    stock = {"suite": {"acc,none": 0.9}, "four": {"word_perplexity,none": 1.0}}
     write_point(tmp_path, "hf_instruct", stock, **fields)
     out = StringIO()
     show(tmp_path, Console(file=out, width=40))

@@ -124,8 +124,8 @@ def test_a_task_that_draws_and_writes_leaves_nothing_behind(run, pairs, lm_eval,
         same_as_separate(tmp_path / "out" / f"lam_{lam}", separate)
     first = read(tmp_path / "out" / "lam_0.00")[1]
     last = read(tmp_path / "out" / "lam_1.00")[1]
-    documents = [sample["doc"] for sample in first["pico_leaky"]]
-    assert documents == [sample["doc"] for sample in last["pico_leaky"]]
+    for one, other in zip(first["pico_leaky"], last["pico_leaky"], strict=True):
+        assert one["doc"] == other["doc"]
     assert responses(first, "pico_leaky") != responses(last, "pico_leaky")
 
 
