@@ -245,7 +245,7 @@ def _read_reference(path: Path) -> list[dict[str, str]]:
 def _subset(references: Sequence[dict[str, str]], point: Point) -> list[dict[str, str]]:
     """Return the references to the answered instructions, in the references' own order.
 
-    The package knows an instruction's difficulty by its place in that order.
+    The package finds an instruction's difficulty by its place in that order.
     """
     answered = set(point.instructions)
     return [row for row in references if row["instruction"] in answered]

@@ -55,7 +55,7 @@ class Point:
 
     @property
     def outputs(self) -> list[dict[str, str]]:
-        """The answers as the alpaca_eval package wants them."""
+        """The answers, one row each, as the alpaca_eval package reads them."""
         rows = []
         for sample in self.samples:
             row = {

@@ -394,7 +394,7 @@ def need_difficulties(instructions: int) -> None:
     known = pd.read_csv(path)["index"].nunique()
     if known != instructions:
         raise Failure(
-            f"the length-controlled win rate knows the difficulty of {known} instructions, in their"
+            f"the length-controlled win rate uses the difficulty of {known} instructions, in their"
             f" order, and there are {instructions} reference outputs. Give --reference_outputs with"
             " all of them, or --win_rate_only."
         )

@@ -68,11 +68,11 @@ def make_pair(
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    words = Tokenizer(
-        models.WordLevel({f"w{i}": i for i in range(shape["vocab_size"])}, unk_token="w0")
-    )
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", unk_token="w0")
+    # One word, one token: texts have the length they are asked to have.
+    vocabulary = {f"w{number}": number for number in range(shape["vocab_size"])}
+    word_level = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    word_level.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=word_level, eos_token="w1", unk_token="w0")
     fields: dict[str, Any] = {"num_attention_heads": shape["hidden_size"] // 64, **shape}
     config = LlamaConfig(**fields)
     torch.manual_seed(0)

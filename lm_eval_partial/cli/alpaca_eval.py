@@ -184,7 +184,7 @@ def _positive(text: str) -> int:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write the files and say where they are."""
+    """Write the files and print their paths."""
     from lm_eval_partial.alpaca import outputs
 
     points = outputs.read(args.results)

@@ -27,17 +27,20 @@ def add_parser(subparsers: Any) -> None:
         "bench",
         help="time loading, moving to another λ and scoring against stock",
         description=(
-            "load: loading at λ and set_lam against stock hf (and mergekit, if --mergekit names its"
-            " command). scoring: few-shot questions and generation on a loaded model. Both run in"
-            " turns with stock in one run, and print medians, ratios and peak anonymous memory."
-            " sweep: 11 λ in one sweep against separate lm_eval runs."
+            "load     loading at λ and set_lam, against stock hf (and mergekit, with --mergekit)\n"
+            "scoring  few-shot questions and generation on a loaded model, against stock hf\n"
+            "sweep    11 λ in one sweep, against separate lm_eval runs\n\n"
+            "load and scoring take turns with stock in one run, and print medians, ratios and peaks"
+            "\nof memory."
         ),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", choices=("load", "scoring", "sweep"), help="what to time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="timed rounds after one warm-up (default 3)"
+    )
     parser.add_argument(
         "--device",
         help="as in lm_eval (default: load and sweep cpu, scoring a GPU if there is one)",

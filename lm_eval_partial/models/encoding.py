@@ -111,6 +111,6 @@ class Encoder:
 
 
 def as_lists(request: Encoded) -> tuple[tuple[str, str] | None, list[int], list[int]]:
-    """Return a request as `HFLM` wants it."""
+    """Return a request in the types that `HFLM` takes."""
     texts, context, continuation = request
     return texts, list(map(int, context)), list(map(int, continuation))

@@ -400,7 +400,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         )
         return max(CPU_ROWS, fit) if self.device.type == "cpu" else fit
 
-    # What the user is told ------------------------------------------------------------------------
+    # Progress and warnings ------------------------------------------------------------------------
 
     @contextmanager
     def _bar(self, requests: int, kind: str, disable: bool) -> Iterator[Any]:
