@@ -151,7 +151,7 @@ def _make(model: str, model_args: dict[str, Any], config: EvaluatorConfig) -> An
 
 
 def _release() -> None:
-    gc.collect()  # models hold references to themselves, in hooks
+    gc.collect()  # a model in a reference cycle would stay beside the next one
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
