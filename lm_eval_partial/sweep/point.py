@@ -81,7 +81,7 @@ class Runner:
             torch_random_seed=seeds[2],
             fewshot_random_seed=seeds[3],
         )
-        # The harness writes the class of a model that it did not build itself.
+        # For a model it did not build itself, the harness writes a path or a class.
         result["config"]["model"] = model
         return result
 
