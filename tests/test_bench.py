@@ -12,14 +12,16 @@ from tests.prefix.test_loglikelihood import made
 def test_flop_are_those_of_the_linear_layers_and_of_tokens_that_see_each_other():
     model, tokens = made("llama"), 7
     config = model.config
-    linear = sum(
-        layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear)
-    )
+    linear = 0
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            linear += layer.weight.numel()
     pair = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
     ids = torch.arange(tokens)[None]
     with torch.no_grad(), counting(model) as causal:
         model(ids)
     assert causal == {"tokens": 7.0, "flop": 2 * tokens * linear + pair * 28}
+    # Each token sees itself alone: 7 pairs, not 28.
     sees = torch.eye(tokens, dtype=torch.bool)[None, None]
     with torch.no_grad(), counting(model) as alone:
         model(ids, attention_mask=sees)
@@ -33,11 +35,11 @@ def test_stock_is_compared_with_itself_at_twice_the_batch_size():
             raise torch.OutOfMemoryError
         return [(-1.5, True), (-3.0, False)]
 
-    sizes = []
+    sizes: list[int] = []
     stock = SimpleNamespace(batch_size_per_gpu=4, loglikelihood=answer)
-    workload = Workload(
-        [Instance("loglikelihood", {}, ("a", choice), 0) for choice in [" x", " y"]], choices=2
-    )
+    first = Instance("loglikelihood", {}, ("a", " x"), 0)
+    second = Instance("loglikelihood", {}, ("a", " y"), 0)
+    workload = Workload([first, second], choices=2)
     plain = [(-2.0, True), (-1.0, False)]
     assert rounding(workload, stock, plain) == {"largest_difference": 2.0, "different": 1}
     assert (

@@ -167,5 +167,5 @@ def test_a_sweep_finds_its_tasks_the_same_in_another_process(hub, one_task_index
         task = tasks._loaded["tasks"]["ifeval"]
         copy = types.FunctionType(task.config.process_docs.__code__, {}, "need_sentence_data")
         task.config.fewshot_config.process_docs = copy
-        found.append((repr(copy), copy, tasks.identity(None)["ifeval"]["config"]))
+        found.append((repr(copy), copy, tasks.fingerprints(None)["ifeval"]["config"]))
     assert found[0][0] != found[1][0] and found[0][2] == found[1][2]

@@ -1,7 +1,7 @@
 """The environment that the alpaca_eval package lives in, and the process in it that judges.
 
-The package needs setuptools < 81, which most environments of today have not, so it has one of its
-own; `runner` is what runs there.
+The package needs setuptools < 81, older than most environments have, so it gets one of its own.
+`runner` is the script that runs there.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lm_eval_partial.alpaca.runner import hide_secrets
 from lm_eval_partial.errors import UserError
 
 PACKAGE = "alpaca_eval==0.6.6"
-# It imports pkg_resources, which setuptools 81 dropped. The others are the newest that its tests
-# here have seen.
+# It imports pkg_resources, which setuptools 81 dropped. The other bounds are the newest versions
+# that the tests have passed on.
 REQUIREMENTS = (PACKAGE, "setuptools<81", "openai<4", "pandas<4", "numpy<3", "scikit-learn<1.10")
 RUNNER = Path(__file__).with_name("runner.py")
 
@@ -36,31 +36,33 @@ def install(environment: Path) -> Path:
     """Make an environment that has alpaca_eval and nothing of ours, and return its python.
 
     Raises:
-        UserError: pip failed; it said why.
+        UserError: a command failed; its own message is on stderr.
     """
     for command in (
         [sys.executable, "-m", "venv", str(environment)],
         [str(environment / "bin" / "python"), "-m", "pip", "install", *REQUIREMENTS],
     ):
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
-            raise UserError(f"{' '.join(command)} failed; what it said is above.")
+            raise UserError(f"{' '.join(command)} failed; its message is above.")
     return environment / "bin" / "python"
 
 
 def find_python(given: Path | None = None) -> Path:
     """Return a python whose environment has alpaca_eval.
 
-    It is `given`, or what the environment variable ALPACA_EVAL_PYTHON says, or else that of
-    `install`, or this one.
+    The first of these counts: `given`, the environment variable ALPACA_EVAL_PYTHON, the
+    environment that `install` makes, this one.
 
     Raises:
         UserError: there is none; the message says how to get one.
     """
     if given is None and (named := os.environ.get("ALPACA_EVAL_PYTHON")):
         given = Path(named)
-    candidates = (
-        [given] if given else [default_environment() / "bin" / "python", Path(sys.executable)]
-    )
+    if given:
+        candidates = [given]
+    else:
+        candidates = [default_environment() / "bin" / "python", Path(sys.executable)]
+    # The version alone is not enough: the package imports pkg_resources.
     question = "import importlib.metadata as m, pkg_resources; print(m.version('alpaca_eval'))"
     for python in candidates:
         try:
@@ -89,27 +91,15 @@ def variables_for(base_url: str | None, needs_key: bool) -> dict[str, str]:
         needs_key: whether a key has to be there for the package's default endpoint.
 
     Raises:
-        UserError: the address is none, or there is no key.
+        UserError: the address is not one of an endpoint, or there is no key.
     """
     variables = dict(os.environ)
-    # A file of client settings would hold keys, and other endpoints than the one that was asked
-    # for.
+    # A file of client settings would hold keys, and other endpoints than the one asked for.
     variables |= {"OPENAI_CLIENT_CONFIG_PATH": os.devnull, "TQDM_DISABLE": "1"}
     keys = variables.get("OPENAI_API_KEYS") or variables.get("OPENAI_API_KEY")
     url = base_url or variables.get("OPENAI_API_BASE") or variables.get("OPENAI_BASE_URL")
     if base_url:
-        parts = urlsplit(base_url)
-        if (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or parts.username
-            or parts.query
-        ):
-            raise UserError(
-                f"--base_url {parts.scheme}://{parts.hostname or ''}… is not the plain address of"
-                " an endpoint. Give e.g. http://localhost:8000/v1; keys go into the environment"
-                " variable OPENAI_API_KEY."
-            )
+        _check_url(base_url)
         variables["OPENAI_API_BASE"] = base_url
     if not keys and not url and needs_key:
         raise UserError(
@@ -117,26 +107,40 @@ def variables_for(base_url: str | None, needs_key: bool) -> dict[str, str]:
             " give --base_url of an endpoint that needs none."
         )
     if not keys:
-        variables["OPENAI_API_KEYS"] = variables["OPENAI_API_KEY"] = (
-            "none"  # the client wants one in any case
-        )
+        # The client refuses to start without a key, even where the endpoint needs none.
+        variables["OPENAI_API_KEYS"] = variables["OPENAI_API_KEY"] = "none"
     return variables
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    plain = parts.scheme in ("http", "https") and parts.hostname
+    # A user name or a query may hold a key, and the address is written to judge.json.
+    if not plain or parts.username or parts.query:
+        raise UserError(
+            f"--base_url {parts.scheme}://{parts.hostname or ''}… is not the plain address of"
+            " an endpoint. Give e.g. http://localhost:8000/v1; keys go into the environment"
+            " variable OPENAI_API_KEY."
+        )
 
 
 def run(
     python: Path, job: Mapping[str, Any], variables: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the events of a runner in the environment of `python`; it is gone when this ends.
+    """Yield the events of a runner in the environment of `python`.
+
+    The process ends with this generator.
 
     Raises:
-        UserError: it said why it cannot go on, or it died.
+        UserError: the runner reported an error, or it died.
     """
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints:
+    # stderr goes to a file: a pipe that nobody reads would fill up and block the runner.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(
             [str(python), "-I", "-W", "ignore", str(RUNNER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=errors,
             env=dict(variables),
             text=True,
             encoding="utf-8",
@@ -151,13 +155,13 @@ def run(
                     raise UserError(event["error"])
                 yield event
         except BrokenPipeError:
-            pass  # it ended at once; why is said below
+            pass  # it ended at once; its status is reported below
         finally:
-            process.stdout.close()  # the runner stops when it cannot tell of the next judgement
+            process.stdout.close()  # the runner stops when it cannot write its next event
             status = process.wait()
         if status:
-            complaints.seek(0)
-            last = hide_secrets(complaints.read()).strip().splitlines()[-1:] or ["it said nothing"]
+            errors.seek(0)
+            last = hide_secrets(errors.read()).strip().splitlines()[-1:] or ["no message"]
             raise UserError(
                 f"the judge's process ended with status {status} ({last[0][:300]}). Judgements that"
                 " were made are kept: run the same command again."

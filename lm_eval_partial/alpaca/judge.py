@@ -1,14 +1,13 @@
 """Win rates of a run's answers, by the alpaca_eval package in an environment of its own.
 
-    lm-eval-partial alpaca-eval judge results/mypair --annotators_config
-    weighted_alpaca_eval_gpt4_turbo
+    lm-eval-partial alpaca-eval judge results/mypair --annotators_config NAME
 
 Judged points are written as ordinary result files with samples, task ``alpaca_eval_judged``, so
-that `compare` and `report` read them like any other. Keys are read from the environment by the
-package, and by nothing else.
+that `compare` and `report` read them like any other. Only the package itself reads keys, from the
+environment.
 
-Known gaps: annotators that mix several judges; a judgement under way when a process is killed is
-paid for and lost.
+Known gaps: annotators that mix several judges. If the process is killed, judgements under way are
+lost, though they are paid for.
 """
 
 from __future__ import annotations
@@ -27,8 +26,11 @@ from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import write_text
 from lm_eval_partial.results.aggregation import JUDGED
 
-Tell = Callable[[str, int, int], None]
-"""Called with a point's name, how many judgements there are, and how many there will be."""
+# Takes a point's name, how many judgements there are, and how many there will be.
+Progress = Callable[[str, int, int], None]
+
+REFERENCES = "reference_outputs.json"
+ANNOTATIONS = "annotations.json"
 
 
 @dataclass(frozen=True)
@@ -59,20 +61,22 @@ class Settings:
 
     @property
     def folder(self) -> str:
-        """Name of the folder of what this judge says."""
-        names = [Path(self.annotators_config).name, self.judge_model or ""]
-        return "judged_by_" + "__".join(re.sub(r"[^\w.+-]+", "_", name) for name in names if name)
+        """Name of the folder of this judge's results."""
+        names = [Path(self.annotators_config).name]
+        if self.judge_model:
+            names.append(self.judge_model)
+        return "judged_by_" + "__".join(re.sub(r"[^\w.+-]+", "_", name) for name in names)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of one point.
+    """The result of one point.
 
     Attributes:
         point: the answers.
         scores: as the package names them; win rates and standard errors in percent. Empty after a
             dry run.
-        unusable: judgements that could not be read and are left out, as the package does.
+        unusable: judgements that could not be parsed; the package leaves them out of its scores.
         estimate: of a dry run: ``calls``, ``judged``, ``tokens``, ``dollars`` and so on.
         result: the result file that was written.
     """
@@ -92,9 +96,9 @@ def judge(
     reference: Path | None = None,
     python: Path | None = None,
     dry_run: bool = False,
-    tell: Tell = lambda point, done, total: None,
+    progress: Progress = lambda point, done, total: None,
 ) -> list[Verdict]:
-    """Return the verdict on each point in `folder`; judgements that were made before are not made again.
+    """Return the verdict on each point in `folder`; judgements made before are not made again.
 
     Args:
         folder: results of `lm_eval` or of a sweep, with samples.
@@ -102,14 +106,14 @@ def judge(
         output: where everything goes; the folder `outputs.FOLDER` in `folder` if it is not given.
         reference: answers to compare with; those that came with the instructions if it is not
             given.
-        python: of the environment that has alpaca_eval; found or asked for by `find_python` if it
-            is not given.
-        dry_run: count calls and tokens, and call nobody.
-        tell: called as judgements come in.
+        python: of the environment that has alpaca_eval; the one of `find_python` if it is not
+            given.
+        dry_run: count calls and tokens, and make no call.
+        progress: called as judgements come in.
 
     Raises:
-        UserError: anything that would give no or a wrong win rate, before a call is made; or calls
-            that failed, when all others have been made and kept.
+        UserError: there would be no win rate or a wrong one (no call has been made), or some calls
+            failed (all others have been made and are kept).
     """
     points = outputs.read(folder)
     output = output or folder / outputs.FOLDER
@@ -117,38 +121,47 @@ def judge(
     _check(points, references, settings, folder)
     variables = variables_for(settings.base_url, needs_key=not dry_run)
     python = find_python(python)
-    where = output / settings.folder
+    # Nothing is written before this line.
+    judged = output / settings.folder
     files = outputs.export(points, output)
     if not dry_run:
-        _claim(where, settings)
-    outputs.write_json(where / "reference_outputs.json", _subset(references, points[0]))
-    job = asdict(settings) | {
-        "annotators_config": _config_path(settings.annotators_config),
-        "reference": str((where / "reference_outputs.json").resolve()),
-        "dry_run": dry_run,
-        "points": [
-            {
-                "name": point.name,
-                "generator": point.generator,
-                "outputs": str(file.resolve()),
-                "journal": str((where / point.name / "journal.jsonl").resolve()),
-                "annotations": str((where / point.name / "annotations.json").resolve()),
-            }
-            for point, file in zip(points, files, strict=True)
-        ],
-    }
-    named = {point.name: point for point in points}
+        _claim(judged, settings)
+    outputs.write_json(judged / REFERENCES, _subset(references, points[0]))
+    job = _job(settings, judged, points, files) | {"dry_run": dry_run}
+    point_of = {point.name: point for point in points}
     verdicts = []
     for event in run(python, job, variables):
-        point = named[event["point"]]
+        point = point_of[event["point"]]
         if "done" in event:
-            tell(point.name, event["done"], event["total"])
-        elif "calls" in event:
+            progress(point.name, event["done"], event["total"])
+        elif "calls" in event:  # the estimate of a dry run
             verdicts.append(Verdict(point, estimate=event))
         else:
-            path = _write_result(point, event["scores"], where / point.name, settings)
+            path = _write_result(point, event["scores"], judged / point.name, settings)
             verdicts.append(Verdict(point, event["scores"], event["unusable"], result=path))
     return verdicts
+
+
+def _job(
+    settings: Settings, judged: Path, points: Sequence[Point], files: Sequence[Path]
+) -> dict[str, Any]:
+    """Return what the runner does, as JSON values. Paths are absolute: it runs elsewhere."""
+    rows = []
+    for point, file in zip(points, files, strict=True):
+        folder = judged.resolve() / point.name
+        row = {
+            "name": point.name,
+            "generator": point.generator,
+            "outputs": str(file.resolve()),
+            "journal": str(folder / "journal.jsonl"),
+            "annotations": str(folder / ANNOTATIONS),
+        }
+        rows.append(row)
+    return asdict(settings) | {
+        "annotators_config": _config_path(settings.annotators_config),
+        "reference": str((judged / REFERENCES).resolve()),
+        "points": rows,
+    }
 
 
 # Checks -------------------------------------------------------------------------------------------
@@ -175,13 +188,7 @@ def _check(
     if len({row["generator"] for row in references}) > 1:
         raise UserError("the reference outputs are of several generators. Give those of one.")
     for point in points:
-        counts = (point.file.data.get("n-samples") or {}).get(point.task) or {}
-        if settings.length_controlled and counts.get("effective") != counts.get("original"):
-            raise UserError(
-                f"{point.name} was run with --limit, on {counts['effective']} of"
-                f" {counts['original']} instructions, and length can be controlled for over all"
-                " only. Run it without; or give --win_rate_only."
-            )
+        _check_complete(point, settings)
         outputs.check_instructions(
             point.instructions, known, who=point.name, subset=not settings.length_controlled
         )
@@ -190,28 +197,44 @@ def _check(
                 f"{points[0].name} and {point.name} answer different instructions, so their win"
                 " rates cannot be compared. Run both with the same --limit."
             )
-        answers = {row["instruction"]: row["output"] for row in point.outputs}
-        differences = {
-            len(row["output"]) - len(answers[row["instruction"]])
-            for row in references
-            if row["instruction"] in answers
-        }
-        if settings.length_controlled and len(differences) < 2:
-            raise UserError(
-                f"{point.name}: all answers differ in length from the reference by the same number"
-                " of characters, so length cannot be controlled for. Give --win_rate_only."
-            )
+        if settings.length_controlled:
+            _check_lengths(point, references)
+
+
+def _check_complete(point: Point, settings: Settings) -> None:
+    counts = (point.file.data.get("n-samples") or {}).get(point.task) or {}
+    if settings.length_controlled and counts.get("effective") != counts.get("original"):
+        raise UserError(
+            f"{point.name} was run with --limit, on {counts['effective']} of {counts['original']}"
+            " instructions, and only over all of them can length be controlled for. Run it without"
+            " --limit; or give --win_rate_only."
+        )
+
+
+def _check_lengths(point: Point, references: Sequence[Mapping[str, str]]) -> None:
+    # The package's regression divides by the standard deviation of these differences.
+    answers = {row["instruction"]: row["output"] for row in point.outputs}
+    differences = set()
+    for row in references:
+        if row["instruction"] in answers:
+            differences.add(len(row["output"]) - len(answers[row["instruction"]]))
+    if len(differences) < 2:
+        raise UserError(
+            f"{point.name}: all answers differ in length from the reference by the same number"
+            " of characters, so length cannot be controlled for. Give --win_rate_only."
+        )
 
 
 def _read_reference(path: Path) -> list[dict[str, str]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            {"dataset": "alpaca_eval", "generator": "reference"}
-            | {name: str(value) for name, value in row.items()}
-            | {"instruction": str(row["instruction"]), "output": str(row["output"])}
-            for row in rows
-        ]
+        references = []
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            reference = {"dataset": "alpaca_eval", "generator": "reference"}
+            reference |= {name: str(value) for name, value in row.items()}
+            for required in ("instruction", "output"):
+                reference[required] = str(row[required])
+            references.append(reference)
+        return references
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"--reference_outputs {path} cannot be read ({type(error).__name__}: {error}). Give a"
@@ -220,7 +243,10 @@ def _read_reference(path: Path) -> list[dict[str, str]]:
 
 
 def _subset(references: Sequence[dict[str, str]], point: Point) -> list[dict[str, str]]:
-    """Return the reference outputs that are compared with, in their own order, which the package counts by."""
+    """Return the references to the answered instructions, in the references' own order.
+
+    The package finds an instruction's difficulty by its place in that order.
+    """
     answered = set(point.instructions)
     return [row for row in references if row["instruction"] in answered]
 
@@ -230,52 +256,74 @@ def _config_path(name: str) -> str:
 
 
 def _claim(folder: Path, settings: Settings) -> None:
-    """Write who judges; refuse a folder that another endpoint's judgements are in."""
+    """Record who judges; refuse a folder that holds judgements of another."""
     path = folder / "judge.json"
-    identity = {
+    record = {
         "annotators_config": settings.annotators_config,
         "judge_model": settings.judge_model,
         "base_url": settings.base_url,
     }
-    if path.is_file() and any(journal.stat().st_size for journal in folder.glob("*/journal.jsonl")):
+    # An empty journal is left where the first call already failed.
+    journals = folder.glob("*/journal.jsonl")
+    if path.is_file() and any(journal.stat().st_size for journal in journals):
         recorded = json.loads(path.read_text(encoding="utf-8"))
-        if recorded != identity:
+        if recorded != record:
             raise UserError(
-                f"{folder} holds judgements by {_words(recorded)}, not by {_words(identity)}. Give"
-                " --output_path another folder, or the recorded settings."
+                f"{folder} holds judgements by {_described(recorded)}, not by"
+                f" {_described(record)}. Give --output_path another folder, or the recorded"
+                " settings."
             )
-    outputs.write_json(path, identity)
+    outputs.write_json(path, record)
 
 
-def _words(identity: Mapping[str, str | None]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in identity.items() if value)
+def _described(record: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in record.items() if value)
 
 
 # Result files -------------------------------------------------------------------------------------
+
+# Sections of a result file with an entry for each task: those of the run are not of this task.
+_OF_TASKS = (
+    *("results", "groups", "group_subtasks", "configs", "versions", "n-shot"),
+    *("higher_is_better", "n-samples", "task_hashes"),
+)
+# What a judged sample keeps of the sample that was judged.
+_OF_SAMPLE = ("doc_id", "filtered_resps", "filter", "doc_hash", "prompt_hash", "target_hash")
 
 
 def _write_result(
     point: Point, scores: Mapping[str, float], folder: Path, settings: Settings
 ) -> Path:
-    """Write the judgements as a result file and samples of lm_eval, task `JUDGED`, and return the result file.
+    """Write the judgements as lm_eval's samples and result file of task `JUDGED`.
 
-    Win rates are fractions there. Documents have no length-controlled one: what the package's model
-    predicts for them varies with their difficulty alone, and an interval from it (or the package's
-    own standard error) leaves out how well that model is known.
+    Returns:
+        The result file. Win rates are fractions there.
     """
-    judged = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
-    by_instruction = {row["instruction"]: row for row in judged}
+    judged = json.loads((folder / ANNOTATIONS).read_text(encoding="utf-8"))
+    # The result last: where it is, the samples are.
+    samples = _samples(point, judged)
+    write_text(folder / f"samples_{JUDGED}_{point.file.date}.jsonl", "\n".join(samples) + "\n")
+    path = folder / f"results_{point.file.date}.json"
+    outputs.write_json(path, _result(point, scores, len(judged), settings))
+    return path
+
+
+def _result(
+    point: Point, scores: Mapping[str, float], count: int, settings: Settings
+) -> dict[str, Any]:
     fields = {"win_rate": ("win_rate", "standard_error")}
     if settings.length_controlled:
+        # The first metric is the main one.
         fields = {"lc_win_rate": ("length_controlled_winrate", "lc_standard_error")} | fields
     values: dict[str, float] = {}
     for name, (score, error) in fields.items():
-        values |= {f"{name},none": scores[score] / 100, f"{name}_stderr,none": scores[error] / 100}
+        values[f"{name},none"] = scores[score] / 100
+        values[f"{name}_stderr,none"] = scores[error] / 100
     metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in fields]
     metadata = {"main_metric": next(iter(fields)), "version": 1.0, "annotator": settings.folder}
-    source = point.file.data
-    result = {
-        "results": {JUDGED: {"alias": JUDGED, "name": JUDGED, "sample_len": len(judged)} | values},
+    of_run = {name: value for name, value in point.file.data.items() if name not in _OF_TASKS}
+    return {
+        "results": {JUDGED: {"alias": JUDGED, "name": JUDGED, "sample_len": count} | values},
         "group_subtasks": {},
         "configs": {
             JUDGED: {"task": JUDGED, "metric_list": metrics, "metadata": metadata, "num_fewshot": 0}
@@ -284,39 +332,24 @@ def _write_result(
         "versions": {JUDGED: f"1.0 {settings.folder}"},
         "n-shot": {JUDGED: 0},
         "higher_is_better": {JUDGED: dict.fromkeys(fields, True)},
-        "n-samples": {JUDGED: {"original": len(judged), "effective": len(judged)}},
+        "n-samples": {JUDGED: {"original": count, "effective": count}},
         "alpaca_eval": dict(scores),
-    } | {
-        name: value
-        for name, value in source.items()
-        if name not in ("results", "groups", *_OF_TASKS)
-    }
+    } | of_run
+
+
+def _samples(point: Point, judged: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line of JSON for each document.
+
+    Documents have a win rate, but no length-controlled one. The package's model predicts that from
+    their difficulty alone, so its spread (and the package's own standard error) leaves out how
+    well the model itself is known.
+    """
+    row_of = {row["instruction"]: row for row in judged}
     lines = []
     for sample in point.samples:
-        row = by_instruction[sample["doc"]["instruction"]]
-        kept = {"doc_id": sample["doc_id"], "doc": {"instruction": sample["doc"]["instruction"]}}
-        kept |= {
-            name: sample[name]
-            for name in ("filtered_resps", "filter", "doc_hash", "prompt_hash", "target_hash")
-        }
-        lines.append(
-            json.dumps(
-                kept | {"metrics": ["win_rate"], "win_rate": row["win_rate"]}, ensure_ascii=False
-            )
-        )
-    # The result last: where it is, the samples are.
-    write_text(folder / f"samples_{JUDGED}_{point.file.date}.jsonl", "\n".join(lines) + "\n")
-    path = folder / f"results_{point.file.date}.json"
-    outputs.write_json(path, result)
-    return path
-
-
-_OF_TASKS = (
-    "group_subtasks",
-    "configs",
-    "versions",
-    "n-shot",
-    "higher_is_better",
-    "n-samples",
-    "task_hashes",
-)
+        instruction = sample["doc"]["instruction"]
+        kept = {"doc_id": sample["doc_id"], "doc": {"instruction": instruction}}
+        kept |= {name: sample[name] for name in _OF_SAMPLE}
+        kept |= {"metrics": ["win_rate"], "win_rate": row_of[instruction]["win_rate"]}
+        lines.append(json.dumps(kept, ensure_ascii=False))
+    return lines

@@ -1,4 +1,4 @@
-"""The answers of a run to AlpacaEval's instructions, and the files that the alpaca_eval package reads them from.
+"""The answers of a run to AlpacaEval's instructions, as files that the alpaca_eval package reads.
 
     lm-eval-partial alpaca-eval export results/mypair
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from lm_eval_partial.files import write_text
 from lm_eval_partial.lam import format_lam
 from lm_eval_partial.results.files import ResultFile, Run, find, runs
 
+# The default output folder, inside that of the results.
 FOLDER = "alpaca_eval"
-"""What is made of a run's answers lies in this folder beside its results."""
 TASKS = ("alpaca_eval", "alpaca_eval_sampled")
 AGAIN = (
     "Run lm_eval or lm-eval-partial sweep with --tasks alpaca_eval --apply_chat_template"
@@ -36,7 +36,7 @@ class Point:
 
     Attributes:
         name: of its folder: ``lam_0.50``, ``hf_instruct``, or a stock model's name.
-        generator: what the alpaca_eval package calls the model; no two points have the same.
+        generator: the model's name in the alpaca_eval package, unique among the points.
         task: the task that was run.
         file: its result file.
         samples: its logged samples, ordered by document.
@@ -55,17 +55,18 @@ class Point:
 
     @property
     def outputs(self) -> list[dict[str, str]]:
-        """The answers as the alpaca_eval package wants them, white space around them left off as it does."""
-        return [
-            {
+        """The answers, one row each, as the alpaca_eval package reads them."""
+        rows = []
+        for sample in self.samples:
+            row = {
                 "dataset": sample["doc"].get("dataset", "alpaca_eval"),
                 "instruction": sample["doc"]["instruction"],
-                "output": sample["filtered_resps"][0].strip(),
+                "output": sample["filtered_resps"][0].strip(),  # as the package's own models do
                 "generator": self.generator,
                 "datasplit": "eval",
             }
-            for sample in self.samples
-        ]
+            rows.append(row)
+        return rows
 
 
 def read(folder: Path) -> list[Point]:
@@ -75,27 +76,30 @@ def read(folder: Path) -> list[Point]:
         UserError: no answers to AlpacaEval are there, their samples are missing or damaged, or they
             are of two pairs.
     """
-    found = [
-        (run, run.file_of(task))
-        for run in runs(find(folder))
-        for task in TASKS
-        if task in run.tasks
-    ]
-    if not found:
+    points = []
+    for run in runs(find(folder)):
+        for task in TASKS:
+            if task in run.tasks:
+                points.append(_point(run, run.file_of(task)))
+    if not points:
         raise UserError(f"{folder} has no answers to AlpacaEval. {AGAIN}")
-    points = [_point(run, file) for run, file in found]
-    if twice := [
-        name for name, count in Counter(point.name for point in points).items() if count > 1
-    ]:
+    # Each point has a folder named for it, so two of one name would overwrite each other.
+    if duplicates := _duplicates(point.name for point in points):
         raise UserError(
-            f"{folder} has several models called {listing(twice)}: two pairs, or two dtypes or"
+            f"{folder} has several models called {listing(duplicates)}: two pairs, or two dtypes or"
             " tasks of one. Give the folder of one of them."
         )
     return points
 
 
+def _duplicates(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
 def export(points: Sequence[Point], folder: Path) -> list[Path]:
-    """Write ``NAME/model_outputs.json`` for each point and, where known, ``reference_outputs.json``; return the former.
+    """Write ``NAME/model_outputs.json`` for each point, and return these paths.
+
+    The answers to compare with are written as ``reference_outputs.json``, if the points have them.
 
     Args:
         points: of one run.
@@ -103,49 +107,61 @@ def export(points: Sequence[Point], folder: Path) -> list[Path]:
     """
     written = []
     for point in points:
-        written.append(folder / point.name / "model_outputs.json")
-        write_json(written[-1], point.outputs)
+        path = folder / point.name / "model_outputs.json"
+        write_json(path, point.outputs)
+        written.append(path)
     if reference := references(points[0]):
         write_json(folder / "reference_outputs.json", reference)
     return written
 
 
 def references(point: Point) -> list[dict[str, str]]:
-    """Return the answers that came with the instructions, to be compared with; empty if none came."""
-    docs = [sample["doc"] for sample in point.samples]
-    if not all("output" in doc for doc in docs):
-        return []
-    return [
-        {"generator": "reference"} | {name: str(value) for name, value in doc.items()}
-        for doc in docs
-    ]
+    """Return the reference answers that came with the instructions; empty if none came."""
+    rows = []
+    for sample in point.samples:
+        if "output" not in sample["doc"]:
+            return []
+        row = {name: str(value) for name, value in sample["doc"].items()}
+        rows.append({"generator": "reference"} | row)
+    return rows
 
 
 def check_instructions(
-    instructions: Sequence[str], known: Iterable[str], *, who: str, subset: bool
+    instructions: Sequence[str], known: Collection[str], *, who: str, subset: bool
 ) -> None:
-    """Refuse answers that do not match the evaluation set: the package would drop them, down to a win rate of NaN.
+    """Refuse answers that do not match the evaluation set.
+
+    The package would drop them without a word, down to a win rate of NaN.
+
+    Args:
+        instructions: that were answered.
+        known: those of the evaluation set.
+        who: answered them, for the message.
+        subset: whether some may have no answer.
 
     Raises:
         UserError: an instruction is there twice, is not in the evaluation set, or, unless `subset`,
             has no answer.
     """
-    twice = [text for text, count in Counter(instructions).items() if count > 1]
-    known = list(known)
-    strange, missing = set(instructions) - set(known), set(known) - set(instructions)
-    for wrong, what, remedy in (
-        (twice, "are answered more than once", f"Remove the duplicates. {AGAIN}"),
+    unanswered = set() if subset else set(known) - set(instructions)
+    checks: tuple[tuple[Collection[str], str, str], ...] = (
         (
-            strange,
+            _duplicates(instructions),
+            "are answered more than once",
+            f"Remove the duplicates. {AGAIN}",
+        ),
+        (
+            set(instructions) - set(known),
             "are not in the reference outputs",
             "Give --reference_outputs that answer the same instructions.",
         ),
         (
-            set() if subset else missing,
+            unanswered,
             "have no answer",
             "Run without --limit; or judge those there are with --win_rate_only.",
         ),
-    ):
+    )
+    for wrong, what, remedy in checks:
         if wrong:
             first = min(wrong)
             example = first if len(first) <= 60 else f"{first[:57]}…"
@@ -167,24 +183,20 @@ def _point(run: Run, file: ResultFile) -> Point:
         name = f"lam_{format_lam(run.lam)}"
         generator = "__".join([_slug(file.config["base"]), _slug(file.config["instruct"]), name])
     else:
-        generator = _slug(run.label)
-        name = next(
-            (part for part in file.path.parts if part in ("hf_base", "hf_instruct")), generator
-        )
-        generator = f"{name}__{generator}" if name != generator else name
-    samples = sorted(
-        _samples(file.path.parent / f"samples_{task}_{file.date}.jsonl"),
-        key=lambda row: row["doc_id"],
-    )
+        name = generator = _slug(run.label)
+        for part in file.path.parts:
+            if part in ("hf_base", "hf_instruct"):  # a sweep's folders of stock models
+                name, generator = part, f"{part}__{generator}"
+                break
+    samples = list(_samples(file.path.parent / f"samples_{task}_{file.date}.jsonl"))
+    samples.sort(key=lambda row: row["doc_id"])
     return Point(name, generator, task, file, samples)
 
 
 def _slug(text: Any) -> str:
     """Return the last two parts of a path or Hub id as one word that can name a folder."""
-    return (
-        re.sub(r"[^\w.=+-]+", "_", "__".join(re.split(r"[/\\]+", str(text).rstrip("/\\"))[-2:]))
-        or "_"
-    )
+    parts = re.split(r"[/\\]+", str(text).rstrip("/\\"))
+    return re.sub(r"[^\w.=+-]+", "_", "__".join(parts[-2:])) or "_"
 
 
 def _samples(path: Path) -> Iterator[dict[str, Any]]:
@@ -194,9 +206,8 @@ def _samples(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(lines, 1):
             try:
                 sample = json.loads(line)
-                if not isinstance(sample["doc"]["instruction"], str) or not isinstance(
-                    sample["filtered_resps"][0], str
-                ):
+                texts = sample["doc"]["instruction"], sample["filtered_resps"][0]
+                if not all(isinstance(text, str) for text in texts):
                     raise TypeError("the instruction or the answer is no text")
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise UserError(

@@ -1,14 +1,13 @@
-"""Judges answers with the alpaca_eval package; runs in the environment of that package, started by `judge`.
+"""Judges answers with the alpaca_eval package, in that package's own environment.
 
-A script on its own: nothing of lm_eval_partial is installed there. It reads one job (a line of
-JSON) from standard input and writes events (a line of JSON each) to standard output; when nobody
-reads these any more, it stops.
+`judge` starts this script, and nothing else of lm_eval_partial is installed there. It reads one job
+(a line of JSON) from standard input and writes events (a line of JSON each) to standard output.
+When the reader of these is gone, it stops.
 
-Annotator, prompts, parser and metrics are the package's own. Two things it does itself. The package
-keeps judgements 128 at a time and loses them all if one call fails; here each is on disk before it
-counts. And the package's annotation cache knows no model settings and is shared by everything that
-uses an annotator; here every λ has its own journal, in which a judgement is found by the very
-prompt and settings that it was an answer to.
+Annotator, prompts, parser and metrics are the package's own. Two things differ. The package keeps
+judgements 128 at a time and loses them all if one call fails; here each is on disk before it
+counts. The package's annotation cache ignores model settings, and all users of an annotator share
+it; here every λ has its own journal, keyed by prompt and settings.
 """
 
 from __future__ import annotations
@@ -29,21 +28,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-Tell = Callable[..., None]
-"""Writes one event, given its fields."""
+# Writes one event, given its fields.
+Report = Callable[..., None]
 
+# Stop when so many judgements were given up and none has succeeded: the other 800 would fail too.
 HOPELESS = 5
-"""Stop when so many judgements were given up and none has succeeded: the other 800 would fail as well."""
+# HTTP states that asking again does not change.
 REFUSED = (400, 401, 403, 404, 422)
-"""HTTP states that asking again does not change."""
 
 
 class Failure(Exception):
-    """Something the user can put right."""
+    """An error that the user can fix."""
 
 
 class Counted(Exception):
-    """Ends a dry run: carries the prompts that would be sent, how many are judged already, and the settings."""
+    """Ends a dry run before the first call.
+
+    Its arguments: the prompts to send, how many are judged already, and the model's settings.
+    """
 
 
 class Journal:
@@ -52,6 +54,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = path.open("a+b")
+        # Two judges of one point would pay for everything twice.
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -60,8 +63,12 @@ class Journal:
             ) from None
         self.lock = threading.Lock()
         self.entries: dict[str, dict[str, Any]] = {}
+        self._read(path)
+
+    def _read(self, path: Path) -> None:
+        """Read the entries, and cut off a last line that is incomplete."""
         self.file.seek(0)
-        whole = 0
+        whole = 0  # bytes
         for line in self.file:
             try:
                 entry = json.loads(line)
@@ -77,7 +84,7 @@ class Journal:
             raise Failure(
                 f"{path} is damaged after byte {whole}. Restore it, or move it away to judge anew."
             )
-        self.file.truncate(whole)  # a line that was being written when the judge was killed
+        self.file.truncate(whole)  # the line that was being written when the judge was killed
 
     def usable(self, key: str) -> bool:
         """Return whether there is a judgement that the annotator's parser can read."""
@@ -91,53 +98,60 @@ class Journal:
             self.file.write(line)
             self.file.flush()
             os.fsync(self.file.fileno())
-            self.entries[key] = json.loads(line)
+            self.entries[key] = json.loads(line)  # as a resumed run reads it: secrets hidden
 
     def close(self) -> None:
-        """Let other judges have it."""
+        """Close the file, which also unlocks it."""
         self.file.close()
 
 
 class Decoder:
-    """Stands in for a decoder of the package: asks it for one prompt at a time and keeps each answer in a journal."""
+    """A decoder of the package that is called for one prompt at a time, with each answer kept."""
 
     def __init__(
-        self, annotator: Any, journal: Journal, job: Mapping[str, Any], tell: Tell
+        self, annotator: Any, journal: Journal, job: Mapping[str, Any], report: Report
     ) -> None:
         self.decode, self.parse = annotator.fn_completions, annotator.fn_completion_parser
         self.answer_column, self.batch_size = annotator.completion_key, annotator.batch_size
-        self.journal, self.job, self.tell = journal, job, tell
+        self.journal, self.job, self.report = journal, job, report
         self.stop = threading.Event()
         self.succeeded, self.given_up = 0, 0
         self.errors: list[str] = []
         self.lock = threading.Lock()
 
     def __call__(self, prompts: Sequence[str], **settings: Any) -> dict[str, list[Any]]:
-        """Return the package's columns for all `prompts`, asking for those that are not in the journal."""
+        """Return the package's columns for all `prompts`; those in the journal are not sent."""
         keys = [digest([prompt, settings]) for prompt in prompts]
-        missing = {
-            key: prompt
-            for key, prompt in zip(keys, prompts, strict=True)
-            if not self.journal.usable(key)
-        }
+        missing = {}
+        for key, prompt in zip(keys, prompts, strict=True):
+            if not self.journal.usable(key):
+                missing[key] = prompt
         self.total = len(set(keys))
         if self.job["dry_run"]:
             raise Counted(list(missing.values()), self.total - len(missing), settings)
         self.done = self.total - len(missing)
-        self.tell(done=self.done, total=self.total)
+        self.report(done=self.done, total=self.total)
         self.ask_all(missing, settings)
-        answers = [self.journal.entries[key]["answer"] for key in keys]
-        return {column: [answer[column] for answer in answers] for column in answers[0]}
+        columns: dict[str, list[Any]] = {}
+        for key in keys:
+            for column, value in self.journal.entries[key]["answer"].items():
+                columns.setdefault(column, []).append(value)
+        return columns
 
     def ask_all(self, missing: Mapping[str, str], settings: Mapping[str, Any]) -> None:
-        """Ask for all of `missing`, several at a time; raise `Failure` if some could not be had."""
+        """Send all prompts of `missing`, several at a time.
+
+        Raises:
+            Failure: some have no answer.
+        """
         pool = ThreadPoolExecutor(self.job["concurrency"])
         try:
-            for future in [
-                pool.submit(self.ask, key, prompt, settings) for key, prompt in missing.items()
-            ]:
+            asked = []
+            for key, prompt in missing.items():
+                asked.append(pool.submit(self.ask, key, prompt, settings))
+            for future in asked:
                 future.result()
-        except BaseException:
+        except BaseException:  # an interrupt too
             self.stop.set()
             raise
         finally:
@@ -151,32 +165,40 @@ class Decoder:
             )
 
     def ask(self, key: str, prompt: str, settings: Mapping[str, Any]) -> None:
-        """Ask until there is an answer that the parser can read, or it is given up."""
+        """Ask until there is an answer that the parser can read, or all attempts are used up."""
         answer, error = None, ""
         for attempt in range(self.job["attempts"]):
             if attempt:
+                # An event, not a sleep: stopping ends the wait.
                 self.stop.wait(min(30.0, self.job["backoff"] * 2 ** (attempt - 1)))
             if self.stop.is_set():
                 return
             try:
                 answer = self.ask_once(prompt, settings)
-                usable, error = (
-                    self.readable(answer),
-                    "the judge's replies cannot be read by the annotator's parser",
-                )
             except Exception as caught:
                 error = f"{type(caught).__name__}: {caught}"
                 if getattr(caught, "status_code", None) in REFUSED:
                     break
                 continue
-            if usable:
+            if self.readable(answer):
                 self.journal.add(key, True, answer)
-                with self.lock:
-                    self.succeeded, self.done = self.succeeded + 1, self.done + 1
-                    self.tell(done=self.done, total=self.total)
+                self.count_success()
                 return
+            error = "the judge's replies cannot be read by the annotator's parser"
+        # An unreadable answer is kept too: the package scores it as missing.
         if answer is not None:
             self.journal.add(key, False, answer)
+        self.count_failure(error)
+
+    def count_success(self) -> None:
+        """Report one more judgement."""
+        with self.lock:
+            self.succeeded += 1
+            self.done += 1
+            self.report(done=self.done, total=self.total)
+
+    def count_failure(self, error: str) -> None:
+        """Note a judgement that was given up; stop if nothing ever succeeds."""
         with self.lock:
             self.errors.append(error)
             self.given_up += 1
@@ -187,7 +209,7 @@ class Decoder:
         """Return the package's columns for one prompt."""
         more: dict[str, Any] = {}
         if "num_procs" in inspect.signature(self.decode).parameters:
-            more["num_procs"] = 1
+            more["num_procs"] = 1  # the calls are already parallel here
         if self.decode.__name__ == "openai_completions":
             # One attempt and no sleep: its own would retry rate limits only, and not keep count.
             more |= {"n_retries": 1, "sleep_time": 0}
@@ -199,21 +221,22 @@ class Decoder:
         columns = self.decode(prompts=[prompt], **{**settings, **more})
         answer = {name: values[0] for name, values in columns.items()}
         whole = answer.get("completions_all")
+        # The package catches rate limits and refused prompts, and returns an empty answer.
         if isinstance(whole, dict) and whole.get("text") == "" and whole.get("total_tokens") == 0:
-            raise RuntimeError(
-                "no reply: rate limit, or the prompt was refused"
-            )  # what the package returns for it
+            raise RuntimeError("no reply: rate limit, or the prompt was refused")
         return answer
 
     def readable(self, answer: Mapping[str, Any]) -> bool:
         """Return whether the annotator's parser finds a judgement in an answer."""
         try:
             found = list(self.parse(answer[self.answer_column]))
-        except Exception:
+        except Exception:  # parsers are the annotator's, and raise what they like
             return False
-        return len(found) == self.batch_size and not any(
-            value is None or isinstance(value, float) and math.isnan(value) for value in found
-        )
+        return len(found) == self.batch_size and not any(map(_is_missing, found))
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or isinstance(value, float) and math.isnan(value)
 
 
 def digest(content: Any) -> str:
@@ -222,9 +245,12 @@ def digest(content: Any) -> str:
 
 
 def secrets() -> list[str]:
-    """Return the values of the environment that nobody else may see, the longest first."""
-    names = [name for name in os.environ if name.endswith(("_KEY", "_KEYS", "_TOKEN", "_SECRET"))]
-    values = {part for name in names for part in [os.environ[name], *os.environ[name].split(",")]}
+    """Return the values of environment variables named as keys or tokens, the longest first."""
+    values: set[str] = set()
+    for name, value in os.environ.items():
+        if name.endswith(("_KEY", "_KEYS", "_TOKEN", "_SECRET")):
+            values |= {value, *value.split(",")}  # _KEYS holds several
+    # Shorter ones, such as "none", would blank out ordinary words.
     return sorted((value for value in values if len(value) >= 6), key=len, reverse=True)
 
 
@@ -235,7 +261,7 @@ def hide_secrets(text: str) -> str:
     return text
 
 
-def judge(job: Mapping[str, Any], tell: Tell) -> None:
+def judge(job: Mapping[str, Any], report: Report) -> None:
     """Judge every point of the job, one after the other."""
     reference = read_json(job["reference"])
     if job["length_controlled"]:
@@ -243,7 +269,7 @@ def judge(job: Mapping[str, Any], tell: Tell) -> None:
     for point in job["points"]:
         journal = Journal(Path(point["journal"]))
         try:
-            judge_point(job, point, reference, journal, partial(tell, point=point["name"]))
+            judge_point(job, point, reference, journal, partial(report, point=point["name"]))
         finally:
             journal.close()
 
@@ -253,28 +279,15 @@ def judge_point(
     point: Mapping[str, Any],
     reference: list[Any],
     journal: Journal,
-    tell: Tell,
+    report: Report,
 ) -> None:
-    """Tell the package's metrics of one point, or what they would take, and write each instruction's judgement."""
+    """Report one point's metrics, or the estimate of a dry run, and write its judgements."""
     import pandas as pd
 
     annotator = make_annotator(job)
     (single,) = annotator.annotators.values()
-    single.fn_completions = Decoder(single, journal, job, tell)
-    frames: list[Any] = []
-
-    def metric(annotations: Any) -> Any:
-        frame = pd.DataFrame(annotations)
-        frames.append(frame)
-        if not frame["preference"].notna().any():
-            raise Failure(
-                "no win rate: not one reply of the judge could be read by the annotator's parser."
-            )
-        metrics = package("metrics")
-        if job["length_controlled"]:  # adds the column glm_preference
-            return metrics.get_length_controlled_winrate(frame, save_weights_dir=None)
-        return metrics.get_winrate(frame)
-
+    single.fn_completions = Decoder(single, journal, job, report)
+    metric = Metric(job["length_controlled"])
     try:
         # Data frames: a path would be read by pandas, which turns answers like "42" into numbers.
         board, _ = package("main").evaluate(
@@ -291,26 +304,43 @@ def judge_point(
             is_return_instead_of_print=True,
         )
     except Counted as found:
-        tell(**estimate(*found.args))
+        report(**estimate(*found.args))
         return
-    scores = {
-        name: float(value)
-        for name, value in board.loc[point["generator"]].items()
-        if name != "mode"
-    }
-    (frame,) = frames
+    scores = board.loc[point["generator"]].drop("mode", errors="ignore").astype(float).to_dict()
+    write_annotations(metric.frame, Path(point["annotations"]))
+    report(scores=scores, unusable=len(metric.frame) - int(scores["n_total"]))
+
+
+class Metric:
+    """The package's metric, which keeps the data frame it was computed from."""
+
+    def __init__(self, length_controlled: bool) -> None:
+        self.length_controlled = length_controlled
+
+    def __call__(self, annotations: Any) -> Any:
+        """Return the package's scores of `annotations`."""
+        import pandas as pd
+
+        self.frame = pd.DataFrame(annotations)
+        if not self.frame["preference"].notna().any():
+            raise Failure(
+                "no win rate: not one reply of the judge could be read by the annotator's parser."
+            )
+        metrics = package("metrics")
+        if self.length_controlled:  # adds the column glm_preference to the frame
+            return metrics.get_length_controlled_winrate(self.frame, save_weights_dir=None)
+        return metrics.get_winrate(self.frame)
+
+
+def write_annotations(frame: Any, path: Path) -> None:
+    """Write each instruction's win rates as JSON."""
     # A preference is 1 for the reference, 2 for the model; what the length-controlled model
     # predicts, 0 and 1.
     frame["win_rate"], frame["lc_win_rate"] = frame["preference"] - 1, frame.get("glm_preference")
-    rows = json.loads(
-        frame[["instruction", "win_rate", "lc_win_rate"]].to_json(
-            orient="records", double_precision=15
-        )
-    )
-    Path(point["annotations"]).write_text(
-        json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    tell(scores=scores, unusable=len(frame) - int(scores["n_total"]))
+    columns = frame[["instruction", "win_rate", "lc_win_rate"]]
+    # By pandas, which writes NaN as null; its default of 10 digits would round.
+    rows = json.loads(columns.to_json(orient="records", double_precision=15))
+    path.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def package(module: str) -> Any:
@@ -329,24 +359,21 @@ def make_annotator(job: Mapping[str, Any]) -> Any:
     try:
         annotator = kind(annotators_config=job["annotators_config"], caching_path=None)
     except FileNotFoundError:
-        known = ", ".join(
-            sorted(path.parent.name for path in kind.DEFAULT_BASE_DIR.glob("*/configs.yaml"))
-        )
+        known = sorted(path.parent.name for path in kind.DEFAULT_BASE_DIR.glob("*/configs.yaml"))
         raise Failure(
             f"--annotators_config {job['annotators_config']} is neither a file nor one of"
-            f" alpaca_eval's: {known}."
+            f" alpaca_eval's: {', '.join(known)}."
         ) from None
     if len(annotator.annotators) != 1:
         raise Failure(
             f"--annotators_config {job['annotators_config']} mixes {len(annotator.annotators)}"
-            " judges. Give one of one."
+            " judges. Give an annotator with one judge."
         )
     (single,) = annotator.annotators.values()
     if job["judge_model"]:
         single.completions_kwargs = {**single.completions_kwargs, "model_name": job["judge_model"]}
         if "<|im_start|>" in single.prompt_template:
-            # The package takes a model with "instruct" in its name for one of 2023's, which knew no
-            # chat.
+            # The package treats a model with "instruct" in its name as one of 2023's, without chat.
             single.completions_kwargs["requires_chatml"] = True
     return annotator
 
@@ -367,25 +394,24 @@ def need_difficulties(instructions: int) -> None:
     known = pd.read_csv(path)["index"].nunique()
     if known != instructions:
         raise Failure(
-            f"the length-controlled win rate knows the difficulty of {known} instructions, in their"
+            f"the length-controlled win rate uses the difficulty of {known} instructions, in their"
             f" order, and there are {instructions} reference outputs. Give --reference_outputs with"
             " all of them, or --win_rate_only."
         )
 
 
 def estimate(prompts: Sequence[str], judged: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a judgement of `prompts` would take: calls, tokens, and dollars if the package knows a price."""
+    """Return what judging `prompts` takes: calls, tokens, and dollars if a price is known."""
     model = str(settings.get("model_name", ""))
     try:
         import tiktoken
 
         encoding = tiktoken.encoding_for_model(model)
-        tokens, counted = (
-            sum(len(encoding.encode(text, disallowed_special=())) for text in prompts),
-            True,
-        )
+        tokens = sum(len(encoding.encode(text, disallowed_special=())) for text in prompts)
+        counted = True
     except Exception:  # not a model of OpenAI's, or its vocabulary cannot be fetched
-        tokens, counted = sum(len(text) for text in prompts) // 4, False
+        tokens = sum(map(len, prompts)) // 4
+        counted = False
     price = package("decoders.openai")._get_price_per_token(model) * tokens if counted else math.nan
     answer = settings.get("max_tokens")
     return {
@@ -402,17 +428,18 @@ def estimate(prompts: Sequence[str], judged: int, settings: Mapping[str, Any]) -
 def main() -> int:
     """Run the job on standard input; return 0, or 1 after an event that says what failed."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what the package prints is no event
+    # The package prints too; on standard output that would break the events.
+    os.dup2(2, 1)
 
-    def tell(**event: Any) -> None:
+    def report(**event: Any) -> None:
         events.write(hide_secrets(json.dumps(event)) + "\n")
         events.flush()
 
     logging.disable(logging.CRITICAL)  # it logs whole prompts and tracebacks of every failed call
     try:
-        judge(json.loads(sys.stdin.readline()), tell)
+        judge(json.loads(sys.stdin.readline()), report)
     except Failure as error:
-        tell(error=str(error))
+        report(error=str(error))
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,13 +1,14 @@
 """Timings side by side with stock: loading at λ, and moving a loaded model to another λ.
 
-Every figure comes from a process of its own, so that peaks of memory are its own too; rounds take
-turns (A B A B), the first is a warm-up that also fills the page cache. Medians are reported; only
-ratios mean anything on a shared machine.
+Every figure comes from a process of its own, and so does every peak of memory. Rounds take turns
+(A B A B); the first is a warm-up that also fills the page cache. Medians are reported. On a shared
+machine only their ratios are comparable.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -26,6 +27,9 @@ from lm_eval_partial.errors import UserError
 
 SIZE = "364m"
 
+# Seconds and GiB by name.
+Figures = dict[str, float]
+
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of one run: medians in seconds, GiB of anonymous memory, and ratios."""
@@ -34,51 +38,57 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         base, instruct = args.base, args.instruct
         if base is None:
             base, instruct = make_pair(Path(scratch), SIZES[args.size or SIZE], args.stored, device)
-        ways: dict[str, Callable[[], dict[str, float]]] = {
+        programs: dict[str, Callable[[], Figures]] = {
             "stock": lambda: _in_process("stock", base, instruct, args.dtype, device),
             "partial": lambda: _in_process("partial", base, instruct, args.dtype, device),
         }
         if args.mergekit:
-            ways["mergekit"] = lambda: _mergekit(
-                args.mergekit, base, instruct, Path(scratch, "merged")
-            )
-        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-        for turn in range(args.rounds + 1):
-            for name, way in ways.items():
-                print(f"round {turn} of {args.rounds}: {name}", file=sys.stderr)
-                figures = way()
-                if turn:
-                    rounds[name].append(figures)
-        medians = {
-            name: {key: statistics.median(each[key] for each in runs) for key in runs[0]}
-            for name, runs in rounds.items()
-        }
-    settings = {name: getattr(args, name) for name in ("rounds", "stored", "dtype")} | {
-        "device": device
+            merged = Path(scratch, "merged")
+            programs["mergekit"] = lambda: _mergekit(args.mergekit, base, instruct, merged)
+        medians = _medians(programs, args.rounds)
+    return {
+        "machine": machine(),
+        "rounds": args.rounds,
+        "stored": args.stored,
+        "dtype": args.dtype,
+        "device": device,
+        **({"size": args.size or SIZE} if args.base is None else {}),
+        "medians": medians,
+        "ratios": _ratios(medians),
     }
-    settings |= {"size": args.size or SIZE} if args.base is None else {}
-    return {"machine": machine(), **settings, "medians": medians, "ratios": _ratios(medians)}
+
+
+def _medians(programs: dict[str, Callable[[], Figures]], rounds: int) -> dict[str, Figures]:
+    """Return the median of each figure of each program over `rounds` that take turns."""
+    runs: dict[str, list[Figures]] = {name: [] for name in programs}
+    for turn in range(rounds + 1):
+        for name, program in programs.items():
+            print(f"round {turn} of {rounds}: {name}", file=sys.stderr)
+            figures = program()
+            if turn:  # round 0 is the warm-up
+                runs[name].append(figures)
+    medians: dict[str, Figures] = {}
+    for name, of_program in runs.items():
+        medians[name] = {}
+        for key in of_program[0]:
+            medians[name][key] = statistics.median(each[key] for each in of_program)
+    return medians
 
 
 def show(figures: dict[str, Any]) -> None:
     """Print the figures as a table on stdout."""
+    medians = figures["medians"].values()
     table = Table("", *figures["medians"], title=f"medians of {figures['rounds']} rounds")
-    keys = dict.fromkeys(key for medians in figures["medians"].values() for key in medians)
-    for key in keys:
-        table.add_row(
-            key,
-            *(
-                f"{medians[key]:.2f}" if key in medians else ""
-                for medians in figures["medians"].values()
-            ),
-        )
+    # Not every program has every figure.
+    for key in dict.fromkeys(itertools.chain(*medians)):
+        table.add_row(key, *(f"{each[key]:.2f}" if key in each else "" for each in medians))
     console = Console(highlight=False)
     console.print(table)
     for name, ratio in figures["ratios"].items():
         console.print(f"{name}: {ratio:.2f}")
 
 
-def _ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
+def _ratios(medians: dict[str, Figures]) -> Figures:
     stock, ours = medians["stock"], medians["partial"]
     ratios = {
         "load at λ / stock load": ours["load_s"] / stock["load_s"],
@@ -97,29 +107,19 @@ def _ratios(medians: dict[str, dict[str, float]]) -> dict[str, float]:
     return {name: round(ratio, 2) for name, ratio in ratios.items()}
 
 
-def _in_process(way: str, base: str, instruct: str, dtype: str, device: str) -> dict[str, float]:
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "lm_eval_partial.bench.load",
-        way,
-        base,
-        instruct,
-        dtype,
-        device,
-    ]
+def _in_process(program: str, base: str, instruct: str, dtype: str, device: str) -> Figures:
+    python = [sys.executable, "-W", "ignore", "-m", "lm_eval_partial.bench.load"]
+    command = [*python, program, base, instruct, dtype, device]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise UserError(
-            f"the benchmark's {way} process failed: {done.stderr.strip().splitlines()[-1]}"
+            f"the benchmark's {program} process failed: {done.stderr.strip().splitlines()[-1]}"
         )
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
     return figures
 
 
-def _mergekit(command: str, base: str, instruct: str, output: Path) -> dict[str, float]:
+def _mergekit(command: str, base: str, instruct: str, output: Path) -> Figures:
     recipe = output.with_suffix(".yaml")
     recipe.write_text(
         "merge_method: linear\ndtype: float32\nmodels:\n"
@@ -137,25 +137,26 @@ def _mergekit(command: str, base: str, instruct: str, output: Path) -> dict[str,
     return {"merge_s": time.perf_counter() - start, "written_gib": written / 2**30}
 
 
-# What runs in the process of its own --------------------------------------------------------------
+# What each process runs ---------------------------------------------------------------------------
 
 
-def _worker(way: str, base: str, instruct: str, dtype: str, device: str) -> dict[str, float]:
+def _worker(program: str, base: str, instruct: str, dtype: str, device: str) -> Figures:
     """Load one model and let it answer; ours then moves through a few λ."""
     import torch
     from lm_eval.models.huggingface import HFLM
 
     from lm_eval_partial.models.hf import PartialHFLM
 
-    figures: dict[str, float] = {}
+    figures: Figures = {}
     with peak_anonymous() as before:
         start = time.perf_counter()
         lm: Any = (
             HFLM(pretrained=instruct, device=device, dtype=dtype)
-            if way == "stock"
+            if program == "stock"
             else PartialHFLM(base=base, instruct=instruct, lam=0.5, device=device, dtype=dtype)
         )
         figures["load_s"] = time.perf_counter() - start
+        # Weights may be mapped into memory and read only when they are first needed.
         lm._loglikelihood_tokens([(None, [2, 3, 4], [5, 6])], disable_tqdm=True)
         figures["load_and_answer_s"] = time.perf_counter() - start
     figures["load_peak_anonymous_gib"] = before["peak"] / 2**30
@@ -164,21 +165,33 @@ def _worker(way: str, base: str, instruct: str, dtype: str, device: str) -> dict
     figures["weights_gib"] = (
         sum(p.numel() * p.element_size() for p in lm.model.parameters()) / 2**30
     )
-    if way == "partial":
-        times = []
-        if lm.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        with peak_anonymous(before["start"]) as during:
-            for lam in (0.6, 0.1, 0.9):
-                start = time.perf_counter()
-                lm.set_lam(lam)
-                if lm.device.type == "cuda":
-                    torch.cuda.synchronize()
-                times.append(time.perf_counter() - start)
-        figures["set_lam_s"] = statistics.median(times)
-        figures["set_lam_peak_anonymous_gib"] = during["peak"] / 2**30
-        if lm.device.type == "cuda":
-            figures["set_lam_peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    if program == "partial":
+        figures |= _moves(lm, before["start"])
+    return figures
+
+
+def _moves(lm: Any, start_memory: float) -> Figures:
+    """Return the median time of a few moves to another λ, and the peaks of memory."""
+    import torch
+
+    on_gpu = lm.device.type == "cuda"
+    times = []
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    # Above the same start as the load: the model itself counts.
+    with peak_anonymous(start_memory) as during:
+        for lam in (0.6, 0.1, 0.9):
+            start = time.perf_counter()
+            lm.set_lam(lam)
+            if on_gpu:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    figures = {
+        "set_lam_s": statistics.median(times),
+        "set_lam_peak_anonymous_gib": during["peak"] / 2**30,
+    }
+    if on_gpu:
+        figures["set_lam_peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return figures
 
 

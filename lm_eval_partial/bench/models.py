@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+# Shapes of the llamas made, as fields of their config: two small ones with heads of 64, and that of
+# Llama 3.1 8B.
 SIZES: dict[str, dict[str, int]] = {
     "58m": {
         "hidden_size": 512,
@@ -33,7 +35,6 @@ SIZES: dict[str, dict[str, int]] = {
         "num_key_value_heads": 8,
     },
 }
-"""Shapes of the llamas made, as fields of their config: two small ones with heads of 64, and Llama 3.1 8B's."""
 
 
 def machine() -> dict[str, Any]:
@@ -67,11 +68,11 @@ def make_pair(
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    words = Tokenizer(
-        models.WordLevel({f"w{i}": i for i in range(shape["vocab_size"])}, unk_token="w0")
-    )
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w1", unk_token="w0")
+    # One word, one token: texts have the length they are asked to have.
+    vocabulary = {f"w{number}": number for number in range(shape["vocab_size"])}
+    word_level = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    word_level.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=word_level, eos_token="w1", unk_token="w0")
     fields: dict[str, Any] = {"num_attention_heads": shape["hidden_size"] // 64, **shape}
     config = LlamaConfig(**fields)
     torch.manual_seed(0)
@@ -84,16 +85,18 @@ def make_pair(
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.002)
     del model, parameter
-    clear_device_cache(garbage_collection=True)  # a GPU's memory is what comes next's
+    # PyTorch would keep the GPU's memory, which other processes need next.
+    clear_device_cache(garbage_collection=True)
     return str(folder / "base"), str(folder / "instruct")
 
 
 @contextmanager
 def peak_anonymous(start: float | None = None) -> Iterator[dict[str, float]]:
-    """Yield a dictionary that holds, at the end, the peak of anonymous memory above `start`, in bytes.
+    """Yield a dictionary that holds, at the end, the peak of anonymous memory above `start`.
 
-    Freed memory that the allocator keeps is given back first: it would hide what is taken next.
+    All figures are in bytes.
     """
+    # The allocator keeps freed memory. What is taken out of that would not be seen.
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -101,6 +104,7 @@ def peak_anonymous(start: float | None = None) -> Iterator[dict[str, float]]:
     found = {"start": begin, "peak": 0.0}
     stop = threading.Event()
 
+    # The kernel keeps no peak of anonymous memory alone, so it is polled.
     def watch() -> None:
         while not stop.wait(0.005):
             found["peak"] = max(found["peak"], _anonymous() - begin)
@@ -116,7 +120,7 @@ def peak_anonymous(start: float | None = None) -> Iterator[dict[str, float]]:
 
 @contextmanager
 def peak_memory(device: Any) -> Iterator[dict[str, float]]:
-    """Yield a dictionary that holds, at the end, the peak of memory taken on `device` meanwhile, in bytes."""
+    """Yield a dictionary that holds, at the end, the peak of memory taken on `device`, in bytes."""
     import torch
 
     if device.type != "cuda":
@@ -131,7 +135,7 @@ def peak_memory(device: Any) -> Iterator[dict[str, float]]:
 
 
 def _anonymous() -> float:
-    """Return this process's anonymous resident memory in bytes; 0 where the system does not tell."""
+    """Return this process's anonymous resident memory in bytes; 0 where there is no /proc."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError:

@@ -2,8 +2,8 @@
 
     lm-eval-partial bench sweep
 
-Three of the eleven runs (λ = 0, 0.5, 1) are made, the sweep between them, and scaled to eleven:
-what a run costs does not depend on λ.
+Only three of the eleven runs are made (λ = 0, 0.5, 1; the sweep in between). Their median is scaled
+to eleven, as what a run costs does not depend on λ.
 """
 
 from __future__ import annotations
@@ -32,33 +32,20 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Return the seconds of both ways over 11 λ, and their ratio."""
     demo = Path(lm_eval_partial.__file__).with_name("demo")
     base, instruct = args.base or str(demo / "base"), args.instruct or str(demo / "instruct")
-    rest = [
-        "--tasks",
-        args.tasks,
-        "--batch_size",
-        str(args.batch_size),
-        "--device",
-        args.device or "cpu",
-    ]
-    rest += ["--limit", str(args.limit)] if args.limit else []
+    rest = ["--tasks", args.tasks, "--batch_size", str(args.batch_size)]
+    rest += ["--device", args.device or "cpu"]
+    if args.limit:
+        rest += ["--limit", str(args.limit)]
     with tempfile.TemporaryDirectory(prefix="lm-eval-partial-bench-") as scratch:
 
         def separate(lam: float) -> float:
             model_args = f"base={base},instruct={instruct},lam={lam}"
-            command = [
-                "-m",
-                "lm_eval",
-                "run",
-                "--model",
-                "partial-hf",
-                "--model_args",
-                model_args,
-                *rest,
-            ]
-            command += ["--include_path", str(args.include_path), "--log_samples"]
+            command = ["-m", "lm_eval", "run", "--model", "partial-hf", "--model_args", model_args]
+            command += [*rest, "--include_path", str(args.include_path), "--log_samples"]
             return seconds([*command, "--output_path", f"{scratch}/{lam}"])
 
         runs = [separate(lam) for lam in MEASURED[:2]]
+        # By code: the command may not be on the PATH of this Python.
         code = "import sys; from lm_eval_partial.cli import main; sys.exit(main())"
         command = [
             "-c",
@@ -77,7 +64,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     each = statistics.median(runs)
     return {
         "machine": machine(),
-        **{name: getattr(args, name) for name in ("tasks", "limit", "batch_size")},
+        "tasks": args.tasks,
+        "limit": args.limit,
+        "batch_size": args.batch_size,
         "lm_eval_run_s": runs,
         "sweep_s": swept,
         "11 lm_eval runs / sweep": round(POINTS * each / swept, 2),
@@ -88,15 +77,14 @@ def seconds(arguments: list[str]) -> float:
     """Return how long Python takes with `arguments`. Raises `UserError` if it fails."""
     print(f"python {' '.join(arguments[:3])} …", file=sys.stderr)
     start = time.perf_counter()
+    # A busy Hub would be timed too.
     environment = {"HF_HUB_OFFLINE": "1", **os.environ}
     done = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, env=environment
     )
     if done.returncode:
-        raise UserError(
-            "the benchmark's run failed:"
-            f" {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
-        )
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"the benchmark's run failed: {last}")
     return time.perf_counter() - start
 
 

@@ -1,4 +1,4 @@
-"""Scores requests with vLLM, in an environment of its own: run by path, imports nothing of this package.
+"""Scores requests with vLLM, in an environment of its own that has nothing of this package.
 
 VLLM_ENV/bin/python vllm_worker.py MODEL DTYPE < requests.json > answers.json
 """
@@ -9,7 +9,7 @@ import time
 
 
 def main(folder: str, dtype: str) -> None:
-    """Read [[tokens, continuation length], ...]; write the seconds it took and the log-likelihoods."""
+    """Read [[tokens, continuation length], ...]; write the seconds and the log-likelihoods."""
     from vllm import LLM, SamplingParams
 
     requests = json.load(sys.stdin)
@@ -24,17 +24,15 @@ def main(folder: str, dtype: str) -> None:
     )
     settings = SamplingParams(max_tokens=1, prompt_logprobs=1, temperature=0, detokenize=False)
     prompts = [{"prompt_token_ids": tokens} for tokens, _ in requests]
-    llm.generate(prompts[:2], settings, use_tqdm=False)
+    llm.generate(prompts[:2], settings, use_tqdm=False)  # a warm-up
     start = time.perf_counter()
     outputs = llm.generate(prompts, settings, use_tqdm=False)
     seconds = time.perf_counter() - start
-    logprobs = [
-        sum(
-            output.prompt_logprobs[place][tokens[place]].logprob
-            for place in range(len(tokens) - length, len(tokens))
-        )
-        for output, (tokens, length) in zip(outputs, requests, strict=True)
-    ]
+    logprobs = []
+    for output, (tokens, length) in zip(outputs, requests, strict=True):
+        # Each place holds the logprobs of the likeliest token and of the prompt's own.
+        places = range(len(tokens) - length, len(tokens))
+        logprobs.append(sum(output.prompt_logprobs[at][tokens[at]].logprob for at in places))
     print(json.dumps({"s": seconds, "logprobs": logprobs}))
 
 

@@ -1,4 +1,6 @@
-"""``lm-eval-partial``: one file a subcommand, each with `add_parser`; heavy imports wait for the run.
+"""``lm-eval-partial``: one file a subcommand, each with `add_parser`.
+
+Torch and the like are imported when a command runs, so that ``--help`` is instant.
 
 Exit status: 0 done, 1 failed (one line on stderr says why), 2 usage, 130 interrupted.
 """
@@ -9,6 +11,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from lm_eval_partial import __version__
 from lm_eval_partial.cli import (
@@ -26,6 +29,11 @@ from lm_eval_partial.cli import (
 )
 from lm_eval_partial.errors import UserError
 
+# In the order of the help.
+COMMANDS: tuple[Any, ...] = (
+    *(inspect, sweep, score, compare, report, alpaca_eval, export, extract, demo, bench, tasks),
+)
+
 EXAMPLES = """\
 examples:
   lm-eval-partial inspect --base meta-llama/Llama-3.1-8B --instruct meta-llama/Llama-3.1-8B-Instruct
@@ -33,7 +41,8 @@ examples:
   lm_eval --model partial-hf --model_args base=BASE,instruct=INSTRUCT,lam=0.5 \\
       --tasks partial_icl --include_path "$(lm-eval-partial tasks)" --output_path results
   lm-eval-partial score results
-  lm-eval-partial sweep --base BASE --instruct INSTRUCT --lam 0:1:0.1 --tasks partial_icl --output_path results/pair
+  lm-eval-partial sweep --base BASE --instruct INSTRUCT --lam 0:1:0.1 --tasks partial_icl \\
+      --output_path results/pair
   lm-eval-partial compare results/pair/hf_instruct results/pair/lam_0.60
   lm-eval-partial report results/pair
   lm-eval-partial alpaca-eval judge results/pair --dry-run
@@ -53,21 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"lm_eval_partial {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (
-        inspect,
-        sweep,
-        score,
-        compare,
-        report,
-        alpaca_eval,
-        export,
-        extract,
-        demo,
-        bench,
-        tasks,
-    ):
+    for command in COMMANDS:
         command.add_parser(subparsers)
     argv = sys.argv[1:] if argv is None else argv
+    # Manifests and model cards record the command that made them.
     parser.set_defaults(command=shlex.join(["lm-eval-partial", *argv]))
     args = parser.parse_args(argv)
     try:

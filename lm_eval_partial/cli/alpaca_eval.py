@@ -1,4 +1,4 @@
-"""``lm-eval-partial alpaca-eval``: answers as files of the alpaca_eval package, and that package's win rates."""
+"""``lm-eval-partial alpaca-eval``: answers as files of the alpaca_eval package, and win rates."""
 
 from __future__ import annotations
 
@@ -11,28 +11,49 @@ if TYPE_CHECKING:
     from lm_eval_partial.alpaca.judge import Verdict
 
 
+EXAMPLES = """\
+examples:
+  lm-eval-partial alpaca-eval export results/mypair
+  lm-eval-partial alpaca-eval judge results/mypair --dry-run
+  lm-eval-partial alpaca-eval install
+"""
+EXPORT_EXAMPLES = """\
+examples:
+  lm-eval-partial alpaca-eval export results/mypair
+  lm-eval-partial alpaca-eval export results/mypair --output_path outputs
+  lm-eval-partial alpaca-eval judge results/mypair --dry-run
+"""
+JUDGE_EXAMPLES = """\
+examples:
+  lm-eval-partial alpaca-eval judge results/mypair --dry-run
+  lm-eval-partial alpaca-eval judge results/mypair \\
+      --annotators_config weighted_alpaca_eval_gpt4_turbo
+  lm-eval-partial alpaca-eval judge results/mypair --base_url http://localhost:8000/v1 \\
+      --judge_model mine --win_rate_only
+"""
+
+
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand and its own: export, judge, install."""
     parser = subparsers.add_parser(
         "alpaca-eval",
         help="export answers to AlpacaEval, and have them judged",
         description=(
-            "What the task alpaca_eval generated, as files of the alpaca_eval package, and that"
-            " package's\nwin rates of it. A judge is paid by the call: --dry-run counts calls and"
-            " tokens first."
+            "Write the answers to the task alpaca_eval as files of the alpaca_eval package, and let"
+            " the\npackage compute win rates. A judge is paid by the call: --dry-run counts calls"
+            " and tokens first."
         ),
-        epilog=(
-            "examples:\n"
-            "  lm-eval-partial alpaca-eval export results/mypair\n"
-            "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n"
-            "  lm-eval-partial alpaca-eval install\n"
-        ),
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_export(commands)
     _add_judge(commands)
-    install = commands.add_parser(
+    _add_install(commands)
+
+
+def _add_install(commands: Any) -> None:
+    parser = commands.add_parser(
         "install",
         help="make the environment that judge runs in",
         description=(
@@ -40,10 +61,10 @@ def add_parser(subparsers: Any) -> None:
             " one that you are in."
         ),
     )
-    install.add_argument(
+    parser.add_argument(
         "--environment", type=Path, metavar="DIR", help="where (default: where judge looks for it)"
     )
-    install.set_defaults(run=run_install)
+    parser.set_defaults(run=run_install)
 
 
 def _add_export(commands: Any) -> None:
@@ -54,12 +75,7 @@ def _add_export(commands: Any) -> None:
             "Write model_outputs.json for each λ, as the alpaca_eval package reads it, each λ a"
             " generator\nof its own."
         ),
-        epilog=(
-            "examples:\n"
-            "  lm-eval-partial alpaca-eval export results/mypair\n"
-            "  lm-eval-partial alpaca-eval export results/mypair --output_path outputs\n"
-            "  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n"
-        ),
+        epilog=EXPORT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_folders(parser)
@@ -83,41 +99,20 @@ def _add_judge(commands: Any) -> None:
         "judge",
         help="run the alpaca_eval package on each λ",
         description=(
-            "Have the alpaca_eval package judge each λ against the reference answers.\n\nJudgements"
-            " are on disk as they come: stopped, killed or failed, the same command goes on\nand"
-            " asks for none twice. Keys are read from the environment (OPENAI_API_KEY) and"
-            " written\nnowhere. The result files lie beside the judgements, where lm-eval-partial"
-            " report finds them."
+            "Let the alpaca_eval package judge each λ against the reference answers.\n\nJudgements"
+            " are on disk as they come: after a stop or a failure, the same command goes on and\n"
+            "asks for none twice. Keys are read from the environment (OPENAI_API_KEY) and written"
+            " nowhere.\nThe result files lie beside the judgements, where lm-eval-partial report"
+            " finds them."
         ),
-        epilog=(
-            "examples:\n  lm-eval-partial alpaca-eval judge results/mypair --dry-run\n "
-            " lm-eval-partial alpaca-eval judge results/mypair --annotators_config"
-            " weighted_alpaca_eval_gpt4_turbo\n  lm-eval-partial alpaca-eval judge results/mypair"
-            " --base_url http://localhost:8000/v1 --judge_model mine \\\n      --win_rate_only\n"
-        ),
+        epilog=JUDGE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_folders(parser)
     parser.add_argument(
-        "--annotators_config",
-        default="weighted_alpaca_eval_gpt4_turbo",
-        metavar="NAME",
-        help=(
-            "an annotator of the package, or the path of a config (default: %(default)s, AlpacaEval"
-            " 2's)"
-        ),
-    )
-    parser.add_argument(
-        "--judge_model", metavar="NAME", help="in place of the model that the annotator names"
-    )
-    parser.add_argument(
-        "--base_url", metavar="URL", help="of an endpoint that speaks OpenAI's protocol"
-    )
-    parser.add_argument(
-        "--reference_outputs",
-        type=Path,
-        metavar="FILE",
-        help="JSON (default: what came with the instructions)",
+        "--dry-run",
+        action="store_true",
+        help="print the number of calls and tokens, and make no call",
     )
     parser.add_argument(
         "--win_rate_only",
@@ -128,31 +123,57 @@ def _add_judge(commands: Any) -> None:
         ),
     )
     parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the number of calls and tokens, and call nobody",
+        "--reference_outputs",
+        type=Path,
+        metavar="FILE",
+        help="JSON (default: what came with the instructions)",
     )
     parser.add_argument(
+        "--python", type=Path, metavar="PATH", help="of an environment that has alpaca_eval"
+    )
+    _add_judge_model(parser)
+    _add_calls(parser)
+    parser.set_defaults(run=run_judge)
+
+
+def _add_judge_model(parser: Any) -> None:
+    group = parser.add_argument_group("judge")
+    group.add_argument(
+        "--annotators_config",
+        default="weighted_alpaca_eval_gpt4_turbo",
+        metavar="NAME",
+        help=(
+            "an annotator of the package, or the path of a config (default: %(default)s, that of"
+            " AlpacaEval 2)"
+        ),
+    )
+    group.add_argument(
+        "--judge_model", metavar="NAME", help="in place of the model that the annotator names"
+    )
+    group.add_argument(
+        "--base_url", metavar="URL", help="of an endpoint that speaks OpenAI's protocol"
+    )
+
+
+def _add_calls(parser: Any) -> None:
+    group = parser.add_argument_group("calls")
+    group.add_argument(
         "--concurrency", type=_positive, default=5, metavar="N", help="calls at a time (default: 5)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--timeout",
         type=float,
         default=60.0,
         metavar="S",
         help="seconds a call may take (default: 60)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--attempts",
         type=_positive,
         default=6,
         metavar="N",
         help="how often a call is tried, waits doubling (default: 6)",
     )
-    parser.add_argument(
-        "--python", type=Path, metavar="PATH", help="of an environment that has alpaca_eval"
-    )
-    parser.set_defaults(run=run_judge)
 
 
 def _positive(text: str) -> int:
@@ -163,20 +184,15 @@ def _positive(text: str) -> int:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write the files and say where they are."""
+    """Write the files and print their paths."""
     from lm_eval_partial.alpaca import outputs
 
     points = outputs.read(args.results)
-    for path, point in zip(
-        outputs.export(points, args.output_path or args.results / outputs.FOLDER),
-        points,
-        strict=True,
-    ):
+    files = outputs.export(points, args.output_path or args.results / outputs.FOLDER)
+    for path, point in zip(files, points, strict=True):
         empty = sum(not row["output"] for row in point.outputs)
-        print(
-            f"{path}: {len(point.outputs)} outputs of {point.generator}"
-            + (f", {empty} empty" if empty else "")
-        )
+        note = f", {empty} empty" if empty else ""
+        print(f"{path}: {len(point.outputs)} outputs of {point.generator}{note}")
     return 0
 
 
@@ -189,7 +205,7 @@ def run_install(args: argparse.Namespace) -> int:
 
 
 def run_judge(args: argparse.Namespace) -> int:
-    """Judge with a bar on stderr; print win rates, or what they would take."""
+    """Judge with a bar on stderr; print win rates, or the estimate of a dry run."""
     from rich.console import Console
     from tqdm import tqdm
 
@@ -206,7 +222,7 @@ def run_judge(args: argparse.Namespace) -> int:
     )
     bars: dict[str, Any] = {}
 
-    def tell(point: str, done: int, total: int) -> None:
+    def progress(point: str, done: int, total: int) -> None:
         if point not in bars:
             bars[point] = tqdm(
                 total=total, initial=done, desc=point, unit=" judgements", file=sys.stderr
@@ -223,37 +239,34 @@ def run_judge(args: argparse.Namespace) -> int:
             reference=args.reference_outputs,
             python=args.python,
             dry_run=args.dry_run,
-            tell=tell,
+            progress=progress,
         )
     finally:
         for bar in bars.values():
             bar.close()
-    console = Console(highlight=False)
-    (_show_estimate if args.dry_run else _show)(verdicts, console)
+    show = _show_estimate if args.dry_run else _show
+    show(verdicts, Console(highlight=False))
     return 0
 
 
 def _show(verdicts: list[Verdict], console: Any) -> None:
     from rich.table import Table
 
-    controlled = "length_controlled_winrate" in verdicts[0].scores
-    table = Table()
-    for name in (
-        "",
-        *(("LC win rate", "± se") if controlled else ()),
-        "win rate",
-        "± se",
-        "judged",
-        "length",
-    ):
-        table.add_column(name, justify="right" if name else "left")
+    # The result of the package, and its name in the table.
+    columns = {"win_rate": "win rate", "standard_error": "± se"}
+    if "length_controlled_winrate" in verdicts[0].scores:
+        columns = {
+            "length_controlled_winrate": "LC win rate",
+            "lc_standard_error": "± se",
+        } | columns
+    table = Table("")
+    for header in (*columns.values(), "judged", "length"):
+        table.add_column(header, justify="right")
     for verdict in verdicts:
         scores = verdict.scores
-        names = ["length_controlled_winrate", "lc_standard_error"] if controlled else []
-        cells = [f"{scores[name]:.2f}" for name in (*names, "win_rate", "standard_error")]
-        table.add_row(
-            verdict.point.name, *cells, f"{scores['n_total']:.0f}", f"{scores['avg_length']:.0f}"
-        )
+        rates = [f"{scores[name]:.2f}" for name in columns]
+        counts = f"{scores['n_total']:.0f}", f"{scores['avg_length']:.0f}"
+        table.add_row(verdict.point.name, *rates, *counts)
     console.print(table)
     console.print("in percent, as the alpaca_eval package computes them; length in characters")
     if unusable := sum(verdict.unusable for verdict in verdicts):
@@ -266,29 +279,23 @@ def _show(verdicts: list[Verdict], console: Any) -> None:
 def _show_estimate(verdicts: list[Verdict], console: Any) -> None:
     from rich.table import Table
 
-    table = Table()
-    for name in (
-        "",
-        "judged already",
-        "calls to make",
-        "prompt tokens",
-        "reply tokens at most",
-        "dollars",
-    ):
-        table.add_column(name, justify="right" if name else "left")
+    table = Table("")
+    for header in ("judged already", "calls to make", "prompt tokens", "reply tokens at most"):
+        table.add_column(header, justify="right")
+    table.add_column("dollars", justify="right")
     for verdict in verdicts:
         table.add_row(verdict.point.name, *_cells(verdict.estimate))
     total: dict[str, Any] = {"counted": all(verdict.estimate["counted"] for verdict in verdicts)}
     for name in ("judged", "calls", "tokens", "reply_tokens", "dollars"):
         values = [verdict.estimate[name] for verdict in verdicts]
-        total[name] = None if None in values else sum(values)
+        total[name] = None if None in values else sum(values)  # None: one is not known
     table.add_section()
     table.add_row("all", *_cells(total))
     console.print(table)
     if not total["counted"]:
         console.print(
             f"tokens at 4 characters each: the tokenizer of {verdicts[0].estimate['model']} is not"
-            " at hand"
+            " available"
         )
 
 

@@ -1,4 +1,7 @@
-"""``lm-eval-partial bench``: loading and scoring side by side with stock, on models it makes itself."""
+"""``lm-eval-partial bench``: loading and scoring side by side with stock.
+
+It makes its own models unless it is given a pair.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+EXAMPLES = """\
+examples:
+  lm-eval-partial bench load --stored bfloat16 --dtype float32 --json load.json
+  lm-eval-partial bench scoring --documents 64 --json scoring.json
+  lm-eval-partial bench sweep --tasks partial_demo
+  lm-eval-partial bench scoring --size 8b --stored bfloat16 --batch_size 16 --device cuda
+  lm-eval-partial bench scoring --base ./base --instruct ./instruct --device cuda --batch_size 16
+"""
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
@@ -15,72 +27,91 @@ def add_parser(subparsers: Any) -> None:
         "bench",
         help="time loading, moving to another λ and scoring against stock",
         description=(
-            "load: loading at λ and set_lam against stock hf (and mergekit, if --mergekit names its"
-            " command). scoring: few-shot questions and generation on a loaded model. Both run in"
-            " turns with stock in one run, and print medians, ratios and peak anonymous memory."
-            " sweep: 11 λ in one sweep against separate lm_eval runs."
+            "load     loading at λ and set_lam, against stock hf (and mergekit, with --mergekit)\n"
+            "scoring  few-shot questions and generation on a loaded model, against stock hf\n"
+            "sweep    11 λ in one sweep, against separate lm_eval runs\n\n"
+            "load and scoring take turns with stock in one run, and print medians, ratios and peaks"
+            "\nof memory."
         ),
-        epilog=(
-            "examples:\n  lm-eval-partial bench load --stored bfloat16 --dtype float32 --json"
-            " load.json\n  lm-eval-partial bench scoring --documents 64 --json scoring.json\n "
-            " lm-eval-partial bench sweep --tasks partial_demo\n  lm-eval-partial bench scoring"
-            " --size 8b --stored bfloat16 --batch_size 16 --device cuda\n  lm-eval-partial bench"
-            " scoring --base ./base --instruct ./instruct --device cuda --batch_size 16\n"
-        ),
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", choices=("load", "scoring", "sweep"), help="what to time")
-    parser.add_argument("--base", help="folder or Hub id of a base model; by default one is made")
-    parser.add_argument("--instruct", help="folder or Hub id of the model trained from it")
-    parser.add_argument(
-        "--size",
-        choices=("58m", "364m", "8b"),
-        help="parameters of the models made (default: load 364m, scoring 58m)",
-    )
-    parser.add_argument(
-        "--stored", default="float32", help="dtype of the files made (default float32)"
-    )
-    parser.add_argument(
-        "--dtype", default="auto", help="dtype to load in (default auto: as stored)"
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument(
         "--rounds", type=int, default=3, help="timed rounds after one warm-up (default 3)"
-    )
-    parser.add_argument(
-        "--mergekit",
-        metavar="COMMAND",
-        help="load: path of the mergekit-yaml command, to time it too",
-    )
-    parser.add_argument(
-        "--documents", type=int, default=64, help="scoring: few-shot questions (default 64)"
-    )
-    parser.add_argument(
-        "--batch_size", type=int, default=1, help="scoring, sweep: as in lm_eval (default 1)"
-    )
-    parser.add_argument(
-        "--tasks", default="partial_demo", help="sweep: as in lm_eval (default partial_demo)"
-    )
-    parser.add_argument("--limit", type=int, help="sweep: as in lm_eval")
-    parser.add_argument(
-        "--vllm",
-        metavar="PYTHON",
-        help="scoring: python of an environment with vLLM, to time it too",
     )
     parser.add_argument(
         "--device",
         help="as in lm_eval (default: load and sweep cpu, scoring a GPU if there is one)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    _add_models(parser)
+    _add_workloads(parser)
+    _add_others(parser)
     parser.set_defaults(run=run)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    models = parser.add_argument_group("models")
+    models.add_argument("--base", help="folder or Hub id of a base model; by default one is made")
+    models.add_argument("--instruct", help="folder or Hub id of the model trained from it")
+    models.add_argument(
+        "--size",
+        choices=("58m", "364m", "8b"),
+        help="parameters of the models made (default: load 364m, scoring 58m)",
+    )
+    models.add_argument(
+        "--stored", default="float32", help="dtype of the files made (default %(default)s)"
+    )
+    models.add_argument(
+        "--dtype", default="auto", help="dtype to load in (default %(default)s: as stored)"
+    )
+
+
+def _add_workloads(parser: argparse.ArgumentParser) -> None:
+    workloads = parser.add_argument_group("workloads")
+    workloads.add_argument(
+        "--documents", type=int, default=64, help="scoring: few-shot questions (default 64)"
+    )
+    workloads.add_argument(
+        "--batch_size", type=int, default=1, help="scoring, sweep: as in lm_eval (default 1)"
+    )
+    workloads.add_argument(
+        "--tasks", default="partial_demo", help="sweep: as in lm_eval (default %(default)s)"
+    )
+    workloads.add_argument("--limit", type=int, help="sweep: as in lm_eval")
+
+
+def _add_others(parser: argparse.ArgumentParser) -> None:
+    others = parser.add_argument_group("other programs to time")
+    others.add_argument(
+        "--mergekit", metavar="COMMAND", help="load: path of the mergekit-yaml command"
+    )
+    others.add_argument(
+        "--vllm", metavar="PYTHON", help="scoring: python of an environment with vLLM"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table of `lm_eval_partial.bench`."""
-    import torch
-
     from lm_eval_partial.bench import load, scoring, sweep
-    from lm_eval_partial.errors import UserError
     from lm_eval_partial.results.suite import task_configs
+
+    _check(args)
+    args.include_path = task_configs()
+    bench: Any = {"load": load, "scoring": scoring, "sweep": sweep}[args.part]
+    figures = bench.measure(args)
+    if args.json is not None:
+        args.json.write_text(
+            json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    bench.show(figures)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise `UserError` for what would end the benchmark minutes later."""
+    from lm_eval_partial.errors import UserError
     from lm_eval_partial.weights.loading import parse_dtype
 
     if args.rounds < 1:
@@ -95,24 +126,21 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"--mergekit {args.mergekit}: no such command. Give the path of mergekit-yaml."
         )
-    try:
-        kind = torch.device(args.device or "cpu").type
-    except RuntimeError as error:
-        raise UserError(
-            f"--device {args.device} is no device. Give cpu, cuda or cuda:0."
-        ) from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {args.device}: PyTorch sees no GPU here. Give cpu.")
+    _check_device(args.device)
     if (args.base is None) != (args.instruct is None):
         raise UserError("give --base and --instruct, or neither to have models made.")
-    if args.documents < 4:
+    if args.documents < 4:  # a workload takes a quarter of them
         raise UserError(f"--documents {args.documents}: give 4 or more.")
-    args.include_path = task_configs()
-    bench: Any = {"load": load, "scoring": scoring, "sweep": sweep}[args.part]
-    figures = bench.measure(args)
-    if args.json is not None:
-        args.json.write_text(
-            json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-    bench.show(figures)
-    return 0
+
+
+def _check_device(device: str | None) -> None:
+    import torch
+
+    from lm_eval_partial.errors import UserError
+
+    try:
+        kind = torch.device(device or "cpu").type
+    except RuntimeError as error:
+        raise UserError(f"--device {device} is no device. Give cpu, cuda or cuda:0.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {device}: PyTorch sees no GPU here. Give cpu.")

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     from lm_eval_partial.results.compare import Comparison, Difference, Mismatch
     from lm_eval_partial.results.files import Run
 
+# How many differing documents are printed for each pair of runs.
 SHOWN = 5
-"""Differing documents that are printed a pair of runs."""
+
+EXAMPLES = """\
+examples:
+  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60
+  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_0.60 --json > found.json
+  lm-eval-partial compare results/mypair/hf_instruct results/mypair/lam_1.00 --expect-equal
+"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,18 +38,19 @@ def add_parser(subparsers: Any) -> None:
             "by lm_eval or by a sweep with --log_samples; different task versions, shots,\n"
             "limits or documents are refused."
         ),
-        epilog=(
-            "examples:\n  lm-eval-partial compare results/mypair/hf_instruct"
-            " results/mypair/lam_0.60\n  lm-eval-partial compare results/mypair/hf_instruct"
-            " results/mypair/lam_0.60 --json > comparison.json\n  lm-eval-partial compare"
-            " results/mypair/hf_instruct results/mypair/lam_1.00 --expect-equal\n"
-        ),
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "results", metavar="RESULTS", type=Path, nargs="+", help="result file or folder of one model; the first is the "
-        "reference; of several files in a folder, the newest of each task counts"
-    )  # fmt: skip
+        "results",
+        metavar="RESULTS",
+        type=Path,
+        nargs="+",
+        help=(
+            "result file or folder of one model; the first is the reference; of several files in a"
+            " folder, the newest of each task counts"
+        ),
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
         "--resamples",
@@ -83,9 +91,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--tolerance is for --expect-equal, which was not given.")
     runs = read_runs(args.results)
     if args.expect_equal:
-        return _parity(
-            runs, [mismatches(runs[0], other, args.tolerance) for other in runs[1:]], args.json
-        )
+        differing = [mismatches(runs[0], other, args.tolerance) for other in runs[1:]]
+        return _parity(runs, differing, args.json)
     found = compare(runs, read_suite(task_configs()), args.resamples)
     if args.json:
         print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
@@ -98,13 +105,8 @@ def _parity(runs: Sequence[Run], found: list[list[Mismatch]], as_json: bool) -> 
     from dataclasses import asdict
 
     if as_json:
-        print(
-            json.dumps(
-                [[asdict(mismatch) for mismatch in of_run] for of_run in found],
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
+        rows = [list(map(asdict, of_run)) for of_run in found]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
         return int(any(found))
     for other, of_run in zip(runs[1:], found, strict=True):
         if not of_run:
@@ -148,8 +150,10 @@ def show(found: Comparison) -> None:
             table.add_column(column, justify="right", no_wrap=True)
         if over_tasks:
             table.add_column("interval over tasks", justify="right", no_wrap=True)
-        for kind in ("group", "task"):
-            for row in (row for row in differences if row.kind == kind):
+        for kind in ("group", "task"):  # means first, then what they are made of
+            for row in differences:
+                if row.kind != kind:
+                    continue
                 last = [_interval(row.interval_over_tasks)] if over_tasks else []
                 table.add_row(*_cells(row), *last, style="bold" if _is_clear(row) else None)
             table.add_section()
@@ -169,6 +173,7 @@ def show(found: Comparison) -> None:
 
 
 def _is_clear(row: Difference) -> bool:
+    """Return whether a difference is printed in bold."""
     if row.kind == "task":
         return row.p_holm is not None and row.p_holm < 0.05
     return row.interval is not None and not row.interval[0] <= 0 <= row.interval[1]
@@ -194,4 +199,7 @@ def _interval(interval: tuple[float, float] | None) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "–" if value is None else "≤ 0.0001" if value <= 0.0001 else f"{value:.4f}"
+    if value is None:
+        return "–"
+    # The randomisation test makes 9,999 draws and cannot give less.
+    return "≤ 0.0001" if value <= 0.0001 else f"{value:.4f}"

@@ -24,13 +24,13 @@ DEFAULT_OUTPUT = Path("demo_pair")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the `demo` command."""
+    """Add the `demo` command."""
     parser = subparsers.add_parser(
         "demo",
         help="show the embedded demo pair, or train it again",
         description=(
-            "Shows where the embedded base/instruct pair is and how to score it; "
-            "with --train, trains the pair again from its seed."
+            "Show where the embedded base/instruct pair is and how to score it; "
+            "with --train, train the pair again from its seed."
         ),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -39,19 +39,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--train", action="store_true", help="train a pair; under an hour on 2 CPU cores"
     )
     parser.add_argument(
-        "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR",
+        "--output",
+        type=Path,
+        default=DEFAULT_OUTPUT,
+        metavar="DIR",
         help="new or empty folder for the trained pair (default: ./%(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="default: %(default)s")
     parser.add_argument(
-        "--size", choices=("full", "small"), default="full",
+        "--size",
+        choices=("full", "small"),
+        default="full",
         help="full: the embedded pair's size; small: a minute's training, to try the command",
-    )  # fmt: skip
+    )
     parser.set_defaults(run=run)
 
 
 def evaluation_command(pair: Path) -> str:
-    """Returns the command that scores a pair at λ = 0.5."""
+    """Return the command that scores a pair at λ = 0.5."""
     model_args = f"base={pair / 'base'},instruct={pair / 'instruct'},lam=0.5,dtype=float32"
     return (
         f"lm_eval --model partial-hf --model_args {model_args} --tasks partial_demo --include_path"
@@ -60,7 +65,7 @@ def evaluation_command(pair: Path) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command and returns its exit status."""
+    """Run the command and return its exit status."""
     import lm_eval_partial.demo
 
     if not args.train:
@@ -73,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _relative(folder: Path) -> Path:
-    """Returns the folder as seen from the working directory, where that is shorter."""
+    """Return the folder as seen from the working directory, where that is shorter."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
@@ -83,7 +88,7 @@ def _show(pair: Path) -> None:
 
 
 def _require_empty(output: Path) -> None:
-    """Raises UserError if training would write over something."""
+    """Raise `UserError` if training would write over something."""
     from lm_eval_partial.errors import UserError
 
     if output.is_file():
@@ -98,7 +103,7 @@ def _require_empty(output: Path) -> None:
 
 
 def _train(output: Path, size: str, seed: int) -> None:
-    """Trains a pair with a progress bar on stderr."""
+    """Train a pair with a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -106,9 +111,12 @@ def _train(output: Path, size: str, seed: int) -> None:
     from lm_eval_partial.demo.training import train_pair
 
     columns: tuple[Any, ...] = (
-        TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"),
-        TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("{task.description:8}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps"),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TimeRemainingColumn(),
+    )
     bars: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:
 

@@ -9,6 +9,15 @@ from typing import Any
 
 from lm_eval_partial.cli.inspect import add_pair_arguments, open_pair
 
+EXAMPLES = """\
+examples:
+  lm-eval-partial export --base ./base --instruct ./instruct --lam 0.6 --output ./mine
+  lm-eval-partial export --base ./base --instruct ./instruct --lam 0.6 --output ./mine \\
+      --dtype bfloat16
+  lm-eval-partial export --base ./base --instruct ./instruct --lam 0.6 --output ./mine \\
+      --push_to_hub me/mine --private
+"""
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
@@ -20,13 +29,7 @@ def add_parser(subparsers: Any) -> None:
             " generation config and model card. Stock hf on it gives what partial-hf gives at"
             " that λ."
         ),
-        epilog=(
-            "examples:\n  lm-eval-partial export --base ./base --instruct ./instruct --lam 0.6"
-            " --output ./mine\n  lm-eval-partial export --base ./base --instruct ./instruct --lam"
-            " 0.6 --output ./mine --dtype bfloat16\n  lm-eval-partial export --base ./base"
-            " --instruct ./instruct --lam 0.6 --output ./mine \\\n      --push_to_hub me/mine"
-            " --private\n"
-        ),
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_pair_arguments(parser)
@@ -58,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     lam = read_lam(args.lam)
     require_new(args.output)
     pair = open_pair(args)
-    if args.push_to_hub:
+    if args.push_to_hub:  # before gigabytes are written: the name may be taken
         claim_repository(args.push_to_hub, args.private)
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:

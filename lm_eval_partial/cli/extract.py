@@ -12,6 +12,13 @@ from lm_eval_partial.cli.inspect import add_pair_arguments, open_pair
 if TYPE_CHECKING:
     from lm_eval_partial.weights.write_adapter import Kept
 
+EXAMPLES = """\
+examples:
+  lm-eval-partial extract --base ./base --instruct ./instruct --rank 16 --output adapter
+  lm-eval-partial extract --base ./base --instruct ./instruct --energy 0.9 --output adapter
+  lm_eval --model partial-hf --model_args base=./base,instruct=adapter,lam=0.5 --tasks arc_challenge
+"""
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
@@ -22,12 +29,7 @@ def add_parser(subparsers: Any) -> None:
             "Approximate the update of each linear layer by a matrix of low rank (LoRE-Adapt, arXiv"
             " 2405.15007), write it as a LoRA adapter in peft's format, and print what is lost."
         ),
-        epilog=(
-            "examples:\n  lm-eval-partial extract --base ./base --instruct ./instruct --rank 16"
-            " --output adapter\n  lm-eval-partial extract --base ./base --instruct ./instruct"
-            " --energy 0.9 --output adapter\n  lm_eval --model partial-hf --model_args"
-            " base=./base,instruct=adapter,lam=0.5 --tasks arc_challenge\n"
-        ),
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_pair_arguments(parser)
@@ -70,35 +72,28 @@ def run(args: argparse.Namespace) -> int:
     pair = open_pair(args)
     found = extract(pair, args.output, rank, args.energy, args.rest)
     if args.json:
-        print(
-            json.dumps(
-                [each._asdict() | {"relative_error": relative_error([each])} for each in found],
-                indent=2,
-            )
-        )
+        rows = [each._asdict() | {"relative_error": relative_error([each])} for each in found]
+        print(json.dumps(rows, indent=2))
     else:
         show(found, args.output)
     return 0
 
 
 def show(found: list[Kept], output: Path) -> None:
-    """Print one row for the weights that differ in layer only."""
+    """Print one row for all weights whose names differ only in the layer."""
     import re
 
     from rich.console import Console
     from rich.table import Table
 
-    from lm_eval_partial.weights.write_adapter import relative_error
-
     table = Table("weights", "matrices", "rank", "‖ΔW − BA‖ / ‖ΔW‖")
     groups: dict[str, list[Kept]] = {}
     for each in found:
         groups.setdefault(re.sub(r"\.\d+(?=\.)", ".*", each.name), []).append(each)
-    for name, group in [*groups.items(), ("all linear layers", found)]:
-        ranks = sorted({each.rank for each in group})
-        span = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}–{ranks[-1]}"
-        last = group is list(groups.values())[-1]
-        table.add_row(name, str(len(group)), span, f"{relative_error(group):.4f}", end_section=last)
+    for name, group in groups.items():
+        table.add_row(name, *_cells(group))
+    table.add_section()
+    table.add_row("all linear layers", *_cells(found))
     console = Console(highlight=False)
     console.print(table)
     size = sum(file.stat().st_size for file in output.glob("adapter_model.*"))
@@ -107,3 +102,11 @@ def show(found: list[Kept], output: Path) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+def _cells(group: list[Kept]) -> tuple[str, str, str]:
+    from lm_eval_partial.weights.write_adapter import relative_error
+
+    ranks = sorted({each.rank for each in group})
+    span = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}–{ranks[-1]}"
+    return str(len(group)), span, f"{relative_error(group):.4f}"

@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lm_eval_partial.weights.pair import Pair
 
+EXAMPLES = """\
+examples:
+  lm-eval-partial inspect --base ./base --instruct ./instruct
+  lm-eval-partial inspect --base ./base --instruct ./instruct --headers_only
+  lm-eval-partial inspect --base ./base --instruct ./instruct \\
+      --lam attention:0.8+layers:0.2..0.6+all:0.5
+  lm-eval-partial inspect --base ./base --instruct ./instruct --json > pair.json
+"""
+
 
 def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a pair; spelled as in ``--model_args``."""
@@ -50,13 +59,7 @@ def add_parser(subparsers: Any) -> None:
             "Check that a pair can be interpolated, and describe it. Exit status 0 if it can, 1"
             " with the reason if not."
         ),
-        epilog=(
-            "examples:\n  lm-eval-partial inspect --base ./base --instruct ./instruct\n "
-            " lm-eval-partial inspect --base ./base --instruct ./instruct --headers_only\n "
-            " lm-eval-partial inspect --base ./base --instruct ./instruct --lam"
-            " attention:0.8+layers:0.2..0.6+all:0.5\n  lm-eval-partial inspect --base ./base"
-            " --instruct ./instruct --json > pair.json\n"
-        ),
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_pair_arguments(parser)

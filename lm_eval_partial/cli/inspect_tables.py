@@ -1,10 +1,11 @@
-"""What ``lm-eval-partial inspect`` prints for people: tables and lines of a report of `weights.inspection`."""
+"""What ``lm-eval-partial inspect`` prints without ``--json``."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -20,9 +21,8 @@ KINDS = ("attention", "mlp", "norm", "other")
 
 def show(report: dict[str, Any]) -> None:
     """Print a report of `inspect_pair` for people: tables on stdout."""
-    console = Console(
-        highlight=False, markup=False
-    )  # paths and tokens such as [/INST] are not markup
+    # Paths and tokens such as [/INST] are not markup.
+    console = Console(highlight=False, markup=False)
     console.print(_summary(report))
     if report["update"] is not None:
         console.print(_update_table(report["update"]))
@@ -40,42 +40,45 @@ def show(report: dict[str, Any]) -> None:
 
 
 def _summary(report: dict[str, Any]) -> Table:
-    columns = (
-        Column(name, overflow="fold") for name in ("", "base", "instruct")
-    )  # paths are to be read whole
+    # Folded, as paths are to be read whole.
+    columns = [Column(name, overflow="fold") for name in ("", "base", "instruct")]
     table = Table(*columns, title=f"{report['architecture']}, {report['parameters']:,} parameters")
-    sides = report["base"], report["instruct"]
-    for label, key in (
-        ("path", "path"),
-        ("revision", "revision"),
-        ("sha", "sha"),
-        ("weight files", "files"),
-    ):
-        table.add_row(label, *(str(side[key]) for side in sides))
-    table.add_row(
-        "dtypes",
-        *(", ".join(f"{n} × {name}" for name, n in side["dtypes"].items()) for side in sides),
-    )
-    table.add_row(
+    base, instruct = report["base"], report["instruct"]
+
+    def add_row(label: str, cell: Callable[[dict[str, Any]], str]) -> None:
+        table.add_row(label, cell(base), cell(instruct))
+
+    add_row("path", lambda side: str(side["path"]))
+    add_row("revision", lambda side: str(side["revision"]))
+    add_row("sha", lambda side: str(side["sha"]))
+    add_row("weight files", lambda side: str(side["files"]))
+    add_row("dtypes", _dtypes)
+    add_row(
         f"tensors ({report['tensors_matched']} matched)",
-        *(f"{side['tensors']}, {side['tensors_unneeded']} not needed" for side in sides),
+        lambda side: f"{side['tensors']}, {side['tensors_unneeded']} not needed",
     )
-    table.add_row(
-        "tokens",
-        *("no tokenizer" if side["tokens"] is None else f"{side['tokens']:,}" for side in sides),
-    )
-    table.add_row("chat template", *("yes" if side["chat_template"] else "no" for side in sides))
+    add_row("tokens", _tokens)
+    add_row("chat template", lambda side: "yes" if side["chat_template"] else "no")
     return table
+
+
+def _dtypes(side: dict[str, Any]) -> str:
+    return ", ".join(f"{count} × {name}" for name, count in side["dtypes"].items())
+
+
+def _tokens(side: dict[str, Any]) -> str:
+    return "no tokenizer" if side["tokens"] is None else f"{side['tokens']:,}"
 
 
 def _vocabulary_line(found: dict[str, Any]) -> str:
     if found["matched_by"] == "position":
         return "Embedding rows are matched by position."
-    counts = ", ".join(
-        f"{value:,} {name.replace('_', ' ')}" for name, value in found.items() if type(value) is int
-    )
+    counts = []
+    for name, value in found.items():
+        if type(value) is int:  # and not bool, which is an int too
+            counts.append(f"{value:,} {name.replace('_', ' ')}")
     same = "identical in both" if found["identical"] else "not identical"
-    return f"Embedding rows are matched by token and {same}: {counts}."
+    return f"Embedding rows are matched by token and {same}: {', '.join(counts)}."
 
 
 def _sharing_line(found: dict[str, Any]) -> str:
@@ -84,33 +87,27 @@ def _sharing_line(found: dict[str, Any]) -> str:
             f"Prefixes cannot be shared: {found['reason']}. Few-shot tasks take up to 30 times as"
             " long."
         )
-    limit = (
-        ""
-        if found["longest_request"] is None
-        else f", in requests of up to {found['longest_request']:,} tokens"
-    )
+    limit = ""
+    if found["longest_request"] is not None:
+        limit = f", in requests of up to {found['longest_request']:,} tokens"
     return f"Prefixes that requests share, such as the shots, are computed once{limit}."
 
 
 def _memory_line(report: dict[str, Any]) -> str:
-    sizes = ", ".join(
-        f"{readable_bytes(count)} in {name}" for name, count in report["memory_bytes"].items()
-    )
-    return (
-        f"θ(λ) takes {sizes}; its largest tensor {readable_bytes(report['largest_tensor_bytes'])}"
-        " in float32."
-    )
+    sizes = []
+    for name, count in report["memory_bytes"].items():
+        sizes.append(f"{readable_bytes(count)} in {name}")
+    largest = readable_bytes(report["largest_tensor_bytes"])
+    return f"θ(λ) takes {', '.join(sizes)}; its largest tensor {largest} in float32."
 
 
 def _lam_table(found: dict[str, dict[str, Any]]) -> Table:
-    """Return one row for the tensors that differ in layer and expert only and are under one rule."""
+    """Return a table with one row for all tensors of a rule that differ only in layer or expert."""
     table = Table(
         "rule", Column("parameters", overflow="fold"), "tensors", "λ", title="λ of each parameter"
     )
     rows: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for key in sorted(
-        found, key=lambda key: [int(part) if part.isdigit() else -1 for part in key.split(".")]
-    ):
+    for key in sorted(found, key=_layers):  # so that the first and last λ are those of the ends
         each = found[key]
         rows[each["rule"], re.sub(r"\.\d+(?=\.)", ".*", key)].append(each["lam"])
     for (rule, names), lams in rows.items():
@@ -119,25 +116,33 @@ def _lam_table(found: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
+def _layers(key: str) -> list[int]:
+    """Return the numbers in a tensor's name, by which layer 10 comes after layer 9."""
+    return [int(part) if part.isdigit() else -1 for part in key.split(".")]
+
+
 def _update_table(update: dict[str, Any]) -> Table:
     layers = update["layers"]
-    kinds = [kind for kind in KINDS if any(kind in layer for layer in layers.values())]
+    present = set().union(*layers.values())
+    kinds = [kind for kind in KINDS if kind in present]
     table = Table("layers", *kinds, title=f"‖ΔW‖/‖W‖: {update['overall']:.4f} over all matrices")
-    for stack in dict.fromkeys(name.rsplit(".", 1)[0] for name in layers):
-        names = [name for name in layers if name.rsplit(".", 1)[0] == stack]
+    # A model may have several stacks of layers, such as a decoder and a vision tower.
+    stacks: dict[str, list[str]] = {}
+    for name in layers:
+        stacks.setdefault(name.rsplit(".", 1)[0], []).append(name)
+    for names in stacks.values():
         step = math.ceil(len(names) / BANDS)
         for start in range(0, len(names), step):
             band = names[start : start + step]
             last = "" if len(band) == 1 else f"–{band[-1].rsplit('.', 1)[1]}"
-            values = (
-                [layers[name][kind] for name in band if kind in layers[name]] for kind in kinds
-            )
-            table.add_row(band[0] + last, *map(_mean, values))
+            inside = [layers[name] for name in band]
+            table.add_row(band[0] + last, *(_mean(inside, kind) for kind in kinds))
         table.add_section()
     for name, value in update["groups"].items():
         table.add_row(name, f"{value:.4f}", *[""] * (len(kinds) - 1))
     return table
 
 
-def _mean(values: list[float]) -> str:
+def _mean(layers: list[dict[str, float]], kind: str) -> str:
+    values = [layer[kind] for layer in layers if kind in layer]
     return f"{sum(values) / len(values):.4f}" if values else ""

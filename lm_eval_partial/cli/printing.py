@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 def print_table(table: Table) -> None:
-    """Print a table at its full width: a terminal that is too narrow wraps it, a file keeps it whole."""
+    """Print a table at its full width, also in a narrow terminal, which then wraps it."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    console.width = max(
-        console.width, console.measure(table, options=console.options.update(width=1000)).maximum
-    )
+    # Rich measures no wider than the console, so it is asked on one that is wide enough.
+    needed = console.measure(table, options=console.options.update(width=1000)).maximum
+    console.width = max(console.width, needed)
     console.print(table)

@@ -69,9 +69,8 @@ def run(args: argparse.Namespace) -> int:
         )
     found = read(args.folders, read_suite(task_configs()), args.instruction or INSTRUCTION)
 
-    from lm_eval_partial.report.write import (
-        write,
-    )  # matplotlib: only once the files are known to be good
+    # It imports matplotlib, which takes a second: only once the files are known to be good.
+    from lm_eval_partial.report.write import write
 
     paths = write(found, args.output_path or args.folders[0])
     for trajectory in found:
@@ -91,24 +90,25 @@ def show(trajectory: Trajectory) -> None:
     from lm_eval_partial.cli.printing import print_table
     from lm_eval_partial.report.tables import number
 
-    shown = [
-        curve for curve in (trajectory.icl, trajectory.instruction, *trajectory.areas) if curve
-    ]
-    curves = list({curve.node.name: curve for curve in shown}.values())
+    # The same node may be an overall score and an area; it is shown once.
+    curves: dict[str, Curve] = {}
+    for curve in (trajectory.icl, trajectory.instruction, *trajectory.areas):
+        if curve:
+            curves[curve.node.name] = curve
     table = Table(
         title=f"{escape(trajectory.name)}: scores over λ", title_justify="left", box=SIMPLE_HEAD
     )
     table.add_column("", no_wrap=True)
     for name in trajectory.columns:
         table.add_column(name, justify="right", no_wrap=True)
-    for curve in curves:
+    for curve in curves.values():
         cells = [number(value) for value in curve.values.tolist()]
         best = trajectory.lams.index(curve.best.lam)
         cells[best] = f"[bold]{cells[best]}[/]"
         table.add_row(escape(curve.node.label), *cells)
     print_table(table)
     console = Console(highlight=False)
-    for curve in curves[:1]:
+    for curve in list(curves.values())[:1]:
         console.print(
             f"Best λ for {curve.node.label}: {summary(curve)}", markup=False, soft_wrap=True
         )

@@ -68,7 +68,9 @@ def show(scores: Scores, file: Path, model: object) -> None:
         table.add_row(
             f"[bold]{area.removeprefix('partial_icl_')}", "", "", f"[bold]{_number(mean)}"
         )
-        for task in (task for task in scores.tasks if task.area == area):
+        for task in scores.tasks:
+            if task.area != area:
+                continue
             documents = "" if task.documents is None else f"{task.documents:,}"
             table.add_row(
                 f"  {task.task.removeprefix('partial_')}",
@@ -83,12 +85,11 @@ def show(scores: Scores, file: Path, model: object) -> None:
     console = Console(highlight=False)
     console.print(table)
     if scores.missing:
+        names = [task.removeprefix("partial_") for task in scores.missing]
         console.print(
-            f"No ICL score: {len(scores.missing)} of {len(scores.tasks)} tasks were not run:",
-            end=" ",
-        )
-        console.print(
-            ", ".join(task.removeprefix("partial_") for task in scores.missing), markup=False
+            f"No ICL score: {len(names)} of {len(scores.tasks)} tasks were not run:"
+            f" {', '.join(names)}",
+            markup=False,
         )
     for caveat in scores.caveats:
         console.print(caveat, markup=False)

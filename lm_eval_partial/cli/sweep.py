@@ -12,21 +12,27 @@ from typing import Any
 
 from lm_eval_partial.errors import UserError
 
-# Flags of lm_eval that mean nothing here, or something else: refused in `sweep.run`, not listed in
-# the help.
+# Flags of lm_eval that have no meaning here, or another. `sweep.run` refuses them; the help leaves
+# them out.
 _HIDDEN = (
-    "model",
-    "use_cache",
-    "check_integrity",
-    "show_config",
-    "hf_hub_log_args",
-    "log_samples",
+    *("model", "use_cache", "check_integrity", "show_config", "hf_hub_log_args", "log_samples"),
     "verbosity",
 )
 
+EXAMPLES = """\
+examples:
+  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\
+      --output_path results/mypair --batch_size 8 --baselines
+  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0,0.5,0.6,1 \\
+      --tasks gsm8k,ifeval --output_path results/chat --model_args dtype=bfloat16 \\
+      --apply_chat_template
+  lm-eval-partial sweep --base ./base --instruct ./instruct --lam -0.5:1.5:0.25 \\
+      --tasks arc_easy --output_path results/quick --limit 100
+"""
+
 
 def add_parser(subparsers: Any) -> None:
-    """Add the subcommand: its own flags, and those of ``lm_eval run`` once it is the one asked for."""
+    """Add the subcommand; the flags of ``lm_eval run`` follow when it is the one asked for."""
     parser = subparsers.add_parser(
         "sweep",
         conflict_handler="resolve",  # both have --help
@@ -37,19 +43,11 @@ def add_parser(subparsers: Any) -> None:
         ),
         description=(
             "Score θ(λ) at many λ on one load, and write an ordinary lm-eval result with samples"
-            " for each.\nStarted again with the same command, it goes on where it was. The folder"
-            " of the suite\n(lm-eval-partial tasks) is always on the include path. All but the"
-            " first flags are lm_eval's own."
+            " for each.\nThe same command started again runs the points that are missing. The"
+            " folder of the suite\n(lm-eval-partial tasks) is always on the include path. All but"
+            " the first flags are lm_eval's own."
         ),
-        epilog=(
-            "examples:\n  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1"
-            " --tasks partial_icl \\\n      --output_path results/mypair --batch_size 8"
-            " --baselines\n  lm-eval-partial sweep --base ./base --instruct ./instruct --lam"
-            " 0,0.5,0.6,1 --tasks gsm8k,ifeval \\\n      --output_path results/chat --model_args"
-            " dtype=bfloat16 --apply_chat_template\n  lm-eval-partial sweep --base ./base"
-            " --instruct ./instruct --lam -0.5:1.5:0.25 --tasks arc_easy \\\n      --output_path"
-            " results/quick --limit 100\n"
-        ),
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     own = parser.add_argument_group("sweep")
@@ -73,10 +71,10 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="keep no samples: compare and report need them",
     )
-    parser._negative_number_matcher = re.compile(
-        r"-[\d.][\d.,:]*$"
-    )  # else --lam -0.5:1:0.5 would be a flag
+    # Without this, argparse would take the value of --lam -0.5:1:0.5 for a flag.
+    parser._negative_number_matcher = re.compile(r"-[\d.][\d.,:]*$")
     parser.set_defaults(run=run)
+    # The harness's parser imports torch, which other commands need not wait for.
     parse = parser.parse_known_args
 
     def parse_with_the_harness(*args: Any, **kwargs: Any) -> Any:
@@ -99,38 +97,23 @@ def _add_flags_of_the_harness(parser: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the sweep with bars and logs on stderr; print the trajectory."""
-    from functools import partial
-
     from rich.console import Console
 
     from lm_eval_partial.cli.sweep_table import show
     from lm_eval_partial.lam import parse_lams
     from lm_eval_partial.sweep.folder import points
     from lm_eval_partial.sweep.run import sweep
-    from lm_eval_partial.sweep.tracking import Trackers, require
 
+    # Otherwise tokenizers warns whenever a process is forked after it was used.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if args.model not in (None, "partial-hf"):
         raise UserError(f"--model {args.model}: a sweep is of partial-hf. Leave --model out.")
     lams = parse_lams(args.lam)
     config = _config(args)
-    for module in ("wandb", "trackio"):
-        if getattr(config, f"{module}_args"):
-            require(module, f"--{module}_args")
+    trackers = _trackers(config)
     _log_once()
     try:
-        folder = sweep(
-            config,
-            lams,
-            _baselines(args),
-            command=args.command,
-            trackers=partial(
-                Trackers,
-                wandb_args=config.wandb_args,
-                wandb_config_args=config.wandb_config_args,
-                trackio_args=config.trackio_args,
-            ),
-        )
+        folder = sweep(config, lams, _baselines(args), args.command, trackers)
     except KeyboardInterrupt:
         folder = Path(config.output_path)
         print(
@@ -143,6 +126,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _trackers(config: Any) -> Any:
+    """Return what makes the trackers, once their packages are known to be there."""
+    from functools import partial
+
+    from lm_eval_partial.sweep.tracking import Trackers, require
+
+    for module in ("wandb", "trackio"):
+        if getattr(config, f"{module}_args"):
+            require(module, f"--{module}_args")
+    return partial(
+        Trackers,
+        wandb_args=config.wandb_args,
+        wandb_config_args=config.wandb_config_args,
+        trackio_args=config.trackio_args,
+    )
+
+
 def _baselines(args: argparse.Namespace) -> tuple[str, ...]:
     if args.baselines is None:
         return ()
@@ -150,29 +150,21 @@ def _baselines(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _config(args: argparse.Namespace) -> Any:
-    """Return the harness's config: its flags, and ours put where it looks for them."""
+    """Return the harness's config, with our flags where it expects them."""
     from dataclasses import fields
 
     from lm_eval.config.evaluate_config import EvaluatorConfig
     from lm_eval.utils import setup_logging
 
-    from lm_eval_partial.results.suite import task_configs
-
     setup_logging()
+    # A config file (--config) may hold it too, which is read below.
     if not (args.output_path or args.config):
         raise UserError("--output_path is missing. Give the folder that the results go to.")
-    known = {field.name for field in fields(EvaluatorConfig)}
-    given = argparse.Namespace(
-        **{name: value for name, value in vars(args).items() if name in known}
-    )
-    given.model_args = dict(args.model_args or {})
-    for side in ("base", "instruct"):
-        value = getattr(args, side)
-        if value is not None and given.model_args.setdefault(side, value) != value:
-            raise UserError(
-                f"--{side} {value} and {side}={given.model_args[side]} in --model_args differ. Give"
-                " one."
-            )
+    given = argparse.Namespace()
+    for field in fields(EvaluatorConfig):
+        if hasattr(args, field.name):
+            setattr(given, field.name, getattr(args, field.name))
+    given.model_args = _model_args(args)
     given.log_samples = not args.no_log_samples
     try:
         config = EvaluatorConfig.from_cli(given)
@@ -181,24 +173,47 @@ def _config(args: argparse.Namespace) -> Any:
     for side in ("base", "instruct"):
         if side not in config.model_args:
             raise UserError(f"--{side} is missing. Give a folder or a Hub id.")
+    # Again: a config file would have the last word. predict_only is nothing without samples.
     config.log_samples = config.predict_only or not args.no_log_samples
     if config.output_path is None:
         raise UserError("--output_path is missing. Give the folder that the results go to.")
-    suite = task_configs()
-    ours = str(suite.relative_to(Path.cwd()) if suite.is_relative_to(Path.cwd()) else suite)
-    config.include_path = (
-        [ours, config.include_path] if config.include_path not in (None, ours) else ours
-    )
+    _include_suite(config)
     return config
 
 
+def _model_args(args: argparse.Namespace) -> dict[str, Any]:
+    """Return ``--model_args`` with ``--base`` and ``--instruct``, which may be given in both."""
+    model_args: dict[str, Any] = dict(args.model_args or {})
+    for side in ("base", "instruct"):
+        value = getattr(args, side)
+        if value is not None and model_args.setdefault(side, value) != value:
+            raise UserError(
+                f"--{side} {value} and {side}={model_args[side]} in --model_args differ. Give one."
+            )
+    return model_args
+
+
+def _include_suite(config: Any) -> None:
+    from lm_eval_partial.results.suite import task_configs
+
+    suite = task_configs()
+    # Relative where it can be: the path is written into every result.
+    ours = str(suite.relative_to(Path.cwd()) if suite.is_relative_to(Path.cwd()) else suite)
+    if config.include_path in (None, ours):
+        config.include_path = ours
+    else:
+        config.include_path = [ours, config.include_path]
+
+
 def _log_once() -> None:
-    """Let the harness say a thing once, not once a λ."""
-    said = set()
+    """Drop log messages of the harness that were already shown: it logs the same for each λ."""
+    shown: set[str] = set()
 
     def new(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        return message not in said and not said.add(message)  # type: ignore[func-returns-value]
+        is_new = message not in shown
+        shown.add(message)
+        return is_new
 
     for handler in logging.getLogger("lm_eval").handlers:
         handler.addFilter(new)

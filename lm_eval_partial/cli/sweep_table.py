@@ -1,4 +1,4 @@
-"""The table that a sweep ends with: scores over λ, under the metrics and with the best λ that `report` has too."""
+"""The table that a sweep ends with: scores over λ. Metrics and the best λ are as in `report`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from lm_eval_partial.sweep.folder import Result, points, read_point
 
 
 def columns(run: Run) -> dict[str, str]:
-    """Return what a table of a run shows: groups with a score and tasks outside them, each with its main metric."""
-    of_suite = {
-        task: metric
-        for area in read_suite(task_configs()).values()
-        for task, metric in area.items()
-    }
+    """Return what a table of a run shows, each with its main metric.
+
+    That is groups with a score, and tasks outside of these.
+    """
+    of_suite: dict[str, str] = {}
+    for area in read_suite(task_configs()).values():
+        of_suite |= area
     found: dict[str, str] = {}
     hidden: set[str] = set()
     for name in run.files[0].data["results"]:
@@ -37,6 +38,7 @@ def columns(run: Run) -> dict[str, str]:
         if metric is None:
             continue
         found[name] = metric
+        # A group may come after its tasks, so these are dropped at the end.
         if name in run.groups:
             hidden.update(tasks_below(run, name))
     return {name: metric for name, metric in found.items() if name not in hidden}
@@ -53,7 +55,7 @@ def _metric(run: Run, name: str, of_suite: Mapping[str, str]) -> str | None:
 
 
 def show(folder: Path, console: Console) -> None:
-    """Print scores over λ, the best λ of each column starred and bold; stock on the ends below the line.
+    """Print scores over λ; the best λ of each column is starred and bold, stock comes last.
 
     Raises:
         UserError: a point is damaged.
@@ -61,35 +63,35 @@ def show(folder: Path, console: Console) -> None:
     results = {name: read_point(folder / name) for name in points(folder)}
     run = Run("", (ResultFile(folder, next(iter(results.values()))),))
     shown = columns(run)
-    parents = {
-        child: f"{group}_"
-        for group, inside in run.groups.items()
-        if group in shown
-        for child in inside
-    }
     table = Table()
     table.add_column("λ")
+    best: dict[str, str | None] = {}
     for name, metric in shown.items():
-        short = name.removeprefix(parents.get(name, ""))
-        table.add_column(
-            f"{short}\n{metric.removesuffix(',none')}", justify="right", overflow="fold"
-        )
-    best = {
-        name: _best(results, name, metric, higher_is_better(run, name, metric))
-        for name, metric in shown.items()
-    }
+        header = f"{_short(name, run, shown)}\n{metric.removesuffix(',none')}"
+        table.add_column(header, justify="right", overflow="fold")
+        best[name] = _best(results, name, metric, higher_is_better(run, name, metric))
     stock = [name for name in results if not name.startswith("lam_")]
     for point, result in results.items():
-        if stock and point == stock[0]:
+        if point in stock[:1]:
             table.add_section()
         cells = [_cell(_value(result, name, shown[name]), point == best[name]) for name in shown]
         table.add_row(point.removeprefix("lam_").replace("_", " "), *cells)
+    # A file or a pipe gets the table at its full width.
     if not console.is_terminal:
         wanted = Measurement.get(console, console.options.update(width=10_000), table).maximum
         console.width = max(console.width, wanted)
     console.print(table)
     if any(best.values()):
         console.print("* best λ on these documents")
+
+
+def _short(name: str, run: Run, shown: Mapping[str, str]) -> str:
+    """Return a name without that of its group, where the group has a column of its own."""
+    short = name
+    for group, children in run.groups.items():
+        if group in shown and name in children:
+            short = name.removeprefix(f"{group}_")
+    return short
 
 
 def _value(result: Result, name: str, metric: str) -> float:

@@ -17,6 +17,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig
 from lm_eval_partial.errors import UserError, nearest
 from lm_eval_partial.weights import source
 
+# The arguments that PartialHFLM adds to HFLM's; trust_remote_code is in both.
 OWN = (
     *(name for name in source.NAMES if name != "trust_remote_code"),
     *("lam", "merge", "rank", "rest", "schedule", "quantization_config", "model", "share_prefix"),
@@ -48,51 +49,58 @@ BITSANDBYTES = (
     *("load_in_8bit", "load_in_4bit"),
     *("bnb_4bit_quant_type", "bnb_4bit_compute_dtype", "bnb_4bit_use_double_quant"),
 )
+# Answers do not depend on these: the fingerprint of the response cache leaves them out.
+SPEED_ONLY = (
+    "batch_size",
+    "max_batch_size",
+    "parallelize",
+    "max_memory_per_gpu",
+    "max_cpu_memory",
+    "logits_cache",
+)
 
 
 def check(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments without those that say nothing (``peft=None``, ``backend=causal``).
+    """Return the arguments without those that change nothing (``peft=None``, ``backend=causal``).
 
     Raises:
         UserError: an argument is never right here.
     """
     parameters = inspect.signature(HFLM.__init__).parameters
     for name in given.keys() & INSTEAD.keys():
-        silent = (None, "causal", parameters[name].default) if name in parameters else (None,)
-        if given[name] not in silent:
+        # The harness itself passes some at their defaults, and backend=causal is what this is.
+        meaningless: list[Any] = [None, "causal"]
+        if name in parameters:
+            meaningless.append(parameters[name].default)
+        if given[name] not in meaningless:
             raise UserError(f"{name}= does not go with partial-hf: {INSTEAD[name]}.")
     return {name: value for name, value in given.items() if name not in INSTEAD}
 
 
 def unknown(given: Iterable[str]) -> list[str]:
-    """Return the names that are neither the harness's nor the loader's: config fields to override, or typos."""
+    """Return the names that neither the harness nor the loader knows: config fields, or typos."""
     return [name for name in given if name not in _known()]
 
 
 def check_fields(given: Iterable[str], config: PreTrainedConfig) -> None:
     """Raise `UserError` for a name that is no field of the model's config either."""
-    fields = set(config.to_dict())
+    known, fields = _known(), set(config.to_dict())
     for name in given:
         if name not in fields:
-            hint = nearest(name, _known() | fields)
-            known = (
-                f" partial-hf knows: {', '.join(sorted(_known()))}; and the fields of the model's"
+            hint = nearest(name, known | fields) or (
+                f" partial-hf knows: {', '.join(sorted(known))}; and the fields of the model's"
                 " config."
             )
-            raise UserError(f"unknown argument {name}=.{hint or known}")
+            raise UserError(f"unknown argument {name}=.{hint}")
 
 
 def _known() -> set[str]:
-    harness = [
-        name
-        for name in inspect.signature(HFLM.__init__).parameters
-        if name not in ("self", "kwargs")
-    ]
+    harness = inspect.signature(HFLM.__init__).parameters.keys() - {"self", "kwargs"}
     return {*OWN, *LOADER, *BITSANDBYTES, *harness} - INSTEAD.keys()
 
 
 def take_quantization(others: dict[str, Any]) -> Any:
-    """Take the arguments that quantise θ(λ) out of `others`; return what the loader wants of them, or None.
+    """Take the arguments that quantise θ(λ) out of `others`, as the loader's config, or None.
 
     Raises:
         UserError: bitsandbytes is asked for and not installed.
@@ -106,14 +114,3 @@ def take_quantization(others: dict[str, Any]) -> Any:
             " bitsandbytes."
         )
     return BitsAndBytesConfig(**fields)
-
-
-# What the answers do not depend on: left out of the response cache's identity.
-SPEED_ONLY = (
-    "batch_size",
-    "max_batch_size",
-    "parallelize",
-    "max_memory_per_gpu",
-    "max_cpu_memory",
-    "logits_cache",
-)

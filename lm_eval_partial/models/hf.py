@@ -2,7 +2,7 @@
 
     lm_eval --model partial-hf --model_args base=B,instruct=I,lam=0.5 --tasks arc_challenge
 
-Glue only: prompts and metrics are the harness's; `shared_prefix` scores and generates.
+Prompts and metrics are the harness's; `shared_prefix` scores and generates.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -32,9 +33,8 @@ from lm_eval_partial.weights.source import Source
 
 logger = logging.getLogger(__name__)
 
-
+# From this many times float32's time on, a CPU's half precision is worth a warning.
 SLOW = 2.0
-"""Times slower than float32 from which a CPU's half precision is worth a line."""
 
 
 @register_model("partial-hf")
@@ -68,83 +68,70 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
 
         Args:
             base: folder or Hub id of the base model.
-            instruct: folder or Hub id of the model fine-tuned from it, or of a LoRA adapter trained
-                on it.
-            lam: λ, finite; 0 is base, 1 instruct, outside [0, 1] extrapolates. Or rules that give
-                parameters their own: a YAML file, inline, or a mapping; see `lm_eval_partial.lam`.
-            model: name of the result folder, by default made of both sides and λ; changes nothing
-                else.
+            instruct: folder or Hub id of the model fine-tuned from it, or of a LoRA adapter.
+            lam: λ, finite: 0 is base, 1 instruct, outside [0, 1] extrapolates. Or rules that give
+                parameters a λ of their own, see `lm_eval_partial.lam`.
+            model: name of the result folder; the default is made of the pair and λ.
             device: as in `HFLM`; by default a GPU if there is one.
             dtype: as in `HFLM`.
-            merge: fold an adapter's low-rank updates into the weights, which is faster than
-                computing them beside the weights as stock `hf` does with ``peft=``, and equal but
-                for rounding.
+            merge: fold an adapter's low-rank updates into the weights: faster than adding them at
+                every call, as stock `hf` does with ``peft=``, and equal but for rounding.
             rank: replace each linear layer's update by its best approximation of this rank.
-            rest: with `rank`, what the updates of all else become: ``dense`` leaves them, ``base``
-                drops them.
-            schedule: rules, as `lam` takes them, that the number `lam` scales as a whole: for a
-                sweep over them.
-            quantization_config: quantise θ(λ) as it is loaded: one of transformers', for
-                bitsandbytes or torchao. For bitsandbytes also ``load_in_8bit=True`` or
-                ``load_in_4bit=True`` and the ``bnb_4bit_`` fields.
-            share_prefix: whether prefixes that requests share are computed once; with False, every
+            rest: with `rank`, what happens to all other updates: ``dense`` keeps, ``base`` drops.
+            schedule: rules as in `lam`, all scaled by the number `lam`: for a sweep over them.
+            quantization_config: transformers' for bitsandbytes or torchao, to quantise θ(λ) as it
+                is loaded. For bitsandbytes the fields may be given instead (``load_in_8bit=True``).
+            share_prefix: whether prefixes that requests share are computed once. With False, every
                 request is computed as stock `hf` does, bit for bit.
             **kwargs: revisions, subfolders, tokenizer and trust_remote_code of the pair, as in
                 `weights.source.Source`; `HFLM`'s other arguments, and config fields to override.
 
         Raises:
-            UserError: an argument is wrong or the two sides cannot be interpolated; no weight has
-                been read.
+            UserError: an argument is wrong or the pair cannot be interpolated. No weight was read.
         """
-        kwargs = arguments.check(kwargs)
-        source = Source.of(kwargs | {"base": base, "instruct": instruct})
-        kwargs = {name: value for name, value in kwargs.items() if name not in SOURCE}
-        loading.parse_dtype(dtype)
-        if not isinstance(share_prefix, bool):
-            raise UserError(f"share_prefix={share_prefix} is neither True nor False.")
-        self._check_fields(source, kwargs)
+        source, others = _read_arguments(
+            kwargs | {"base": base, "instruct": instruct}, dtype, share_prefix
+        )
         self._open(source, lam, merge=merge, rank=rank, rest=rest, schedule=schedule)
         self._dtype = loading.resolve_dtype(self.pair, dtype)
-        self._quantization = quantization_config or arguments.take_quantization(kwargs)
-        self._settings = {name: value for name, value in kwargs.items() if name not in SPEED_ONLY}
-        self._settings["share_prefix"] = share_prefix
+        self._quantization = quantization_config or arguments.take_quantization(others)
+        self._settings = _without(others, SPEED_ONLY) | {"share_prefix": share_prefix}
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if loading.parse_dtype(dtype) is None and str(device) == "cpu":
             self._warn_if_slow()
-        source_of_tokenizer = self.pair.reference.tokenizer_source
         super().__init__(
-            pretrained=source_of_tokenizer.path,
-            revision=source_of_tokenizer.revision,
-            subfolder=source_of_tokenizer.subfolder,
-            tokenizer=None if source.tokenizer_of_a_side else source.tokenizer,
+            **self._tokenizer_arguments(source),
             trust_remote_code=source.trust_remote_code,
             device=device,
             dtype=self._dtype,
             share_prefix=share_prefix,
-            **kwargs,
+            **others,
         )
 
-    def _check_fields(self, source: Source, given: dict[str, Any]) -> None:
-        """Raise `UserError` for an argument that is neither known nor a field of the model's config."""
-        if unknown := arguments.unknown(given):
-            where = source.base, source.base_revision, source.base_subfolder
-            arguments.check_fields(
-                unknown, Checkpoint("base", *where, source.trust_remote_code).config
-            )
+    def _tokenizer_arguments(self, source: Source) -> dict[str, Any]:
+        """Return `HFLM`'s arguments that name a checkpoint: here only its tokenizer is read."""
+        checkpoint = self.pair.reference.tokenizer_source
+        return {
+            "pretrained": checkpoint.path,
+            "revision": checkpoint.revision,
+            "subfolder": checkpoint.subfolder,
+            "tokenizer": None if source.tokenizer_of_a_side else source.tokenizer,
+        }
 
     def set_lam(self, lam: Lam) -> None:
         """Move the loaded model to another λ; two models are never held.
 
-        A response cache in use is closed and let go, since it holds the answers of the λ before.
+        A response cache in use is closed, since it holds the answers of the λ before.
 
         Raises:
             UserError: `lam` is not finite, or a schedule that does not fit the model.
         """
         lam = read_lam(lam)
-        self.pair.assign(self._scaled(lam))
+        self.pair.assign(self._scaled(lam))  # first: it refuses a schedule that does not fit
         if self.cache_hook.dbdict is not None:
             self.cache_hook.dbdict.close()
             self.cache_hook = CacheHook(None)
+        # None until the move is complete: a move that is interrupted leaves weights at two λ.
         self._lam = None
         self._model = loading.move(
             self._model, self.pair, self._scaled(lam), lambda: self._load(lam)
@@ -155,10 +142,13 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
         self._warn_if_extrapolating()
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What the model's answers depend on, as JSON values."""
         fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        vocabulary = fast.to_str() if fast else self.tokenizer.get_vocab()
+        # The folder's name changes nothing, and the dtype is a field of its own below.
         config = self.model.config.to_dict() | {"_name_or_path": None, "dtype": None}
+        settings = {name: str(value) for name, value in sorted(self._settings.items())}
         return {
             "base": self.pair.base.identity,
             "instruct": self.pair.instruct.identity,
@@ -166,18 +156,18 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
             "merge": self._merge,
             **self._variant,
             "dtype": str(self._dtype).removeprefix("torch."),
-            "tokenizer": _digest(
-                fast.to_str() if fast else self.tokenizer.get_vocab(),
-                self.tokenizer.special_tokens_map,
-            ),
+            "tokenizer": _digest(vocabulary, self.tokenizer.special_tokens_map),
             "config": _digest(config),
             "generation_config": _digest(self.model.generation_config.to_dict()),
             "versions": [__version__, torch.__version__, transformers_version],
-            "settings": {name: str(value) for name, value in sorted(self._settings.items())},
+            "settings": settings,
         }
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return what ``results["config"]`` says: stock's four keys, the pair, and how many requests were shared."""
+        """Return what ``results["config"]`` records.
+
+        That is stock's four keys, the pair, and how many requests were shared.
+        """
         return {
             "model_num_parameters": self._model.num_parameters(),
             "model_dtype": self._model.dtype,
@@ -216,35 +206,61 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
     ) -> None:
         for unused in ("trust_remote_code", "quantization_config", *arguments.INSTEAD):
             kwargs.pop(unused, None)
-        resized = bool(arguments.unknown(kwargs))  # by a config field, perhaps
+        # Any config field may change the size of the model, which is then not checked.
+        resized = bool(arguments.unknown(kwargs))
         if tp_plan is not None:
             kwargs["distributed_config"] = DistributedConfig(tp_plan=tp_plan)
         else:
             kwargs |= self._get_accelerate_args(
-                parallelize=bool(
-                    parallelize and gpus
-                ),  # with no GPU, stock spreads the model over the disk
+                # Without a GPU, stock would spread the model over the disk.
+                parallelize=bool(parallelize and gpus),
                 device_map=None,
                 max_memory_per_gpu=max_memory_per_gpu,
                 max_cpu_memory=max_cpu_memory,
                 gpus=gpus,
             )
-            kwargs.pop(
-                "offload_folder", None
-            )  # stock's ./offload: the next model there would overwrite this one
+            # Stock's ./offload is one folder: the next model there would overwrite this one.
+            kwargs.pop("offload_folder", None)
         if self._quantization is not None:
             kwargs["quantization_config"] = self._quantization
         elif not resized and tp_plan is None:
             memory.check_fits(
                 self.pair, dtype, self._merge, kwargs["device_map"], kwargs["max_memory"]
             )
-        self._loader_arguments = kwargs
+        self._loader_arguments = kwargs  # set_lam may have to load again
         self._model = self._load(self.lam)
 
     def _load(self, lam: Lam) -> Any:
         return loading.load(
             self.pair, self._scaled(lam), self._dtype, self._merge, **self._loader_arguments
         )
+
+
+def _read_arguments(
+    given: dict[str, Any], dtype: str | torch.dtype | None, share_prefix: bool
+) -> tuple[Source, dict[str, Any]]:
+    """Return the pair that is named, and the other arguments.
+
+    Raises:
+        UserError: an argument is unknown or wrong. Only the base model's config has been read.
+    """
+    # The order matters: an argument that is never right is reported before a checkpoint that is
+    # missing, and a misspelt name before anything else that reads a checkpoint.
+    given = arguments.check(given)
+    source = Source.of(given)
+    others = _without(given, SOURCE)
+    loading.parse_dtype(dtype)
+    if not isinstance(share_prefix, bool):
+        raise UserError(f"share_prefix={share_prefix} is neither True nor False.")
+    if unknown := arguments.unknown(others):
+        where = source.base, source.base_revision, source.base_subfolder
+        base = Checkpoint("base", *where, source.trust_remote_code)
+        arguments.check_fields(unknown, base.config)
+    return source, others
+
+
+def _without(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name not in names}
 
 
 def _digest(*values: Any) -> str:

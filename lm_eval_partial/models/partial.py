@@ -1,7 +1,7 @@
-"""What every backend of θ(λ) has in common: the pair, λ, the names of results, and the guard of the response cache.
+"""What every backend of θ(λ) has in common: the pair, λ, result names, the response cache's guard.
 
 A backend is this class and lm-eval's own model class. It calls `_open` before its engine is made,
-and says what its answers depend on in `identity`.
+and gives what its answers depend on as `fingerprint`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Partial(ABC):
-    """θ(λ) of a pair, whatever computes it.
+    """θ(λ) of a pair, for any engine.
 
     Attributes:
         pair: the two checkpoints.
@@ -34,24 +34,26 @@ class Partial(ABC):
     pair: Pair
     cache_hook: CacheHook
     _lam: Lam | None
+    # Of the class: the harness may build a second model from the same dictionary.
     _generated_names: ClassVar[set[str]] = set()
 
     def _open(
         self, source: Source, lam: Any, *, merge: bool, rank: Any, rest: str, schedule: Any
     ) -> None:
-        """Open the pair and settle λ; warn of what a user should know. No weight is read.
+        """Open the pair and set λ, with warnings where they are due. No weight is read.
 
         Args:
             source: of the pair.
             lam: as `read_lam` takes it.
             merge: whether an adapter's updates are folded into the weights.
             rank: of each linear layer's update, or None for the update as it is.
-            rest: with `rank`, what the updates of all else become.
+            rest: with `rank`, what happens to all other updates.
             schedule: rules that `lam` scales, or None.
 
         Raises:
-            UserError: an argument is wrong, or the two sides cannot be interpolated.
+            UserError: an argument is wrong, or the pair cannot be interpolated.
         """
+        # λ is checked before any file is opened.
         self._lam = read_lam(lam)
         self.pair = Pair.of(source)
         if source.tokenizer_of_a_side and self.pair.reference.tokenizer is None:
@@ -96,11 +98,11 @@ class Partial(ABC):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> Any:
-        """Return the model the harness asks for; name its result folder, and show user errors bare.
+        """Return the model the harness asks for, and name its result folder.
 
-        The harness names result folders by ``pretrained`` or ``model`` of the dictionary it hands
-        over here, and at random without. A name made here for an earlier λ of the same dictionary
-        is made anew.
+        The harness names result folders by ``pretrained`` or ``model`` of this dictionary, and at
+        random without either. A name made here for an earlier λ of the same dictionary is replaced.
+        User errors are shown without a traceback.
         """
         show_without_traceback()
         if arg_dict.get("model") in cls._generated_names:
@@ -115,7 +117,7 @@ class Partial(ABC):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> Any:
-        """Return the model the harness asks for, and show user errors bare."""
+        """Return the model the harness asks for; user errors are shown without a traceback."""
         show_without_traceback()
         return super().create_from_arg_string(arg_string, additional_config)  # type: ignore[misc]
 
@@ -134,36 +136,36 @@ class Partial(ABC):
         """Both sides and λ, as one folder name."""
         names = []
         for side in (self.pair.base, self.pair.instruct):
-            parts = re.split(r"[/\\]+", f"{side.path}/{side.subfolder}".rstrip("/"))
-            revision = [] if side.revision == "main" else [side.revision]
-            names.append("__".join([*parts[-2:], *revision])[-80:])
-        variant = self._variant | (
-            {"schedule": name_lam(self._schedule)} if "schedule" in self._variant else {}
-        )
+            parts = re.split(r"[/\\]+", f"{side.path}/{side.subfolder}".rstrip("/"))[-2:]
+            if side.revision != "main":
+                parts.append(side.revision)
+            # File systems take 255 bytes for a name, and both sides go into one.
+            names.append("__".join(parts)[-80:])
+        variant = dict(self._variant)
+        if "schedule" in variant:
+            variant["schedule"] = name_lam(self._schedule)
         names += [f"{name}_{value}" for name, value in variant.items() if value != "dense"]
         return "__".join([*names, f"lam_{name_lam(self.lam)}"])
 
     def _scaled(self, lam: Lam) -> Lam:
         """Return what λ means for the weights: itself, or the schedule that it scales."""
-        return (
-            lam
-            if isinstance(lam, Schedule) or self._schedule == 1.0
-            else scaled(self._schedule, lam)
-        )
+        if isinstance(lam, Schedule) or self._schedule == 1.0:
+            return lam
+        return scaled(self._schedule, lam)
 
     @property
     @abstractmethod
-    def identity(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What the model's answers depend on, as JSON values."""
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Take the harness's response cache, if it is this model's. Raises `UserError` if not."""
         if cache_hook.dbdict is not None:
-            response_cache.claim(cache_hook.dbdict, self.identity)
+            response_cache.claim(cache_hook.dbdict, self.fingerprint)
         super().set_cache_hook(cache_hook)  # type: ignore[misc]
 
     def pair_info(self) -> dict[str, Any]:
-        """Return what ``results["config"]`` says of the pair and λ, whatever the backend."""
+        """Return what ``results["config"]`` records of the pair and λ, for any backend."""
         base, instruct = self.pair.base, self.pair.instruct
         return {
             "base": base.path,

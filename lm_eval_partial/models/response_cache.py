@@ -1,6 +1,6 @@
-"""A guard on lm-eval's response cache, which is keyed by the request alone (lm-evaluation-harness #4063).
+"""A guard on lm-eval's response cache, which would serve one λ the answers of another.
 
-Without it ``--use_cache`` would serve one λ the answers of another.
+The cache (``--use_cache``) is keyed by the request alone (lm-evaluation-harness #4063).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from lm_eval_partial.errors import UserError, listing
 KEY = "lm_eval_partial:identity"  # request keys are SHA-256 digests, so this cannot be one
 
 
-def claim(cache: MutableMapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Write the model's identity into an empty cache, or check that the cache is this model's.
+def claim(cache: MutableMapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+    """Write the model's fingerprint into an empty cache, or check that the cache is this model's.
 
     Args:
         cache: the harness's request-to-response table.
-        identity: what the answers depend on, JSON values.
+        fingerprint: what the answers depend on, JSON values.
 
     Raises:
-        UserError: the cache holds the answers of another model, or of one that is not known.
+        UserError: the cache holds the answers of another model, or of an unknown one.
     """
     if KEY not in cache:
         if len(cache):
@@ -30,14 +30,14 @@ def claim(cache: MutableMapping[str, Any], identity: Mapping[str, Any]) -> None:
                 "the file given to --use_cache holds answers of an unknown model (stock lm-eval"
                 " does not say which). Give --use_cache another path."
             )
-        cache[KEY] = json.dumps(identity, sort_keys=True)
+        cache[KEY] = json.dumps(fingerprint, sort_keys=True)
         return
-    theirs = json.loads(cache[KEY])
-    differing = [
-        f"{name} {theirs.get(name)!r}, now {identity.get(name)!r}"
-        for name in sorted(theirs.keys() | identity.keys())
-        if theirs.get(name) != identity.get(name)
-    ]
+    recorded = json.loads(cache[KEY])
+    differing = []
+    for name in sorted(recorded.keys() | fingerprint.keys()):
+        before, now = recorded.get(name), fingerprint.get(name)
+        if before != now:
+            differing.append(f"{name} {before!r}, now {now!r}")
     if differing:
         raise UserError(
             f"the file given to --use_cache holds another model's answers ({listing(differing)})."

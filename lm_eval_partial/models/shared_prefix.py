@@ -1,7 +1,7 @@
 """lm-eval's `HFLM`, with every shared prefix computed once.
 
-Glue only: the wing `prefix` does the work; what they cannot do, and what ``share_prefix=False``
-asks for, is computed as stock `hf` does.
+The package `prefix` does the work. Requests that it cannot take, and all requests under
+``share_prefix=False``, are computed by stock `hf`'s own code.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import atexit
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,12 +32,19 @@ from lm_eval_partial.prefix.tree import Ints
 
 logger = logging.getLogger(__name__)
 
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+Shared = Iterator[tuple[int, Answer]]
+"""Which request, and its answer."""
+
 SHARED = "shared"
+TOO_LONG = "longer than the model's window"
 
+# The least number of tokens at a time, even where batch_size times the longest request is fewer:
+# less leaves cores idle. It is lowered where the outputs of so many tokens would pass LEAST_BYTES.
 LEAST_TOKENS, LEAST_BYTES = 512, 2**27
-"""Tokens at a time even where ``batch_size`` times the longest request is fewer, as far as the outputs of so many take
-no more than so many bytes: less leaves cores idle."""
 
+# Without sampling, these settings keep decoding greedy. Any other may ask for something else.
 GREEDY = {
     "until",
     "max_gen_toks",
@@ -47,15 +55,20 @@ GREEDY = {
     "num_beams",
     "repetition_penalty",
 }
-"""Settings of generation that do not ask for another kind of decoding, where nothing is sampled."""
 
+# The least number of prompts that a CPU generates from at a time: it reads all weights at every
+# step, however few the prompts.
 CPU_ROWS = 4
-"""Prompts at a time that a CPU generates from at least: reading the weights costs as much for one."""
 
-
-BEYOND = "plain: longer than the model's window"
-
+# Counted for the whole process: a sweep has several models, and the reminder comes once.
 _in_full: Counter[str] = Counter()
+
+
+class Resumed(NamedTuple):
+    """Prompts that are being generated from, and the group whose cached prefix they go on from."""
+
+    prompts: dict[str, Ints]
+    group: Group
 
 
 class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
@@ -68,13 +81,14 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self.paths: Counter[tuple[str, str]] = Counter()
         self._share_prefix = share_prefix
         self._prefix_model: PrefixModel | None = None
-        self._said: set[str] = set()
-        self._of_model: set[str] = set()  # reasons that were said when they were found
+        self._warned: set[str] = set()
+        # Reasons that hold for the whole model: each has had its warning when it was found.
+        self._of_model: set[str] = set()
         self.encoder = Encoder(self)
-        self._going_on: tuple[dict[str, Ints], Group] | None = None
+        self._resumed: Resumed | None = None
         super().__init__(*args, **kwargs)
         if self.sharing_off is not None and share_prefix:
-            self._of_model.add(f"plain: {self.sharing_off}")
+            self._of_model.add(self.sharing_off)
             logger.warning(
                 f"sharing prefixes is off: {self.sharing_off}. Every request is computed in full,"
                 " by itself: few-shot tasks take up to 30 times as long."
@@ -83,30 +97,43 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
     @property
     def sharing_off(self) -> str | None:
         """Why no request of this model is shared; None if sharing is on."""
-        return self._model_or_reason()[1].removeprefix("plain: ") or None
+        if not self._share_prefix:
+            return "share_prefix=False"
+        if self.truncation:
+            return "truncation=True cuts prompts as stock hf does"
+        accelerator = getattr(self, "accelerator", None)
+        if accelerator is not None and accelerator.distributed_type == "FSDP":
+            return "FSDP wants equally many calls from every process"
+        return self._opened_model().unsupported
 
     def path_counts(self) -> dict[str, dict[str, int]]:
-        """Return how many requests of each type went which way: ``shared``, or ``plain`` and why."""
+        """Return how many requests of each type were ``shared``, or ``plain`` and why."""
         counts: dict[str, dict[str, int]] = {}
         for (kind, path), count in self.paths.items():
             counts.setdefault(kind, {})[path] = count
         return counts
 
     def forget_paths(self) -> None:
-        """Begin anew: the model has other weights."""
+        """Reset counts and failed self-checks, as the model has other weights now."""
         self.paths.clear()
         if self._prefix_model is not None:
             self._prefix_model.failed.clear()
 
-    # Log-likelihoods -------------------------------------------------------------------------------------
+    def _opened_model(self) -> PrefixModel:
+        """Return `self.model` as the package `prefix` takes it."""
+        # Moving to another λ may load the model anew.
+        if self._prefix_model is None or self._prefix_model.model is not self.model:
+            self._prefix_model = PrefixModel(self.model, LEAST_TOKENS, self.mixed_precision_dtype)
+        return self._prefix_model
+
+    # Log-likelihoods ------------------------------------------------------------------------------
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """Return (log-likelihood, is greedy) of each request, as `HFLM` does."""
-        if (
-            self.enable_thinking or self._model_or_reason()[0] is None
-        ):  # with thinking, stock has an error to raise
+        # With enable_thinking, stock raises an error that explains itself.
+        if self.enable_thinking or self.sharing_off is not None:
             answers: list[tuple[float, bool]] = super().loglikelihood(
                 requests, disable_tqdm=disable_tqdm
             )
@@ -118,9 +145,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """Return the log-likelihood of each whole text, as `HFLM` does."""
-        self._count(
-            "loglikelihood_rolling", "plain: windows of a text share nothing", len(requests)
-        )
+        self._count_plain("loglikelihood_rolling", "windows of a text share nothing", len(requests))
         answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         return answers
 
@@ -130,204 +155,214 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        if override_bs is not None:  # a window of loglikelihood_rolling
-            answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(
-                requests, disable_tqdm, override_bs
-            )
+        stock = super()._loglikelihood_tokens
+        if override_bs is not None:  # only loglikelihood_rolling sets it, for its windows
+            windows: list[tuple[float, bool]] = stock(requests, disable_tqdm, override_bs)
+            return windows
+
+        def plain(some: list[Encoded]) -> list[tuple[float, bool]]:
+            answers: list[tuple[float, bool]] = stock(list(map(as_lists, some)), disable_tqdm)
             return answers
-        model, reason = self._model_or_reason()
-        found: dict[int, tuple[float, bool]] = {}
-        why: dict[int, str] = {}
-        if model is not None:
-            with self._bar(requests, "loglikelihood", disable_tqdm) as bar:
-                for index, answer in self._score_shared(model, requests, why):
+
+        return self._answers("loglikelihood", requests, self._score_shared, plain, disable_tqdm)
+
+    def _answers(
+        self,
+        kind: str,
+        requests: Sequence[Asked],
+        shared: Callable[[PrefixModel, Sequence[Asked], dict[int, str]], Shared[Answer]],
+        plain: Callable[[list[Asked]], list[Answer]],
+        disable_tqdm: bool,
+    ) -> list[Answer]:
+        """Return the answer to each request, and count how it was computed.
+
+        Args:
+            kind: the harness's name of this type of request.
+            requests: of this process.
+            shared: yields answers of a model. It writes into its dictionary which requests it
+                leaves out, and why.
+            plain: stock's answers to the requests that are left.
+            disable_tqdm: whether the progress bar is hidden.
+        """
+        reason = self.sharing_off
+        found: dict[int, Answer] = {}
+        reasons: dict[int, str] = {}
+        some = reason is None
+        if reason is None:
+            model = self._opened_model()
+            with self._bar(len(requests), kind, disable_tqdm) as bar:
+                for index, answer in shared(model, requests, reasons):
                     found[index] = answer
-                    if (key := requests[index][0]) is not None:
-                        self.cache_hook.add_partial("loglikelihood", key, answer)
                     bar.update()
+            # What has neither an answer nor a reason of its own was in rows that failed.
             reason = _failed(model)
             self._of_model.add(reason)
         rest = [index for index in range(len(requests)) if index not in found]
-        self._count("loglikelihood", SHARED, len(found))
-        for path, count in Counter(why.get(index, reason) for index in rest).items():
-            self._count("loglikelihood", path, count)
+        if found:
+            self.paths[kind, SHARED] += len(found)
+        for why, count in Counter(reasons.get(index, reason) for index in rest).items():
+            self._count_plain(kind, why, count)
         if rest:
-            with self._stock_batches(some=model is not None):
-                plain = super()._loglikelihood_tokens(
-                    [as_lists(requests[index]) for index in rest], disable_tqdm
-                )
-            found.update(zip(rest, plain, strict=True))
+            with self._stock_batches(some):
+                answers = plain([requests[index] for index in rest])
+            found.update(zip(rest, answers, strict=True))
         return [found[index] for index in range(len(requests))]
 
     def _score_shared(
-        self, model: PrefixModel, requests: Sequence[Encoded], why: dict[int, str]
-    ) -> Iterator[tuple[int, tuple[float, bool]]]:
-        """Yield which request and its answer; put into `why` which are beyond the model's reach."""
+        self, model: PrefixModel, requests: Sequence[Encoded], reasons: dict[int, str]
+    ) -> Shared[tuple[float, bool]]:
+        """Yield the answers to requests within the model's window."""
         indices: list[int] = []
         questions: list[Request] = []
         cut = 0
         for index, (_, context, continuation) in enumerate(requests):
             tokens = np.concatenate([context, continuation]).astype(np.int32)
-            inside = tokens[-(self.max_length + 1) :]
-            if (
-                len(context)
-                and 0 < len(continuation) <= self.max_length
-                and model.reaches(len(inside) - 1)
-            ):
-                indices.append(index)
-                questions.append(Request(inside, len(continuation)))
-                cut += len(inside) < len(tokens)
-            else:
-                why[index] = BEYOND
+            # The last token is only predicted, so one more than max_length fits.
+            kept = tokens[-(self.max_length + 1) :]
+            scorable = len(context) and 0 < len(continuation) <= self.max_length
+            if not scorable or not model.reaches(len(kept) - 1):
+                reasons[index] = TOO_LONG
+                continue
+            indices.append(index)
+            questions.append(Request(kept, len(continuation)))
+            cut += len(kept) < len(tokens)
         if cut:
             logger.warning(
                 f"{cut} of {len(requests)} requests pass max_length={self.max_length}: they lose"
                 " their beginning"
             )
-        model.set_budget(
-            self._budget(max((len(question.tokens) for question in questions), default=1))
-        )
-        for index, logprob, is_greedy in score(model, questions, self.softmax_dtype):
-            yield indices[index], (logprob, is_greedy)
+        model.set_budget(self._budget(_longest(question.tokens for question in questions)))
+        for place, logprob, is_greedy in score(model, questions, self.softmax_dtype):
+            index = indices[place]
+            # Without texts there is no key: a window of a longer text is not cached.
+            if (key := requests[index][0]) is not None:
+                self.cache_hook.add_partial("loglikelihood", key, (logprob, is_greedy))
+            yield index, (logprob, is_greedy)
 
     # Generation -----------------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return the text generated for each request, as `HFLM` does."""
-        model, reason = self._model_or_reason()
-        texts: dict[int, str] = {}
-        why: dict[int, str] = {}
-        if model is not None:
-            with self._bar(requests, "generate_until", disable_tqdm) as bar:
-                for index, text in self._generate_shared(model, requests, why):
-                    texts[index] = text
-                    bar.update()
-            reason = _failed(model)
-            self._of_model.add(reason)
-        rest = [index for index in range(len(requests)) if index not in texts]
-        self._count("generate_until", SHARED, len(texts))
-        for path, count in Counter(why.get(index, reason) for index in rest).items():
-            self._count("generate_until", path, count)
-        if rest:
-            with self._stock_batches(some=model is not None):
-                plain = super().generate_until(
-                    [requests[index] for index in rest], disable_tqdm=disable_tqdm
-                )
-            texts.update(zip(rest, plain, strict=True))
-        return [texts[index] for index in range(len(requests))]
+        plain = partial(super().generate_until, disable_tqdm=disable_tqdm)
+        return self._answers("generate_until", requests, self._generate_shared, plain, disable_tqdm)
 
     def _generate_shared(
-        self, model: PrefixModel, requests: list[Instance], why: dict[int, str]
-    ) -> Iterator[tuple[int, str]]:
-        """Yield which request and its text, for those that can be shared; put into `why` why others cannot."""
+        self, model: PrefixModel, requests: Sequence[Instance], reasons: dict[int, str]
+    ) -> Shared[str]:
+        """Yield the texts of requests that are decoded greedily and share a prefix."""
+        prompts = self.encoder.prompts([request.args[0] for request in requests])
+        # One call of `generate` has one set of settings.
         of_settings: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             of_settings.setdefault(repr(request.args[1]), []).append(index)
-        prompts = self.encoder.prompts([request.args[0] for request in requests])
         for alike in of_settings.values():
             settings = normalize_gen_kwargs(requests[alike[0]].args[1], self.max_gen_toks)
-            if (
-                settings["do_sample"]
-                or settings.get("num_beams", 1) != 1
-                or settings.keys() - GREEDY
-            ):
-                why.update(dict.fromkeys(alike, "plain: not decoded greedily, token by token"))
+            if not _is_greedy(settings):
+                reasons.update(dict.fromkeys(alike, "not decoded greedily, token by token"))
                 continue
             new_tokens = settings["max_gen_toks"]
-            room = self.max_length - new_tokens
-            indices = [
-                i
-                for i in alike
-                if 0 < len(prompts[i]) <= room and model.reaches(len(prompts[i]) + new_tokens)
-            ]
-            why.update(dict.fromkeys(set(alike) - set(indices), BEYOND))
-            model.set_budget(
-                self._budget(max((len(prompts[index]) for index in indices), default=1))
-            )
-            for group in groups(model, [prompts[index] for index in indices]):
-                left = [indices[place] for place in group.indices]
+            indices = []
+            for index in alike:
+                length = len(prompts[index])
+                fits = 0 < length <= self.max_length - new_tokens
+                if fits and model.reaches(length + new_tokens):
+                    indices.append(index)
+                else:
+                    reasons[index] = TOO_LONG
+            chosen = [prompts[index] for index in indices]
+            model.set_budget(self._budget(_longest(chosen)))
+            for group in groups(model, chosen):
+                members = [indices[place] for place in group.indices]
                 if group.cache is None:
-                    why.update(
-                        dict.fromkeys(left, "plain: no long prefix shared with another prompt")
-                    )
+                    alone = "no long prefix shared with another prompt"
+                    reasons.update(dict.fromkeys(members, alone))
                     continue
-                most = self._rows(group.prefix, len(prompts[left[0]]), new_tokens)
-                while left:
-                    batch = left[: min(most, model.most_prompts or most)]
-                    try:
-                        texts = self._go_on(
-                            [requests[i] for i in batch], [prompts[i] for i in batch], group
-                        )
-                    except RuntimeError as error:
-                        if len(batch) == 1 or not should_reduce_batch_size(error):
-                            raise
-                        clear_device_cache(garbage_collection=True)
-                        model.most_prompts = len(batch) // 2
-                        logger.warning(
-                            f"out of memory with {len(batch)} prompts at a time: going on with"
-                            f" {model.most_prompts}"
-                        )
-                        continue
-                    yield from zip(batch, texts, strict=True)
-                    left = left[len(batch) :]
+                yield from self._generate_group(
+                    model, requests, prompts, group, members, new_tokens
+                )
 
-    def _go_on(self, requests: list[Instance], prompts: list[Ints], group: Group) -> list[str]:
-        """Return stock's texts for one batch, with `tok_batch_encode` and `_model_generate` going on from `group`."""
+    def _generate_group(
+        self,
+        model: PrefixModel,
+        requests: Sequence[Instance],
+        prompts: Sequence[Ints],
+        group: Group,
+        members: list[int],
+        new_tokens: int,
+    ) -> Shared[str]:
+        """Yield the texts of one group's members, in batches that are halved if memory runs out."""
+        most = self._rows(group.prefix, len(prompts[members[0]]), new_tokens)
+        while members:
+            batch = members[: min(most, model.most_prompts or most)]
+            asked = [requests[index] for index in batch]
+            try:
+                texts = self._resume(asked, [prompts[index] for index in batch], group)
+            except RuntimeError as error:
+                if len(batch) == 1 or not should_reduce_batch_size(error):
+                    raise
+                clear_device_cache(garbage_collection=True)
+                model.most_prompts = len(batch) // 2
+                logger.warning(
+                    f"out of memory with {len(batch)} prompts at a time: going on with"
+                    f" {model.most_prompts}"
+                )
+                continue
+            yield from zip(batch, texts, strict=True)
+            members = members[len(batch) :]
+
+    def _resume(self, requests: list[Instance], prompts: list[Ints], group: Group) -> list[str]:
+        """Return the texts of one batch, generated after the cached prefix of `group`.
+
+        Stock's `generate_until` stays in charge of stop strings and the response cache. It calls
+        `tok_encode`, `tok_batch_encode` and `_model_generate` below, which read `_resumed`.
+        """
         batch_size = self.batch_size_per_gpu
         contexts = [request.args[0] for request in requests]
-        self._going_on = (dict(zip(contexts, prompts, strict=True)), group)
+        self._resumed = Resumed(dict(zip(contexts, prompts, strict=True)), group)
+        # Stock would cut the batch into its own, each padded by itself.
         self.batch_size_per_gpu = len(requests)
         try:
             texts: list[str] = super().generate_until(requests, disable_tqdm=True)
         finally:
-            self._going_on = None
+            self._resumed = None
             self.batch_size_per_gpu = batch_size
         return texts
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> Any:
         """Return the ids of `string`."""
-        if self._going_on is not None:  # asked for their number only
-            return self._going_on[0][string]
+        if self._resumed is not None:  # stock sorts a batch by the number of ids
+            return self._resumed.prompts[string]
         return super().tok_encode(string, *args, **kwargs)
 
     def tok_batch_encode(
         self, strings: list[str], *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the ids of `strings` and their mask, [strings, longest]."""
-        if self._going_on is not None:
-            prompts, group = self._going_on
-            return padded_between([prompts[string] for string in strings], group.prefix)
+        if self._resumed is not None:
+            prompts = [self._resumed.prompts[string] for string in strings]
+            return padded_between(prompts, self._resumed.group.prefix)
         encoded: tuple[torch.Tensor, torch.Tensor] = super().tok_batch_encode(
             strings, *args, **kwargs
         )
         return encoded
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-        if self._going_on is not None and self._prefix_model is not None:
-            kwargs[str(self._prefix_model.cache_name)] = PrefixCache(0, self._going_on[1].cache)
-            with going_on(self.model):
-                return super()._model_generate(*args, **kwargs)
-        return super()._model_generate(*args, **kwargs)
+        if self._resumed is None:
+            return super()._model_generate(*args, **kwargs)
+        # A cache of its own for every batch: generate appends to it.
+        cache = PrefixCache(0, self._resumed.group.cache)
+        kwargs[str(self._opened_model().cache_name)] = cache
+        with going_on(self.model):
+            return super()._model_generate(*args, **kwargs)
 
-    # Around the model -----------------------------------------------------------------------------
-
-    def _model_or_reason(self) -> tuple[PrefixModel | None, str]:
-        """Return the model, or None and why requests are computed in full."""
-        if not self._share_prefix:
-            return None, "plain: share_prefix=False"
-        if self._prefix_model is None or self._prefix_model.model is not self.model:
-            self._prefix_model = PrefixModel(self.model, LEAST_TOKENS, self.mixed_precision_dtype)
-        reason = self._prefix_model.unsupported
-        accelerator = getattr(self, "accelerator", None)
-        if accelerator is not None and accelerator.distributed_type == "FSDP":
-            reason = "FSDP wants equally many calls from every process"
-        if self.truncation:
-            reason = "truncation=True cuts prompts as stock hf does"
-        return (None, f"plain: {reason}") if reason else (self._prefix_model, "")
+    # Batch sizes ----------------------------------------------------------------------------------
 
     @contextmanager
     def _stock_batches(self, some: bool) -> Iterator[None]:
-        """Keep stock from finding a batch size when only `some` processes ask it: it would wait for the others."""
+        """Keep stock from searching for a batch size if this process asks it `some` requests only.
+
+        The search is collective, and a process that has no requests left would never join it.
+        """
         batch_size = self.batch_size_per_gpu
         if some and self.world_size > 1 and batch_size == "auto":
             self.batch_size_per_gpu = 1
@@ -336,11 +371,45 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         finally:
             self.batch_size_per_gpu = batch_size
 
+    def _stock_rows(self) -> int:
+        """Return stock's ``batch_size``; for ``auto``, the size to begin with."""
+        if self.batch_size != "auto":
+            return int(self.batch_size)
+        # A GPU reports that memory ran out, and half is tried. On a CPU the process is killed.
+        return int(self.max_batch_size) if self.device.type == "cuda" else 1
+
+    def _budget(self, longest: int) -> int:
+        """Return tokens at a time: stock's ``batch_size`` times the longest request."""
+        # Logits in float32, and their log-softmax: 8 bytes for each entry of the vocabulary.
+        outputs: int = LEAST_BYTES // (8 * self.model.config.get_text_config().vocab_size)
+        return max(1, min(LEAST_TOKENS, outputs), self._stock_rows() * longest)
+
+    def _rows(self, prefix: int, longest: int, new_tokens: int) -> int:
+        """Return prompts to generate from at a time."""
+        # A prompt that ends before another is padded on, with a token that has no embedding.
+        if self.tokenizer.pad_token_id >= self.model.get_input_embeddings().num_embeddings:
+            return 1
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_attention_heads", None)
+        shared = getattr(config, "num_key_value_heads", None)
+        repeats = 0
+        if isinstance(heads, int) and isinstance(shared, int) and shared < heads:
+            repeats = heads // shared
+        fit = rows_that_fit(
+            self._stock_rows(), config.num_hidden_layers, prefix, longest, new_tokens, repeats
+        )
+        return max(CPU_ROWS, fit) if self.device.type == "cpu" else fit
+
+    # Progress and warnings ------------------------------------------------------------------------
+
     @contextmanager
-    def _bar(self, requests: Sequence[Any], kind: str, disable: bool) -> Iterator[Any]:
-        """Yield a bar, which in the end says how many were shared; stock's own bar has the others."""
+    def _bar(self, requests: int, kind: str, disable: bool) -> Iterator[Any]:
+        """Yield a progress bar whose total becomes the shared requests alone.
+
+        Stock's own bar counts the others.
+        """
         bar = tqdm(
-            total=len(requests), disable=disable or self.rank != 0, desc=f"Running {kind} requests"
+            total=requests, disable=disable or self.rank != 0, desc=f"Running {kind} requests"
         )
         try:
             yield bar
@@ -348,56 +417,37 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             bar.total, bar.leave = bar.n, bar.n > 0
             bar.close()
 
-    def _count(self, kind: str, path: str, count: int) -> None:
-        """Count requests that went one way.
+    def _count_plain(self, kind: str, reason: str, count: int) -> None:
+        """Count requests computed in full, and warn once of each reason.
 
-        Why some are not shared is said once; why a whole model's are not, once more when the
+        A reason that holds for the whole model has had its warning; it is repeated when the
         process ends.
         """
         if not count:
             return
-        self.paths[kind, path] += count
-        if path == SHARED or not self._share_prefix:
+        self.paths[kind, f"plain: {reason}"] += count
+        if not self._share_prefix:  # the user's choice
             return
-        reason = path.removeprefix("plain: ")
-        if path in self._of_model:
+        if reason in self._of_model:
             _remind_at_exit(reason, count)
-        elif path not in self._said:
-            self._said.add(path)
+        elif reason not in self._warned:
+            self._warned.add(reason)
             logger.warning(f"{count} {kind} requests are computed in full: {reason}")
 
-    def _stock_rows(self) -> int:
-        """Return stock's ``batch_size``; for ``auto``, where to begin: high where memory can run out softly."""
-        if self.batch_size != "auto":
-            return int(self.batch_size)
-        return int(self.max_batch_size) if self.device.type == "cuda" else 1
 
-    def _budget(self, longest: int) -> int:
-        """Return tokens at a time: stock's ``batch_size`` times the longest request."""
-        outputs: int = LEAST_BYTES // (8 * self.model.config.get_text_config().vocab_size)
-        return max(1, min(LEAST_TOKENS, outputs), self._stock_rows() * longest)
+def _longest(texts: Iterable[Sequence[int] | Ints]) -> int:
+    return max(map(len, texts), default=1)
 
-    def _rows(self, prefix: int, longest: int, new_tokens: int) -> int:
-        """Return prompts to generate from at a time."""
-        if self.tokenizer.pad_token_id >= self.model.get_input_embeddings().num_embeddings:
-            return 1  # a prompt that ends before another would be padded with an unknown token
-        config = self.model.config.get_text_config()
-        heads, shared = (
-            getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads")
-        )
-        repeats = (
-            heads // shared
-            if isinstance(heads, int) and isinstance(shared, int) and shared < heads
-            else 0
-        )
-        fit = rows_that_fit(
-            self._stock_rows(), config.num_hidden_layers, prefix, longest, new_tokens, repeats
-        )
-        return max(CPU_ROWS, fit) if self.device.type == "cpu" else fit
+
+def _is_greedy(settings: Mapping[str, Any]) -> bool:
+    """Return whether the next token is always the likeliest, whatever the model."""
+    if settings["do_sample"] or settings.get("num_beams", 1) != 1:
+        return False
+    return settings.keys() <= GREEDY
 
 
 def _remind_at_exit(reason: str, count: int) -> None:
-    """Have the process say, when all else is said, how many requests were computed in full."""
+    """Count requests computed in full, to be reported when the process ends."""
     if not _in_full:
         atexit.register(_remind)
     _in_full[reason] += count
@@ -412,5 +462,5 @@ def _remind() -> None:
 
 
 def _failed(model: PrefixModel) -> str:
-    """Return why requests that were to be shared have no answer: kinds of rows that failed the self-check."""
-    return f"plain: the self-check failed for {', '.join(kind.value for kind in model.failed)}"
+    """Return the reason of requests in rows of a kind that failed the self-check."""
+    return f"the self-check failed for {', '.join(kind.value for kind in model.failed)}"

@@ -1,11 +1,11 @@
-"""A folder of points: what a sweep writes, `compare` and `report` read. Imports neither torch nor lm_eval.
+"""A folder of points: a sweep writes it, `compare` and `report` read it.
 
-    DIR/manifest.json     what every point has in common: its identity
+    DIR/manifest.json     the fingerprint: what every point has in common
     DIR/lam_0.60/         an ordinary results_*.json of lm-eval, and its samples_*.jsonl
     DIR/hf_base/          stock hf on one end, likewise; DIR/hf_instruct/ on the other
 
 A point's folder appears when it is complete, so a folder that is there is finished. What is being
-written lies in names that start with a dot.
+written lies in names that start with a dot. This module imports neither torch nor lm_eval.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ BASELINES = ("base", "instruct")
 Result = dict[str, Any]
 
 
-# λ -------------------------------------------------------------------------------------------------------
-
-
 def point_name(lam: float) -> str:
     """Return the folder name of a λ."""
     return f"lam_{format_lam(lam)}"
 
 
-# The folder ---------------------------------------------------------------------------------------
+# The manifest -------------------------------------------------------------------------------------
+
+# The key of the fingerprint in the manifest, as folders on disk have it.
+FINGERPRINT = "identity"
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return a sweep's manifest; None for a folder that is new or empty.
 
     Raises:
-        UserError: the folder is somebody else's, or its manifest cannot be read.
+        UserError: the folder is not a sweep's, or its manifest cannot be read.
     """
     if folder.is_file() or folder.suffix == ".json":
         raise UserError(
@@ -49,6 +49,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         )
     file = folder / MANIFEST
     if not file.is_file():
+        # Names with a dot are locks and unfinished points: a first run that was killed leaves them.
         others = [path.name for path in folder.glob("*") if not path.name.startswith(".")]
         if others:
             raise UserError(
@@ -59,24 +60,25 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     manifest = _read_json(
         file, f"Restore it, or give --output_path a new folder; the points in {folder} stay."
     )
-    if not isinstance(manifest.get("identity"), dict):
+    if not isinstance(manifest.get(FINGERPRINT), dict):
         raise UserError(f"{file} is not a sweep's manifest. Give --output_path a new folder.")
     return manifest
 
 
 def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest of a new sweep, or check that the folder holds points of the same identity.
+    """Write the manifest of a new sweep, or check that the folder's points have its fingerprint.
 
     Args:
         folder: of the sweep, locked.
-        manifest: JSON values; points are comparable if its ``identity`` is equal.
+        manifest: JSON values; points are comparable if their fingerprints are equal.
 
     Raises:
-        UserError: the folder holds points of another identity, and which fields differ.
+        UserError: the folder holds points of another run; the message names the fields that differ.
     """
     recorded = read_manifest(folder)
+    # Without a finished point there is nothing to mix up, and the manifest is replaced.
     if recorded is not None and points(folder):
-        differing = differences(recorded["identity"], manifest["identity"])
+        differing = differences(recorded[FINGERPRINT], manifest[FINGERPRINT])
         if differing:
             more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
             raise UserError(
@@ -88,26 +90,31 @@ def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Return one line for each field of two identities that differs; nested fields have dotted names."""
-    ours, theirs = _flat(recorded), _flat(given)
-    return [
-        f"{name} is recorded as {_word(ours, name)}, now {_word(theirs, name)}"
-        for name in ours | theirs
-        if ours.get(name, ours) != theirs.get(name, theirs)
-    ]
+    """Return one line for each field of two fingerprints that differs; nested names are dotted."""
+    before, now = _flat(recorded), _flat(given)
+    lines = []
+    for name in before | now:
+        if name in before and name in now and before[name] == now[name]:
+            continue
+        lines.append(f"{name} is recorded as {_shown(before, name)}, now {_shown(now, name)}")
+    return lines
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in fields.items():
-        found |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
     return found
 
 
-def _word(fields: Mapping[str, Any], name: str) -> str:
+def _shown(fields: Mapping[str, Any], name: str) -> str:
     return json.dumps(fields[name], ensure_ascii=False) if name in fields else "absent"
+
+
+# Points -------------------------------------------------------------------------------------------
 
 
 def points(folder: Path) -> list[str]:
@@ -137,6 +144,7 @@ def read_point(path: Path) -> Result:
     result = _read_json(files[0], again)
     if not isinstance(result.get("results"), dict) or not isinstance(result.get("config"), dict):
         raise UserError(f"{files[0]} is not a result of lm-eval. {again}")
+    # The harness writes samples of every task that has a hash, under the date of the result.
     date = files[0].stem.removeprefix("results_")
     for task in result.get("task_hashes") or {}:
         samples = path / f"samples_{task}_{date}.jsonl"
@@ -148,9 +156,10 @@ def read_point(path: Path) -> Result:
 
 
 def _is_whole(samples: Path) -> bool:
-    """Return whether the last line is there to its end. Only that is read: samples may be gigabytes."""
+    """Return whether the last line is complete. Only that is read: samples may be gigabytes."""
     with open(samples, "rb") as handle:
         size, window = handle.seek(0, os.SEEK_END), 2**16
+        # One line holds a document with its shots and may be longer than the window.
         while True:
             handle.seek(max(0, size - window))
             lines = handle.read().splitlines(keepends=True)
@@ -171,6 +180,3 @@ def _read_json(file: Path, hint: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{file} holds no JSON object. {hint}")
     return found
-
-
-# The table ----------------------------------------------------------------------------------------

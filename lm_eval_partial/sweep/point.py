@@ -1,4 +1,4 @@
-"""One point of a sweep: a model evaluated by the harness, its files published whole or not at all."""
+"""One point of a sweep: a model evaluated by the harness, and its files."""
 
 from __future__ import annotations
 
@@ -21,31 +21,16 @@ from lm_eval_partial.sweep.tracking import Trackers
 
 INCOMPLETE = ".incomplete"
 
-# What simple_evaluate takes by the name that the command line has for it.
+# Arguments of simple_evaluate that have the same name on the command line.
 _PASSED_ON = (
-    *(
-        "tasks",
-        "num_fewshot",
-        "batch_size",
-        "max_batch_size",
-        "device",
-        "limit",
-        "samples",
-        "write_out",
-    ),
-    *(
-        "log_samples",
-        "system_instruction",
-        "apply_chat_template",
-        "fewshot_as_multiturn",
-        "gen_kwargs",
-    ),
-    *("verbosity", "predict_only", "confirm_run_unsafe_code"),
+    *("tasks", "num_fewshot", "batch_size", "max_batch_size", "device", "limit", "samples"),
+    *("write_out", "log_samples", "system_instruction", "apply_chat_template"),
+    *("fewshot_as_multiturn", "gen_kwargs", "verbosity", "predict_only", "confirm_run_unsafe_code"),
 )
 
 
 class Runner:
-    """Evaluates one model after another and writes each result where it belongs."""
+    """Evaluates one model after another, each into a point of the folder."""
 
     def __init__(
         self, config: EvaluatorConfig, tasks: Tasks, folder: Path, trackers: Trackers
@@ -57,16 +42,18 @@ class Runner:
     ) -> None:
         """Evaluate a model and write the point `name`, whole or not at all."""
         config = self.config
+        # Written aside and renamed when whole, so that a killed sweep leaves only finished points.
         unfinished = self.folder / INCOMPLETE
         shutil.rmtree(unfinished, ignore_errors=True)
         tracker = EvaluationTracker(output_path=str(unfinished))
+        chat_template = None
+        if config.apply_chat_template:
+            chat_template = lm.chat_template(config.apply_chat_template)
         tracker.general_config_tracker.log_experiment_args(
             model_source=model,
             model_args=model_args,
             system_instruction=config.system_instruction,
-            chat_template=(
-                lm.chat_template(config.apply_chat_template) if config.apply_chat_template else None
-            ),
+            chat_template=chat_template,
             fewshot_as_multiturn=config.fewshot_as_multiturn,
         )
         result = self._evaluate(lm, model, model_args)
@@ -74,7 +61,7 @@ class Runner:
         self.trackers.log(name, lam, result, samples)
         _save(tracker, result, samples)
         (written,) = unfinished.iterdir()
-        trajectory.read_point(written)
+        trajectory.read_point(written)  # a resumed sweep would reject what this rejects
         publish(written, self.folder / name)
         config.write_out = False  # the prompts are the same at the next point
 
@@ -87,15 +74,14 @@ class Runner:
             model_args=model_args,
             task_manager=self.tasks,
             **{name: getattr(config, name) for name in _PASSED_ON},
-            **{
-                name: cache.get(name, False)
-                for name in ("cache_requests", "rewrite_requests_cache")
-            },
+            cache_requests=cache.get("cache_requests", False),
+            rewrite_requests_cache=cache.get("rewrite_requests_cache", False),
             random_seed=seeds[0],
             numpy_random_seed=seeds[1],
             torch_random_seed=seeds[2],
             fewshot_random_seed=seeds[3],
         )
+        # For a model it did not build itself, the harness writes a path or a class.
         result["config"]["model"] = model
         return result
 
@@ -103,24 +89,31 @@ class Runner:
 def _save(
     tracker: EvaluationTracker, result: dict[str, Any], samples: dict[str, Any] | None
 ) -> None:
-    """Let the harness write its files. Raises `UserError` where it would only log that it could not."""
-    with _complaints() as complaints:
+    """Let the harness write its files.
+
+    Raises:
+        UserError: they could not be written, which the harness only logs.
+    """
+    with _logged_failures() as failures:
         tracker.save_results_aggregated(results=result, samples=samples)
         for task, logged in (samples or {}).items():
-            if not complaints:
+            if not failures:
                 tracker.save_results_samples(task_name=task, samples=logged)
-    if complaints:
+    if failures:
         path = Path(str(tracker.output_path)).parent
         raise UserError(
-            f"a point could not be written into {path} ({complaints[-1]};"
+            f"a point could not be written into {path} ({failures[-1]};"
             f" {readable_bytes(free_bytes(path))} free). Finished points are kept: put that right,"
             " and start the same command again."
         )
 
 
 @contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """Collect what the harness's tracker logs from its first failure on: it swallows every exception."""
+def _logged_failures() -> Iterator[list[str]]:
+    """Yield a list that collects what the harness's tracker logs from its first failure on.
+
+    The tracker catches every exception, logs a warning, and details the cause at a lower level.
+    """
     found: list[str] = []
 
     class Listener(logging.Handler):

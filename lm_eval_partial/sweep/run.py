@@ -1,7 +1,6 @@
-"""A trajectory: one load, many λ, each point an ordinary result of lm-eval; started again, it goes on.
+"""A trajectory: one load, many λ, each point an ordinary result of lm-eval. Sweeps resume.
 
-    lm-eval-partial sweep --base B --instruct I --lam 0:1:0.1 --tasks partial_icl --output_path
-    results/mypair
+    lm-eval-partial sweep --base B --instruct I --lam 0:1:0.1 --tasks TASK --output_path DIR
 
 Tasks are loaded and prompts built once. Each point starts from them unchanged, with the seeds and
 the state of every random generator that a run of its own would have. So its numbers are those of a
@@ -42,25 +41,20 @@ from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES, Checkpoint
 from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.source import Source
 
-# Of these, what the answers or the files of a point depend on.
-_IDENTITY = (
-    *(
-        "num_fewshot",
-        "limit",
-        "samples",
-        "seed",
-        "gen_kwargs",
-        "apply_chat_template",
-        "system_instruction",
-    ),
-    *("fewshot_as_multiturn", "predict_only", "log_samples"),
+# The flags that a point's answers or files depend on: part of the fingerprint. The others change
+# speed or messages.
+_FINGERPRINTED = (
+    *("num_fewshot", "limit", "samples", "seed", "gen_kwargs", "apply_chat_template"),
+    *("system_instruction", "fewshot_as_multiturn", "predict_only", "log_samples"),
 )
+# Flags of lm_eval that a sweep refuses, and what to do instead.
 _INSTEAD = {
     "use_cache": "a sweep started again skips the points it has",
     "check_integrity": "run lm_eval with it",
     "show_config": "every results_*.json has the tasks' configs",
     "hf_hub_log_args": "upload the finished folder with hf upload",
 }
+# Files that change answers without changing a weight.
 _SMALL_FILES = ("config.json", "generation_config.json", "chat_template.jinja", *TOKENIZER_FILES)
 
 
@@ -71,7 +65,7 @@ def sweep(
     command: str | None = None,
     trackers: Callable[[str], Trackers] = Trackers,
 ) -> Path:
-    """Score θ(λ) at every λ, and stock ``hf`` on the ends asked for; return the folder of the results.
+    """Score θ(λ) at every λ, and stock ``hf`` on the ends asked for.
 
     Points that the folder has are kept. A process that is killed leaves only finished points.
 
@@ -81,14 +75,17 @@ def sweep(
         lams: finite, each once.
         baselines: of ``base`` and ``instruct``.
         command: what started it, for the manifest.
-        trackers: makes what a finished point is also told to (W&B, Trackio), given a name for the
-            run.
+        trackers: makes the experiment trackers (W&B, Trackio), given a name for the run.
+
+    Returns:
+        The folder of the results.
 
     Raises:
-        UserError: an argument is wrong, or the folder is not this run's; the message says what
+        UserError: an argument is wrong, or the folder holds another run; the message says what
             differs.
     """
     folder = Path(str(config.output_path))
+    # All that can be refused is refused before tasks are downloaded and loaded.
     _check(config)
     pair = _open_pair(config.model_args)
     _check_baselines(config, pair, baselines)
@@ -100,54 +97,50 @@ def sweep(
         "base": pair.base.path,
         "instruct": pair.instruct.path,
         "run": (recorded or {}).get("run") or os.urandom(4).hex(),
-        "identity": identity(config, pair, tasks),
+        trajectory.FINGERPRINT: fingerprint(config, pair, tasks),
     }
-    names = {trajectory.point_name(lam): lam for lam in lams}
+    lam_of = {trajectory.point_name(lam): lam for lam in lams}
     with locked(folder, "sweep"):
         trajectory.claim(folder, manifest)
-        finished = [
-            name for name in trajectory.points(folder) if trajectory.read_point(folder / name)
-        ]
-        asked = [*names, *(f"hf_{side}" for side in baselines)]
+        finished = trajectory.points(folder)
+        for name in finished:
+            trajectory.read_point(folder / name)  # damage is reported before hours are spent
+        asked = [*lam_of, *(f"hf_{side}" for side in baselines)]
         todo = [name for name in asked if name not in finished]
         if todo:
             runner = Runner(config, tasks, folder, trackers(str(manifest["run"])))
+            done = len(asked) - len(todo)
+            bar = tqdm(todo, total=len(asked), initial=done, unit="point")
             try:
-                _run(
-                    runner,
-                    pair,
-                    names,
-                    tqdm(todo, total=len(asked), initial=len(asked) - len(todo), unit="point"),
-                )
+                _run(runner, pair, lam_of, bar)
             finally:
                 shutil.rmtree(folder / INCOMPLETE, ignore_errors=True)
                 runner.trackers.finish()
     return folder
 
 
-def _run(runner: Runner, pair: Pair, lams: Mapping[str, float], todo: tqdm) -> None:
+def _run(runner: Runner, pair: Pair, lam_of: Mapping[str, float], todo: tqdm) -> None:
+    """Evaluate the points `todo`: first each λ on one model, then stock on the ends."""
     config = runner.config
     lm: PartialHFLM | None = None
     for name in todo:
         todo.set_description(name)
-        if name in lams:
-            lam = lams[name]
+        if name in lam_of:
+            lam = lam_of[name]
+            model_args = config.model_args | {"lam": lam}
             if lm is None:
-                lm = _make("partial-hf", config.model_args | {"lam": lam}, config)
+                lm = _make("partial-hf", model_args, config)
             else:
                 lm.set_lam(lam)
-            runner.point(
-                name, lm, "partial-hf", config.model_args | {"lam": lam, "model": lm.name}, lam
-            )
+            runner.point(name, lm, "partial-hf", model_args | {"model": lm.name}, lam)
         else:
             if lm is not None:  # two models are never held
                 lm = None
                 _release()
-            model_args = stock_arguments(
-                config.model_args, pair.base if name == "hf_base" else pair.instruct
-            )
+            side = pair.base if name == "hf_base" else pair.instruct
+            model_args = stock_arguments(config.model_args, side)
             if config.apply_chat_template:
-                runner.tasks.forget_prompts()  # the template is the model's
+                runner.tasks.forget_prompts()  # each side has a template of its own
             runner.point(name, _make("hf", dict(model_args), config), "hf", model_args)
             _release()
 
@@ -158,24 +151,24 @@ def _make(model: str, model_args: dict[str, Any], config: EvaluatorConfig) -> An
 
 
 def _release() -> None:
-    gc.collect()
+    gc.collect()  # a model in a reference cycle would stay beside the next one
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def stock_arguments(model_args: Mapping[str, Any], side: Checkpoint) -> dict[str, Any]:
     """Return the arguments with which stock ``hf`` loads one side as the sweep loads the pair."""
-    home = side.model_source
-    where = {"pretrained": home.path, "revision": home.revision, "subfolder": home.subfolder}
-    if home is not side:  # an adapter, with or without a tokenizer of its own
-        where |= {
-            "peft": os.path.join(side.path, side.subfolder).rstrip("/"),
-            "tokenizer": side.tokenizer_source.path,
-        }
-    own = {name: value for name, value in where.items() if value not in ("", "main")}
+    model = side.model_source
+    where = {"pretrained": model.path, "revision": model.revision, "subfolder": model.subfolder}
+    if model is not side:  # an adapter, with or without a tokenizer of its own
+        where["peft"] = os.path.join(side.path, side.subfolder).rstrip("/")
+        where["tokenizer"] = side.tokenizer_source.path
+    # Stock's defaults are left out, so that the recorded arguments are those one would type.
+    given = {name: value for name, value in where.items() if value not in ("", "main")}
+    # tokenizer=base and tokenizer=instruct mean nothing to stock; a path does.
     if model_args.get("tokenizer", "instruct") not in ("base", "instruct"):
-        own["tokenizer"] = model_args["tokenizer"]
-    return own | {name: value for name, value in model_args.items() if name not in arguments.OWN}
+        given["tokenizer"] = model_args["tokenizer"]
+    return given | {name: value for name, value in model_args.items() if name not in arguments.OWN}
 
 
 # Before anything is loaded ------------------------------------------------------------------------
@@ -210,20 +203,27 @@ def _open_pair(model_args: Mapping[str, Any]) -> Pair:
 
 
 def _check_baselines(config: EvaluatorConfig, pair: Pair, baselines: Sequence[str]) -> None:
-    for side in (getattr(pair, name) for name in baselines):
-        if config.apply_chat_template and getattr(side.tokenizer, "chat_template", None) is None:
-            others = [name for name in baselines if name != side.role]
-            raise UserError(
-                f"--baselines: {side} has no chat template, so stock hf cannot run it with"
-                " --apply_chat_template."
-                f" {f'Give --baselines {others[0]}' if others else 'Leave --baselines out'}."
-            )
+    if not config.apply_chat_template:
+        return
+    for name in baselines:
+        side = getattr(pair, name)
+        if getattr(side.tokenizer, "chat_template", None) is not None:
+            continue
+        others = [other for other in baselines if other != name]
+        remedy = f"Give --baselines {others[0]}" if others else "Leave --baselines out"
+        raise UserError(
+            f"--baselines: {side} has no chat template, so stock hf cannot run it with"
+            f" --apply_chat_template. {remedy}."
+        )
 
 
-def identity(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, Any]:
-    """Return what every point of a sweep has in common, as JSON values; equal identities make points comparable."""
-    aside = {*arguments.OWN, *SPEED_ONLY, "dtype", "trust_remote_code", "device"} - {"share_prefix"}
-    aside -= {"merge", "rank", "rest", "quantization_config", "schedule"}
+def fingerprint(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, Any]:
+    """Return what every point of a sweep has in common, as JSON values.
+
+    Points are comparable if their fingerprints are equal.
+    """
+    dtype = loading.resolve_dtype(pair, config.model_args.get("dtype", "auto"))
+    on_gpu = torch.cuda.is_available() and "cpu" not in str(config.device)
     fields = {
         "base_sha": pair.base.sha,
         "instruct_sha": pair.instruct.sha,
@@ -231,21 +231,11 @@ def identity(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, Any
         "tokenizer": (
             pair.reference.role if pair.tokenizer == pair.reference.path else pair.tokenizer
         ),
-        "dtype": (
-            str(loading.resolve_dtype(pair, config.model_args.get("dtype", "auto"))).removeprefix(
-                "torch."
-            )
-        ),
-        "device": (
-            "cuda" if torch.cuda.is_available() and "cpu" not in str(config.device) else "cpu"
-        ),
-        "model_args": {
-            name: str(value)
-            for name, value in sorted(config.model_args.items())
-            if name not in aside
-        },
-        **{name: getattr(config, name) for name in _IDENTITY},
-        "tasks": tasks.identity(config.num_fewshot),
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": "cuda" if on_gpu else "cpu",
+        "model_args": _fingerprinted(config.model_args),
+        **{name: getattr(config, name) for name in _FINGERPRINTED},
+        "tasks": tasks.fingerprints(config.num_fewshot),
         "versions": {
             "lm_eval_partial": __version__,
             "lm_eval": lm_eval.__version__,
@@ -253,20 +243,27 @@ def identity(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, Any
             "transformers": transformers.__version__,
         },
     }
+    # Through JSON, so that it compares equal to what the manifest gives back.
     found: dict[str, Any] = json.loads(json.dumps(fields, default=str))
     return found
+
+
+def _fingerprinted(model_args: Mapping[str, Any]) -> dict[str, str]:
+    """Return the model arguments that are compared as they are written."""
+    # The others change only speed, or are compared as what they stand for: the pair by its
+    # checksums, the dtype by what "auto" gives.
+    aside = {*arguments.OWN, *SPEED_ONLY, "dtype", "trust_remote_code", "device"}
+    aside -= {"share_prefix", "merge", "rank", "rest", "quantization_config", "schedule"}
+    return {name: str(value) for name, value in sorted(model_args.items()) if name not in aside}
 
 
 def _digests(side: Checkpoint) -> dict[str, str]:
     """Return digests of a local side's small files; a commit on the Hub covers them."""
     if not side.sha.startswith("local-"):
         return {side.role: side.identity}
-    found = ((name, side.find(name)) for name in _SMALL_FILES)
-    return {
-        f"{side.role}/{name}": digest(Path(path).read_bytes())
-        for name, path in found
-        if path is not None
-    }
-
-
-# A point ------------------------------------------------------------------------------------------
+    found = {}
+    for name in _SMALL_FILES:
+        path = side.find(name)
+        if path is not None:
+            found[f"{side.role}/{name}"] = digest(Path(path).read_bytes())
+    return found

@@ -1,4 +1,4 @@
-"""The harness's tasks, loaded once and with prompts built once, as every model of a sweep gets them."""
+"""The harness's tasks, loaded once and with prompts built once for all models of a sweep."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lm_eval_partial.errors import UserError
 
 
 class Tasks:
-    """The harness's tasks, loaded once and their prompts built once; stands in for its `TaskManager`.
+    """A `TaskManager` of the harness whose tasks are loaded once and whose prompts are built once.
 
-    Every point gets copies of the requests, with no responses, and finds the random generators as
-    they were after loading and after building: a task may draw from them.
+    Every point gets copies of the requests without responses. Tasks may draw random numbers, so
+    each point also finds the random generators as they were after loading and after building.
 
     Attributes:
         task_index: the harness's, for its log.
@@ -48,6 +48,7 @@ class Tasks:
         self.task_index = manager.task_index
         self._state = _random_state()
         self._built: dict[str, tuple[list[Any], Any]] = {}
+        # The harness merges --metadata and the model's arguments. Only the latter change with λ.
         self._described = {name for name, value in model_args.items() if given.get(name) == value}
         self._kept = given.keys() - self._described
         for name, task in self._loaded["tasks"].items():
@@ -59,12 +60,9 @@ class Tasks:
         return self._loaded
 
     def describe(self, model_args: Mapping[str, Any]) -> None:
-        """Write the model's arguments into the tasks' metadata, where the harness has them."""
-        fields = {
-            name: value
-            for name, value in model_args.items()
-            if name != "model" and name not in self._kept
-        }
+        """Write the model's arguments into the tasks' metadata, as the harness does on loading."""
+        kept = {"model", *self._kept}
+        fields = {name: value for name, value in model_args.items() if name not in kept}
         for task in self._loaded["tasks"].values():
             if isinstance(task.config.metadata, dict):
                 for name in self._described:
@@ -73,21 +71,21 @@ class Tasks:
         self._described = set(fields)
 
     def forget_prompts(self) -> None:
-        """Have the prompts built anew by the next model."""
+        """Let the next model build the prompts again."""
         self._built.clear()
 
-    def identity(self, num_fewshot: int | None) -> dict[str, dict[str, Any]]:
+    def fingerprints(self, num_fewshot: int | None) -> dict[str, dict[str, Any]]:
         """Return version, shots and a digest of the config of every task."""
         found = {}
         for name, task in sorted(self._loaded["tasks"].items()):
             default = task.get_config("num_fewshot")
+            # As the harness: a task with num_fewshot: 0 keeps it, whatever is asked for.
             shots = (default or 0) if num_fewshot is None or default == 0 else num_fewshot
             settings = {**task.dump_config(), "metadata": None, "num_fewshot": None}
+            text = json.dumps(settings, default=repr, sort_keys=True)
             # A function (process_docs of fewshot_config) shows its address, which is another in
             # every process.
-            text = re.sub(
-                r" at 0x[0-9a-f]+", "", json.dumps(settings, default=repr, sort_keys=True)
-            )
+            text = re.sub(r" at 0x[0-9a-f]+", "", text)
             found[name] = {
                 "version": task.VERSION,
                 "num_fewshot": shots,

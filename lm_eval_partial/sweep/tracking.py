@@ -17,10 +17,10 @@ class Trackers:
     """Trackers that log finished points; by default none.
 
     Args:
-        run: a name for the run that a resumed sweep has again.
-        wandb_args: the harness's ``--wandb_args``; none starts no run.
+        run: a name for the run; a resumed sweep gives the same and continues it.
+        wandb_args: the harness's ``--wandb_args``; without them W&B is not used.
         wandb_config_args: the harness's ``--wandb_config_args``.
-        trackio_args: the harness's ``--trackio_args``; none starts no run.
+        trackio_args: the harness's ``--trackio_args``; without them Trackio is not used.
     """
 
     def __init__(
@@ -43,18 +43,19 @@ class Trackers:
     def log(
         self, name: str, lam: float | None, result: dict[str, Any], samples: dict[str, Any] | None
     ) -> None:
-        """Log a point. A failure is logged and goes by, as in lm_eval: the files are what counts.
+        """Log a point. A failure is logged and does not end the sweep, as in lm_eval.
 
         Args:
             name: of the point.
-            lam: its λ; None for stock ``hf``, whose scores are no point on the axis and carry
-                `name` instead.
+            lam: its λ; None for stock ``hf``, which has no place on the axis: its scores are
+                logged under `name` instead.
             result: the harness's, without samples.
             samples: the harness's, by task, if they are wanted.
         """
         for tool, log in (("W&B", self._log_wandb), ("Trackio", self._log_trackio)):
             try:
                 log(name, lam, result, samples)
+            # The files are what counts, and trackers fail in many ways: networks, quotas, tokens.
             except Exception as error:
                 logger.warning(f"{name} was not logged to {tool}: {error}")
 
@@ -70,7 +71,7 @@ class Trackers:
         # One step a point: log_eval_result logs several times, and every row must have its λ.
         self._wandb.step = run.step
         run.log({"lam": lam}, step=self._wandb.step)
-        _tell(self._wandb, result, samples)
+        _log_result(self._wandb, result, samples)
         run.log({}, step=self._wandb.step, commit=True)
 
     def _log_trackio(
@@ -80,7 +81,7 @@ class Trackers:
             return
         self._trackio._trackio.log(_numbers(name, result) if lam is None else {"lam": lam})
         if lam is not None:
-            _tell(self._trackio, result, samples)
+            _log_result(self._trackio, result, samples)
 
     def finish(self) -> None:
         """End the runs."""
@@ -90,21 +91,22 @@ class Trackers:
             self._trackio.finish()
 
 
-def _tell(to: Any, result: dict[str, Any], samples: dict[str, Any] | None) -> None:
-    to.post_init(result)
-    to.log_eval_result()
+def _log_result(tracker: Any, result: dict[str, Any], samples: dict[str, Any] | None) -> None:
+    tracker.post_init(result)
+    tracker.log_eval_result()
     if samples is not None:
-        to.log_eval_samples(samples)
+        tracker.log_eval_samples(samples)
 
 
 def _numbers(point: str, result: dict[str, Any]) -> dict[str, float]:
     """Return the scores of a result, flat."""
-    return {
-        f"{point}/{task}/{metric.removesuffix(',none')}": value
-        for task, scores in result["results"].items()
-        for metric, value in scores.items()
-        if "," in metric and isinstance(value, int | float)
-    }
+    found = {}
+    for task, scores in result["results"].items():
+        for metric, value in scores.items():
+            # Keys without a filter, such as alias, are no metrics.
+            if "," in metric and isinstance(value, int | float):
+                found[f"{point}/{task}/{metric.removesuffix(',none')}"] = value
+    return found
 
 
 def require(module: str, flag: str) -> None:

@@ -1,4 +1,7 @@
-"""A judge on loopback that speaks OpenAI's protocol: its preferences are a function of the prompt; fails on demand."""
+"""A judge on loopback that speaks OpenAI's protocol, and fails on demand.
+
+Its preferences are a function of the prompt.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,18 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+# Takes the number of the call, from 0, and its prompt. Returns what goes wrong with it, or None.
 Fault = Callable[[int, str], "str | None"]
-"""Number of the call, from 0, and its prompt → what goes wrong with it, None if nothing does."""
 
 
 def chance_of_m(prompt: str) -> float:
-    """Return the probability that the judge gives to the answer called "m": exclamation marks please it, and luck."""
-    marks = {"m": 0, "M": 0} | {
-        name: text.count("!") for name, text in re.findall(ANSWER, prompt, re.DOTALL)
-    }
+    """Return the probability that the answer called "m" is preferred.
+
+    It grows with the exclamation marks of that answer, and varies with the prompt.
+    """
+    marks = {"m": 0, "M": 0}
+    for name, text in re.findall(ANSWER, prompt, re.DOTALL):
+        marks[name] = text.count("!")
     luck = int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF - 0.5
     return 1 / (1 + math.exp(-0.7 * (marks["m"] - marks["M"]) - luck))
 
@@ -39,7 +45,10 @@ class Endpoint:
     """
 
     def __init__(self, fault: Fault = lambda call, prompt: None, delay: float = 0) -> None:
-        self.fault, self.calls, self.answered, self.keys = fault, [], Counter(), set()
+        self.fault = fault
+        self.calls: list[str] = []
+        self.answered: Counter[str] = Counter()
+        self.keys: set[str] = set()
         self.models: set[str] = set()
         self.delay = delay
         self.lock = threading.Lock()
@@ -73,12 +82,12 @@ class Endpoint:
         with self.lock:
             number = len(self.calls)
             self.calls.append(prompt)
-            self.keys.add(request.headers["Authorization"])
+            self.keys.add(str(request.headers["Authorization"]))
             self.models.add(body["model"])
         time.sleep(self.delay)
         what = self.fault(number, prompt)
         if what == "hang":
-            time.sleep(3)
+            time.sleep(3)  # longer than the timeout of the test
             return
         if what == "drop":
             request.connection.close()
@@ -89,10 +98,8 @@ class Endpoint:
         elif what == "500":
             status, text = 500, '{"error": {"message": "sorry"}}'
         elif what == "401":
-            status, text = (
-                401,
-                json.dumps({"error": {"message": f"bad key {request.headers['Authorization']}"}}),
-            )
+            message = f"bad key {request.headers['Authorization']}"
+            status, text = 401, json.dumps({"error": {"message": message}})
         elif what == "half":
             text = text[:40]
         with self.lock:
@@ -109,14 +116,13 @@ class Endpoint:
     def reply(self, body: dict[str, Any], logprobs: bool) -> dict[str, Any]:
         chance = chance_of_m(body["messages"][-1]["content"])
         chances = {"m": chance, "M": 1 - chance}
-        best = max(chances, key=chances.get)
+        # The likeliest first.
         top = [
-            {"token": name, "bytes": None, "logprob": math.log(chance)}
-            for name, chance in chances.items()
+            {"token": name, "bytes": None, "logprob": math.log(chances[name])}
+            for name in sorted(chances, key=lambda name: -chances[name])
         ]
-        content = [
-            {"token": best, "bytes": None, "logprob": math.log(chances[best]), "top_logprobs": top}
-        ]
+        best = top[0]["token"]
+        content = [{**top[0], "top_logprobs": top}]
         choice = {
             "index": 0,
             "finish_reason": "length",

@@ -7,16 +7,22 @@ import os
 import subprocess
 from pathlib import Path
 
-# The package's own way, with nothing of ours: its command's function on the exported file.
+# The function behind the package's own command, on the exported file; nothing of ours.
 PACKAGE = """
 import json, sys
 import pandas as pd
 from alpaca_eval import evaluate, metrics
 model, reference, metric, *annotator = sys.argv[1:]
 frame, _ = evaluate(
-    model_outputs=pd.DataFrame(json.load(open(model))), reference_outputs=pd.DataFrame(json.load(open(reference))),
-    output_path=None, precomputed_leaderboard=None, is_return_instead_of_print=True, caching_path=None,
-    fn_metric=metric, metric_kwargs={"save_weights_dir": None} if "length" in metric else {}, sort_by="win_rate",
+    model_outputs=pd.DataFrame(json.load(open(model))),
+    reference_outputs=pd.DataFrame(json.load(open(reference))),
+    output_path=None,
+    precomputed_leaderboard=None,
+    is_return_instead_of_print=True,
+    caching_path=None,
+    fn_metric=metric,
+    metric_kwargs={"save_weights_dir": None} if "length" in metric else {},
+    sort_by="win_rate",
     **({"annotators_config": annotator[0]} if annotator else {}),
 )
 print(json.dumps({k: float(v) for k, v in frame.iloc[0].items() if k != "mode"}))

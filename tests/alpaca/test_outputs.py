@@ -21,6 +21,11 @@ def folder(tmp_path) -> Path:
     return tmp_path / "run"
 
 
+def samples_of(folder: Path, point: str) -> Path:
+    (path,) = folder.glob(f"{point}/samples*")
+    return path
+
+
 def test_every_model_has_a_file_and_a_name_of_its_own(folder, capsys):
     assert main(["alpaca-eval", "export", str(folder)]) == 0
     out = capsys.readouterr().out.splitlines()
@@ -86,11 +91,11 @@ def test_sampled_answers_are_read_too(tmp_path):
             "several models called lam_0.50",
         ),
         (
-            lambda f: next(f.glob("lam_0.50/samples*")).unlink(),
+            lambda f: samples_of(f, "lam_0.50").unlink(),
             r"samples_alpaca_eval_.*jsonl is missing.*--log_samples",
         ),
         (
-            lambda f: next(f.glob("lam_0.50/samples*")).write_text('{"doc_id": 0}\n'),
+            lambda f: samples_of(f, "lam_0.50").write_text('{"doc_id": 0}\n'),
             "line 1 is no answer .*damaged",
         ),
         (lambda f: next(f.glob("lam_0.50/results*")).write_text('{"res'), "is not JSON"),

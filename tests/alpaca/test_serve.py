@@ -1,4 +1,7 @@
-"""From a sweep to the trade-off figure by the three commands of the README, judged by a real model on a real server."""
+"""From a sweep to the trade-off figure by the commands of the README.
+
+The judge is a real model on a real server.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ pytestmark = pytest.mark.slow
 PAIR = Path(lm_eval_partial.demo.__file__).parent
 LAMS = ("0.00", "0.20", "0.40", "0.60", "0.80", "1.00")
 FACTS = ("product", "color", "region")
-# The demo pair judges by nothing sensible, but always alike: it prefers by the first letter of what
-# it says.
+# The demo pair is no sensible judge, but a deterministic one: the reply's first letter decides.
 ANNOTATOR = """mine:
   prompt_template: {folder}/prompt.txt
   fn_completions: openai_completions
-  completions_kwargs: {{model_name: "{model}", max_tokens: 12, temperature: 0, requires_chatml: true}}
+  completions_kwargs:
+    {{model_name: "{model}", max_tokens: 12, temperature: 0, requires_chatml: true}}
   fn_completion_parser: regex_parser
   completion_parser_kwargs: {{outputs_to_match: {{1: "(?s)^[a-r].*", 2: "(?s)^[^a-r].*"}}}}
 """
@@ -67,88 +70,71 @@ def rows() -> list[dict[str, str]]:
     from lm_eval_partial.demo.knowledge import all_facts
 
     facts = [fact for fact in all_facts() if fact.relation in FACTS][:20]
-    return [
-        {
-            "instruction": f"tell me the {fact.relation} of {fact.subject}.",
-            "output": fact.sentence,
-            "generator": "facts",
-            "dataset": "demo",
-        }
-        for fact in facts
-    ]
+    found = []
+    for fact in facts:
+        instruction = f"tell me the {fact.relation} of {fact.subject}."
+        row = {"instruction": instruction, "output": fact.sentence}
+        found.append({**row, "generator": "facts", "dataset": "demo"})
+    return found
 
 
-def test_six_lams_from_the_sweep_to_the_figure(served, python, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
+@pytest.fixture
+def config(tmp_path) -> str:
+    """Return the path of an annotator's config."""
+    prompt = "<|im_start|>user\n{instruction} {output_1} {output_2}<|im_end|>"
+    (tmp_path / "prompt.txt").write_text(prompt)
+    path = tmp_path / "configs.yaml"
+    path.write_text(ANNOTATOR.format(folder=tmp_path, model=PAIR / "instruct"))
+    return str(path)
+
+
+@pytest.fixture
+def swept(tmp_path, monkeypatch) -> Path:
+    """Return the results of two sweeps: a task with shots, and answers to AlpacaEval."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("COLUMNS", "160")
     data, results = tmp_path / "rows.json", tmp_path / "mypair"
     data.write_text(json.dumps(rows()))
-    (tmp_path / "prompt.txt").write_text(
-        "<|im_start|>user\n{instruction} {output_1} {output_2}<|im_end|>"
-    )
-    (tmp_path / "configs.yaml").write_text(
-        ANNOTATOR.format(folder=tmp_path, model=PAIR / "instruct")
-    )
-    sweep = [
-        "sweep",
-        "--base",
-        str(PAIR / "base"),
-        "--instruct",
-        str(PAIR / "instruct"),
-        "--lam",
-        "0:1:0.2",
-    ]
-    shots = [
-        "--tasks",
-        "partial_demo_country",
-        "--limit",
-        "40",
-        "--output_path",
-        str(results / "few_shot"),
-    ]
-    chat = [
-        "--tasks",
-        "alpaca_eval",
-        "--apply_chat_template",
-        "--metadata",
-        json.dumps({"data_file": str(data)}),
-    ]
-    chat += ["--gen_kwargs", "max_gen_toks=24", "--output_path", str(results / "chat")]
-    assert main([*sweep, *shots]) == 0
-    assert main([*sweep, *chat]) == 0
-    judge = [
-        "alpaca-eval",
-        "judge",
-        str(results / "chat"),
-        "--annotators_config",
-        str(tmp_path / "configs.yaml"),
-    ]
-    judge += ["--base_url", served, "--win_rate_only"]
-    assert main(judge) == 0
-    shown = capsys.readouterr().out
-    assert all(f"lam_{lam}" in shown for lam in LAMS)
-    assert main(["report", str(results)]) == 0
+    pair = ["--base", str(PAIR / "base"), "--instruct", str(PAIR / "instruct")]
+    sweep = ["sweep", *pair, "--lam", "0:1:0.2"]
+    shots = ["--tasks", "partial_demo_country", "--limit", "40"]
+    assert main([*sweep, *shots, "--output_path", str(results / "few_shot")]) == 0
+    chat = ["--tasks", "alpaca_eval", "--apply_chat_template", "--gen_kwargs", "max_gen_toks=24"]
+    chat += ["--metadata", json.dumps({"data_file": str(data)})]
+    assert main([*sweep, *chat, "--output_path", str(results / "chat")]) == 0
+    return results
 
-    (where,) = (results / "chat" / "alpaca_eval").glob("judged_by_*")
+
+def journals(judged: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in judged.rglob("journal.jsonl")}
+
+
+def test_six_lams_from_the_sweep_to_the_figure(served, python, swept, config, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setenv("COLUMNS", "160")
+    command = ["alpaca-eval", "judge", str(swept / "chat"), "--annotators_config", config]
+    command += ["--base_url", served, "--win_rate_only"]
+    capsys.readouterr()
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    (judged,) = (swept / "chat" / "alpaca_eval").glob("judged_by_*")
     found = {}
     for lam in LAMS:
-        (path,) = (where / f"lam_{lam}").glob("results_*.json")
+        assert f"lam_{lam}" in shown
+        (path,) = (judged / f"lam_{lam}").glob("results_*.json")
         found[lam] = json.loads(path.read_text())["alpaca_eval"]
         assert found[lam]["n_total"] == len(rows())
-        journal = (where / f"lam_{lam}" / "journal.jsonl").read_text().splitlines()
+        journal = (judged / f"lam_{lam}" / "journal.jsonl").read_text().splitlines()
         assert len(journal) == len({json.loads(line)["key"] for line in journal})
+    # A judge that always says the same would prove nothing.
     assert len({scores["win_rate"] for scores in found.values()}) > 1
-    theirs = of_package(
-        python, served, results / "chat", "lam_0.60", "get_winrate", str(tmp_path / "configs.yaml")
-    )
+    theirs = of_package(python, served, swept / "chat", "lam_0.60", "get_winrate", config)
     assert theirs == pytest.approx(found["0.60"], abs=1e-12)
-    report = (results / "report.md").read_text()
-    assert "Instruction following is alpaca_eval_judged." in report
-    assert (results / "figures" / "tradeoff.svg").stat().st_size > 5000
 
-    before = {path: path.read_bytes() for path in where.rglob("journal.jsonl")}
-    assert main(judge) == 0
-    assert {path: path.read_bytes() for path in where.rglob("journal.jsonl")} == before, (
-        "nothing is asked twice"
-    )
+    assert main(["report", str(swept)]) == 0
+    report = (swept / "report.md").read_text()
+    assert "Instruction following is alpaca_eval_judged." in report
+    assert (swept / "figures" / "tradeoff.svg").stat().st_size > 5000
+
+    before = journals(judged)
+    assert main(command) == 0
+    assert journals(judged) == before, "nothing is asked twice"

@@ -1,10 +1,11 @@
-"""The task alpaca_eval: what it asks, what it measures without a judge, and the real package on its answers."""
+"""The task alpaca_eval: prompts, metrics without a judge, and the package on its answers."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import runpy
 import types
+from statistics import mean
 
 import datasets
 import pytest
@@ -20,13 +21,9 @@ FLAGS = ("--include_path", str(CONFIGS), "--apply_chat_template", "--gen_kwargs"
 
 
 @pytest.fixture(scope="module")
-def task() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "alpaca_task", CONFIGS / "alpaca_eval" / "task.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def task() -> types.SimpleNamespace:
+    # By path, as the harness loads it: it is in no package.
+    return types.SimpleNamespace(**runpy.run_path(str(CONFIGS / "alpaca_eval" / "task.py")))
 
 
 @pytest.fixture
@@ -81,17 +78,13 @@ def test_without_a_chat_template_nothing_is_asked(made):
 def test_the_model_s_own_sampling_settings(made):
     model = Model(do_sample=True, temperature=0.7, top_p=0.9, top_k=None)
     (_, settings), _ = build(made("alpaca_eval_sampled"), model)
-    assert settings == {
-        "until": [],
-        "do_sample": True,
-        "temperature": 0.7,
-        "top_p": 0.9,
-        "max_gen_toks": 2048,
-    }
+    shared = {"until": [], "max_gen_toks": 2048}
+    # What the model does not set is left out.
+    assert settings == {**shared, "do_sample": True, "temperature": 0.7, "top_p": 0.9}
     (_, settings), _ = build(made("alpaca_eval_sampled"), Model(do_sample=True))
     assert settings["temperature"] == 1.0
     (_, settings), _ = build(made("alpaca_eval_sampled"), Model(do_sample=False, temperature=0.7))
-    assert settings == {"until": [], "do_sample": False, "temperature": 0.0, "max_gen_toks": 2048}
+    assert settings == {**shared, "do_sample": False, "temperature": 0.0}
     (_, settings), _ = build(made(), model)
     assert settings["do_sample"] is False
 
@@ -102,28 +95,15 @@ def test_an_answer_is_measured(made):
     build(task, Model())
     found = task.process_results({}, [" a b c d a b c d e\n"])
     duplicate = found.pop("duplicate")
-    assert found == {
-        "characters": 17,
-        "empty": 0,
-        "repetition": pytest.approx(1 / 6),
-        "tokens": 9,
-        "cut": 0,
-    }
+    repetition = pytest.approx(1 / 6)  # of the six runs of four words, one comes twice
+    assert found == {"characters": 17, "empty": 0, "repetition": repetition, "tokens": 9, "cut": 0}
     assert task.process_results({}, ["a b c d a b c d e"])["duplicate"] == duplicate
-    assert [task.process_results({}, ["x " * count])["cut"] for count in (197, 198, 200)] == [
-        0,
-        1,
-        1,
-    ]
+    # Decoding and encoding again may give a token or two less than the limit.
+    for count, cut in ((197, 0), (198, 1), (200, 1)):
+        assert task.process_results({}, ["x " * count])["cut"] == cut
     empty = task.process_results({}, [" \n"])
-    assert empty == {
-        "characters": 0,
-        "empty": 1,
-        "repetition": 0,
-        "duplicate": "",
-        "tokens": 0,
-        "cut": 0,
-    }
+    assert empty.pop("empty") == 1 and empty.pop("duplicate") == ""
+    assert empty == {"characters": 0, "repetition": 0, "tokens": 0, "cut": 0}
 
 
 def test_the_model_is_not_held(made):
@@ -198,9 +178,12 @@ def test_the_hub_s_file_is_fetched_not_its_script(task, tmp_path, monkeypatch):
         '[{"instruction": "a", "output": "b", "generator": "g", "dataset": "d"}]'
     )
     asked = []
-    monkeypatch.setattr(
-        "huggingface_hub.hf_hub_download", lambda *args, **more: asked.append(args) or "f.json"
-    )
+
+    def download(*args, **more):
+        asked.append(args)
+        return "f.json"
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert task.read_rows(None)["instruction"][:] == ["a"]
     assert asked == [("tatsu-lab/alpaca_eval", "alpaca_eval_gpt4_baseline.json")]
 
@@ -226,14 +209,9 @@ def test_a_real_run_is_judged_by_the_real_package_against_the_real_references(
         )
         rows = samples["alpaca_eval"]
         found = result["results"]["alpaca_eval"]
-        assert len(rows) == 60 and found["characters,none"] == pytest.approx(
-            sum(r["characters"] for r in rows) / 60
-        )
-        assert found["tokens,none"] == pytest.approx(sum(row["tokens"] for row in rows) / 60)
-        assert (
-            found["cut,none"] == pytest.approx(sum(row["cut"] for row in rows) / 60)
-            and "lc_win_rate,none" not in found
-        )
+        assert len(rows) == 60 and "lc_win_rate,none" not in found
+        for name in ("characters", "tokens", "cut"):
+            assert found[f"{name},none"] == pytest.approx(mean(row[name] for row in rows))
     real = datasets.load_dataset("tatsu-lab/alpaca_eval", "alpaca_eval_gpt4_baseline")["eval"]
     points = outputs.read(tmp_path)
     assert [point.name for point in points] == ["lam_0.00", "lam_1.00"]
@@ -243,7 +221,7 @@ def test_a_real_run_is_judged_by_the_real_package_against_the_real_references(
     monkeypatch.setenv("HF_HUB_CACHE", str(hub_with_difficulties(tmp_path / "cache", 60)))
     with Endpoint() as endpoint:
         verdicts = judge(tmp_path, quick(endpoint, length_controlled=True))
-    assert [verdict.scores["n_total"] for verdict in verdicts] == [60, 60]
-    assert len(endpoint.calls) == 120 and all(
-        0 < verdict.scores["length_controlled_winrate"] < 100 for verdict in verdicts
-    )
+    assert len(endpoint.calls) == 120
+    for verdict in verdicts:
+        assert verdict.scores["n_total"] == 60
+        assert 0 < verdict.scores["length_controlled_winrate"] < 100

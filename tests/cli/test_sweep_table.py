@@ -18,7 +18,9 @@ SUITE = read_suite(task_configs())
 
 def test_every_task_of_the_suite_is_shown_under_the_metric_that_report_has():
     """Most tasks have several metrics, and name another than the suite's first."""
-    mains = {task: metric for area in SUITE.values() for task, metric in area.items()}
+    mains: dict[str, str] = {}
+    for area in SUITE.values():
+        mains |= area
     others = {"acc,none": 0.5, "acc_norm,none": 0.25, "exact_match,strict": 0.125}
     result = {
         "results": {task: {**others, metric: 0.75} for task, metric in mains.items()},
@@ -36,7 +38,5 @@ def test_of_equal_scores_both_take_the_one_nearest_to_1(higher, best):
     scores = {0.0: 0.5, 0.25: 0.25, 0.5: 0.75, 0.75: 0.75, 1.0: 0.5}
     values = np.array([*scores.values()]) * (1 if higher else -1)
     assert best_lam(scores, higher) == best == [*scores][int(nearest_best(values[None], 4)[0])]
-    assert best_lam({0.0: 1.0, 0.5: 1.0, 1.5: 1.0, 3.0: 1.0}) in (
-        0.5,
-        1.5,
-    )  # without λ = 1, the nearest to it
+    # Without λ = 1, those nearest to it.
+    assert best_lam({0.0: 1.0, 0.5: 1.0, 1.5: 1.0, 3.0: 1.0}) in (0.5, 1.5)

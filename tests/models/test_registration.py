@@ -1,4 +1,4 @@
-"""The host finds `partial-hf`: from a wheel, from an editable install, and without harm to anything else."""
+"""lm-eval finds `partial-hf`, from a wheel and an editable install, and nothing else breaks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUILD = (
 
 
 def install(folder: Path, *how: str) -> Path:
-    """Return the python of a new environment that sees this one's packages, with the project installed in it."""
+    """Return the python of a new environment with the project and this one's packages."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
     site = subprocess.check_output(
@@ -32,18 +32,10 @@ def install(folder: Path, *how: str) -> Path:
     # A path line: the packages there are found, their own .pth files (this project's among them)
     # are not run.
     Path(site.strip(), "others.pth").write_text(sysconfig.get_path("purelib"))
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-    ]
-    subprocess.run([*pip, "--ignore-installed", *how, ROOT], check=True, capture_output=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps"]
+    # Without isolation: the build requirements are here, and there is no network.
+    pip += ["--no-build-isolation", "--ignore-installed"]
+    subprocess.run([*pip, *how, str(ROOT)], check=True, capture_output=True)
     return python
 
 
@@ -53,8 +45,8 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return install(tmp_path_factory.mktemp(request.param) / "venv", *how)
 
 
-def run(python: Path, code: str, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [python, "-c", code, *args]
+def run(python: Path, code: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [str(python), "-c", code, *args]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **env}, cwd=python.parents[1]
     )
@@ -128,9 +120,12 @@ def test_starting_up_costs_less_than_a_millisecond_and_imports_nothing(python):
         " import lm_eval_partial.autoload; print(time.perf_counter() - start,"
         " *sorted(set(sys.modules) - before))"
     )
-    runs = [run(python, code).stdout.split() for _ in range(7)]
-    assert all(names == ["lm_eval_partial", "lm_eval_partial.autoload"] for _, *names in runs)
-    assert min(float(seconds) for seconds, *_ in runs) < 1e-3
+    times = []
+    for _ in range(7):  # the best counts: the machine may be busy
+        seconds, *names = run(python, code).stdout.split()
+        assert names == ["lm_eval_partial", "lm_eval_partial.autoload"]
+        times.append(float(seconds))
+    assert min(times) < 1e-3
 
 
 def test_the_wheel_holds_the_task_configs_and_the_entry_point(tmp_path_factory):

@@ -1,8 +1,9 @@
-"""`SharedPrefixHFLM` answers as stock `HFLM` does, whatever is asked, and says which way it took."""
+"""`SharedPrefixHFLM` answers as stock `HFLM` does, and counts how each request was computed."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -51,19 +52,35 @@ def choices(pairs: list[tuple[str, str]]) -> list[Instance]:
 
 def prompts(texts: list[str], **gen_kwargs: Any) -> list[Instance]:
     gen_kwargs = {"until": ["\n"], "max_gen_toks": 6, **gen_kwargs}
-    return [
-        Instance("generate_until", {}, (text, gen_kwargs), index)
-        for index, text in enumerate(texts)
-    ]
+    requests = []
+    for index, text in enumerate(texts):
+        requests.append(Instance("generate_until", {}, (text, gen_kwargs), index))
+    return requests
+
+
+def few_shot_texts(documents: int = 6) -> list[str]:
+    """Return the contexts of `few_shot`, each once: they come with four choices."""
+    return [context for context, _ in few_shot(documents)[::4]]
 
 
 def few_shot(documents: int = 6, seed: int = 0) -> list[tuple[str, str]]:
+    """Return contexts that share 8 shots, each with four one-word continuations."""
     rng = random.Random(seed)
     shots = "\n".join(f"The {rng.choice(THINGS)} is {rng.choice(WORDS)}." for _ in range(8))
-    contexts = [
-        f"{shots}\nThe {rng.choice(WORDS)} {rng.choice(THINGS)} is" for _ in range(documents)
-    ]
-    return [(context, f" {word}") for context in contexts for word in rng.sample(WORDS, 4)]
+    pairs = []
+    for _ in range(documents):
+        context = f"{shots}\nThe {rng.choice(WORDS)} {rng.choice(THINGS)} is"
+        pairs += [(context, f" {word}") for word in rng.sample(WORDS, 4)]
+    return pairs
+
+
+def beyond_the_window(documents: int = 1, seed: int = 0) -> list[tuple[str, str]]:
+    """Return `few_shot` with each context three times: more than 150 tokens."""
+    return [(context * 3, word) for context, word in few_shot(documents, seed)]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.levelname == "WARNING"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, "auto"])
@@ -71,7 +88,7 @@ def test_few_shots(made, batch_size):
     ours, stock = made(batch_size=batch_size)
     asked = choices(few_shot())
     assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
-    texts = [context for context, _ in few_shot()[::4]]
+    texts = few_shot_texts()
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
     assert ours.path_counts() == {"loglikelihood": {"shared": 24}, "generate_until": {"shared": 6}}
 
@@ -85,7 +102,7 @@ TEXTS = st.text(alphabet="ab \n.", max_size=12)
     st.sampled_from([16, 512]),
 )
 def test_any_text(made, pairs, max_length):
-    """Empty contexts, contexts of spaces and with spaces at the end, duplicates, and requests cut to `max_length`."""
+    """Empty contexts, spaces at their end, duplicates, and requests cut to `max_length`."""
     pairs = [(context if context.strip() else "", continuation) for context, continuation in pairs]
     ours, stock = made(max_length=max_length)
     asked = choices(pairs + pairs[:1])
@@ -126,22 +143,26 @@ def test_without_sharing_it_is_stock_bit_for_bit(made):
 @pytest.mark.parametrize("logits_cache", [True, False])
 def test_one_token_continuations(made, logits_cache):
     ours, stock = made(logits_cache=logits_cache)
-    asked = choices([(context, letter) for context, _ in few_shot()[::4] for letter in "ABCD"])
+    pairs = itertools.product(few_shot_texts(), "ABCD")
+    asked = choices(list(pairs))
     assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
 
 
 def test_softmax_and_mixed_precision_are_stocks(made):
     ours, stock = made(dtype="bfloat16", softmax_dtype="float32", mixed_precision_dtype="bfloat16")
-    found, expected = (lm.loglikelihood(choices(few_shot())) for lm in (ours, stock))
-    assert all(abs(a[0] - b[0]) < 0.2 for a, b in zip(found, expected, strict=True))
-    assert any(a[0] != torch.tensor(a[0]).bfloat16().item() for a in found)
+    asked = choices(few_shot())
+    found = torch.tensor([logprob for logprob, _ in ours.loglikelihood(asked)])
+    expected = torch.tensor([logprob for logprob, _ in stock.loglikelihood(asked)])
+    assert (found - expected).abs().max() < 0.2
+    # In bfloat16 the softmax would leave nothing behind its 8 bits.
+    assert (found != found.bfloat16()).any()
 
 
 def test_what_passes_the_window_takes_stocks_way(made):
     ours, stock = made("mistral")
     for lm in (ours, stock):
         lm.model.config.sliding_window = 150
-    short, long = few_shot(3)[:8], [(context * 3, word) for context, word in few_shot(2, seed=1)]
+    short, long = few_shot(3)[:8], beyond_the_window(2, seed=1)
     asked = choices(short + long)
     assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
     assert ours.path_counts() == {
@@ -155,8 +176,8 @@ def test_what_passes_the_window_takes_stocks_way(made):
 def test_requests_cut_at_the_left_say_so_once(made, caplog):
     ours, _ = made(max_length=64)
     ours.loglikelihood(choices(few_shot()))
-    (message,) = [record.message for record in caplog.records if "max_length=64" in record.message]
-    assert message == "24 of 24 requests pass max_length=64: they lose their beginning"
+    message = "24 of 24 requests pass max_length=64: they lose their beginning"
+    assert caplog.messages.count(message) == 1
 
 
 def test_the_cache_hook_hears_every_answer(made):
@@ -164,16 +185,16 @@ def test_the_cache_hook_hears_every_answer(made):
     ours.model.config.sliding_window = 150
     heard: dict[tuple[str, tuple], Any] = {}
     ours.cache_hook.add_partial = lambda kind, key, answer: heard.update({(kind, key): answer})
-    pairs = few_shot(2) + [(context * 3, word) for context, word in few_shot(1)]
+    pairs = few_shot(2) + beyond_the_window()
     answers = ours.loglikelihood(choices(pairs))
-    assert heard == {
-        ("loglikelihood", pair): answer for pair, answer in zip(pairs, answers, strict=True)
-    }
+    assert len(heard) == len(pairs)
+    for pair, answer in zip(pairs, answers, strict=True):
+        assert heard["loglikelihood", pair] == answer
 
 
 def test_sampling_beams_and_the_like_take_stocks_way(made):
     ours, stock = made()
-    texts = [context for context, _ in few_shot()[::4]]
+    texts = few_shot_texts()
     unusual = (
         {"do_sample": True, "temperature": 0.7},
         {"num_beams": 2},
@@ -194,7 +215,7 @@ def test_sampling_beams_and_the_like_take_stocks_way(made):
 
 def test_settings_of_generation_are_not_mixed(made):
     ours, stock = made()
-    texts = [context for context, _ in few_shot()[::4]]
+    texts = few_shot_texts()
     asked = prompts(texts) + prompts(texts, max_gen_toks=3) + prompts(texts, until=["a", "e", "\n"])
     assert ours.generate_until(asked) == stock.generate_until(asked)
     assert ours.path_counts() == {"generate_until": {"shared": 18}}
@@ -204,7 +225,7 @@ def test_a_repetition_penalty_sees_the_same_prompt(made):
     ours, stock = made()
     for lm in (ours, stock):
         lm.model.generation_config.repetition_penalty = 1.5
-    texts = [context for context, _ in few_shot()[::4]]
+    texts = few_shot_texts()
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
 
 
@@ -213,7 +234,7 @@ def test_a_generation_config_may_want_a_cache_of_its_own(made, wanted):
     """Gemma 2's files do; `generate` refuses two."""
     ours, stock = made()
     ours.model.generation_config.cache_implementation = wanted
-    texts = [context for context, _ in few_shot()[::4]]
+    texts = few_shot_texts()
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
     assert ours.path_counts() == {"generate_until": {"shared": 6}}
     assert ours.model.generation_config.cache_implementation == wanted
@@ -229,7 +250,7 @@ def test_out_of_memory_while_generating_halves_the_rows(made, monkeypatch, caplo
         return generate(*args, **kwargs)
 
     monkeypatch.setattr(ours.model, "generate", limited)
-    texts = [context for context, _ in few_shot()[::4]]
+    texts = few_shot_texts()
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
     assert "out of memory with 4 prompts at a time: going on with 2" in caplog.text
 
@@ -244,12 +265,13 @@ def test_a_disagreement_is_logged_once_and_stocks_answers_given(made, monkeypatc
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(ours.model, "forward", deaf)
+    # A small budget, for more than one row of the kind that fails.
     monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 64)
     asked = choices(few_shot())
     for _ in range(2):
         assert ours.loglikelihood(asked) == stock.loglikelihood(asked)
-        ours.forget_paths()  # another λ
-    (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        ours.forget_paths()  # as set_lam does
+    (line,) = warnings(caplog)
     assert line.startswith(
         "the self-check failed for sequences packed into rows after a cached prefix: in "
     )
@@ -271,9 +293,9 @@ def test_a_second_call_tokenises_nothing_again(made, monkeypatch):
     ours, _ = made()
     asked = choices(few_shot())
     first = ours.loglikelihood(asked)
-    texts = [context for context, _ in few_shot()[::4]]
+    texts = few_shot_texts()
     written = ours.generate_until(prompts(texts))
-    monkeypatch.setattr(ours.encoder, "_ids", lambda texts, bos: [] if not texts else 1 / 0)
+    monkeypatch.setattr(ours.encoder, "_tokenize", lambda texts, _: {} if not texts else 1 / 0)
     assert ours.loglikelihood(asked) == first
     assert ours.generate_until(prompts(texts)) == written
 
@@ -296,14 +318,14 @@ def test_heads_that_share_keys_leave_room_for_fewer_prompts(made):
 def test_a_pad_token_beyond_the_vocabulary_does_no_harm(made):
     ours, stock = made()
     ours.tokenizer.add_special_tokens({"pad_token": "<pad>"})
-    texts = [context for context, _ in few_shot()[::4]]
+    texts = few_shot_texts()
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
 
 
 def test_an_error_in_a_kind_not_checked_yet_is_stocks_to_answer(made, monkeypatch, caplog):
     """Log-likelihoods went well; that says nothing of generation."""
     ours, stock = made()
-    asked, texts = choices(few_shot()), [context for context, _ in few_shot()[::4]]
+    asked, texts = choices(few_shot()), few_shot_texts()
     assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
     expected = stock.generate_until(prompts(texts))
     generate = ours.model.generate
@@ -335,21 +357,20 @@ def test_only_the_kind_of_rows_that_fails_is_computed_in_full(made, monkeypatch)
             kwargs["attention_mask"] = torch.ones_like(kwargs["attention_mask"])
         return forward(*args, **kwargs)
 
-    long, short = (
-        few_shot(4),
-        [(f"The {thing}", f" {word} is") for thing in THINGS[:4] for word in WORDS[:3]],
-    )
-    expected = [stock.loglikelihood(choices(asked)) for asked in (long, short)]
+    long = choices(few_shot(4))
+    pairs = itertools.product(THINGS[:4], WORDS[:3])
+    short = choices([(f"The {thing}", f" {word} is") for thing, word in pairs])
+    expected_long, expected_short = stock.loglikelihood(long), stock.loglikelihood(short)
     monkeypatch.setattr(ours.model, "forward", deaf)
-    assert agree(ours.loglikelihood(choices(long)), expected[0])
-    assert agree(ours.loglikelihood(choices(short)), expected[1])
+    assert agree(ours.loglikelihood(long), expected_long)
+    assert agree(ours.loglikelihood(short), expected_short)
     reason = "plain: the self-check failed for sequences packed into rows after a cached prefix"
     assert ours.path_counts() == {"loglikelihood": {reason: 16, "shared": 12}}
 
 
 def test_truncation_takes_stocks_way(made):
     ours, stock = made(truncation=True)
-    texts = [context for context, _ in few_shot()[::4]]
+    texts = few_shot_texts()
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
     assert ours.path_counts() == {
         "generate_until": {"plain: truncation=True cuts prompts as stock hf does": 6}
@@ -365,7 +386,7 @@ def test_that_sharing_is_off_is_said_before_the_first_request_and_after_the_last
     assert ours.sharing_off == reason
     for _ in range(2):
         ours.loglikelihood(choices(few_shot(1)))
-    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+    assert warnings(caplog) == [
         f"sharing prefixes is off: {reason}. Every request is computed in full, by itself: few-shot"
         " tasks take up to 30 times as long."
     ]
@@ -381,7 +402,7 @@ def test_who_turned_sharing_off_is_not_told_so(made, caplog):
     ours, _ = made(share_prefix=False)
     ours.loglikelihood(choices(few_shot(1)))
     assert ours.sharing_off == "share_prefix=False"
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert not warnings(caplog)
 
 
 def test_texts_of_the_call_before_are_forgotten(made):
@@ -393,7 +414,7 @@ def test_texts_of_the_call_before_are_forgotten(made):
 
 def test_other_weights_are_tried_anew(made):
     ours, _ = made()
-    ours._model_or_reason()[0].failed = dict.fromkeys(Kind, "the λ before was NaN")
+    ours._opened_model().failed = dict.fromkeys(Kind, "the λ before was NaN")
     ours.loglikelihood(choices(few_shot(1)))
     assert "shared" not in ours.path_counts()["loglikelihood"]
     ours.forget_paths()
@@ -411,12 +432,13 @@ def test_the_least_budget_is_bounded_by_its_outputs(made, monkeypatch, vocabular
 
 
 def test_processes_do_not_wait_for_each_other_over_a_batch_size(made, monkeypatch):
-    """With several processes stock gathers the sizes that each finds; one without such requests never asks."""
+    """Stock gathers the sizes of all processes, and one without such requests never joins in."""
     ours, _ = made("mistral", batch_size="auto")
     ours.model.config.sliding_window = 150
     monkeypatch.setattr(type(ours), "world_size", property(lambda _: 2))
     monkeypatch.setattr(ours, "_detect_batch_size", lambda *_: 1 / 0)
-    long = [(context * 3, word) for context, word in few_shot(1)]
+    long = beyond_the_window()
+    # The search for a size would divide by zero.
     assert len(ours.loglikelihood(choices(long))) == 4
-    assert len(ours.generate_until(prompts([context for context, _ in long]))) == 4
+    assert len(ours.generate_until(prompts([long[0][0]] * 4))) == 4
     assert ours.batch_size == "auto"

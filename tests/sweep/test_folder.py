@@ -1,11 +1,13 @@
-"""λ lists, folder identity, and the table: what needs no model."""
+"""λ lists, the folder and its fingerprint, and the table: what needs no model."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -64,66 +66,41 @@ def test_lists_that_are_none(texts, message):
 def test_folder_names():
     lams = (0, 0.6, 1, 0.125, -0.5, 1.5, 1e-7)
     names = [point_name(lam) for lam in map(float, lams)]
-    assert names == [
-        "lam_0.00",
-        "lam_0.60",
-        "lam_1.00",
-        "lam_0.125",
-        "lam_-0.50",
-        "lam_1.50",
-        "lam_1e-07",
-    ]
+    assert names[:4] == ["lam_0.00", "lam_0.60", "lam_1.00", "lam_0.125"]
+    assert names[4:] == ["lam_-0.50", "lam_1.50", "lam_1e-07"]
 
 
 # The folder ---------------------------------------------------------------------------------------
 
 
 def write_point(
-    folder: Path, name: str, scores: dict[str, dict[str, float]], **fields: object
+    folder: Path, name: str, scores: Mapping[str, Mapping[str, float]], **fields: object
 ) -> Path:
+    """Write a finished point with two samples for each score."""
     path = folder / name
     path.mkdir(parents=True)
-    result = {
-        "results": scores,
-        "config": {},
-        "task_hashes": {task: "x" for task in scores},
-        **fields,
-    }
+    result = {"results": scores, "config": {}, "task_hashes": dict.fromkeys(scores, "x"), **fields}
     (path / f"results_{DATE}.json").write_text(json.dumps(result))
     for task in scores:
         (path / f"samples_{task}_{DATE}.jsonl").write_text('{"doc_id": 0}\n{"doc_id": 1}\n')
     return path
 
 
-def manifest(**identity: object) -> dict:
-    return {"identity": identity}
+def manifest(**fingerprint: object) -> dict:
+    return {"identity": fingerprint}
 
 
 def test_points_stand_in_the_order_of_lam(tmp_path):
-    for name in (
-        "lam_1.00",
-        "lam_0.50",
-        "hf_instruct",
-        "lam_-0.50",
-        "lam_0.00",
-        "hf_base",
-        "notes",
-    ):
+    lams = ["lam_-0.50", "lam_0.00", "lam_0.50", "lam_1.00"]
+    for name in (*reversed(lams), "hf_instruct", "hf_base", "notes"):
         (tmp_path / name).mkdir()
-    assert points(tmp_path) == [
-        "lam_-0.50",
-        "lam_0.00",
-        "lam_0.50",
-        "lam_1.00",
-        "hf_base",
-        "hf_instruct",
-    ]
+    assert points(tmp_path) == [*lams, "hf_base", "hf_instruct"]
     (tmp_path / "lam_x").mkdir()
     with pytest.raises(UserError, match=r"lam_x is no point of a sweep\. Move it away"):
         points(tmp_path)
 
 
-def test_a_folder_is_claimed_by_one_identity(tmp_path):
+def test_a_folder_is_claimed_by_one_fingerprint(tmp_path):
     claim(tmp_path, manifest(limit=4, tasks={"a": {"version": 1}}))
     write_point(tmp_path, "lam_0.00", {"a": {"acc,none": 0.5}})
     before = (tmp_path / "manifest.json").read_bytes()
@@ -153,10 +130,10 @@ def test_differences_name_what_is_absent_and_are_counted(tmp_path):
         "b.d is recorded as absent, now 2",
     ]
     assert differences({"a": {}, "b": [1]}, {"a": {}, "b": [1]}) == []
-    claim(tmp_path, manifest(**{name: 1 for name in "abcdefg"}))
+    claim(tmp_path, manifest(**dict.fromkeys("abcdefg", 1)))
     write_point(tmp_path, "lam_0.00", {"a": {"acc,none": 0.5}})
     with pytest.raises(UserError, match=r"e is recorded as 1, now 2; and 2 more\. Give"):
-        claim(tmp_path, manifest(**{name: 2 for name in "abcdefg"}))
+        claim(tmp_path, manifest(**dict.fromkeys("abcdefg", 2)))
 
 
 @pytest.mark.parametrize(
@@ -262,77 +239,65 @@ CHILDREN = {"suite": ["suite_area", "two"], "suite_area": ["one"], "bare": ["thr
 
 
 def test_columns_are_groups_with_a_score_and_tasks_outside_them(tmp_path):
+    metadata = {"main_metric": "x"}  # of no use: there is no such metric
     result = {
         "results": GROUPED,
         "group_subtasks": CHILDREN,
-        "configs": {"three": {"metadata": {"main_metric": "x"}}},
+        "configs": {"three": {"metadata": metadata}},
     }
     shown = {"suite": "acc,none", "suite_area": "acc,none", "four": "word_perplexity,none"}
     run = Run("", (ResultFile(tmp_path, result),))
     assert columns(run) == {**shown, "three": "exact_match,strict"}
     for main in ("exact_match,loose", "exact_match,strict"):
-        result["configs"]["three"]["metadata"]["main_metric"] = main
+        metadata["main_metric"] = main
         assert columns(run)["three"] == main
 
 
 def test_the_best_of_each_column_is_starred(tmp_path):
-    fields = {
+    fields: dict[str, Any] = {
         "group_subtasks": {"suite": ["suite_area"], "suite_area": ["x"]},
         "higher_is_better": {"four": {"word_perplexity": False}, "suite": {"acc": True}},
     }
-    for name, acc, perplexity in (
-        ("lam_0.00", 0.5, 9),
-        ("lam_0.50", 0.625, 7),
-        ("lam_1.00", 0.625, 8),
-    ):
-        scores = {
+    points = (("lam_0.00", 0.5, 9.0), ("lam_0.50", 0.625, 7.0), ("lam_1.00", 0.625, 8.0))
+    for name, acc, perplexity in points:
+        scores: dict[str, dict[str, float]] = {
             "suite": {"acc,none": acc},
             "suite_area": {"acc,none": 0.5},
             "four": {"word_perplexity,none": perplexity},
         }
         write_point(tmp_path, name, scores, **fields)
-    write_point(
-        tmp_path,
-        "hf_instruct",
-        {"suite": {"acc,none": 0.9}, "four": {"word_perplexity,none": 1}},
-        **fields,
-    )
+    stock = {"suite": {"acc,none": 0.9}, "four": {"word_perplexity,none": 1.0}}
+    write_point(tmp_path, "hf_instruct", stock, **fields)
     out = StringIO()
     show(tmp_path, Console(file=out, width=40))
-    rows = [re.findall(r"[\w.*–]+(?: \w+)?", line) for line in out.getvalue().splitlines()]
-    rows = [row for row in rows if row]
-    assert rows[0] == ["suite", "area", "four"] and rows[1] == [
-        "λ",
-        "acc",
-        "acc",
-        "word_perplexity",
-    ]
+    rows = []
+    for line in out.getvalue().splitlines():
+        if cells := re.findall(r"[\w.*–]+(?: \w+)?", line):  # and no rule
+            rows.append(cells)
+    assert rows[0] == ["suite", "area", "four"]
+    assert rows[1] == ["λ", "acc", "acc", "word_perplexity"]
+    # Of equal scores the nearest to λ = 1 is the best, as in the report.
     assert rows[2:6] == [
         ["0.00", "0.5000", "0.5000", "9.0000"],
         ["0.50", "0.6250", "0.5000", "7.0000*"],
-        [
-            "1.00",
-            "0.6250*",
-            "0.5000*",
-            "8.0000",
-        ],  # of equal ones the nearest to λ = 1, as in the report
+        ["1.00", "0.6250*", "0.5000*", "8.0000"],
         ["hf instruct", "0.9000", "–", "1.0000"],
     ]
     assert out.getvalue().endswith("* best λ on these documents\n")
 
 
 def test_a_name_is_shortened_only_below_its_groups_column(tmp_path):
-    fields = {
+    fields: dict[str, Any] = {
         "group_subtasks": {
             "suite": ["suite_area", "suite_own"],
             "suite_area": ["x"],
             "suite_own": ["suite_own_g"],
         }
     }
-    scores = {
+    scores: dict[str, dict[str, float]] = {
         "suite": {"acc,none": 0.1},
         "suite_area": {"acc,none": 0.2},
-        "suite_own": {},
+        "suite_own": {},  # a group without a score has no column
         "suite_own_g": {"f1,x": 0.3},
     }
     write_point(tmp_path, "lam_0.00", {**scores, "other": {"acc,none": 0.4}}, **fields)
