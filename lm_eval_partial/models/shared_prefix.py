@@ -23,7 +23,6 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
 from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
-from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.generation import Group, going_on, groups, padded_between, rows_that_fit
 from lm_eval_partial.prefix.loglikelihood import Request, score
 from lm_eval_partial.prefix.model import PrefixModel
@@ -304,9 +303,8 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
         if self._going_on is not None and self._prefix_model is not None:
-            kwargs[str(self._prefix_model.cache_name)] = PrefixCache(0, self._going_on[1].cache)
-            with going_on(self.model):
-                return super()._model_generate(*args, **kwargs)
+            with going_on(self._prefix_model, self._going_on[1]) as after:
+                return super()._model_generate(*args, **kwargs, **after)
         return super()._model_generate(*args, **kwargs)
 
     # Around the model -----------------------------------------------------------------------------

@@ -7,12 +7,13 @@ goes on from the cache: decoding, stopping and limits stay transformers' own.
     asked = PrefixModel(model, budget=2048)
     for group in groups(asked, prompts):
         ids, mask = padded_between([prompts[index] for index in group.indices], group.prefix)
-        after = asked.with_cache(PrefixCache(0, group.cache))
-        model.generate(ids, attention_mask=mask, max_new_tokens=16, **after)
+        with going_on(asked, group) as after:
+            model.generate(ids, attention_mask=mask, max_new_tokens=16, **after)
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ import torch
 
 from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.device import without_plans
+from lm_eval_partial.prefix.masks import Rows
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.self_check import Kind, Measures, check, deviation
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
@@ -100,18 +102,42 @@ def padded_between(prompts: Sequence[Ints], prefix: int) -> tuple[torch.Tensor, 
 
 
 @contextmanager
-def going_on(model: Any) -> Iterator[None]:
-    """Let `generate` take our cache though a generation config asks for another kind.
+def going_on(model: PrefixModel, group: Group) -> Iterator[dict[str, Any]]:
+    """Let the model's `generate` go on from the cache of `group`, which has one.
 
-    Gemma 2's does. Shapes, one token longer at every step, are not worth a plan of cuDNN's.
+    Yields:
+        the arguments of `generate` that hand it the cache.
     """
-    wanted = model.generation_config.cache_implementation
-    model.generation_config.cache_implementation = None
+    assert group.cache is not None
+    # Gemma 2's generation config asks for a cache of another kind.
+    settings = model.model.generation_config
+    wanted, settings.cache_implementation = settings.cache_implementation, None
+    hooks = []
+    if model.has_windows:
+        hook = functools.partial(_between_mask, model)
+        hooks.append(model.model.register_forward_pre_hook(hook, with_kwargs=True))
     try:
+        # Shapes, one token longer at every step, are not worth a plan of cuDNN's.
         with without_plans():
-            yield
+            yield {str(model.cache_name): PrefixCache.after(group.cache)}
     finally:
-        model.generation_config.cache_implementation = wanted
+        settings.cache_implementation = wanted
+        for each in hooks:
+            each.remove()
+
+
+def _between_mask(
+    model: PrefixModel, _: Any, args: tuple[Any, ...], call: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Give a step of `generate` our mask; the model's would count padding into the window."""
+    cache: PrefixCache = call[str(model.cache_name)]
+    mask = call["attention_mask"]
+    ids = call["input_ids"]
+    positions = (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+    own = slice(cache.start, None)
+    ends = mask[:, own].long() * mask.shape[1]
+    rows = Rows(positions[:, own], ends)
+    return args, call | {"attention_mask": model.mask(rows, cache, queries=ids.shape[1])}
 
 
 def rows_that_fit(
@@ -170,7 +196,7 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
         return deviations
 
     asked = [prompts[index] for index in group.indices]
-    check(asked, Measures(shared, shared_in_float32, plain), model.dtype, model.layers)
+    check(asked, Measures(shared, shared_in_float32, plain), model.dtype, len(model.layers))
 
 
 def _with_the_longest(prompts: list[Ints]) -> Iterator[list[Ints]]:
@@ -190,11 +216,11 @@ def _first_logits(
     device = model.model.device
     autocast = torch.autocast(device.type, model.autocast, enabled=model.autocast is not None)
     ids, mask = padded_between(prompts, group.prefix)
-    with torch.no_grad(), autocast, going_on(model.model):
+    with torch.no_grad(), autocast, going_on(model, group) as after:
         made = model.model.generate(
             ids.to(device),
             attention_mask=mask.to(device),
-            **{str(model.cache_name): PrefixCache(0, group.cache)},
+            **after,
             min_new_tokens=STEPS_CHECKED,
             max_new_tokens=STEPS_CHECKED,
             do_sample=False,

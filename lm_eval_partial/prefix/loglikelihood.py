@@ -22,6 +22,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from lm_eval_partial.prefix import self_check
 from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.device import on_cpu, on_device
+from lm_eval_partial.prefix.masks import Rows
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.self_check import AFTER_CACHE, Kind
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
@@ -91,7 +92,8 @@ def score(
                     cache = model.after(cache, tree.sequences[part.first][done : part.start])
             if model.failed.keys() >= AFTER_CACHE:
                 continue
-        rows, deeper = tree.cut(part, min(ROW_TOKENS, model.budget), model.budget)
+        most = model.row_tokens(part.start)
+        rows, deeper = tree.cut(part, min(ROW_TOKENS, most), most)
         for asked in _batches(questions, rows, cache):
             yield from answers()
             answers = asked.answers
@@ -181,7 +183,6 @@ class _Questions:
     def ask(self, parts: list[Range], cache: PrefixCache | None) -> Asked:
         """Ask all that is asked of the sequences of `parts`, one row each, in one call."""
         rows = [self.tree.lay_out(part) for part in parts]
-        start = parts[0].start
         alone = self.is_plain(parts)
         longest = max(len(row.tokens) for row in rows)
         width = longest if alone else self.model.rounded(longest)
@@ -208,8 +209,8 @@ class _Questions:
             ids,
             wanted,
             position_ids=positions,
-            attention_mask=None if alone else self.model.mask(ends, start),
-            **self.model.with_cache(PrefixCache(0, cache, keep=False) if cache else None),
+            attention_mask=None if alone else self.model.mask(Rows(positions, ends), cache),
+            **self.model.with_cache(PrefixCache.after(cache, keep=False) if cache else None),
         )
         target = on_device(np.concatenate(targets), logits.device)
         place = on_device(where, logits.device)
@@ -258,7 +259,7 @@ class _Questions:
         by_length = sorted(asked.rows, key=lambda sequence: len(asked.rows[sequence]))
         longer = by_length[len(by_length) // 2 :]
         measures = self_check.Measures(shared, shared_in_float32, plain)
-        self_check.check(longer, measures, model.dtype, model.layers)
+        self_check.check(longer, measures, model.dtype, len(model.layers))
 
     def _deviations(self, asked: Asked, sequences: list[int]) -> list[float]:
         deviations = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,22 +15,22 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from torch.nn.attention.flex_attention import create_block_mask
 from transformers import DynamicCache
 
 from lm_eval_partial.errors import first_line
 from lm_eval_partial.prefix.cache import Joint, PrefixCache
 from lm_eval_partial.prefix.device import on_device, without_plans
+from lm_eval_partial.prefix.masks import Rows, additive, dense_mask, flex_mask
 from lm_eval_partial.prefix.precision import can_widen, in_float32
+from lm_eval_partial.prefix.reach import Layer, Reach, layers
 from lm_eval_partial.prefix.self_check import DisagreementError, Kind
 from lm_eval_partial.prefix.tree import Ints
 
 logger = logging.getLogger(__name__)
 
-WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
-"""Config fields that say how many tokens back a token sees."""
+OWN_WINDOWS = ("window_size",)
+"""Config fields that say how many tokens back a token sees, where no mask of ours can say it."""
 
 KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
 """Layers of transformers' cache that keep nothing else.
@@ -87,10 +88,10 @@ class PrefixModel:
         dtype: torch.dtype = self.autocast or self.model.dtype
         return dtype
 
-    @property
-    def layers(self) -> int:
-        """How many layers it has."""
-        return int(self._config.num_hidden_layers)
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Its layers, the first of them first."""
+        return layers(self._config)
 
     @cached_property
     def unsupported(self) -> str | None:
@@ -133,10 +134,10 @@ class PrefixModel:
     def longest(self) -> int | None:
         """Tokens beyond which the model's mask or positions differ from ours; None without a limit.
 
-        Given a mask, transformers' models apply no sliding window; positions of dynamic RoPE depend
-        on the batch.
+        Some apply a window inside their attention, and positions of dynamic RoPE depend on the
+        batch.
         """
-        limits = [getattr(self._config, name, None) for name in WINDOWS]
+        limits = [getattr(self._config, name, None) for name in OWN_WINDOWS]
         rope = getattr(self._config, "rope_parameters", None) or {}
         for each in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
             if each.get("rope_type") in ("dynamic", "longrope"):
@@ -144,7 +145,22 @@ class PrefixModel:
                     each.get("original_max_position_embeddings")
                     or self._config.max_position_embeddings
                 )
+        limits.append(self._places)
         return min((limit for limit in limits if limit), default=None)
+
+    @property
+    def _places(self) -> int | None:
+        """Places of a row, its prefix included, that all count alike; None if all do.
+
+        Llama 4 scales queries by their place in the row, not by their position, in steps.
+        """
+        if not getattr(self._config, "attn_temperature_tuning", False):
+            return None
+        return int(self._config.floor_scale) - 1
+
+    def row_tokens(self, start: int) -> int:
+        """Return how many tokens a row after `start` tokens of a prefix may have."""
+        return min(self.budget, (self._places or sys.maxsize) - start)
 
     @property
     def _layers_share(self) -> bool:
@@ -174,36 +190,37 @@ class PrefixModel:
         multiple = MULTIPLES.get(self._config._attn_implementation, 1) if on_gpu else 1
         return -(-width // multiple) * multiple
 
-    def mask(self, ends: torch.Tensor, start: int) -> Any:
+    def mask(self, rows: Rows, cache: PrefixCache | None, queries: int | None = None) -> Any:
         """Return who sees whom, in the form that the model takes.
 
+        Layers of one reach take one mask; where they differ, the model takes one for each kind.
+
         Args:
-            ends: for token j of a row, the first token that does not see it, [rows, width]; tokens
-                before j do not either.
-            start: tokens of the prefix, which all see.
+            rows: what comes after the prefix.
+            cache: the prefix.
+            queries: how many tokens of each row, its last ones, ask now; by default all.
         """
-        rows, width = ends.shape
+        queries = queries or rows.ends.shape[1]
+        made: dict[Reach, Any] = {}
+        of_kind: dict[str, Any] = {}
+        for number, (kind, reach) in enumerate(self.layers):
+            if reach not in made:
+                layer = cache.of_layers[number] if cache else None
+                start, held = (layer.start, layer.held) if layer else (0, 0)
+                made[reach] = self._mask(rows, queries, start, held, reach)
+            of_kind[kind] = made[reach]
+        return of_kind if len(made) > 1 else made[reach]
+
+    def _mask(self, rows: Rows, queries: int, start: int, held: int, reach: Reach) -> Any:
         if self._config._attn_implementation == "flex_attention":
+            return flex_mask(rows, queries, start, held, reach)
+        seen = dense_mask(rows, queries, start, held, reach)
+        return additive(seen, self.dtype) if self._config._attn_implementation == "eager" else seen
 
-            def sees(row: Any, _: Any, query: Any, key: Any) -> Any:
-                own = key - start
-                return (
-                    (own < 0)
-                    | (own == query)
-                    | ((own <= query) & (query < ends[row, own.clamp(min=0)]))
-                )
-
-            return create_block_mask(sees, rows, None, width, start + width, device=ends.device)
-        token = torch.arange(width, device=ends.device)
-        seen = (token[None, :] <= token[:, None]) & (token[:, None] < ends[:, None, :])
-        seen |= torch.eye(
-            width, dtype=torch.bool, device=ends.device
-        )  # padding sees itself: a row of nothing is NaN
-        seen = F.pad(seen, (start, 0), value=True)[:, None]
-        if self._config._attn_implementation == "sdpa":
-            return seen
-        hidden = torch.zeros(seen.shape, dtype=self.dtype, device=seen.device)
-        return hidden.masked_fill_(~seen, torch.finfo(self.dtype).min)
+    @cached_property
+    def has_windows(self) -> bool:
+        """Whether tokens of some layers do not see all before them."""
+        return any(reach.is_limited for _, reach in self.layers)
 
     def logits(self, ids: torch.Tensor, wanted: Ints, **inputs: Any) -> torch.Tensor:
         """Return the logits at some positions; the head computes no others.
@@ -232,20 +249,32 @@ class PrefixModel:
 
     def after(self, cache: PrefixCache | None, tokens: Ints) -> PrefixCache:
         """Return a cache of what `cache` holds and `tokens`, [length]."""
-        ids = on_device(tokens, self.model.device)[None]
-        nothing = np.zeros(0, dtype=np.int64)
         while True:
-            longer = PrefixCache(self.layers, cache, joint=Joint(reuse=not self._layers_share))
+            joint = Joint(reuse=not self._layers_share)
+            reaches = [layer.reach for layer in self.layers]
+            longer = PrefixCache.after(cache, joint) if cache else PrefixCache(reaches, joint)
             try:
                 with without_plans():
-                    for piece in torch.split(ids, self.budget, dim=1):
-                        self.logits(piece, nothing, **self.with_cache(longer))
+                    for begin in range(0, len(tokens), self.budget):
+                        self._extend(longer, tokens[begin : begin + self.budget])
             except RuntimeError as error:
                 if self.budget == 1 or not should_reduce_batch_size(error):
                     raise
                 self.halve(min(self.budget, len(tokens)))
             else:
                 return longer
+
+    def _extend(self, cache: PrefixCache, tokens: Ints) -> None:
+        """Add the keys and values of `tokens`, [length], to `cache`."""
+        ids = on_device(tokens, self.model.device)[None]
+        inputs = self.with_cache(cache)
+        if self.has_windows:
+            # The model's own mask is for caches that drop other keys than ours.
+            token = torch.arange(len(tokens), device=ids.device)[None]
+            rows = Rows(token + cache.start, torch.full_like(token, len(tokens)))
+            inputs |= {"position_ids": rows.positions, "attention_mask": self.mask(rows, cache)}
+        self.logits(ids, np.zeros(0, dtype=np.int64), **inputs)
+        cache.settle()
 
     def alone(self, tokens: Sequence[int] | Ints, last: int, crowded: bool = False) -> torch.Tensor:
         """Return a sequence's last logits, computed with no cache and the model's own mask.
