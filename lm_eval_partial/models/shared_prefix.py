@@ -303,7 +303,8 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
         if self._going_on is not None and self._prefix_model is not None:
-            with going_on(self._prefix_model, self._going_on[1]) as after:
+            _, group = self._going_on
+            with going_on(self._prefix_model, group, kwargs["context"]) as after:
                 return super()._model_generate(*args, **kwargs, **after)
         return super()._model_generate(*args, **kwargs)
 

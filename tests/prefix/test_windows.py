@@ -102,7 +102,7 @@ def test_texts(family, window):
     written: dict[int, list[int]] = {}
     for group in groups(asked, prompts):
         ids, mask = padded_between([prompts[index] for index in group.indices], group.prefix)
-        with going_on(asked, group) as after:
+        with going_on(asked, group, ids) as after:
             made_of_group = model.generate(ids, attention_mask=mask, **after, **settings)
         written |= zip(group.indices, made_of_group[:, ids.shape[1] :].tolist(), strict=True)
     assert asked.passed and not asked.failed
