@@ -24,7 +24,6 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
 from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
-from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.generation import Group, going_on, groups, padded_between, rows_that_fit
 from lm_eval_partial.prefix.loglikelihood import Request, score
 from lm_eval_partial.prefix.model import PrefixModel
@@ -350,10 +349,9 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         if self._resumed is None:
             return super()._model_generate(*args, **kwargs)
         # A cache of its own for every batch: generate appends to it.
-        cache = PrefixCache(0, self._resumed.group.cache)
-        kwargs[str(self._opened_model().cache_name)] = cache
-        with going_on(self.model):
-            return super()._model_generate(*args, **kwargs)
+        model, group = self._opened_model(), self._resumed.group
+        with going_on(model, group, kwargs["context"]) as after:
+            return super()._model_generate(*args, **kwargs, **after)
 
     # Batch sizes ----------------------------------------------------------------------------------
 
@@ -389,6 +387,8 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         # A prompt that ends before another is padded on, with a token that has no embedding.
         if self.tokenizer.pad_token_id >= self.model.get_input_embeddings().num_embeddings:
             return 1
+        if not self._opened_model().packs:  # each row has a copy of the prefix
+            return self._stock_rows()
         config = self.model.config.get_text_config()
         heads = getattr(config, "num_attention_heads", None)
         shared = getattr(config, "num_key_value_heads", None)

@@ -7,22 +7,26 @@ goes on from the cache: decoding, stopping and limits stay transformers' own.
     asked = PrefixModel(model, budget=2048)
     for group in groups(asked, prompts):
         ids, mask = padded_between([prompts[index] for index in group.indices], group.prefix)
-        after = asked.with_cache(PrefixCache(0, group.cache))
-        model.generate(ids, attention_mask=mask, max_new_tokens=16, **after)
+        with going_on(asked, group, len(ids)) as after:
+            model.generate(ids, attention_mask=mask, max_new_tokens=16, **after)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 
 from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.device import without_plans
-from lm_eval_partial.prefix.model import PrefixModel
+from lm_eval_partial.prefix.masks import Rows
+from lm_eval_partial.prefix.model import AnyCache, PrefixModel
+from lm_eval_partial.prefix.own_cache import OwnCache
 from lm_eval_partial.prefix.self_check import Kind, Measures, check, deviation
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
 
@@ -41,7 +45,7 @@ class Group(NamedTuple):
 
     indices: list[int]
     prefix: int
-    cache: PrefixCache | None
+    cache: AnyCache | None
 
 
 def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
@@ -59,7 +63,7 @@ def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
     of_sequence: list[list[int]] = [[] for _ in tree.sequences]
     for index, place in enumerate(tree.index):
         of_sequence[place].append(index)
-    work: list[tuple[Range, int, PrefixCache | None]] = [(tree.root, 0, None)]
+    work: list[tuple[Range, int, AnyCache | None]] = [(tree.root, 0, None)]
     while work:
         part, done, cache = work.pop()
         if done < part.start:
@@ -68,11 +72,9 @@ def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
             if Kind.GENERATION in model.failed:
                 return
         alone, deeper = tree.cut_singly(part)
-        if alone:
-            alone.sort(key=lambda place: -len(tree.sequences[place]))
-            group = Group(
-                [index for place in alone for index in of_sequence[place]], part.start, cache
-            )
+        for places in _batchable(model, tree, alone):
+            indices = [index for place in places for index in of_sequence[place]]
+            group = Group(indices, part.start, cache)
             if cache is not None and Kind.GENERATION not in model.passed:
                 with model.trying(Kind.GENERATION):
                     _check(model, prompts, group)
@@ -81,6 +83,18 @@ def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
                     return
             yield group
         work += [(below, part.start, cache) for below in reversed(deeper)]
+
+
+def _batchable(model: PrefixModel, tree: PrefixTree, alone: list[int]) -> list[list[int]]:
+    """Return sequences after one prefix as they can stand in one batch, the longest first.
+
+    A state would run through padding, so that only sequences of one length can.
+    """
+    alone.sort(key=lambda place: -len(tree.sequences[place]))
+    if model.packs:
+        return [alone] if alone else []
+    by_length = itertools.groupby(alone, key=lambda place: len(tree.sequences[place]))
+    return [list(places) for _, places in by_length]
 
 
 def padded_between(prompts: Sequence[Ints], prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,18 +114,76 @@ def padded_between(prompts: Sequence[Ints], prefix: int) -> tuple[torch.Tensor, 
 
 
 @contextmanager
-def going_on(model: Any) -> Iterator[None]:
-    """Let `generate` take our cache though a generation config asks for another kind.
+def going_on(model: PrefixModel, group: Group, ids: torch.Tensor) -> Iterator[dict[str, Any]]:
+    """Let the model's `generate` go on from the cache of `group`, which has one.
 
-    Gemma 2's does. Shapes, one token longer at every step, are not worth a plan of cuDNN's.
+    Args:
+        model: a model that is not `unsupported`.
+        group: where the prompts come from.
+        ids: what `generate` is given, [prompts, longest].
+
+    Yields:
+        the arguments of `generate` that hand it the cache.
     """
-    wanted = model.generation_config.cache_implementation
-    model.generation_config.cache_implementation = None
+    # Gemma 2's generation config asks for a cache of another kind.
+    settings = model.model.generation_config
+    wanted, settings.cache_implementation = settings.cache_implementation, None
+    hooks = []
+
+    def before_each_step(change: Callable[..., Any], *given: Any) -> None:
+        hook = functools.partial(change, model, *given)
+        hooks.append(model.model.register_forward_pre_hook(hook, with_kwargs=True))
+
+    if isinstance(group.cache, OwnCache):
+        after, seen = model.started(group.cache, ids)
+        before_each_step(_rest_only, seen)
+    else:
+        after = PrefixCache.after(cast("PrefixCache", group.cache))
+        if model.has_windows:
+            before_each_step(_between_mask, group.cache)
     try:
+        # Shapes, one token longer at every step, are not worth a plan of cuDNN's.
         with without_plans():
-            yield
+            yield {str(model.cache_name): after}
     finally:
-        model.generation_config.cache_implementation = wanted
+        settings.cache_implementation = wanted
+        for each in hooks:
+            each.remove()
+
+
+Call = dict[str, Any]  # the keyword arguments of a forward
+
+
+def _rest_only(
+    model: PrefixModel, seen: int, _: Any, args: tuple[Any, ...], call: Call
+) -> tuple[tuple[Any, ...], Call]:
+    """Give a step of `generate` what follows the prefix only, and no mask: nothing is padded.
+
+    Of a cache that holds states alone, `generate` does not know how much it has seen.
+    """
+    ids = call["input_ids"]
+    # The first step is given the rest, or all; a later one a token.
+    rest = ids[:, seen:] if ids.shape[1] > seen else ids
+    positions = call.get("position_ids")
+    call = call | {"input_ids": rest, "attention_mask": None}
+    if positions is not None:
+        call["position_ids"] = positions[..., -rest.shape[1] :]
+    return args, call
+
+
+def _between_mask(
+    model: PrefixModel, cache: PrefixCache, _: Any, args: tuple[Any, ...], call: Call
+) -> tuple[tuple[Any, ...], Call]:
+    """Give a step of `generate` our mask; the model's would count padding into the window."""
+    rows, queries = call["input_ids"].shape
+    mask = call.get("attention_mask")
+    if mask is None:  # nothing is padded
+        tokens = call[str(model.cache_name)].get_seq_length() + queries
+        mask = torch.ones(rows, tokens, dtype=torch.long, device=call["input_ids"].device)
+    positions = (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+    ends = mask.long() * mask.shape[1]
+    after = Rows(positions[:, cache.start :], ends[:, cache.start :])
+    return args, call | {"attention_mask": model.mask(after, cache, queries)}
 
 
 def rows_that_fit(
@@ -146,7 +218,7 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
     """
     texts: dict[bytes, Ints] = {}  # of a prompt: what was compared, its first new token at the end
 
-    def shared(chosen: list[Ints], cache: PrefixCache | None = group.cache) -> list[float]:
+    def shared(chosen: list[Ints], cache: AnyCache | None = group.cache) -> list[float]:
         deviations: dict[bytes, float] = {}
         for several in _with_the_longest(chosen):
             made = _first_logits(model, several, group._replace(cache=cache))
@@ -170,7 +242,7 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
         return deviations
 
     asked = [prompts[index] for index in group.indices]
-    check(asked, Measures(shared, shared_in_float32, plain), model.dtype, model.layers)
+    check(asked, Measures(shared, shared_in_float32, plain), model.dtype, len(model.layers))
 
 
 def _with_the_longest(prompts: list[Ints]) -> Iterator[list[Ints]]:
@@ -190,11 +262,11 @@ def _first_logits(
     device = model.model.device
     autocast = torch.autocast(device.type, model.autocast, enabled=model.autocast is not None)
     ids, mask = padded_between(prompts, group.prefix)
-    with torch.no_grad(), autocast, going_on(model.model):
+    with torch.no_grad(), autocast, going_on(model, group, ids) as after:
         made = model.model.generate(
             ids.to(device),
             attention_mask=mask.to(device),
-            **{str(model.cache_name): PrefixCache(0, group.cache)},
+            **after,
             min_new_tokens=STEPS_CHECKED,
             max_new_tokens=STEPS_CHECKED,
             do_sample=False,

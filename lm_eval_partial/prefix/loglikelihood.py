@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
 
 from lm_eval_partial.prefix import self_check
-from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.device import on_cpu, on_device
-from lm_eval_partial.prefix.model import PrefixModel
+from lm_eval_partial.prefix.masks import Rows
+from lm_eval_partial.prefix.model import AnyCache, PrefixModel
 from lm_eval_partial.prefix.self_check import AFTER_CACHE, Kind
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
 
@@ -79,7 +79,7 @@ def score(
         [len(request.tokens) - 1 - request.continuation for request in requests],
     )
     questions = _Questions(model, tree, requests, softmax_dtype)
-    work: list[tuple[Range, int, PrefixCache | None]] = [(tree.root, 0, None)]
+    work: list[tuple[Range, int, AnyCache | None]] = [(tree.root, 0, None)]
     # Answers are read one batch late: reading waits for the GPU, which until then computes while
     # the next batch is laid out on the CPU.
     answers: Callable[[], list[Answer]] = list
@@ -91,7 +91,7 @@ def score(
                     cache = model.after(cache, tree.sequences[part.first][done : part.start])
             if model.failed.keys() >= AFTER_CACHE:
                 continue
-        rows, deeper = tree.cut(part, min(ROW_TOKENS, model.budget), model.budget)
+        rows, deeper = _cut(model, tree, part)
         for asked in _batches(questions, rows, cache):
             yield from answers()
             answers = asked.answers
@@ -101,15 +101,23 @@ def score(
     yield from answers()
 
 
-def _batches(
-    questions: _Questions, rows: list[Range], cache: PrefixCache | None
-) -> Iterator[Asked]:
+def _cut(model: PrefixModel, tree: PrefixTree, part: Range) -> tuple[list[Range], list[Range]]:
+    """Return the rows to run after a prefix, and the parts to run after more of it."""
+    if model.packs:
+        most = model.row_tokens(part.start)
+        return tree.cut(part, min(ROW_TOKENS, most), most)
+    alone, deeper = tree.cut_singly(part)
+    return [Range(place, place + 1, part.start) for place in alone], deeper
+
+
+def _batches(questions: _Questions, rows: list[Range], cache: AnyCache | None) -> Iterator[Asked]:
     """Ask `rows` in batches of like length, the longest first; smaller ones if memory runs out."""
     model, size_of = questions.model, questions.tree.size
+    copied = model.copied_tokens(cache)
     rows.sort(key=size_of)
     while rows:
         size = size_of(rows[-1])
-        width = model.rounded(size)
+        width = model.rounded(size) + copied
         batch = [rows.pop()]
         while rows and (len(batch) + 1) * width <= model.budget and 2 * size_of(rows[-1]) > size:
             batch.append(rows.pop())
@@ -161,7 +169,7 @@ class _Questions:
         for index, place in enumerate(tree.index):
             self._of[place].append(index)
 
-    def ask_checked(self, parts: list[Range], cache: PrefixCache | None) -> Asked | None:
+    def ask_checked(self, parts: list[Range], cache: AnyCache | None) -> Asked | None:
         """Ask what `ask` asks; None if the self-check has found rows of this kind wrong."""
         kind = _kind(parts, cache)
         if kind in self.model.failed:
@@ -178,10 +186,9 @@ class _Questions:
         """Return whether `parts` are one whole sequence, which takes the model's own mask."""
         return len(parts) == 1 and not parts[0].start and parts[0].last - parts[0].first == 1
 
-    def ask(self, parts: list[Range], cache: PrefixCache | None) -> Asked:
+    def ask(self, parts: list[Range], cache: AnyCache | None) -> Asked:
         """Ask all that is asked of the sequences of `parts`, one row each, in one call."""
         rows = [self.tree.lay_out(part) for part in parts]
-        start = parts[0].start
         alone = self.is_plain(parts)
         longest = max(len(row.tokens) for row in rows)
         width = longest if alone else self.model.rounded(longest)
@@ -204,13 +211,7 @@ class _Questions:
             on_device(_padded([getattr(row, name) for row in rows], width), device)
             for name in ("tokens", "positions", "ends")
         )
-        logits = self.model.logits(
-            ids,
-            wanted,
-            position_ids=positions,
-            attention_mask=None if alone else self.model.mask(ends, start),
-            **self.model.with_cache(PrefixCache(0, cache, keep=False) if cache else None),
-        )
+        logits = self.model.ask(ids, wanted, Rows(positions, ends), cache, alone)
         target = on_device(np.concatenate(targets), logits.device)
         place = on_device(where, logits.device)
         all_logprobs = F.log_softmax(logits, dim=-1, dtype=self._softmax_dtype)
@@ -231,7 +232,7 @@ class _Questions:
         }
         return Asked(answers, logits, rows_of)
 
-    def check(self, parts: list[Range], cache: PrefixCache | None, asked: Asked) -> None:
+    def check(self, parts: list[Range], cache: AnyCache | None, asked: Asked) -> None:
         """Compare logits of one call, `asked` of `parts`, with the plain way's.
 
         Raises:
@@ -258,7 +259,7 @@ class _Questions:
         by_length = sorted(asked.rows, key=lambda sequence: len(asked.rows[sequence]))
         longer = by_length[len(by_length) // 2 :]
         measures = self_check.Measures(shared, shared_in_float32, plain)
-        self_check.check(longer, measures, model.dtype, model.layers)
+        self_check.check(longer, measures, model.dtype, len(model.layers))
 
     def _deviations(self, asked: Asked, sequences: list[int]) -> list[float]:
         deviations = []
@@ -279,7 +280,7 @@ def _last(asked: Asked, sequence: int) -> Ints:
     return asked.rows[sequence][-self_check.POSITIONS :]
 
 
-def _kind(batch: list[Range], cache: PrefixCache | None) -> Kind:
+def _kind(batch: list[Range], cache: AnyCache | None) -> Kind:
     """Return how `batch` is asked: only a row that forks shows whether the mask does its work."""
     if any(part.last - part.first > 1 for part in batch):
         return Kind.PACKED_AFTER_CACHE if cache else Kind.PACKED

@@ -7,29 +7,35 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from torch.nn.attention.flex_attention import create_block_mask
 from transformers import DynamicCache
 
 from lm_eval_partial.errors import first_line
 from lm_eval_partial.prefix.cache import Joint, PrefixCache
 from lm_eval_partial.prefix.device import on_device, without_plans
+from lm_eval_partial.prefix.masks import Rows, additive, dense_mask, flex_mask
+from lm_eval_partial.prefix.own_cache import OwnCache
 from lm_eval_partial.prefix.precision import can_widen, in_float32
-from lm_eval_partial.prefix.self_check import DisagreementError, Kind
+from lm_eval_partial.prefix.reach import Layer, Reach, layers
+from lm_eval_partial.prefix.self_check import OWN_NOISE, DisagreementError, Kind, deviation, limit
 from lm_eval_partial.prefix.tree import Ints
 
 logger = logging.getLogger(__name__)
 
-WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
-"""Config fields that say how many tokens back a token sees."""
+AnyCache = PrefixCache | OwnCache
+
+NOTHING = np.zeros(0, dtype=np.int64)  # no position is wanted
+
+OWN_WINDOWS = ("window_size",)
+"""Config fields that say how many tokens back a token sees, where no mask of ours can say it."""
 
 KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
 """Layers of transformers' cache that keep nothing else.
@@ -87,10 +93,10 @@ class PrefixModel:
         dtype: torch.dtype = self.autocast or self.model.dtype
         return dtype
 
-    @property
-    def layers(self) -> int:
-        """How many layers it has."""
-        return int(self._config.num_hidden_layers)
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Its layers, the first of them first."""
+        return layers(self._config)
 
     @cached_property
     def unsupported(self) -> str | None:
@@ -103,15 +109,19 @@ class PrefixModel:
             )
         if getattr(self._config, "is_encoder_decoder", False):
             return "the model is an encoder-decoder"
-        kept = {type(layer).__name__ for layer in DynamicCache(config=self._config).layers}
-        if getattr(self.model, "_is_stateful", False) or kept - KEYS_AND_VALUES:
-            return "the model keeps more than keys and values (recurrent or compressed state)"
-        missing = [
-            name for name in ("attention_mask", "position_ids") if name not in self._accepted
-        ]
         if self.cache_name is None:
-            missing.append(" or ".join(CACHE_NAMES))
-        return f"the model's forward takes no {', '.join(missing)}" if missing else None
+            return f"the model's forward takes no {' or '.join(CACHE_NAMES)}"
+        return None
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether several sequences can share a row, each token seeing its own sequence alone.
+
+        Without, a prefix is run once all the same; each sequence after it has a row of its own.
+        """
+        kept = {type(layer).__name__ for layer in DynamicCache(config=self._config).layers}
+        keeps_state = getattr(self.model, "_is_stateful", False) or kept - KEYS_AND_VALUES
+        return not keeps_state and {"attention_mask", "position_ids"} <= self._accepted
 
     @cached_property
     def _accepted(self) -> frozenset[str]:
@@ -125,7 +135,7 @@ class PrefixModel:
         """What forward and `generate` of this model call the cache; None if forward takes none."""
         return next((name for name in CACHE_NAMES if name in self._accepted), None)
 
-    def with_cache(self, cache: PrefixCache | None) -> dict[str, Any]:
+    def with_cache(self, cache: Any) -> dict[str, Any]:
         """Return the arguments of the model's forward for `cache`, or for no cache."""
         return {str(self.cache_name): cache, "use_cache": cache is not None}
 
@@ -133,10 +143,10 @@ class PrefixModel:
     def longest(self) -> int | None:
         """Tokens beyond which the model's mask or positions differ from ours; None without a limit.
 
-        Given a mask, transformers' models apply no sliding window; positions of dynamic RoPE depend
-        on the batch.
+        Some apply a window inside their attention, and positions of dynamic RoPE depend on the
+        batch.
         """
-        limits = [getattr(self._config, name, None) for name in WINDOWS]
+        limits = [getattr(self._config, name, None) for name in OWN_WINDOWS]
         rope = getattr(self._config, "rope_parameters", None) or {}
         for each in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
             if each.get("rope_type") in ("dynamic", "longrope"):
@@ -144,7 +154,22 @@ class PrefixModel:
                     each.get("original_max_position_embeddings")
                     or self._config.max_position_embeddings
                 )
+        limits.append(self._places)
         return min((limit for limit in limits if limit), default=None)
+
+    @property
+    def _places(self) -> int | None:
+        """Places of a row, its prefix included, that all count alike; None if all do.
+
+        Llama 4 scales queries by their place in the row, not by their position, in steps.
+        """
+        if not getattr(self._config, "attn_temperature_tuning", False):
+            return None
+        return int(self._config.floor_scale) - 1
+
+    def row_tokens(self, start: int) -> int:
+        """Return how many tokens a row after `start` tokens of a prefix may have."""
+        return min(self.budget, (self._places or sys.maxsize) - start)
 
     @property
     def _layers_share(self) -> bool:
@@ -174,36 +199,37 @@ class PrefixModel:
         multiple = MULTIPLES.get(self._config._attn_implementation, 1) if on_gpu else 1
         return -(-width // multiple) * multiple
 
-    def mask(self, ends: torch.Tensor, start: int) -> Any:
+    def mask(self, rows: Rows, cache: PrefixCache | None, queries: int | None = None) -> Any:
         """Return who sees whom, in the form that the model takes.
 
+        Layers of one reach take one mask; where they differ, the model takes one for each kind.
+
         Args:
-            ends: for token j of a row, the first token that does not see it, [rows, width]; tokens
-                before j do not either.
-            start: tokens of the prefix, which all see.
+            rows: what comes after the prefix.
+            cache: the prefix.
+            queries: how many tokens of each row, its last ones, ask now; by default all.
         """
-        rows, width = ends.shape
+        queries = queries or rows.ends.shape[1]
+        made: dict[Reach, Any] = {}
+        of_kind: dict[str, Any] = {}
+        for number, (kind, reach) in enumerate(self.layers):
+            if reach not in made:
+                layer = cache.of_layers[number] if cache else None
+                start, held = (layer.start, layer.held) if layer else (0, 0)
+                made[reach] = self._mask(rows, queries, start, held, reach)
+            of_kind[kind] = made[reach]
+        return of_kind if len(made) > 1 else made[reach]
+
+    def _mask(self, rows: Rows, queries: int, start: int, held: int, reach: Reach) -> Any:
         if self._config._attn_implementation == "flex_attention":
+            return flex_mask(rows, queries, start, held, reach)
+        seen = dense_mask(rows, queries, start, held, reach)
+        return additive(seen, self.dtype) if self._config._attn_implementation == "eager" else seen
 
-            def sees(row: Any, _: Any, query: Any, key: Any) -> Any:
-                own = key - start
-                return (
-                    (own < 0)
-                    | (own == query)
-                    | ((own <= query) & (query < ends[row, own.clamp(min=0)]))
-                )
-
-            return create_block_mask(sees, rows, None, width, start + width, device=ends.device)
-        token = torch.arange(width, device=ends.device)
-        seen = (token[None, :] <= token[:, None]) & (token[:, None] < ends[:, None, :])
-        seen |= torch.eye(
-            width, dtype=torch.bool, device=ends.device
-        )  # padding sees itself: a row of nothing is NaN
-        seen = F.pad(seen, (start, 0), value=True)[:, None]
-        if self._config._attn_implementation == "sdpa":
-            return seen
-        hidden = torch.zeros(seen.shape, dtype=self.dtype, device=seen.device)
-        return hidden.masked_fill_(~seen, torch.finfo(self.dtype).min)
+    @cached_property
+    def has_windows(self) -> bool:
+        """Whether tokens of some layers do not see all before them."""
+        return any(reach.is_limited for _, reach in self.layers)
 
     def logits(self, ids: torch.Tensor, wanted: Ints, **inputs: Any) -> torch.Tensor:
         """Return the logits at some positions; the head computes no others.
@@ -216,36 +242,161 @@ class PrefixModel:
         Returns:
             logits, [wanted, vocabulary].
         """
+        logits: torch.Tensor = self._outputs(ids, wanted, **inputs).logits[0]
+        return logits
+
+    def _outputs(self, ids: torch.Tensor, wanted: Ints, **inputs: Any) -> Any:
+        """Return the model's outputs, with logits as above, [1, wanted, vocabulary]."""
         self.tokens_run += ids.numel()
         gather = self.model.get_output_embeddings().register_forward_pre_hook(
             lambda _, args: (args[0].flatten(0, 1)[on_device(wanted, args[0].device)][None],)
         )
+        autocast = torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None)
         try:
-            with (
-                torch.no_grad(),
-                torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None),
-            ):
-                logits: torch.Tensor = self.model(input_ids=ids, **inputs).logits[0]
+            with torch.no_grad(), autocast:
+                return self.model(input_ids=ids, **inputs)
         finally:
             gather.remove()
-        return logits
 
-    def after(self, cache: PrefixCache | None, tokens: Ints) -> PrefixCache:
+    def after(self, cache: AnyCache | None, tokens: Ints) -> AnyCache:
         """Return a cache of what `cache` holds and `tokens`, [length]."""
-        ids = on_device(tokens, self.model.device)[None]
-        nothing = np.zeros(0, dtype=np.int64)
         while True:
-            longer = PrefixCache(self.layers, cache, joint=Joint(reuse=not self._layers_share))
             try:
                 with without_plans():
-                    for piece in torch.split(ids, self.budget, dim=1):
-                        self.logits(piece, nothing, **self.with_cache(longer))
+                    if self.packs:
+                        return self._after(cast("PrefixCache | None", cache), tokens)
+                    return self._own_after(cast("OwnCache | None", cache), tokens)
             except RuntimeError as error:
                 if self.budget == 1 or not should_reduce_batch_size(error):
                     raise
                 self.halve(min(self.budget, len(tokens)))
-            else:
-                return longer
+
+    def _after(self, cache: PrefixCache | None, tokens: Ints) -> PrefixCache:
+        joint = Joint(reuse=not self._layers_share)
+        reaches = [layer.reach for layer in self.layers]
+        longer = PrefixCache.after(cache, joint) if cache else PrefixCache(reaches, joint)
+        for begin in range(0, len(tokens), self.budget):
+            self._extend(longer, tokens[begin : begin + self.budget])
+        return longer
+
+    def _own_after(self, cache: OwnCache | None, tokens: Ints) -> OwnCache:
+        if cache is None:
+            ids = on_device(tokens[: self.budget], self.model.device)[None]
+            inputs = self._positions(0, ids.shape)
+            outputs = self._outputs(ids, NOTHING, **inputs, use_cache=True)
+            kept = getattr(outputs, str(self.cache_name), None)
+            if kept is None:
+                raise ValueError("the model returns no cache")
+            cache = OwnCache(kept, ids.shape[1])
+            tokens = tokens[self.budget :]
+        if not len(tokens):
+            return cache
+        kept = cache.rows(1)
+        self._go_on(kept, cache.start, on_device(tokens, self.model.device)[None], NOTHING)
+        return OwnCache(kept, cache.start + len(tokens))
+
+    def _go_on(self, kept: Any, start: int, ids: torch.Tensor, wanted: Ints) -> torch.Tensor:
+        """Add `ids`, [rows, tokens], to a model's own cache; return logits as `logits` does.
+
+        Args:
+            kept: the cache, of as many rows.
+            start: tokens that it holds.
+            ids: token ids.
+            wanted: positions in `ids` flattened.
+        """
+        width = ids.shape[1]
+        step = self.budget if self.continues else 1
+        parts: list[tuple[Ints, torch.Tensor]] = []
+        for begin in range(0, width, step):
+            piece = ids[:, begin : begin + step]
+            row, column = np.divmod(wanted, width)
+            here = np.flatnonzero((begin <= column) & (column < begin + step))
+            places = row[here] * piece.shape[1] + column[here] - begin
+            inputs = self._positions(start + begin, piece.shape) | self.with_cache(kept)
+            parts.append((here, self._outputs(piece, places, **inputs).logits[0]))
+        if len(parts) == 1:
+            return parts[0][1]
+        logits = parts[0][1].new_empty(len(wanted), parts[0][1].shape[-1])
+        for here, found in parts:
+            logits[on_device(here, logits.device)] = found
+        return logits
+
+    @cached_property
+    def continues(self) -> bool:
+        """Whether the model can be given several tokens at once after its own cache.
+
+        Mamba's first generation then forgets its state, and is given one at a time.
+        """
+        ids = on_device(np.arange(1, 9), self.model.device)[None]
+        begun = self._outputs(ids[:, :4], NOTHING, **self._positions(0, (1, 4)), use_cache=True)
+        inputs = self._positions(4, (1, 4)) | self.with_cache(getattr(begun, str(self.cache_name)))
+        found = self._outputs(ids[:, 4:], np.array([3]), **inputs).logits[0]
+        expected = self.alone(np.arange(1, 9), 1)
+        return deviation(found, expected) <= OWN_NOISE * limit(self.dtype, len(self.layers))
+
+    def _positions(self, start: int, shape: Sequence[int]) -> dict[str, Any]:
+        """Return the argument with which a model takes the positions of rows, if it does."""
+        if "position_ids" not in self._accepted:
+            return {}
+        positions = torch.arange(start, start + shape[1], device=self.model.device)
+        return {"position_ids": positions.expand(*shape)}
+
+    def ask(
+        self, ids: torch.Tensor, wanted: Ints, rows: Rows, cache: AnyCache | None, alone: bool
+    ) -> torch.Tensor:
+        """Return the logits at some positions of rows after a cached prefix.
+
+        Args:
+            ids: token ids, [rows, width], padded at the ends.
+            wanted: positions in `ids` flattened, [wanted].
+            rows: which of them see which.
+            cache: the prefix, if there is one.
+            alone: whether it is one whole sequence, which takes the model's own mask.
+
+        Returns:
+            logits, [wanted, vocabulary].
+        """
+        # Padding stands behind a sequence, which does not see it.
+        if isinstance(cache, OwnCache):
+            return self._go_on(cache.rows(len(ids)), cache.start, ids, wanted)
+        if not self.packs:
+            inputs = self._positions(0, ids.shape) | self.with_cache(None)
+            return self.logits(ids, wanted, **inputs)
+        passing = PrefixCache.after(cache, keep=False) if cache else None
+        mask = None if alone else self.mask(rows, cache)
+        own = {"position_ids": rows.positions, "attention_mask": mask}
+        return self.logits(ids, wanted, **own, **self.with_cache(passing))
+
+    def started(self, cache: OwnCache, ids: torch.Tensor) -> tuple[Any, int]:
+        """Return the model's own cache for `generate` to go on from, and the tokens it has seen.
+
+        Args:
+            cache: the prefix.
+            ids: whole prompts of one length, [rows, tokens].
+        """
+        kept, seen = cache.rows(len(ids)), cache.start
+        if not self.continues and seen < ids.shape[1] - 1:
+            self._go_on(kept, seen, ids[:, seen:-1].to(self.model.device), NOTHING)
+            seen = ids.shape[1] - 1
+        return kept, seen
+
+    def copied_tokens(self, cache: AnyCache | None) -> int:
+        """Return what a row's copy of `cache` takes, in tokens of keys and values."""
+        if not isinstance(cache, OwnCache):
+            return 0
+        return -(-cache.size // (2 * len(self.layers) * int(self._config.hidden_size)))
+
+    def _extend(self, cache: PrefixCache, tokens: Ints) -> None:
+        """Add the keys and values of `tokens`, [length], to `cache`."""
+        ids = on_device(tokens, self.model.device)[None]
+        inputs = self.with_cache(cache)
+        if self.has_windows:
+            # The model's own mask is for caches that drop other keys than ours.
+            token = torch.arange(len(tokens), device=ids.device)[None]
+            rows = Rows(token + cache.start, torch.full_like(token, len(tokens)))
+            inputs |= {"position_ids": rows.positions, "attention_mask": self.mask(rows, cache)}
+        self.logits(ids, NOTHING, **inputs)
+        cache.settle()
 
     def alone(self, tokens: Sequence[int] | Ints, last: int, crowded: bool = False) -> torch.Tensor:
         """Return a sequence's last logits, computed with no cache and the model's own mask.

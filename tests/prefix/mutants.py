@@ -10,6 +10,7 @@ import copy
 import functools
 import random
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ import torch
 from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.generation import groups
 from lm_eval_partial.prefix.loglikelihood import Request, score
+from lm_eval_partial.prefix.masks import Rows
 from lm_eval_partial.prefix.model import PrefixModel
+from lm_eval_partial.prefix.reach import EVERYTHING, Layer, Reach
 from lm_eval_partial.prefix.self_check import Kind
 from lm_eval_partial.prefix.tree import Ints
 from tests import pico
@@ -69,7 +72,7 @@ class Mutant(PrefixModel):
         @functools.wraps(forward)
         def shared(input_ids: torch.Tensor, **kwargs: Any) -> Any:
             cache = kwargs.get(str(self.cache_name))
-            start = cache.of_layers[0]._prefix_length if isinstance(cache, PrefixCache) else 0
+            start = cache.start if isinstance(cache, PrefixCache) else 0
             if kwargs.get("attention_mask") is not None or isinstance(cache, PrefixCache):
                 self.change(kwargs, start)
             return self.run(
@@ -85,6 +88,11 @@ class Mutant(PrefixModel):
         return forward(input_ids=ids, **call)
 
 
+def is_of_generate(mask: Any) -> bool:
+    """Return whether a mask is what `generate` makes: [rows, tokens]."""
+    return isinstance(mask, torch.Tensor) and mask.dim() == 2
+
+
 class PositionsOffByOne(Mutant):
     def change(self, call: dict[str, Any], start: int) -> None:
         if start and call.get("position_ids") is not None:
@@ -94,23 +102,26 @@ class PositionsOffByOne(Mutant):
 class SeesItsSibling(Mutant):
     """A token is seen until its parent's branches end, not its own."""
 
-    def mask(self, ends: torch.Tensor, start: int) -> Any:
-        longer = ends.clone()
+    def mask(self, rows: Rows, *args: Any, **kwargs: Any) -> Any:
+        ends, longer = rows.ends, rows.ends.clone()
         for row in range(ends.shape[0]):
             for token in range(ends.shape[1]):
                 above = (ends[row, :token] > ends[row, token]).nonzero()
                 if len(above) and ends[row, token]:
                     longer[row, token] = ends[row, above[-1, 0]]
-        return super().mask(longer, start)
+        return super().mask(rows._replace(ends=longer), *args, **kwargs)
 
 
 class DoesNotSeeTheShots(Mutant):
+    def _mask(self, rows: Rows, queries: int, start: int, held: int, reach: Reach) -> Any:
+        mask = super()._mask(rows, queries, start, held, reach)
+        mask[..., :held] = torch.finfo(mask.dtype).min if mask.is_floating_point() else 0
+        return mask
+
     def change(self, call: dict[str, Any], start: int) -> None:
-        mask = call.get("attention_mask")
-        if mask is not None and start:
-            mask = mask.clone()
-            mask[..., :start] = torch.finfo(mask.dtype).min if mask.is_floating_point() else 0
-            call["attention_mask"] = mask
+        if is_of_generate(call.get("attention_mask")) and start:
+            call["attention_mask"] = call["attention_mask"].clone()
+            call["attention_mask"][:, :start] = 0
 
 
 class StaleCache(Mutant):
@@ -121,9 +132,27 @@ class StaleCache(Mutant):
 
 
 class WindowIgnored(Mutant):
-    """Our masks know no window. Requests are kept within it by who asks, which here nobody does."""
+    """Our masks know no window."""
 
     settings = WINDOWED
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        return [Layer("", EVERYTHING)] * len(super().layers)
+
+
+class WindowOffByOne(Mutant):
+    """A token sees one token more than it should."""
+
+    settings = WINDOWED
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        wider = []
+        for kind, reach in super().layers:
+            window = reach.window and reach.window + 1
+            wider.append(Layer(kind, reach._replace(window=window)))
+        return wider
 
 
 class AnotherRopeBase(Mutant):
@@ -148,13 +177,13 @@ class PaddingSeen(Mutant):
     def rounded(self, width: int) -> int:
         return -(-width // 64) * 64  # as on a GPU
 
-    def mask(self, ends: torch.Tensor, start: int) -> Any:
-        mask = super().mask(ends, start)
-        padding = torch.nn.functional.pad(ends == 0, (start, 0))[:, None, None]
+    def _mask(self, rows: Rows, queries: int, start: int, held: int, reach: Reach) -> Any:
+        mask = super()._mask(rows, queries, start, held, reach)
+        padding = torch.nn.functional.pad(rows.ends == 0, (held, 0))[:, None, None]
         return mask | padding if mask.dtype == torch.bool else mask.masked_fill(padding, 0)
 
     def change(self, call: dict[str, Any], start: int) -> None:
-        if call["attention_mask"] is not None and call["attention_mask"].dim() == 2:
+        if is_of_generate(call.get("attention_mask")):
             call["attention_mask"] = torch.ones_like(call["attention_mask"])
 
 
@@ -166,7 +195,7 @@ class CacheRowsShifted(Mutant):
         if start and not hasattr(cache, "shifted"):
             cache.shifted = True
             for layer in cache.of_layers:
-                layer._before = [(keys.roll(1, dims=-2), values) for keys, values in layer._before]
+                layer.pieces = [(keys.roll(1, dims=-2), values) for keys, values in layer.pieces]
 
 
 MUTANTS: dict[str, type[Mutant]] = {
@@ -175,6 +204,7 @@ MUTANTS: dict[str, type[Mutant]] = {
     "a branch does not see the shots": DoesNotSeeTheShots,
     "a stale cache of another λ": StaleCache,
     "a sliding window ignored": WindowIgnored,
+    "a sliding window off by one": WindowOffByOne,
     "RoPE of another base": AnotherRopeBase,
     "padding seen": PaddingSeen,
     "cache rows shifted": CacheRowsShifted,

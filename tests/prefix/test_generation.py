@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import random
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lm_eval_partial.prefix.cache import PrefixCache
-from lm_eval_partial.prefix.generation import groups, padded_between, rows_that_fit
+from lm_eval_partial.prefix.generation import going_on, groups, padded_between, rows_that_fit
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.self_check import Kind
 from tests import pico
@@ -48,10 +48,8 @@ def test_every_family_writes_what_it_writes_alone(family):
     settings["pad_token_id"] = 0
     for group in groups(shared, given):
         ids, mask = padded_between([given[index] for index in group.indices], group.prefix)
-        cache = group.cache and PrefixCache(0, group.cache)
-        made_of_group = model.generate(
-            ids, attention_mask=mask, **{str(shared.cache_name): cache}, **settings
-        )
+        with going_on(shared, group, ids) if group.cache else nullcontext({}) as after:
+            made_of_group = model.generate(ids, attention_mask=mask, **after, **settings)
         kept.update(zip(group.indices, made_of_group[:, ids.shape[1] :].tolist(), strict=True))
     for index, prompt in enumerate(given):
         alone = model.generate(torch.tensor(prompt)[None], **settings)
