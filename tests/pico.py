@@ -21,7 +21,9 @@ from transformers import (
     Gemma2Config,
     Gemma3nTextConfig,
     GPTNeoXConfig,
+    Lfm2Config,
     LlamaConfig,
+    Mamba2Config,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
@@ -56,6 +58,14 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "gpt_neox": (GPTNeoXConfig, SIZE),
 }
 OTHERS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "lfm2": (Lfm2Config, {**GROUPED, "layer_types": ["conv", "full_attention"]}),
+    "mamba2": (
+        Mamba2Config,
+        {
+            **{"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8},
+            **{"state_size": 16, "n_groups": 1, "chunk_size": 8, "pad_token_id": 0},
+        },
+    ),
     "bloom": (
         BloomConfig,
         {"hidden_size": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 1},

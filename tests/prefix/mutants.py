@@ -20,7 +20,7 @@ from lm_eval_partial.prefix.cache import PrefixCache
 from lm_eval_partial.prefix.generation import groups
 from lm_eval_partial.prefix.loglikelihood import Request, score
 from lm_eval_partial.prefix.masks import Rows
-from lm_eval_partial.prefix.model import PrefixModel
+from lm_eval_partial.prefix.model import AnyCache, PrefixModel
 from lm_eval_partial.prefix.reach import EVERYTHING, Layer, Reach
 from lm_eval_partial.prefix.self_check import Kind
 from lm_eval_partial.prefix.tree import Ints
@@ -125,9 +125,11 @@ class DoesNotSeeTheShots(Mutant):
 
 
 class StaleCache(Mutant):
-    """The prefix's keys and values are of the λ before."""
+    """The prefix's keys and values, or its state, are of the λ before."""
 
-    def after(self, cache: PrefixCache | None, tokens: Ints) -> PrefixCache:
+    settings = {**Mutant.settings, "lfm2": {}, "mamba2": {}}
+
+    def after(self, cache: AnyCache | None, tokens: Ints) -> AnyCache:
         return PrefixModel(self.other_lam, BUDGET).after(cache, tokens)
 
 
@@ -241,7 +243,8 @@ def found(engine: PrefixModel, rng: random.Random, draw: Draw = at_random) -> di
     engine.failed.clear()
     list(score(engine, requests(rng, draw)))
     list(groups(engine, prompts(rng, draw)))
+    after_cache = Kind.PACKED_AFTER_CACHE if engine.packs else Kind.SINGLE_AFTER_CACHE
     return {
-        "log-likelihoods": Kind.PACKED_AFTER_CACHE in engine.failed,
+        "log-likelihoods": after_cache in engine.failed,
         "generation": Kind.GENERATION in engine.failed,
     }

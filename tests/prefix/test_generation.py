@@ -48,8 +48,9 @@ def test_every_family_writes_what_it_writes_alone(family):
     settings["pad_token_id"] = 0
     for group in groups(shared, given):
         ids, mask = padded_between([given[index] for index in group.indices], group.prefix)
-        with going_on(shared, group, ids) if group.cache else nullcontext({}) as after:
-            made_of_group = model.generate(ids, attention_mask=mask, **after, **settings)
+        after: Any = going_on(shared, group, ids) if group.cache else nullcontext({})
+        with after as arguments:
+            made_of_group = model.generate(ids, attention_mask=mask, **arguments, **settings)
         kept.update(zip(group.indices, made_of_group[:, ids.shape[1] :].tolist(), strict=True))
     for index, prompt in enumerate(given):
         alone = model.generate(torch.tensor(prompt)[None], **settings)

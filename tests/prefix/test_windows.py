@@ -49,7 +49,7 @@ def made(family: str, window: int) -> Any:
         fields = {**pico.GROUPED, **MIXED, **changes, "num_local_experts": 4}
         fields |= {"attention_chunk_size": window, "interleave_moe_layer_step": 2}
         fields |= {"intermediate_size_mlp": 48, "pad_token_id": 0, "floor_scale": 160}
-        config = Llama4TextConfig(vocab_size=VOCABULARY, **fields)
+        config: Any = Llama4TextConfig(vocab_size=VOCABULARY, **fields)
     elif family in OTHERS:
         kind, changes = OTHERS[family]
         fields = {**pico.GROUPED, "pad_token_id": 0, **changes, **settings}
@@ -113,10 +113,10 @@ def test_texts(family, window):
 
 def test_a_layer_with_a_window_holds_what_later_tokens_see():
     asked = PrefixModel(made("gemma3", window=8), budget=16)
-    cache = asked.after(None, np.arange(50) % VOCABULARY)
+    cache: Any = asked.after(None, np.arange(50) % VOCABULARY)
     assert [layer.held for layer in cache.of_layers] == [7, 50, 7, 50]
     assert cache.get_seq_length() == cache.start == 50
-    further = asked.after(cache, np.arange(3))
+    further: Any = asked.after(cache, np.arange(3))
     assert [layer.held for layer in further.of_layers] == [7, 53, 7, 53]
     assert [layer.held for layer in cache.of_layers] == [7, 50, 7, 50]
     assert cache.of_layers[0].pieces[0][0].untyped_storage().nbytes() <= 7 * 4 * 8 * 2
