@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
 from lm_eval_partial.prefix.generation import Group, going_on, groups, padded_between, rows_that_fit
-from lm_eval_partial.prefix.loglikelihood import Request, score
+from lm_eval_partial.prefix.loglikelihood import Request, score, score_in_full
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.tree import Ints
 
@@ -197,9 +197,10 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             reason = _failed(model)
             self._of_model.add(reason)
         rest = [index for index in range(len(requests)) if index not in found]
-        if found:
-            self.paths[kind, SHARED] += len(found)
-        for why, count in Counter(reasons.get(index, reason) for index in rest).items():
+        if shared_ones := len(found.keys() - reasons.keys()):
+            self.paths[kind, SHARED] += shared_ones
+        in_full = [reasons.get(index, reason) for index in sorted({*reasons, *rest})]
+        for why, count in Counter(in_full).items():
             self._count_plain(kind, why, count)
         if rest:
             with self._stock_batches(some):
@@ -210,28 +211,49 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
     def _score_shared(
         self, model: PrefixModel, requests: Sequence[Encoded], reasons: dict[int, str]
     ) -> Shared[tuple[float, bool]]:
-        """Yield the answers to requests within the model's window."""
-        indices: list[int] = []
-        questions: list[Request] = []
+        """Yield the answers; those of requests that cannot be shared come last, with a reason."""
+        shared: dict[int, Request] = {}
+        in_full: dict[int, Request] = {}
         cut = 0
         for index, (_, context, continuation) in enumerate(requests):
+            if not len(context) or not 0 < len(continuation) <= self.max_length:
+                reasons[index] = TOO_LONG  # stock has its own way with these
+                continue
             tokens = np.concatenate([context, continuation]).astype(np.int32)
             # The last token is only predicted, so one more than max_length fits.
             kept = tokens[-(self.max_length + 1) :]
-            scorable = len(context) and 0 < len(continuation) <= self.max_length
-            if not scorable or not model.reaches(len(kept) - 1):
-                reasons[index] = TOO_LONG
-                continue
-            indices.append(index)
-            questions.append(Request(kept, len(continuation)))
             cut += len(kept) < len(tokens)
+            request = Request(kept, len(continuation))
+            if model.reaches(len(kept) - 1):
+                shared[index] = request
+                continue
+            reasons[index] = TOO_LONG
+            if not model.depends_on_batch:
+                in_full[index] = request
         if cut:
             logger.warning(
                 f"{cut} of {len(requests)} requests pass max_length={self.max_length}: they lose"
                 " their beginning"
             )
-        model.set_budget(self._budget(_longest(question.tokens for question in questions)))
-        for place, logprob, is_greedy in score(model, questions, self.softmax_dtype):
+        left = dict(shared)
+        for index, answer in self._scored(score, model, shared, requests):
+            del left[index]
+            yield index, answer
+        reasons.update(dict.fromkeys(left, _failed(model)))
+        yield from self._scored(score_in_full, model, left | in_full, requests)
+
+    def _scored(
+        self,
+        way: Callable[..., Iterator[Any]],
+        model: PrefixModel,
+        questions: dict[int, Request],
+        requests: Sequence[Encoded],
+    ) -> Shared[tuple[float, bool]]:
+        """Yield the answers to `questions`, by the number of their request, and cache them."""
+        indices = list(questions)
+        longest = _longest(question.tokens for question in questions.values())
+        model.set_budget(self._budget(longest))
+        for place, logprob, is_greedy in way(model, list(questions.values()), self.softmax_dtype):
             index = indices[place]
             # Without texts there is no key: a window of a longer text is not cached.
             if (key := requests[index][0]) is not None:

@@ -74,10 +74,7 @@ def score(
     """
     if not requests:
         return
-    tree = PrefixTree(
-        [request.tokens[:-1] for request in requests],
-        [len(request.tokens) - 1 - request.continuation for request in requests],
-    )
+    tree = _tree_of(requests)
     questions = _Questions(model, tree, requests, softmax_dtype)
     work: list[tuple[Range, int, AnyCache | None]] = [(tree.root, 0, None)]
     # Answers are read one batch late: reading waits for the GPU, which until then computes while
@@ -99,6 +96,33 @@ def score(
         # The first part is taken next: its prefix goes on from the one that was just run.
         work += [(below, part.start, cache) for below in reversed(deeper)]
     yield from answers()
+
+
+def score_in_full(
+    model: PrefixModel, requests: Sequence[Request], softmax_dtype: torch.dtype | None = None
+) -> Iterator[Answer]:
+    """Yield the answers to requests that cannot be shared, each in a row of its own.
+
+    Arguments are those of `score`. The model's own mask is used, and its head meets only what is
+    asked for: stock's logits of every position can take more memory than the model.
+    """
+    if not requests:
+        return
+    tree = _tree_of(requests)
+    questions = _Questions(model, tree, requests, softmax_dtype, in_full=True)
+    rows = [Range(place, place + 1, 0) for place in range(len(tree.sequences))]
+    answers: Callable[[], list[Answer]] = list
+    for asked in _batches(questions, rows, None):
+        yield from answers()
+        answers = asked.answers
+        del asked
+    yield from answers()
+
+
+def _tree_of(requests: Sequence[Request]) -> PrefixTree:
+    inputs = [request.tokens[:-1] for request in requests]
+    first_scored = [len(request.tokens) - 1 - request.continuation for request in requests]
+    return PrefixTree(inputs, first_scored)
 
 
 def _cut(model: PrefixModel, tree: PrefixTree, part: Range) -> tuple[list[Range], list[Range]]:
@@ -160,11 +184,13 @@ class _Questions:
         tree: PrefixTree,
         requests: Sequence[Request],
         softmax_dtype: torch.dtype | None,
+        in_full: bool = False,
     ) -> None:
         self.model = model
         self.tree = tree
         self._requests = requests
         self._softmax_dtype = softmax_dtype
+        self._in_full = in_full
         self._of: list[list[int]] = [[] for _ in tree.sequences]
         for index, place in enumerate(tree.index):
             self._of[place].append(index)
@@ -172,6 +198,8 @@ class _Questions:
     def ask_checked(self, parts: list[Range], cache: AnyCache | None) -> Asked | None:
         """Ask what `ask` asks; None if the self-check has found rows of this kind wrong."""
         kind = _kind(parts, cache)
+        if self._in_full:
+            return self.ask(parts, cache)
         if kind in self.model.failed:
             return None
         with self.model.trying(kind):
@@ -189,7 +217,7 @@ class _Questions:
     def ask(self, parts: list[Range], cache: AnyCache | None) -> Asked:
         """Ask all that is asked of the sequences of `parts`, one row each, in one call."""
         rows = [self.tree.lay_out(part) for part in parts]
-        alone = self.is_plain(parts)
+        alone = self._in_full or self.is_plain(parts)
         longest = max(len(row.tokens) for row in rows)
         width = longest if alone else self.model.rounded(longest)
         indices: list[int] = []

@@ -147,15 +147,24 @@ class PrefixModel:
         batch.
         """
         limits = [getattr(self._config, name, None) for name in OWN_WINDOWS]
-        rope = getattr(self._config, "rope_parameters", None) or {}
-        for each in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
-            if each.get("rope_type") in ("dynamic", "longrope"):
-                limits.append(
-                    each.get("original_max_position_embeddings")
-                    or self._config.max_position_embeddings
-                )
+        limits += self._changing_rope()
         limits.append(self._places)
         return min((limit for limit in limits if limit), default=None)
+
+    def _changing_rope(self) -> list[int]:
+        """Return the lengths from which RoPE depends on the longest sequence of a batch."""
+        rope = getattr(self._config, "rope_parameters", None) or {}
+        lengths = []
+        for each in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+            if each.get("rope_type") in ("dynamic", "longrope"):
+                original = each.get("original_max_position_embeddings")
+                lengths.append(int(original or self._config.max_position_embeddings))
+        return lengths
+
+    @cached_property
+    def depends_on_batch(self) -> bool:
+        """Whether what it makes of a long sequence depends on the others in its batch."""
+        return bool(self._changing_rope())
 
     @property
     def _places(self) -> int | None:
@@ -342,7 +351,7 @@ class PrefixModel:
         return {"position_ids": positions.expand(*shape)}
 
     def ask(
-        self, ids: torch.Tensor, wanted: Ints, rows: Rows, cache: AnyCache | None, alone: bool
+        self, ids: torch.Tensor, wanted: Ints, rows: Rows, cache: AnyCache | None, in_full: bool
     ) -> torch.Tensor:
         """Return the logits at some positions of rows after a cached prefix.
 
@@ -351,7 +360,7 @@ class PrefixModel:
             wanted: positions in `ids` flattened, [wanted].
             rows: which of them see which.
             cache: the prefix, if there is one.
-            alone: whether it is one whole sequence, which takes the model's own mask.
+            in_full: whether a row is one whole sequence, which takes the model's own mask.
 
         Returns:
             logits, [wanted, vocabulary].
@@ -359,12 +368,11 @@ class PrefixModel:
         # Padding stands behind a sequence, which does not see it.
         if isinstance(cache, OwnCache):
             return self._go_on(cache.rows(len(ids)), cache.start, ids, wanted)
-        if not self.packs:
+        if in_full or not self.packs:
             inputs = self._positions(0, ids.shape) | self.with_cache(None)
             return self.logits(ids, wanted, **inputs)
         passing = PrefixCache.after(cache, keep=False) if cache else None
-        mask = None if alone else self.mask(rows, cache)
-        own = {"position_ids": rows.positions, "attention_mask": mask}
+        own = {"position_ids": rows.positions, "attention_mask": self.mask(rows, cache)}
         return self.logits(ids, wanted, **own, **self.with_cache(passing))
 
     def started(self, cache: OwnCache, ids: torch.Tensor) -> tuple[Any, int]:

@@ -20,6 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval_partial.models import shared_prefix
 from lm_eval_partial.models.shared_prefix import SharedPrefixHFLM
 from lm_eval_partial.prefix.generation import rows_that_fit
+from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.self_check import Kind
 from tests import pico
 from tests.answers import agree
@@ -158,19 +159,43 @@ def test_softmax_and_mixed_precision_are_stocks(made):
     assert (found != found.bfloat16()).any()
 
 
-def test_what_passes_the_window_takes_stocks_way(made):
+def test_what_passes_the_window_is_shared_too(made):
     ours, stock = made("mistral")
     for lm in (ours, stock):
         lm.model.config.sliding_window = 150
-    short, long = few_shot(3)[:8], beyond_the_window(2, seed=1)
-    asked = choices(short + long)
-    assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
-    assert ours.path_counts() == {
-        "loglikelihood": {"shared": 8, "plain: longer than the model's window": 8}
-    }
-    texts = [context for context, _ in (short + long)[::4]]
+    pairs = few_shot(3)[:8] + beyond_the_window(2, seed=1)
+    assert agree(ours.loglikelihood(choices(pairs)), stock.loglikelihood(choices(pairs)))
+    texts = [context for context, _ in pairs[::4]]
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
-    assert ours.path_counts()["generate_until"]["shared"] == 2
+    assert ours.path_counts() == {"loglikelihood": {"shared": 16}, "generate_until": {"shared": 4}}
+
+
+def test_what_cannot_be_shared_meets_the_head_only_where_it_is_asked_for(made, monkeypatch):
+    """Stock's logits of every position of a batch can take more memory than the model."""
+    ours, stock = made()
+    pairs = few_shot(3)[:8] + beyond_the_window(2, seed=1)
+    expected = stock.loglikelihood(choices(pairs))
+    seen = []
+    ours.model.lm_head.register_forward_hook(lambda _, __, out: seen.append(out.numel()))
+    monkeypatch.setattr(PrefixModel, "longest", 150)
+    assert agree(ours.loglikelihood(choices(pairs)), expected)
+    reason = "plain: longer than the model's window"
+    assert ours.path_counts() == {"loglikelihood": {"shared": 8, reason: 8}}
+    assert sum(seen) < 60 * ours.model.config.vocab_size
+
+
+def test_what_depends_on_its_batch_keeps_stocks_batches(made, monkeypatch):
+    ours, stock = made(batch_size=3)
+    pairs = beyond_the_window(2, seed=1)
+    expected = stock.loglikelihood(choices(pairs))
+    asked = []
+    model_call = ours._model_call
+    monkeypatch.setattr(
+        ours, "_model_call", lambda *a, **k: (asked.append(1), model_call(*a, **k))[1]
+    )
+    monkeypatch.setattr(PrefixModel, "longest", 150)
+    monkeypatch.setattr(PrefixModel, "depends_on_batch", True)
+    assert ours.loglikelihood(choices(pairs)) == expected and asked
 
 
 def test_requests_cut_at_the_left_say_so_once(made, caplog):
@@ -269,7 +294,7 @@ def test_a_disagreement_is_logged_once_and_stocks_answers_given(made, monkeypatc
     monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 64)
     asked = choices(few_shot())
     for _ in range(2):
-        assert ours.loglikelihood(asked) == stock.loglikelihood(asked)
+        assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
         ours.forget_paths()  # as set_lam does
     (line,) = warnings(caplog)
     assert line.startswith(
@@ -434,7 +459,8 @@ def test_the_least_budget_is_bounded_by_its_outputs(made, monkeypatch, vocabular
 def test_processes_do_not_wait_for_each_other_over_a_batch_size(made, monkeypatch):
     """Stock gathers the sizes of all processes, and one without such requests never joins in."""
     ours, _ = made("mistral", batch_size="auto")
-    ours.model.config.sliding_window = 150
+    monkeypatch.setattr(PrefixModel, "longest", 150)
+    monkeypatch.setattr(PrefixModel, "depends_on_batch", True)
     monkeypatch.setattr(type(ours), "world_size", property(lambda _: 2))
     monkeypatch.setattr(ours, "_detect_batch_size", lambda *_: 1 / 0)
     long = beyond_the_window()
