@@ -52,32 +52,58 @@ def machine() -> dict[str, Any]:
     }
 
 
+def config(shape: dict[str, int], kind: str = "llama") -> Any:
+    """Return the config of a model to be made.
+
+    Args:
+        shape: fields of it, such as one of `SIZES`.
+        kind: ``llama``; ``window of N``, a mistral whose tokens see N; or ``state``, a mamba 2 of
+            the same width and depth.
+    """
+    from transformers import LlamaConfig, Mamba2Config, MistralConfig
+
+    width = shape["hidden_size"]
+    fields: dict[str, Any] = dict(shape)
+    if kind == "state":
+        del fields["intermediate_size"]
+        # Mamba 2 works at twice the width, in heads of 64.
+        return Mamba2Config(**fields, num_heads=width // 32, head_dim=64, n_groups=1)
+    fields = {"num_attention_heads": width // 64, **fields}
+    if kind == "llama":
+        return LlamaConfig(**fields)
+    return MistralConfig(**fields, sliding_window=int(kind.removeprefix("window of ")))
+
+
 def make_pair(
-    folder: Path, shape: dict[str, int], stored: str = "float32", device: str = "cpu"
+    folder: Path,
+    shape: dict[str, int],
+    stored: str = "float32",
+    device: str = "cpu",
+    kind: str = "llama",
 ) -> tuple[str, str]:
-    """Write a random llama and a noisy copy of it; return both folders.
+    """Write a random model and a noisy copy of it; return both folders.
 
     Args:
         folder: where ``base`` and ``instruct`` are made.
         shape: fields of their config, such as one of `SIZES`.
         stored: dtype of the files.
         device: where they are made; billions of parameters take a CPU minutes.
+        kind: as in `config`.
     """
     import torch
     from accelerate.utils.memory import clear_device_cache
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     # One word, one token: texts have the length they are asked to have.
     vocabulary = {f"w{number}": number for number in range(shape["vocab_size"])}
     word_level = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
     word_level.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=word_level, eos_token="w1", unk_token="w0")
-    fields: dict[str, Any] = {"num_attention_heads": shape["hidden_size"] // 64, **shape}
-    config = LlamaConfig(**fields)
     torch.manual_seed(0)
     with torch.device(device):
-        model = LlamaForCausalLM(config).to(getattr(torch, stored))
+        model: Any = AutoModelForCausalLM.from_config(config(shape, kind))
+        model = model.to(getattr(torch, stored))
     for side in ("base", "instruct"):
         model.save_pretrained(folder / side)
         tokenizer.save_pretrained(folder / side)

@@ -40,6 +40,9 @@ SIZE = "58m"
 SHOTS, QUESTION, CHOICE, CHOICES = 900, (30, 60), (5, 30), 4
 
 NEW_TOKENS = 16
+# Models of other kinds that the first workload also runs on; see `bench.models.config`.
+KINDS = ("window of 128", "window of 512", "state")
+
 VLLM_DOCUMENTS = 8  # vLLM's time is scaled from these to all
 LAMS = [step / 10 for step in range(11)]
 
@@ -85,6 +88,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                     found["vLLM on it"] = figures
             found["11 λ of it"] = trajectory(workload, ours, found[name]["stock_s"])
             ours.set_lam(1)  # as stock, for the next workload
+        if args.base is None:
+            del stock
+            found |= other_kinds(Path(scratch), args, settings, gemm)
     return {
         "machine": machine(),
         "rounds": args.rounds,
@@ -95,6 +101,22 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "gemm_flop_per_s": gemm,
         "workloads": found,
     }
+
+
+def other_kinds(
+    scratch: Path, args: argparse.Namespace, settings: dict[str, Any], gemm: float
+) -> dict[str, dict[str, Any]]:
+    """Return the figures of fixed shots on models of other kinds, of the same size."""
+    found = {}
+    for kind in KINDS:
+        shape = SIZES[args.size or SIZE]
+        base, instruct = make_pair(scratch / kind, shape, args.stored, settings["device"], kind)
+        stock = HFLM(pretrained=instruct, **settings)
+        ours = PartialHFLM(base=base, instruct=instruct, lam=1, **settings)
+        name = f"fixed shots, {kind}"
+        workload = workloads(stock, args.documents)["fixed shots"]
+        found[name] = compare(name, workload, stock, ours, args.rounds, gemm)
+    return found
 
 
 class Texts:

@@ -190,9 +190,12 @@ def test_what_depends_on_its_batch_keeps_stocks_batches(made, monkeypatch):
     expected = stock.loglikelihood(choices(pairs))
     asked = []
     model_call = ours._model_call
-    monkeypatch.setattr(
-        ours, "_model_call", lambda *a, **k: (asked.append(1), model_call(*a, **k))[1]
-    )
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        asked.append(1)
+        return model_call(*args, **kwargs)
+
+    monkeypatch.setattr(ours, "_model_call", counted)
     monkeypatch.setattr(PrefixModel, "longest", 150)
     monkeypatch.setattr(PrefixModel, "depends_on_batch", True)
     assert ours.loglikelihood(choices(pairs)) == expected and asked
