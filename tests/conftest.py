@@ -45,6 +45,14 @@ def single_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_look_at_the_machine() -> None:
+    """Let the harness ask pip and the processor once a session, not once a run (0.6 s each)."""
+    from torch.utils import collect_env
+
+    collect_env.get_pretty_env_info = functools.cache(collect_env.get_pretty_env_info)
+
+
 @pytest.fixture(scope="session")
 def one_task_index() -> None:
     """Let the harness read its 14,000 task files once a session, not once a run (5 s each)."""
