@@ -158,7 +158,9 @@ def test_what_is_read_with_a_default_is_there():
     """`getattr(config, name, None)` of a name that was dropped would mean "without a limit"."""
     assert not PreTrainedModel._is_stateful and MambaForCausalLM._is_stateful
     assert MistralConfig(sliding_window=7).sliding_window == 7
-    assert Llama4TextConfig(attention_chunk_size=7).attention_chunk_size == 7
+    chunked = Llama4TextConfig(attention_chunk_size=7)
+    assert chunked.attention_chunk_size == 7 and "chunked_attention" in (chunked.layer_types or [])
+    assert chunked.attn_temperature_tuning and chunked.floor_scale == 8192
     assert GPTNeoConfig(window_size=7).window_size == 7
     llama = LlamaConfig()
     assert "rope_type" in (llama.rope_parameters or {}) and llama.is_encoder_decoder is False

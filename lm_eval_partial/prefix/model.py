@@ -44,8 +44,11 @@ The last keeps nothing: since transformers 5.23 it stands for layers that look a
 (Gemma 3n and 4).
 """
 
-CACHE_NAMES = ("cache", "past_key_values")
-"""What a model's forward calls its cache: the first since transformers 5.24, the second before."""
+CACHE_NAMES = ("cache", "past_key_values", "cache_params")
+"""What a model's forward and its outputs call its cache.
+
+The first since transformers 5.24; before, the second, and the third in Mamba's.
+"""
 
 MASKS = ("sdpa", "eager", "flex_attention")
 """Attention implementations that take a mask of any shape.
@@ -293,10 +296,7 @@ class PrefixModel:
             ids = on_device(tokens[: self.budget], self.model.device)[None]
             inputs = self._positions(0, ids.shape)
             outputs = self._outputs(ids, NOTHING, **inputs, use_cache=True)
-            kept = getattr(outputs, str(self.cache_name), None)
-            if kept is None:
-                raise ValueError("the model returns no cache")
-            cache = OwnCache(kept, ids.shape[1])
+            cache = OwnCache(_returned_cache(outputs), ids.shape[1])
             tokens = tokens[self.budget :]
         if not len(tokens):
             return cache
@@ -338,7 +338,7 @@ class PrefixModel:
         """
         ids = on_device(np.arange(1, 9), self.model.device)[None]
         begun = self._outputs(ids[:, :4], NOTHING, **self._positions(0, (1, 4)), use_cache=True)
-        inputs = self._positions(4, (1, 4)) | self.with_cache(getattr(begun, str(self.cache_name)))
+        inputs = self._positions(4, (1, 4)) | self.with_cache(_returned_cache(begun))
         found = self._outputs(ids[:, 4:], np.array([3]), **inputs).logits[0]
         expected = self.alone(np.arange(1, 9), 1)
         return deviation(found, expected) <= OWN_NOISE * limit(self.dtype, len(self.layers))
@@ -474,3 +474,11 @@ class PrefixModel:
             f"the self-check failed for {names}: {why}. Such requests are computed in full, each by"
             " itself, which is right but many times slower."
         )
+
+
+def _returned_cache(outputs: Any) -> Any:
+    """Return the cache among a model's outputs."""
+    for name in CACHE_NAMES:
+        if (cache := getattr(outputs, name, None)) is not None:
+            return cache
+    raise ValueError("the model returns no cache")

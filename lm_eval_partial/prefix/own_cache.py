@@ -29,17 +29,14 @@ class OwnCache:
         """Return a copy for `count` rows, which the model may write to."""
         copied = copy.deepcopy(self._kept)
         if count > 1:
-            copied.reorder_cache(torch.zeros(count, dtype=torch.long, device=self._device))
+            device = next(_tensors(copied)).device
+            copied.reorder_cache(torch.zeros(count, dtype=torch.long, device=device))
         return copied
 
     @property
     def size(self) -> int:
         """Numbers that it holds, which each row has a copy of."""
         return sum(tensor.numel() for tensor in _tensors(self._kept))
-
-    @property
-    def _device(self) -> torch.device:
-        return next(_tensors(self._kept)).device
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

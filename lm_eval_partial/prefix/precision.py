@@ -61,7 +61,8 @@ def _own(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _put(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
-        if name in module._parameters:
-            module.get_parameter(name).data = tensor
+        own = getattr(module, name)
+        if isinstance(own, torch.nn.Parameter):
+            own.data = tensor
         else:
-            module._buffers[name] = tensor
+            setattr(module, name, tensor)

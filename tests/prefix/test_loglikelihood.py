@@ -316,7 +316,8 @@ def test_what_cannot_be_asked_says_why():
     model = made("llama")
     model.forward = lambda input_ids, attention_mask=None: None
     assert (
-        PrefixModel(model, 1).unsupported == "the model's forward takes no cache or past_key_values"
+        PrefixModel(model, 1).unsupported
+        == "the model's forward takes no cache or past_key_values or cache_params"
     )
 
 
