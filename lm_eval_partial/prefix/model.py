@@ -5,7 +5,6 @@ What `loglikelihood` and `generation` stand on; knows transformers, not lm-eval.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from transformers import DynamicCache
 
 from lm_eval_partial.errors import first_line
 from lm_eval_partial.prefix.cache import Joint, PrefixCache
@@ -24,8 +22,9 @@ from lm_eval_partial.prefix.device import on_device, without_plans
 from lm_eval_partial.prefix.masks import Rows, additive, dense_mask, flex_mask
 from lm_eval_partial.prefix.own_cache import OwnCache
 from lm_eval_partial.prefix.precision import can_widen, in_float32
-from lm_eval_partial.prefix.reach import Layer, Reach, layers
+from lm_eval_partial.prefix.reach import Reach
 from lm_eval_partial.prefix.self_check import OWN_NOISE, DisagreementError, Kind, deviation, limit
+from lm_eval_partial.prefix.traits import CACHE_NAMES, Traits
 from lm_eval_partial.prefix.tree import Ints
 
 logger = logging.getLogger(__name__)
@@ -34,37 +33,8 @@ AnyCache = PrefixCache | OwnCache
 
 NOTHING = np.zeros(0, dtype=np.int64)  # no position is wanted
 
-OWN_WINDOWS = ("window_size",)
-"""Config fields that say how many tokens back a token sees, where no mask of ours can say it."""
 
-KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
-"""Layers of transformers' cache that keep nothing else.
-
-The last keeps nothing: since transformers 5.23 it stands for layers that look at the keys of others
-(Gemma 3n and 4).
-"""
-
-CACHE_NAMES = ("cache", "past_key_values", "cache_params")
-"""What a model's forward and its outputs call its cache.
-
-The first since transformers 5.24; before, the second, and the third in Mamba's.
-"""
-
-MASKS = ("sdpa", "eager", "flex_attention")
-"""Attention implementations that take a mask of any shape.
-
-The last skips what is masked, and needs a GPU.
-"""
-
-MULTIPLES = {"sdpa": 64, "flex_attention": 128}
-"""What a GPU pads rows to, by attention.
-
-cuDNN plans for every new shape, which takes as long as a tenth of a batch. Flex attention has
-blocks of 128; its kernel for fewer queries fails on grouped heads (torch 2.11).
-"""
-
-
-class PrefixModel:
+class PrefixModel(Traits):
     """A causal language model that can be asked after a cached prefix, under a mask of one's own.
 
     Attributes:
@@ -79,13 +49,12 @@ class PrefixModel:
 
     def __init__(self, model: Any, budget: int, autocast: torch.dtype | None = None) -> None:
         """Take a model, tokens to give it at a time (at least 1), and a dtype for autocast."""
-        self.model = model
+        super().__init__(model)
         self.budget = budget
         self.tokens_run = 0
         self.passed: set[Kind] = set()
         self.failed: dict[Kind, str] = {}
         self._told: set[Kind] = set()
-        self._config = model.config.get_text_config()
         self.autocast = autocast
         self._most: int | None = None
         self.most_prompts: int | None = None
@@ -96,104 +65,13 @@ class PrefixModel:
         dtype: torch.dtype = self.autocast or self.model.dtype
         return dtype
 
-    @cached_property
-    def layers(self) -> list[Layer]:
-        """Its layers, the first of them first."""
-        return layers(self._config)
-
-    @cached_property
-    def unsupported(self) -> str | None:
-        """Why this model cannot be asked so; None if it can."""
-        implementation = self._config._attn_implementation
-        if implementation not in MASKS:
-            return (
-                f"attn_implementation={implementation} takes no mask of one's own, as"
-                f" {', '.join(MASKS)} do"
-            )
-        if getattr(self._config, "is_encoder_decoder", False):
-            return "the model is an encoder-decoder"
-        if self.cache_name is None:
-            return f"the model's forward takes no {' or '.join(CACHE_NAMES)}"
-        return None
-
-    @cached_property
-    def packs(self) -> bool:
-        """Whether several sequences can share a row, each token seeing its own sequence alone.
-
-        Without, a prefix is run once all the same; each sequence after it has a row of its own.
-        """
-        kept = {type(layer).__name__ for layer in DynamicCache(config=self._config).layers}
-        keeps_state = getattr(self.model, "_is_stateful", False) or kept - KEYS_AND_VALUES
-        return not keeps_state and {"attention_mask", "position_ids"} <= self._accepted
-
-    @cached_property
-    def _accepted(self) -> frozenset[str]:
-        """The arguments that the model's forward names."""
-        # A PeftModel's own forward takes **kwargs and hides them.
-        whole = getattr(self.model, "get_base_model", lambda: self.model)()
-        return frozenset(inspect.signature(whole.forward).parameters)
-
-    @cached_property
-    def cache_name(self) -> str | None:
-        """What forward and `generate` of this model call the cache; None if forward takes none."""
-        return next((name for name in CACHE_NAMES if name in self._accepted), None)
-
     def with_cache(self, cache: Any) -> dict[str, Any]:
         """Return the arguments of the model's forward for `cache`, or for no cache."""
         return {str(self.cache_name): cache, "use_cache": cache is not None}
 
-    @cached_property
-    def longest(self) -> int | None:
-        """Tokens beyond which the model's mask or positions differ from ours; None without a limit.
-
-        Some apply a window inside their attention, and positions of dynamic RoPE depend on the
-        batch.
-        """
-        limits = [getattr(self._config, name, None) for name in OWN_WINDOWS]
-        limits += self._changing_rope()
-        limits.append(self._places)
-        return min((limit for limit in limits if limit), default=None)
-
-    def _changing_rope(self) -> list[int]:
-        """Return the lengths from which RoPE depends on the longest sequence of a batch."""
-        rope = getattr(self._config, "rope_parameters", None) or {}
-        lengths = []
-        for each in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
-            if each.get("rope_type") in ("dynamic", "longrope"):
-                original = each.get("original_max_position_embeddings")
-                lengths.append(int(original or self._config.max_position_embeddings))
-        return lengths
-
-    @cached_property
-    def depends_on_batch(self) -> bool:
-        """Whether what it makes of a long sequence depends on the others in its batch."""
-        return bool(self._changing_rope())
-
-    @property
-    def _places(self) -> int | None:
-        """Places of a row, its prefix included, that all count alike; None if all do.
-
-        Llama 4 scales queries by their place in the row, not by their position, in steps.
-        """
-        if not getattr(self._config, "attn_temperature_tuning", False):
-            return None
-        return int(self._config.floor_scale) - 1
-
     def row_tokens(self, start: int) -> int:
         """Return how many tokens a row after `start` tokens of a prefix may have."""
-        return min(self.budget, (self._places or sys.maxsize) - start)
-
-    @property
-    def _layers_share(self) -> bool:
-        """Whether a layer looks at keys that an earlier layer was given (Gemma 3n and 4, ...)."""
-        shared = getattr(self._config, "num_kv_shared_layers", 0) or any(
-            getattr(self._config, "kv_sharing_modes", ())
-        )
-        return bool(shared)
-
-    def reaches(self, tokens: int) -> bool:
-        """Return whether `tokens` tokens lie within `longest`."""
-        return self.longest is None or tokens <= self.longest
+        return min(self.budget, (self.places or sys.maxsize) - start)
 
     def set_budget(self, tokens: int) -> None:
         """Give it `tokens` at a time, or fewer if memory ran out before."""
@@ -204,12 +82,6 @@ class PrefixModel:
         clear_device_cache(garbage_collection=True)
         self.budget = self._most = max(1, tokens // 2)
         logger.warning(f"out of memory with {tokens} tokens at a time: going on with {self.budget}")
-
-    def rounded(self, width: int) -> int:
-        """Return the width to pad rows of `width` tokens to."""
-        on_gpu = self.model.device.type == "cuda"
-        multiple = MULTIPLES.get(self._config._attn_implementation, 1) if on_gpu else 1
-        return -(-width // multiple) * multiple
 
     def mask(self, rows: Rows, cache: PrefixCache | None, queries: int | None = None) -> Any:
         """Return who sees whom, in the form that the model takes.
@@ -237,11 +109,6 @@ class PrefixModel:
             return flex_mask(rows, queries, start, held, reach)
         seen = dense_mask(rows, queries, start, held, reach)
         return additive(seen, self.dtype) if self._config._attn_implementation == "eager" else seen
-
-    @cached_property
-    def has_windows(self) -> bool:
-        """Whether tokens of some layers do not see all before them."""
-        return any(reach.is_limited for _, reach in self.layers)
 
     def logits(self, ids: torch.Tensor, wanted: Ints, **inputs: Any) -> torch.Tensor:
         """Return the logits at some positions; the head computes no others.
@@ -284,7 +151,7 @@ class PrefixModel:
                 self.halve(min(self.budget, len(tokens)))
 
     def _after(self, cache: PrefixCache | None, tokens: Ints) -> PrefixCache:
-        joint = Joint(reuse=not self._layers_share)
+        joint = Joint(reuse=not self.layers_share)
         reaches = [layer.reach for layer in self.layers]
         longer = PrefixCache.after(cache, joint) if cache else PrefixCache(reaches, joint)
         for begin in range(0, len(tokens), self.budget):
