@@ -117,14 +117,18 @@ def model(
 ) -> PreTrainedModel:
     """Return a model of random weights, large enough for its answers to differ from question to question."""
     torch.manual_seed(seed)
-    made = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    return shaken(AutoModelForCausalLM.from_config(settings, dtype=torch.float32)).to(dtype)
+
+
+def shaken(made: PreTrainedModel) -> PreTrainedModel:
+    """Return `made` with random weights of a size at which its answers differ."""
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.25)
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return made.to(dtype)
+    return made
 
 
 def child(parent: PreTrainedModel, seed: int, scale: float = 0.1) -> PreTrainedModel:
