@@ -74,10 +74,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
     },
     "dbrx": {
-        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4},
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
         "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 48},
     },
-    "deepseek_v2": {"first_k_dense_replace": 1},
+    "deepseek_v2": {"first_k_dense_replace": 1, "num_experts_per_tok": 2},
     "dory": {
         "num_hidden_layers": 3,
         "layer_types": ["sliding_attention", "full_attention", "full_attention"],
@@ -100,6 +100,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "hunyuan_v1_moe": {"head_dim": 8},
     "inkling2_text": {"unpadded_vocab_size": VOCABULARY},
     "inkling2_loop_text": {"unpadded_vocab_size": VOCABULARY},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"], "num_hidden_layers": 3},
     "llama4_text": {"moe_layers": [1]},
@@ -117,12 +118,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "indexer_budget": 16,
         "indexer_compress_ratio": 4,
     },
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "reformer": {
+        "hash_seed": 0,
         "is_decoder": True,
         "axial_pos_shape": [16, 32],
         "axial_pos_embds_dim": [8, 24],
     },
     "roc_bert": {"shape_vocab_size": VOCABULARY, "pronunciation_vocab_size": VOCABULARY},
+    "xlstm": {"hidden_size": 64, "embedding_dim": 64, "qk_dim_factor": 1.0},
     "zamba": {
         "num_hidden_layers": 4,
         "layers_block_type": ["linear_attention", "hybrid"] * 2,

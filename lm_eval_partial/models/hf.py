@@ -26,6 +26,7 @@ from lm_eval_partial.models.arguments import SPEED_ONLY
 from lm_eval_partial.models.partial import Partial
 from lm_eval_partial.models.shared_prefix import SharedPrefixHFLM
 from lm_eval_partial.weights import loading, memory
+from lm_eval_partial.weights.architecture import model_config
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.source import NAMES as SOURCE
 from lm_eval_partial.weights.source import Source
@@ -128,9 +129,8 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
         """Raise `UserError` for an argument that is neither known nor a field of the model's config."""
         if unknown := arguments.unknown(given):
             where = source.base, source.base_revision, source.base_subfolder
-            arguments.check_fields(
-                unknown, Checkpoint("base", *where, source.trust_remote_code).config
-            )
+            base = Checkpoint("base", *where, source.trust_remote_code)
+            arguments.check_fields(unknown, model_config(base))
 
     def set_lam(self, lam: Lam) -> None:
         """Move the loaded model to another λ; two models are never held.

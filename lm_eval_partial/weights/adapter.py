@@ -310,9 +310,8 @@ class Adapter(Checkpoint):
     @property
     def _unties(self) -> bool:
         """Whether the base's one tensor for embedding and head becomes two."""
-        config, both = self.base.config, (self._architecture.embedding, self._architecture.head)
-        tied = config.tie_word_embeddings or config.get_text_config().tie_word_embeddings
-        return bool(tied) and (
+        both = self._architecture.embedding, self._architecture.head
+        return both[1] in self._architecture.tied and (
             any(name in self._low_rank or self._saved_whole(name) for name in both)
             or both[1] in self._rows
         )

@@ -13,7 +13,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Conv1D, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    Conv1D,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -48,6 +53,7 @@ class Architecture:
         linear: names of the weights of linear layers, the head left out, and whether they are
             stored as [in, out].
         float32: patterns of names that the model may keep in float32 whatever its dtype.
+        tied: names of tensors that are another tensor, and of which; none if the config unties.
 
     Args:
         checkpoint: whose config it is; model code beside it runs only if it is trusted.
@@ -59,7 +65,7 @@ class Architecture:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.model_class = model_class(checkpoint)
         with torch.device("meta"):
-            model: PreTrainedModel = self.model_class(copy.deepcopy(checkpoint.config))
+            model: PreTrainedModel = self.model_class(copy.deepcopy(model_config(checkpoint)))
         self._prefix = model.base_model_prefix
         self._state = model.state_dict()
         rules = get_model_conversion_mapping(model)
@@ -68,6 +74,7 @@ class Architecture:
         self.embedding = f"{_name_of(model, model.get_input_embeddings())}.weight"
         head = _name_of(model, model.get_output_embeddings())
         self.head = f"{head}.weight"
+        self.has_head = head is not None
         self.rows: int = self._state[self.embedding].shape[0]
         self.vocabulary = {self.embedding, self.head, f"{head}.bias"}
         self.shapes = {
@@ -82,7 +89,8 @@ class Architecture:
         }
         kept = (model._keep_in_fp32_modules, model._keep_in_fp32_modules_strict)
         self.float32 = {pattern for patterns in kept for pattern in patterns or ()}
-        self._optional = {name for name, _ in model.named_buffers()} | {self.head}
+        self.tied: dict[str, str] = model.get_expanded_tied_weights_keys(all_submodels=True)
+        self._optional = {name for name, _ in model.named_buffers()} | {self.head, *self.tied}
 
     def place(self, tensors: Mapping[str, LazyTensor]) -> dict[str, Placed]:
         """Return the tensors that the model needs, by their name in the model, or on disk if they get fused.
@@ -126,7 +134,17 @@ class Architecture:
 
     def missing(self, placed: Iterable[Placed]) -> set[str]:
         """Return the model's tensors that nothing fills: transformers would draw them at random."""
-        return set(self._state) - {each.name for each in placed} - self._optional
+        filled = set[str]().union(*map(self._filled_by, placed))
+        return set(self._state) - filled - self._optional
+
+    def _filled_by(self, placed: Placed) -> set[str]:
+        """Return the model's tensors that a tensor on disk fills: several where the loader cuts it."""
+        names = {placed.name}
+        for converter in () if placed.as_is else self._converters:
+            first, *others = converter.target_patterns
+            if first in placed.name:
+                names |= {placed.name.replace(first, other, 1) for other in others}
+        return names
 
 
 def _name_of(model: PreTrainedModel, module: Any) -> str | None:
@@ -158,3 +176,14 @@ def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
         )
     found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return cast("type[PreTrainedModel]", found[0] if isinstance(found, tuple) else found)
+
+
+def model_config(checkpoint: Checkpoint) -> PreTrainedConfig:
+    """Return the config of the model that stock transformers makes of a checkpoint.
+
+    It is the checkpoint's own, or its text part where the causal model is of the text alone (Llama
+    4, Mllama, ...). Raises as `model_class`.
+    """
+    config, made = checkpoint.config, getattr(model_class(checkpoint), "config_class", None)
+    text = config.sub_configs.get("text_config")
+    return config.get_text_config() if text is not None and text is made else config

@@ -8,7 +8,7 @@ from typing import Any, cast
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from lm_eval_partial.errors import UserError, first_line, listing
-from lm_eval_partial.weights.architecture import Architecture, Placed
+from lm_eval_partial.weights.architecture import Architecture, Placed, model_config
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.vocabulary import (
     MIN_SHARED,
@@ -64,10 +64,8 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def common_architecture(
-    base: Checkpoint, instruct: Checkpoint, reference: Checkpoint
-) -> Architecture:
-    """Return the reference's architecture, once both configs are known to describe tensors of one shape."""
+def architectures(base: Checkpoint, instruct: Checkpoint) -> dict[str, Architecture]:
+    """Return each side's architecture by its role, known to describe tensors of one shape."""
     kinds = base.config.model_type, instruct.config.model_type
     if kinds[0] != kinds[1]:
         raise UserError(
@@ -81,7 +79,7 @@ def common_architecture(
         instruct,
         {name: (shapes[0].get(name), shapes[1].get(name)) for name in shapes[0] | shapes[1]},
     )
-    return built[reference.role]
+    return built
 
 
 def check_one_sided(
@@ -160,7 +158,7 @@ def side_of_tokenizer(
     """Return the side whose ids `tokenizer` has; the instruct side if both do."""
     vocabulary = tokenizer.get_vocab()
     for side in (instruct, base):
-        rows = getattr(side.config.get_text_config(), "vocab_size", 0)
+        rows = getattr(model_config(side).get_text_config(), "vocab_size", 0)
         theirs = (
             side.vocabulary or vocabulary
         )  # without one of its own, a side is taken at the user's word

@@ -22,6 +22,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.lam import Lam
 from lm_eval_partial.weights import beside
+from lm_eval_partial.weights.architecture import model_config
 from lm_eval_partial.weights.pair import Pair, PairedTensor
 
 WORKERS = min(4, os.cpu_count() or 1)  # as transformers' loader: more only wait for memory
@@ -102,7 +103,7 @@ def resolve_dtype(pair: Pair, dtype: str | torch.dtype | None = "auto") -> torch
     stored = (
         tensor.dtype for tensor in reference.tensors.values() if tensor.dtype.is_floating_point
     )
-    return parse_dtype(dtype) or parse_dtype(reference.config.dtype or "auto") or next(stored)
+    return parse_dtype(dtype) or parse_dtype(model_config(reference).dtype) or next(stored)
 
 
 def cpu_slowdown(dtype: torch.dtype) -> float:

@@ -20,14 +20,14 @@ from transformers import PreTrainedConfig
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.lam import Lam, read_lam
 from lm_eval_partial.weights.adapter import Adapter, holds_adapter
-from lm_eval_partial.weights.architecture import Placed
+from lm_eval_partial.weights.architecture import model_config
 from lm_eval_partial.weights.assign import Assigned, assign
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.compatibility import (
+    architectures,
     check_one_sided,
     check_shapes,
     check_tokenizers,
-    common_architecture,
     config_differences,
     open_tokenizer,
     side_of_tokenizer,
@@ -35,6 +35,7 @@ from lm_eval_partial.weights.compatibility import (
 from lm_eval_partial.weights.interpolate import InterpolatedTensor, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.source import Source
+from lm_eval_partial.weights.tying import settle
 from lm_eval_partial.weights.vocabulary import (
     AlignedRows,
     Alignment,
@@ -63,6 +64,7 @@ class Pair:
         tokenizer: name or path of the tokenizer whose ids those are.
         architecture: the model that θ(λ) fills.
         config: its config; untied if either side is.
+        tied: whether its output head is its embedding.
         alignment: how the other side's embedding rows match the reference's; None if by position.
         tensors: what θ(λ) is made of, in the reference checkpoint's order.
     """
@@ -78,11 +80,14 @@ class Pair:
         )
         # In the order of what it costs: configs, tokenizers, and only then the headers of files
         # that may be far.
-        self.architecture = common_architecture(base, instruct, reference)
+        built = architectures(base, instruct)
+        self.architecture = built[reference.role]
         check_tokenizers(base, instruct)
         placed = {side.role: self.architecture.place(side.tensors) for side in (base, instruct)}
-        self.config: PreTrainedConfig = copy.deepcopy(reference.config)
-        self.config.tie_word_embeddings = self._tie(placed)
+        self.config: PreTrainedConfig = copy.deepcopy(model_config(reference))
+        self.tied = settle(placed, built)
+        if self.tied != (self.architecture.head in self.architecture.tied):
+            self.config.tie_word_embeddings = self.tied
         check_one_sided(base, instruct, self.architecture, placed)
         rows = {
             role: side[self.architecture.embedding].tensor.shape[0] for role, side in placed.items()
@@ -250,25 +255,6 @@ class Pair:
                     f"the tokenizers differ; {self.tokenizer} is used ({'; '.join(differences)})"
                 )
         return lines
-
-    def _tie(self, placed: dict[str, dict[str, Placed]]) -> bool:
-        """Settle the output heads; return whether both sides tie theirs to the embedding.
-
-        A side's head is its embedding where its config ties them, whatever else the file holds
-        (`HFLM` ties by the config), and where the file has none. If both tie, the result has no
-        head of its own.
-        """
-        embedding, head = self.architecture.embedding, self.architecture.head
-        tied = {
-            side.role: side.config.tie_word_embeddings or head not in placed[side.role]
-            for side in (self.base, self.instruct)
-        }
-        for role, side in placed.items():
-            if all(tied.values()):
-                side.pop(head, None)
-            elif tied[role] and embedding in side:
-                side[head] = Placed(head, head, True, side[embedding].tensor)
-        return all(tied.values())
 
     def _paired(self, own: Placed, theirs: LazyTensor) -> PairedTensor:
         aligned = self.alignment is not None and not self.alignment.identity

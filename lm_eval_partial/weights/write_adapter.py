@@ -87,7 +87,7 @@ def extract(
             biases = True
             tensors[f"base_model.model.{module}.base_layer.bias"] = each.instruct[...]
         elif module in saved or (
-            each.name == pair.architecture.embedding and pair.config.tie_word_embeddings
+            each.name == pair.architecture.embedding and pair.tied
         ):
             tensors[f"base_model.model.{each.name}"] = each.instruct[...]
     base = pair.base.path if not os.path.isdir(pair.base.path) else os.path.abspath(pair.base.path)
@@ -146,7 +146,7 @@ def _whole_modules(pair: Pair) -> list[str]:
     moved = []
     for each in pair.tensors:
         module = each.name.rpartition(".")[0]
-        tied = pair.config.tie_word_embeddings and each.name == pair.architecture.embedding
+        tied = pair.tied and each.name == pair.architecture.embedding
         if f"{module}.weight" in pair.architecture.linear or tied or module in moved:
             continue
         grown = resized and each.name in pair.architecture.vocabulary
