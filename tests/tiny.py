@@ -87,6 +87,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dots3_note_text": {"per_layer_config": {}, "head_dim": 16},
     "dots3_note_audio_encoder": {"adapter_input_size": 32, "adapter_out_dim": 32},
     "dots3_note_vision_encoder": {"adapter_in_dim": 32, "adapter_out_dim": 32},
+    "emu3": {"vocabulary_map": {"<image>": 3, "<|extra_200|>": 4, "<|visual token 000000|>": 5}},
     "gemma3n_text": {
         "num_hidden_layers": 4,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -127,10 +128,14 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "roc_bert": {"shape_vocab_size": VOCABULARY, "pronunciation_vocab_size": VOCABULARY},
     "xlstm": {"hidden_size": 64, "embedding_dim": 64, "qk_dim_factor": 1.0},
+    "xmod": {"default_language": "en_XX"},
     "zamba": {
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
         "num_hidden_layers": 4,
         "layers_block_type": ["linear_attention", "hybrid"] * 2,
     },
+    "zamba2": {"attention_hidden_size": 64, "attention_head_dim": 16},
     "zaya": {"num_experts_per_tok": 1},
 }
 """Fields of single types for which the rule does not do."""

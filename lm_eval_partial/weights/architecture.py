@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     Conv1D,
     PreTrainedConfig,
     PreTrainedModel,
@@ -160,15 +161,13 @@ def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
         home = checkpoint.model_source
         found = get_class_from_dynamic_module(remote, home.path, revision=home.revision)
         return cast("type[PreTrainedModel]", found)
-    if (
+    # Stock `hf` runs what transformers lists for sequence to sequence so, even with a causal class.
+    encodes = (
         getattr(config, "is_encoder_decoder", False)
-        or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
-    ):
-        kind = (
-            "an encoder-decoder"
-            if getattr(config, "is_encoder_decoder", False)
-            else "not a causal language"
-        )
+        or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    )
+    if encodes or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = "an encoder-decoder" if encodes else "not a causal language"
         raise UserError(
             f"{checkpoint}: model type {config.model_type!r} is {kind} model. partial-hf needs a"
             " decoder-only one, such as llama, mistral, qwen2 or gemma2 (for a model with code of"

@@ -37,6 +37,9 @@ pytestmark = [
 SHOTS = "".join(f"The {thing} is {word}. " for thing, word in zip(THINGS, WORDS, strict=False))
 
 
+SETTINGS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_length": 512}
+
+
 class Outcome(NamedTuple):
     """A row of the table: what became of a model type, and whether prefixes are shared."""
 
@@ -87,7 +90,7 @@ def answers(lm: Any) -> tuple[list[tuple[float, bool]], list[str]]:
 
 def of_stock(side: Path) -> tuple[list[tuple[float, bool]], list[str]]:
     try:
-        found = answers(HFLM(pretrained=str(side), device="cpu", dtype="float32"))
+        found = answers(HFLM(pretrained=str(side), **SETTINGS))
     except Exception as error:
         raise NotTestedError(
             f"stock `hf` cannot run it ({brief(error)})"
@@ -117,7 +120,7 @@ def outcome(model_type: str, folder: Path) -> Outcome:
         return Outcome(f"not tested: no tiny one can be made ({brief(error)})")
     sides: dict[str, Any] = {"base": str(base), "instruct": str(instruct)}
     try:
-        ours = PartialHFLM(**sides, lam=1, device="cpu", dtype="float32")
+        ours = PartialHFLM(**sides, lam=1, **SETTINGS)
     except UserError as error:
         assert repr(model_type) in str(error)
         return Outcome(f"refused: {str(error).replace(str(folder), '')}")
@@ -127,7 +130,7 @@ def outcome(model_type: str, folder: Path) -> Outcome:
     above, below = of_stock(instruct), of_stock(base)
     assert above != below
     assert_equal(answers(ours), above)
-    at_base = PartialHFLM(**sides, lam=0, tokenizer="base", device="cpu", dtype="float32")
+    at_base = PartialHFLM(**sides, lam=0, tokenizer="base", **SETTINGS)
     assert_equal(answers(at_base), below)
     return Outcome("equal", sharing(ours))
 
