@@ -19,8 +19,9 @@ _NAMES: dict[int, str] = {
     48: (
         "intermediate_size ffn_dim dff dim_ff d_inner ffn_hidden_size feed_forward_size n_inner"
         " moe_intermediate_size decoder_ffn_dim encoder_ffn_dim shared_expert_intermediate_size"
-        " intermediate_size_mlp dense_intermediate_size shared_intermediate_size expert_ffn_hidden_size"
-        " ffn_dim_expert dense_ffn_hidden_size moe_shared_expert_intermediate_size"
+        " intermediate_size_mlp dense_intermediate_size shared_intermediate_size"
+        " expert_ffn_hidden_size ffn_dim_expert dense_ffn_hidden_size"
+        " moe_shared_expert_intermediate_size"
     ),
     32: (
         "hidden_size d_model n_embd emb_dim embedding_size embedding_dim input_embedding_size"
@@ -47,7 +48,7 @@ _NAMES: dict[int, str] = {
     2: (
         "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers"
         " num_encoder_layers num_decoder_layers num_experts_per_tok num_experts_per_token"
-        " moe_topk moe_k top_k_experts num_global_layers depth num_nextn_predict_layers_"
+        " moe_topk moe_k top_k_experts num_global_layers depth"
     ),
     1: "n_group topk_group num_expert_group n_groups mamba_n_groups mamba_ngroups o_groups",
 }
@@ -88,6 +89,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dots3_note_audio_encoder": {"adapter_input_size": 32, "adapter_out_dim": 32},
     "dots3_note_vision_encoder": {"adapter_in_dim": 32, "adapter_out_dim": 32},
     "emu3": {"vocabulary_map": {"<image>": 3, "<|extra_200|>": 4, "<|visual token 000000|>": 5}},
+    "emu3_vqgan": {"base_channels": 32, "hidden_size": 128, "num_attention_heads": 1},
     "gemma3n_text": {
         "num_hidden_layers": 4,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -150,7 +152,9 @@ def shrunk(kind: type[PreTrainedConfig]) -> PreTrainedConfig:
     """Return the default config of a class, shrunk, and with it the configs nested in it."""
     whole = kind()
     given = whole.to_dict()
-    fields: dict[str, Any] = {name: size for name, size in SIZES.items() if _number(given.get(name))}
+    fields: dict[str, Any] = {
+        name: size for name, size in SIZES.items() if _number(given.get(name))
+    }
     fields |= _key_value_heads(given) | _of_layers(given)
     nested = {name: getattr(whole, name) for name in whole.sub_configs}
     fields |= {name: shrunk(type(each)) for name, each in nested.items() if each is not None}
@@ -176,14 +180,15 @@ def _key_value_heads(given: dict[str, Any]) -> dict[str, int]:
 
 
 def _of_layers(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the lists with one entry a layer, cut to the first layer of each kind, and their number."""
+    """Return the lists with one entry a layer, cut to the first of each kind, and their number."""
     name = next((name for name in LAYERS if _number(given.get(name))), None)
     if name is None:
         return {}
     lists = {
         field: value
         for field, value in given.items()
-        if isinstance(value, list | tuple) and len(value) == given[name] > 2
+        if isinstance(value, list | tuple)
+        and len(value) == given[name] > 2
         and field not in INDICES
     }
     kinds = list(zip(*lists.values(), strict=True))

@@ -75,7 +75,6 @@ class Architecture:
         self.embedding = f"{_name_of(model, model.get_input_embeddings())}.weight"
         head = _name_of(model, model.get_output_embeddings())
         self.head = f"{head}.weight"
-        self.has_head = head is not None
         self.rows: int = self._state[self.embedding].shape[0]
         self.vocabulary = {self.embedding, self.head, f"{head}.bias"}
         self.shapes = {
@@ -139,7 +138,7 @@ class Architecture:
         return set(self._state) - filled - self._optional
 
     def _filled_by(self, placed: Placed) -> set[str]:
-        """Return the model's tensors that a tensor on disk fills: several where the loader cuts it."""
+        """Return the model's tensors that one on disk fills: several where the loader cuts it."""
         names = {placed.name}
         for converter in () if placed.as_is else self._converters:
             first, *others = converter.target_patterns

@@ -98,7 +98,10 @@ def check_one_sided(
             )
     missing = architecture.missing(placed["base"].values())
     if missing:
-        raise UserError(f"{base} and {instruct} both lack {listing(missing)}. Fetch them again.")
+        raise UserError(
+            f"{base} and {instruct} both lack {listing(missing)}, which model type"
+            f" {base.config.model_type!r} needs. Fetch them again."
+        )
 
 
 def check_tokenizers(base: Checkpoint, instruct: Checkpoint) -> None:

@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.lam import Lam, read_lam
 from lm_eval_partial.weights.adapter import Adapter, holds_adapter
-from lm_eval_partial.weights.architecture import model_config
+from lm_eval_partial.weights.architecture import Placed, model_config
 from lm_eval_partial.weights.assign import Assigned, assign
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.compatibility import (

@@ -28,7 +28,7 @@ def settle(placed: Mapping[str, Side], architectures: Mapping[str, Architecture]
     ties = {role: architectures[role].tied for role in placed}
     for role, side in placed.items():
         head = architectures[role].head
-        if head not in side and architectures[role].has_head:
+        if head not in side:
             ties[role] = {**ties[role], head: architectures[role].embedding}
     together = all(architectures[role].head in ties[role] for role in placed)
     for role, side in placed.items():

@@ -86,9 +86,7 @@ def extract(
         if module in config["target_modules"] and part == "bias":
             biases = True
             tensors[f"base_model.model.{module}.base_layer.bias"] = each.instruct[...]
-        elif module in saved or (
-            each.name == pair.architecture.embedding and pair.tied
-        ):
+        elif module in saved or (each.name == pair.architecture.embedding and pair.tied):
             tensors[f"base_model.model.{each.name}"] = each.instruct[...]
     base = pair.base.path if not os.path.isdir(pair.base.path) else os.path.abspath(pair.base.path)
     config |= {
