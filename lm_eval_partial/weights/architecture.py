@@ -76,7 +76,9 @@ class Architecture:
         head = _name_of(model, model.get_output_embeddings())
         self.head = f"{head}.weight"
         self.rows: int = self._state[self.embedding].shape[0]
+        self.tied: dict[str, str] = model.get_expanded_tied_weights_keys(all_submodels=True)
         self.vocabulary = {self.embedding, self.head, f"{head}.bias"}
+        self.vocabulary |= {self.tied[name] for name in self.vocabulary & self.tied.keys()}
         self.shapes = {
             name: tuple(tensor.shape)
             for name, tensor in self._state.items()
@@ -89,7 +91,6 @@ class Architecture:
         }
         kept = (model._keep_in_fp32_modules, model._keep_in_fp32_modules_strict)
         self.float32 = {pattern for patterns in kept for pattern in patterns or ()}
-        self.tied: dict[str, str] = model.get_expanded_tied_weights_keys(all_submodels=True)
         self._optional = {name for name, _ in model.named_buffers()} | {self.head, *self.tied}
 
     def place(self, tensors: Mapping[str, LazyTensor]) -> dict[str, Placed]:

@@ -74,10 +74,10 @@ def architectures(base: Checkpoint, instruct: Checkpoint) -> dict[str, Architect
         )
     built = {side.role: Architecture(side) for side in (base, instruct)}
     shapes = [built[side.role].shapes for side in (base, instruct)]
+    by_token = built["base"].vocabulary | built["instruct"].vocabulary
+    names = [name for name in shapes[0] | shapes[1] if name not in by_token]
     check_shapes(
-        base,
-        instruct,
-        {name: (shapes[0].get(name), shapes[1].get(name)) for name in shapes[0] | shapes[1]},
+        base, instruct, {name: (shapes[0].get(name), shapes[1].get(name)) for name in names}
     )
     return built
 

@@ -85,9 +85,7 @@ class Pair:
         check_tokenizers(base, instruct)
         placed = {side.role: self.architecture.place(side.tensors) for side in (base, instruct)}
         self.config: PreTrainedConfig = copy.deepcopy(model_config(reference))
-        self.tied = settle(placed, built)
-        if self.tied != (self.architecture.head in self.architecture.tied):
-            self.config.tie_word_embeddings = self.tied
+        self.config.tie_word_embeddings = self.tied = settle(placed, built)
         check_one_sided(base, instruct, self.architecture, placed)
         rows = {
             role: side[self.architecture.embedding].tensor.shape[0] for role, side in placed.items()

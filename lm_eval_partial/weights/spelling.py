@@ -57,7 +57,7 @@ def model_config(pair: Pair, fields: Fields, dtype: torch.dtype) -> tuple[Fields
     home = pair.reference.model_source.config
     written = {
         "vocab_size": getattr(pair.config.get_text_config(), "vocab_size", None),
-        "tie_word_embeddings": getattr(pair.config, "tie_word_embeddings", None),
+        "tie_word_embeddings": pair.config.tie_word_embeddings,
     }
     for config, section in _sections(home, found):
         if config is home or config is home.get_text_config():

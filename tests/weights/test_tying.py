@@ -67,3 +67,20 @@ def test_a_stored_tensor_may_become_several(model_type, tmp_path):
     pair = Pair.open(str(tmp_path / "base"), str(tmp_path / "instruct"))
     assert len(pair.tensors) < len(sides[0])
     assert_interpolates(tmp_path, sides, tied=False)
+
+
+def test_a_tied_bias_of_the_head_has_a_row_a_token(tmp_path):
+    """It is stored under another name than the head's, and its rows are matched with the head's."""
+    words = pico.tokenizer()
+    base = pico.model(tiny("bert"), 1)
+    pico.save(base, words, tmp_path / "base")
+    _, other = pico.reordered(pico.model(pico.config("llama", len(words)), 1), words, [], [])
+    old, new = words.get_vocab(), other.get_vocab()
+    order = torch.tensor([old[token] for token in sorted(new, key=lambda token: new[token])])
+    instruct = pico.child(base, seed=2, scale=0.0)
+    weights = instruct.state_dict()
+    for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"):
+        weights[name].copy_(weights[name][order])
+    pico.save(instruct, other, tmp_path / "instruct")
+    found = load(Pair.open(str(tmp_path / "base"), str(tmp_path / "instruct")), 0.5).state_dict()
+    assert torch.equal(found["cls.predictions.bias"], weights["cls.predictions.bias"])
