@@ -132,7 +132,14 @@ def model(
 ) -> PreTrainedModel:
     """Return a model of random weights."""
     torch.manual_seed(seed)
-    made: Any = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    made = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    # `to` of a PreTrainedModel is wrapped, and its type lost.
+    found: Any = shaken(made)
+    return found.to(dtype)
+
+
+def shaken(made: Any) -> Any:
+    """Return `made` with random weights of a size at which its answers differ."""
     # Large ones, or its answers would hardly differ from question to question.
     with torch.no_grad():
         for parameter in made.parameters():
@@ -140,7 +147,7 @@ def model(
                 parameter.normal_(0, 0.25)
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return made.to(dtype)
+    return made
 
 
 def child(parent: PreTrainedModel, seed: int, scale: float = 0.1) -> PreTrainedModel:

@@ -27,6 +27,7 @@ from lm_eval_partial.models.arguments import SPEED_ONLY
 from lm_eval_partial.models.partial import Partial
 from lm_eval_partial.models.shared_prefix import SharedPrefixHFLM
 from lm_eval_partial.weights import loading, memory
+from lm_eval_partial.weights.architecture import model_config
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.source import NAMES as SOURCE
 from lm_eval_partial.weights.source import Source
@@ -255,7 +256,7 @@ def _read_arguments(
     if unknown := arguments.unknown(others):
         where = source.base, source.base_revision, source.base_subfolder
         base = Checkpoint("base", *where, source.trust_remote_code)
-        arguments.check_fields(unknown, base.config)
+        arguments.check_fields(unknown, model_config(base))
     return source, others
 
 

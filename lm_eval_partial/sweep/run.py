@@ -198,7 +198,7 @@ def _check(config: EvaluatorConfig) -> None:
 def _open_pair(model_args: Mapping[str, Any]) -> Pair:
     given = arguments.check(model_args)
     pair = Pair.of(Source.of(given))
-    arguments.check_fields(arguments.unknown(given), pair.instruct.config)
+    arguments.check_fields(arguments.unknown(given), pair.config)
     return pair
 
 

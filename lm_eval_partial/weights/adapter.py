@@ -330,10 +330,9 @@ class Adapter(Checkpoint):
     @property
     def _unties(self) -> bool:
         """Whether the base's one tensor for embedding and head becomes two."""
-        config = self.base.config
-        if not (config.tie_word_embeddings or config.get_text_config().tie_word_embeddings):
-            return False
         embedding, head = self._architecture.embedding, self._architecture.head
+        if head not in self._architecture.tied:
+            return False
         updated = not self._low_rank.keys().isdisjoint((embedding, head))
         saved = self._saved_whole(embedding) or self._saved_whole(head)
         return updated or saved or head in self._rows

@@ -13,7 +13,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Conv1D, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    Conv1D,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -53,6 +59,7 @@ class Architecture:
         linear: names of the weights of linear layers, the head left out, and whether they are
             stored as [in, out].
         float32: patterns of names that the model may keep in float32 whatever its dtype.
+        tied: names of tensors that are another tensor, and of which; none if the config unties.
 
     Args:
         checkpoint: whose config it is; model code beside it runs only if it is trusted.
@@ -65,7 +72,8 @@ class Architecture:
         self.model_class = model_class(checkpoint)
         with torch.device("meta"):
             # A copy, because some models write into their config.
-            model: PreTrainedModel = self.model_class(copy.deepcopy(checkpoint.config))
+            config = copy.deepcopy(model_config(checkpoint))
+            model: PreTrainedModel = self.model_class(config)
         self._prefix = model.base_model_prefix
         self._state = model.state_dict()
         rules = get_model_conversion_mapping(model)
@@ -75,7 +83,9 @@ class Architecture:
         head = _name_of(model, model.get_output_embeddings())
         self.head = f"{head}.weight"
         self.rows: int = self._state[self.embedding].shape[0]
+        self.tied: dict[str, str] = model.get_expanded_tied_weights_keys(all_submodels=True)
         self.vocabulary = {self.embedding, self.head, f"{head}.bias"}
+        self.vocabulary |= {self.tied[name] for name in self.vocabulary & self.tied.keys()}
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._state.items()}
         for name in self.vocabulary:  # vocabularies may differ: rows are matched by token
             self.shapes.pop(name, None)
@@ -85,8 +95,8 @@ class Architecture:
             *(model._keep_in_fp32_modules or ()),
             *(model._keep_in_fp32_modules_strict or ()),
         }
-        # Buffers are computed by the model itself; a head that is missing is tied to the embedding.
-        self._optional = {*dict(model.named_buffers()), self.head}
+        # Buffers are computed by the model itself; what is tied is filled by another tensor.
+        self._optional = {*dict(model.named_buffers()), self.head, *self.tied}
 
     def place(self, tensors: Mapping[str, LazyTensor]) -> dict[str, Placed]:
         """Return the tensors that the model needs, by name: in the model, or on disk if fused.
@@ -129,7 +139,17 @@ class Architecture:
 
         Transformers would fill them with random numbers.
         """
-        return set(self._state) - {each.name for each in placed} - self._optional
+        filled = set[str]().union(*map(self._filled_by, placed))
+        return set(self._state) - filled - self._optional
+
+    def _filled_by(self, placed: Placed) -> set[str]:
+        """Return the model's tensors that one on disk fills: several where the loader cuts it."""
+        names = {placed.name}
+        for converter in () if placed.as_is else self._converters:
+            first, *others = converter.target_patterns
+            if first in placed.name:
+                names |= {placed.name.replace(first, other, 1) for other in others}
+        return names
 
 
 def _kind_of(name: str) -> str:
@@ -170,10 +190,14 @@ def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
         source = checkpoint.model_source
         found = get_class_from_dynamic_module(remote, source.path, revision=source.revision)
         return cast("type[PreTrainedModel]", found)
+    # Stock `hf` runs what transformers lists for sequence to sequence so, even with a causal class:
     # BART and others are in the mapping of causal models too, for their decoder alone.
-    encoder_decoder = getattr(config, "is_encoder_decoder", False)
-    if encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        kind = "an encoder-decoder" if encoder_decoder else "not a causal language"
+    encodes = (
+        getattr(config, "is_encoder_decoder", False)
+        or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    )
+    if encodes or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = "an encoder-decoder" if encodes else "not a causal language"
         raise UserError(
             f"{checkpoint}: model type {config.model_type!r} is {kind} model. partial-hf needs a"
             " decoder-only one, such as llama, mistral, qwen2 or gemma2 (for a model with code of"
@@ -181,3 +205,14 @@ def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
         )
     found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return cast("type[PreTrainedModel]", found[0] if isinstance(found, tuple) else found)
+
+
+def model_config(checkpoint: Checkpoint) -> PreTrainedConfig:
+    """Return the config of the model that stock transformers makes of a checkpoint.
+
+    It is the checkpoint's own, or its text part where the causal model is of the text alone (Llama
+    4, Mllama, ...). Raises as `model_class`.
+    """
+    config, made = checkpoint.config, getattr(model_class(checkpoint), "config_class", None)
+    text = config.sub_configs.get("text_config")
+    return config.get_text_config() if text is not None and text is made else config

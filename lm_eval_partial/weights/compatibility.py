@@ -11,7 +11,7 @@ from typing import Any, cast
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from lm_eval_partial.errors import UserError, first_line, listing
-from lm_eval_partial.weights.architecture import Architecture, Placed
+from lm_eval_partial.weights.architecture import Architecture, Placed, model_config
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.vocabulary import MIN_SHARED, check_shared
 
@@ -60,10 +60,8 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def common_architecture(
-    base: Checkpoint, instruct: Checkpoint, reference: Checkpoint
-) -> Architecture:
-    """Return the reference's architecture.
+def architectures(base: Checkpoint, instruct: Checkpoint) -> dict[str, Architecture]:
+    """Return each side's architecture by its role.
 
     Raises:
         UserError: the two configs describe tensors of different names or shapes.
@@ -75,12 +73,13 @@ def common_architecture(
             "An instruct model can only be walked back to the base it was trained from."
         )
     ours, theirs = Architecture(base), Architecture(instruct)
-    shapes = {
-        name: (ours.shapes.get(name), theirs.shapes.get(name))
-        for name in ours.shapes | theirs.shapes
-    }
+    by_token = ours.vocabulary | theirs.vocabulary
+    shapes = {}
+    for name in ours.shapes | theirs.shapes:
+        if name not in by_token:
+            shapes[name] = ours.shapes.get(name), theirs.shapes.get(name)
     check_shapes(base, instruct, shapes)
-    return ours if reference is base else theirs
+    return {base.role: ours, instruct.role: theirs}
 
 
 def check_one_sided(
@@ -100,7 +99,10 @@ def check_one_sided(
             )
     missing = architecture.missing(placed["base"].values())
     if missing:
-        raise UserError(f"{base} and {instruct} both lack {listing(missing)}. Fetch them again.")
+        raise UserError(
+            f"{base} and {instruct} both lack {listing(missing)}, which model type"
+            f" {base.config.model_type!r} needs. Fetch them again."
+        )
 
 
 def check_tokenizers(base: Checkpoint, instruct: Checkpoint) -> None:
@@ -163,7 +165,7 @@ def side_of_tokenizer(
     """
     vocabulary = tokenizer.get_vocab()
     for side in (instruct, base):
-        rows = getattr(side.config.get_text_config(), "vocab_size", 0)
+        rows = getattr(model_config(side).get_text_config(), "vocab_size", 0)
         if max(vocabulary.values()) < rows and _has_ids(side, vocabulary):
             return side
     raise UserError(

@@ -44,7 +44,7 @@ def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) 
         "architecture": pair.architecture.model_class.__name__,
         "model_type": pair.config.model_type,
         "parameters": parameters,
-        "tied_embeddings": bool(pair.config.tie_word_embeddings),
+        "tied_embeddings": pair.tied,
         "reference": pair.reference.role,
         "base": _side(pair, pair.base),
         "instruct": _side(pair, pair.instruct),

@@ -22,6 +22,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.lam import Lam
 from lm_eval_partial.weights import beside
+from lm_eval_partial.weights.architecture import model_config
 from lm_eval_partial.weights.pair import Pair, PairedTensor
 
 WORKERS = min(4, os.cpu_count() or 1)  # as transformers' loader: more only wait for memory
@@ -113,7 +114,7 @@ def resolve_dtype(pair: Pair, dtype: str | torch.dtype | None = "auto") -> torch
         UserError: `dtype` is not a floating point dtype.
     """
     reference = pair.reference.model_source
-    found = parse_dtype(dtype) or parse_dtype(reference.config.dtype or "auto")
+    found = parse_dtype(dtype) or parse_dtype(model_config(reference).dtype or "auto")
     if found is not None:
         return found
     # Transformers takes the first one of the file too.

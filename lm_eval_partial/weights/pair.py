@@ -19,14 +19,14 @@ from transformers import PreTrainedConfig
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.lam import Lam, read_lam
-from lm_eval_partial.weights.architecture import Placed
+from lm_eval_partial.weights.architecture import Placed, model_config
 from lm_eval_partial.weights.assign import Assigned, assign
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.compatibility import (
+    architectures,
     check_one_sided,
     check_shapes,
     check_tokenizers,
-    common_architecture,
     config_differences,
     open_tokenizer,
     side_of_tokenizer,
@@ -35,6 +35,7 @@ from lm_eval_partial.weights.instruct import open_instruct
 from lm_eval_partial.weights.interpolate import InterpolatedTensor, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.source import Source
+from lm_eval_partial.weights.tying import settle
 from lm_eval_partial.weights.vocabulary import (
     AlignedRows,
     Alignment,
@@ -77,6 +78,7 @@ class Pair:
         tokenizer: name or path of the tokenizer whose ids those are.
         architecture: the model that θ(λ) fills.
         config: its config; untied if either side is.
+        tied: whether its output head is its embedding.
         alignment: how the other side's embedding rows match the reference's; None if by position.
         tensors: what θ(λ) is made of, in the reference checkpoint's order.
     """
@@ -88,11 +90,12 @@ class Pair:
         self.reference, self.tokenizer = reference, tokenizer
         # In the order of what it costs: configs, tokenizers, and only then the headers of files,
         # which may have to be fetched.
-        self.architecture = common_architecture(base, instruct, reference)
+        built = architectures(base, instruct)
+        self.architecture = built[reference.role]
         check_tokenizers(base, instruct)
         placed = {side.role: self.architecture.place(side.tensors) for side in (base, instruct)}
-        self.config: PreTrainedConfig = copy.deepcopy(reference.config)
-        self.config.tie_word_embeddings = self._tie(placed)
+        self.config: PreTrainedConfig = copy.deepcopy(model_config(reference))
+        self.config.tie_word_embeddings = self.tied = settle(placed, built)
         check_one_sided(base, instruct, self.architecture, placed)
         own, theirs = placed[reference.role], placed[self.other.role]
         self.alignment = self._align(own, theirs)
@@ -245,27 +248,6 @@ class Pair:
                     f"the tokenizers differ; {self.tokenizer} is used ({'; '.join(differences)})"
                 )
         return lines
-
-    def _tie(self, placed: dict[str, dict[str, Placed]]) -> bool:
-        """Give each side a head of its own, unless both tie theirs; return whether both do.
-
-        A side's head is its embedding where its config ties the two, and where the file has none.
-        If both sides tie, the result has no head of its own.
-        """
-        embedding, head = self.architecture.embedding, self.architecture.head
-        # By the config, whatever the file holds: `HFLM` ties by it too.
-        tied = {
-            side.role: side.config.tie_word_embeddings or head not in placed[side.role]
-            for side in (self.base, self.instruct)
-        }
-        if all(tied.values()):
-            for tensors in placed.values():
-                tensors.pop(head, None)
-            return True
-        for role, tensors in placed.items():
-            if tied[role] and embedding in tensors:
-                tensors[head] = Placed(head, head, True, tensors[embedding].tensor)
-        return False
 
     def _paired(self, own: Placed, theirs: LazyTensor, update: LowRank | None) -> PairedTensor:
         by_token = own.name in self.architecture.vocabulary and self.moves_rows

@@ -139,7 +139,7 @@ def _module_of(each: PairedTensor) -> str:
 
 def _is_tied_embedding(pair: Pair, each: PairedTensor) -> bool:
     """Return whether a tensor is embedding and head in one, which peft saves without a module."""
-    return each.name == pair.architecture.embedding and bool(pair.config.tie_word_embeddings)
+    return each.name == pair.architecture.embedding and pair.tied
 
 
 def _check_output(output: Path) -> None:
