@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from lm_eval_partial.results.aggregation import (
+from lm_eval_partial.results.files import ResultFile, Run
+from lm_eval_partial.results.main_metric import (
     group_metric,
     higher_is_better,
     main_metric,
     tasks_below,
 )
-from lm_eval_partial.results.files import ResultFile, Run
 from lm_eval_partial.results.suite import read_suite, task_configs
 from lm_eval_partial.results.uncertainty import best_lam
 from lm_eval_partial.sweep.folder import Result, points, read_point

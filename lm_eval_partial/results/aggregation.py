@@ -24,6 +24,12 @@ import numpy as np
 
 from lm_eval_partial.errors import UserError, listing, nearest
 from lm_eval_partial.results.files import Run
+from lm_eval_partial.results.main_metric import (
+    group_metric,
+    higher_is_better,
+    main_metric,
+    tasks_below,
+)
 from lm_eval_partial.results.metrics import Array
 from lm_eval_partial.results.series import Part, Series
 from lm_eval_partial.results.suite import Suite
@@ -125,53 +131,6 @@ def outline(
                 f"--instruction {pattern}: no such task or group.{nearest(pattern, names)}"
             )
     return _Builder(run, tasks, suite, instruction).build()
-
-
-def main_metric(run: Run, task: str) -> str | None:
-    """Return the key of a task's main metric, None if the results have none.
-
-    It is the one that ``metadata.main_metric`` of the task's config names, else the first of its
-    ``metric_list``. For tasks of the suite, the suite's own choice comes before this.
-    """
-    config = (run.file_of(task).data.get("configs") or {}).get(task, {})
-    candidates = [(config.get("metadata") or {}).get("main_metric")]
-    if config.get("metric_list"):
-        candidates.append(config["metric_list"][0].get("metric"))
-    for name in candidates:
-        for key in run.values(task):
-            # A name without a filter means the first filter that the results have.
-            if name and name in (key, key.split(",")[0]):
-                return key
-    return None
-
-
-def group_metric(run: Run, group: str) -> str:
-    """Return the key of the metric that stands for a group.
-
-    It is the main metric of its tasks if the harness averaged that, else the first it averaged.
-    """
-    keys = run.values(group)
-    for task in tasks_below(run, group):
-        main = main_metric(run, task) if task in run.tasks else None
-        if main is not None and main in keys:
-            return main
-    return next(iter(keys))
-
-
-def higher_is_better(run: Run, name: str, metric: str) -> bool:
-    """Return whether more of a metric is better, as the results say; true if they do not."""
-    better = (run.file_of(name).data.get("higher_is_better") or {}).get(name) or {}
-    return better.get(metric.split(",")[0]) is not False
-
-
-def tasks_below(run: Run, name: str) -> list[str]:
-    """Return the tasks below `name`, in order; itself if it is a task."""
-    if name not in run.groups:
-        return [name]
-    found: dict[str, None] = {}  # a dictionary for its order: a task may be in two groups
-    for child in run.groups[name]:
-        found |= dict.fromkeys(tasks_below(run, child))
-    return list(found)
 
 
 def no_interval(plan: Outline, data: Mapping[Part, Series]) -> list[str]:
