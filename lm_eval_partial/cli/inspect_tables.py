@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from lm_eval_partial.errors import natural
 from lm_eval_partial.files import readable_bytes
 from lm_eval_partial.lam import format_lam
 
@@ -30,11 +31,13 @@ def show(report: dict[str, Any]) -> None:
         console.print(_lam_table(report["lam"]))
     for warning in report["warnings"]:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    lines = (
-        _vocabulary_line(report["vocabulary"]),
-        _sharing_line(report["share_prefix"]),
-        _memory_line(report),
-    )
+    lines = _vocabulary_lines(report["vocabulary"], report["reference"])
+    if report["chat_templates_differ"]:
+        lines.append(
+            "Both sides have a chat template, and they differ: with --apply_chat_template,"
+            f" {report['reference']}'s is used at every λ."
+        )
+    lines += [_sharing_line(report["share_prefix"]), _memory_line(report)]
     for line in (*lines, "This pair can be interpolated."):
         console.print(line, soft_wrap=True)
 
@@ -58,7 +61,7 @@ def _summary(report: dict[str, Any]) -> Table:
         lambda side: f"{side['tensors']}, {side['tensors_unneeded']} not needed",
     )
     add_row("tokens", _tokens)
-    add_row("chat template", lambda side: "yes" if side["chat_template"] else "no")
+    add_row("chat template", _chat_template)
     return table
 
 
@@ -70,15 +73,43 @@ def _tokens(side: dict[str, Any]) -> str:
     return "no tokenizer" if side["tokens"] is None else f"{side['tokens']:,}"
 
 
-def _vocabulary_line(found: dict[str, Any]) -> str:
+def _chat_template(side: dict[str, Any]) -> str:
+    names = side["chat_template_names"]
+    if names:
+        return f"{len(names)}: {', '.join(names)}"
+    return "yes" if side["chat_template"] else "no"
+
+
+def _vocabulary_lines(found: dict[str, Any], reference: str) -> list[str]:
+    """Return how rows are matched, and a line for each kind of token that the sides do not share.
+
+    Args:
+        found: the report's ``vocabulary``.
+        reference: the side whose ids the result has.
+    """
     if found["matched_by"] == "position":
-        return "Embedding rows are matched by position."
-    counts = []
-    for name, value in found.items():
-        if type(value) is int:  # and not bool, which is an int too
-            counts.append(f"{value:,} {name.replace('_', ' ')}")
-    same = "identical in both" if found["identical"] else "not identical"
-    return f"Embedding rows are matched by token and {same}: {', '.join(counts)}."
+        return ["Embedding rows are matched by position."]
+    if found["identical"]:
+        return [f"Embedding rows are matched by token: all {found['rows']:,} are the same in both."]
+    examples = found["examples"]
+    lines = [
+        f"Embedding rows are matched by token: {found['tokens_shared']:,} tokens are in both,"
+        f" {reference} has {found['rows']:,} rows."
+    ]
+    moved = [f"{token} {ours} → {theirs}" for token, (ours, theirs) in examples["moved"].items()]
+    changed = [f"{row} {ours} → {theirs}" for row, (ours, theirs) in examples["repurposed"].items()]
+    other = "base" if reference == "instruct" else "instruct"
+    for name, what, shown in (
+        ("moved", "have another number in instruct", moved),
+        ("repurposed", "numbers have another token in instruct (re-purposed)", changed),
+        (f"only_in_{reference}", f"only in {reference}, whose rows they keep at every λ", None),
+        (f"only_in_{other}", f"only in {other}, and not in the result", None),
+    ):
+        count, tokens = found[f"tokens_{name}"], examples[name] if shown is None else shown
+        if count:
+            more = f" and {count - len(tokens):,} more" if count > len(tokens) else ""
+            lines.append(f"  {count:,} {what}: {', '.join(tokens)}{more}")
+    return lines
 
 
 def _sharing_line(found: dict[str, Any]) -> str:
@@ -107,18 +138,13 @@ def _lam_table(found: dict[str, dict[str, Any]]) -> Table:
         "rule", Column("parameters", overflow="fold"), "tensors", "λ", title="λ of each parameter"
     )
     rows: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for key in sorted(found, key=_layers):  # so that the first and last λ are those of the ends
+    for key in sorted(found, key=natural):  # so that the first and last λ are those of the ends
         each = found[key]
         rows[each["rule"], re.sub(r"\.\d+(?=\.)", ".*", key)].append(each["lam"])
     for (rule, names), lams in rows.items():
         values = format_lam(lams[0]) + (f" … {format_lam(lams[-1])}" if len(set(lams)) > 1 else "")
         table.add_row(rule or "all", names, str(len(lams)), values)
     return table
-
-
-def _layers(key: str) -> list[int]:
-    """Return the numbers in a tensor's name, by which layer 10 comes after layer 9."""
-    return [int(part) if part.isdigit() else -1 for part in key.split(".")]
 
 
 def _update_table(update: dict[str, Any]) -> Table:

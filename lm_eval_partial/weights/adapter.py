@@ -32,10 +32,10 @@ from transformers import PreTrainedConfig
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.weights.architecture import Architecture
 from lm_eval_partial.weights.checkpoint import (
-    TOKENIZER_FILES,
     WEIGHT_FILES,
     Checkpoint,
     find_file,
+    full_precision,
     looks_local,
 )
 from lm_eval_partial.weights.interpolate import LazyTensor
@@ -221,20 +221,21 @@ class Adapter(Checkpoint):
             )
 
     def _check_name_of_base(self, trained_on: str) -> None:
-        """Compare names, where there are no weights to compare."""
-        is_hub_id = trained_on and not looks_local(trained_on)
-        if is_hub_id and not _copy_of(trained_on, self.base.path):
-            raise UserError(
-                f"{self} was trained on {trained_on!r}, not on {self.base}. Give base={trained_on};"
-                " or, if the weights are the same, write"
-                f' "base_model_name_or_path": "{self.base.path}" into its {CONFIG_FILE}.'
-            )
-        known = "a base that it does not name"
+        """Note what a name says, where there are no weights to compare."""
+        known, remedy = "a base that it does not name", ""
         if trained_on:
             known = f"{trained_on!r}, which is not on this machine"
+        is_hub_id = trained_on and not looks_local(trained_on)
+        if is_hub_id and not _copy_of(trained_on, self.base.path):
+            # A mirror, a renamed copy, or another model: names cannot tell. A quantised one cannot
+            # be interpolated, so what it is a copy of is named.
+            original = full_precision(trained_on)
+            remedy = f". If they are not, give base={original or trained_on}"
+            if original is not None:
+                known = f"{trained_on!r}, a quantised copy that is not on this machine"
         self._notes.append(
             f"{self} was trained on {known}: its shapes fit {self.base}, but whether those are"
-            " the same weights could not be checked"
+            f" the same weights could not be checked{remedy}"
         )
 
     def _made_for(self) -> str | None:
@@ -254,7 +255,7 @@ class Adapter(Checkpoint):
     @cached_property
     def tokenizer_source(self) -> Checkpoint:
         """The adapter, if a tokenizer lies beside it; else the base."""
-        return self if any(self.find(name) for name in TOKENIZER_FILES) else self.base
+        return self if self.has_tokenizer_files else self.base
 
     @cached_property
     def files(self) -> tuple[str, ...]:
