@@ -52,7 +52,7 @@ def _summary(report: dict[str, Any]) -> Table:
         table.add_row(label, cell(base), cell(instruct))
 
     add_row("path", lambda side: str(side["path"]))
-    add_row("revision", lambda side: str(side["revision"]))
+    add_row("revision", _revision)
     add_row("sha", lambda side: str(side["sha"]))
     add_row("weight files", lambda side: str(side["files"]))
     add_row("dtypes", _dtypes)
@@ -63,6 +63,11 @@ def _summary(report: dict[str, Any]) -> Table:
     add_row("tokens", _tokens)
     add_row("chat template", _chat_template)
     return table
+
+
+def _revision(side: dict[str, Any]) -> str:
+    # Of a folder on this machine there is only one.
+    return "" if str(side["sha"]).startswith("local-") else str(side["revision"])
 
 
 def _dtypes(side: dict[str, Any]) -> str:
@@ -90,7 +95,9 @@ def _vocabulary_lines(found: dict[str, Any], reference: str) -> list[str]:
     if found["matched_by"] == "position":
         return ["Embedding rows are matched by position."]
     if found["identical"]:
-        return [f"Embedding rows are matched by token: all {found['rows']:,} are the same in both."]
+        return [
+            f"Embedding rows are matched by token: all {found['rows']:,} have one number in both."
+        ]
     examples = found["examples"]
     lines = [
         f"Embedding rows are matched by token: {found['tokens_shared']:,} tokens are in both,"
@@ -100,8 +107,8 @@ def _vocabulary_lines(found: dict[str, Any], reference: str) -> list[str]:
     changed = [f"{row} {ours} → {theirs}" for row, (ours, theirs) in examples["repurposed"].items()]
     other = "base" if reference == "instruct" else "instruct"
     for name, what, shown in (
-        ("moved", "have another number in instruct", moved),
-        ("repurposed", "numbers have another token in instruct (re-purposed)", changed),
+        ("moved", "re-numbered in instruct", moved),
+        ("repurposed", "re-purposed in instruct", changed),
         (f"only_in_{reference}", f"only in {reference}, whose rows they keep at every λ", None),
         (f"only_in_{other}", f"only in {other}, and not in the result", None),
     ):

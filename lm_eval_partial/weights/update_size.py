@@ -20,6 +20,9 @@ from lm_eval_partial.weights.pair import Pair, PairedTensor
 # percent.
 UNRELATED = 1.0
 
+# In the order in which a text passes them; 1 is for all others.
+_OUTSIDE = {"embedding": 0, "final norm": 2, "head": 3}
+
 _MATRICES = 64  # that a sample reads from, spread over the model
 _VALUES = 16 * 1024  # that a sample reads of a matrix, on each side
 
@@ -46,7 +49,10 @@ def update_size(pair: Pair) -> dict[str, Any]:
     # Files are in alphabetical order, where layer 10 comes before layer 2.
     for layer, kind in sorted(totals, key=lambda group: natural(group[0])):
         layers.setdefault(layer, {})[kind] = totals[layer, kind].ratio()
-    return {"overall": matrices.ratio(), "groups": layers.pop("", {}), "layers": layers}
+    outside = layers.pop("", {})
+    kinds = sorted(outside, key=lambda kind: _OUTSIDE.get(kind, 1))
+    groups = {kind: outside[kind] for kind in kinds}
+    return {"overall": matrices.ratio(), "groups": groups, "layers": layers}
 
 
 def sampled_update(pair: Pair) -> float:

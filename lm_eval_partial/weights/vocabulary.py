@@ -105,7 +105,8 @@ def align(
         other_rows=other_rows,
         shared=len(tokens) - len(alone),
         reference_only=tuple(alone),
-        other_only=tuple(token for token in theirs if token not in reference),
+        # By id: a tokenizer gives its tokens in no order.
+        other_only=tuple(sorted(theirs.keys() - reference.keys(), key=theirs.__getitem__)),
     )
 
 

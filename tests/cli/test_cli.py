@@ -87,7 +87,7 @@ def test_inspect_for_people(pair, capsys):
     assert "LlamaForCausalLM, 36,640 parameters" in out and "21 × F32" in out
     assert "‖ΔW‖/‖W‖" in out and "attention" in out and "model.layers.1" in out
     assert out.splitlines()[-4:] == [
-        "Embedding rows are matched by token: all 330 are the same in both.",
+        "Embedding rows are matched by token: all 330 have one number in both.",
         "Prefixes that requests share, such as the shots, are computed once.",
         (
             "θ(λ) takes 0.14 MiB in float32, 0.07 MiB in bfloat16; its largest tensor 0.04 MiB in"
@@ -118,7 +118,7 @@ def test_inspect_for_machines(pair, pairs, capsys):
     assert list(found["update"]["layers"]) == ["model.layers.0", "model.layers.1"]
     for layer in found["update"]["layers"].values():
         assert sorted(layer) == ["attention", "mlp", "norm"]
-    assert set(found["update"]["groups"]) == {"embedding", "head", "final norm"}
+    assert list(found["update"]["groups"]) == ["embedding", "final norm", "head"]
     assert found["parameters"] == sum(map(torch.numel, base.values())) == 36640
     assert found["vocabulary"] == {
         "matched_by": "token",
@@ -224,7 +224,7 @@ def test_inspect_names_tokens_and_two_chat_templates(tmp_path, capsys):
     assert found["chat_templates_differ"] is True
     assert main(["inspect", *pair]) == 0
     out = capsys.readouterr().out
-    assert f"1 numbers have another token in instruct (re-purposed): {number['Ă']} Ă → <|" in out
+    assert f"1 re-purposed in instruct: {number['Ă']} Ă → <|" in out
     assert "Both sides have a chat template, and they differ" in out
 
 

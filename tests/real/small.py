@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 LAYERS, HIDDEN, HEADS, HEAD_DIM = 2, 64, 4, 16
 UPDATE = 0.1  # norm of the update, as a share of the parent's
+VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 INDEX = "model.safetensors.index.json"
 
 State = dict[str, torch.Tensor]
@@ -88,25 +90,22 @@ def _move(
 ) -> None:
     """Give `child` its parent's weights, moved; rows of tokens that are new stay its own."""
     theirs = parent.state_dict()
-    vocabulary = {"model.embed_tokens.weight", "lm_head.weight"}
     with torch.no_grad():
         for name, parameter in child.named_parameters():
-            start = theirs[name].clone()
-            if name in vocabulary:
-                start = parameter.clone()
-                for token in new.keys() & old.keys():
-                    if new[token] < len(start) and old[token] < len(theirs[name]):
-                        start[new[token]] = theirs[name][old[token]]
+            start = theirs[name]
+            if name in VOCABULARY:
+                start = _in_ids_of(new, old, parameter.detach(), start)
             noise = torch.randn_like(start)
             parameter.copy_(start + noise * (UPDATE * start.norm() / noise.norm()))
 
 
-def _save(model: PreTrainedModel, side: Path, as_bin: bool) -> None:
+def _save(model: Any, side: Path, as_bin: bool) -> None:
     """Write weights in the dtype that the config names, cut as the real shard map cuts them."""
     dtype = AutoConfig.from_pretrained(side).dtype or torch.float32
-    state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
-        del state["lm_head.weight"]
+    # In the names of files, which are not the model's: experts are apart there.
+    with tempfile.TemporaryDirectory() as scratch:
+        model.to(dtype).save_pretrained(scratch)
+        state = load_file(Path(scratch, "model.safetensors"))
     real = {}
     if (side / INDEX).is_file():
         real = json.loads((side / INDEX).read_text())["weight_map"]
@@ -126,7 +125,7 @@ def _save_shards(state: State, file_of: dict[str, str], side: Path) -> None:
         files[file][name] = state[name]
     for file, tensors in files.items():
         save_file(tensors, side / file, metadata={"format": "pt"})
-    (side / INDEX).write_text(json.dumps({"weight_map": file_of}))
+    (side / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": file_of}))
 
 
 def merged(base: Path, instruct: Path, lam: float, folder: Path) -> Path:
@@ -142,7 +141,7 @@ def merged(base: Path, instruct: Path, lam: float, folder: Path) -> Path:
     result = {}
     for name, theirs in after.items():
         ours = before[name]
-        if name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in VOCABULARY:
             ours = _in_ids_of(new, old, theirs, ours)
         result[name] = (1 - lam) * ours + lam * theirs
     if end.config.tie_word_embeddings:

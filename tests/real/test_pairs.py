@@ -53,6 +53,32 @@ FAST = (
     "OLMo-7B-hf OLMo-7B-SFT-hf",
 )
 
+# What `inspect` says of an oddity.
+SAYS = {
+    "Mistral-7B-v0.1 Mistral-7B-Instruct-v0.3": (
+        "the same text has other tokens (spaces, markup; first in spaces: base ['▁▁', '▁two'",
+        "  31,997 re-numbered in instruct: <0x00> 3 → 771, <0x01> 4 → 772, ",
+        "  768 only in instruct, whose rows they keep at every λ: [INST], [/INST], ",
+    ),
+    "Meta-Llama-3-8B Hermes-2-Pro-Llama-3-8B": (
+        " 2: default, tool_use ",
+        "  7 re-purposed in instruct: 128002 <|reserved_special_token_0|> → <tool_call>, ",
+        "and 2 more",
+    ),
+    "Llama-3.1-8B Llama-3.1-Tulu-3-8B": (
+        "  1 only in instruct, whose rows they keep at every λ: <pad>",
+    ),
+    "Meta-Llama-3-8B Meta-Llama-3-8B-Instruct": (
+        "tokens put before a text: base [], instruct ['<|begin_of_text|>']",
+        "all 128,256 have one number in both",
+    ),
+    "Qwen2.5-7B Qwen2.5-7B-Instruct": (
+        "Both sides have a chat template, and they differ: with --apply_chat_template, instruct's",
+    ),
+    "gemma-2-2b gemma-2-2b-it": (" 24 × F32 ", " 24 × BF16 "),
+    "Mixtral-8x7B-v0.1 Mixtral-8x7B-Instruct-v0.1": ("tensors (63 matched)",),
+}
+
 SHOTS = """Question: Who wrote "Faust"?
 Answer: Goethe
 Question: What is 17 + 25?
@@ -137,7 +163,7 @@ def _cases() -> list[Any]:
 
 
 @pytest.mark.parametrize("pair", _cases(), indirect=True)
-def test_a_pair_of_real_metadata(pair, tmp_path, capsys):
+def test_a_pair_of_real_metadata(pair, tmp_path, capsys, monkeypatch, request):
     base, instruct = pair
     sides: dict[str, Any] = {"base": str(base), "instruct": str(instruct)}
 
@@ -156,6 +182,11 @@ def test_a_pair_of_real_metadata(pair, tmp_path, capsys):
     assert len(set(at_instruct.texts)) > 1
     assert len({at_base.texts[0], between.texts[0], at_instruct.texts[0]}) > 1
 
+    monkeypatch.setenv("COLUMNS", "200")
+    capsys.readouterr()
     assert main(["inspect", "--base", str(base), "--instruct", str(instruct)]) == 0
     out = capsys.readouterr().out
     assert "This pair can be interpolated." in out and "suspicious" not in out
+    assert "‖ΔW‖/‖W‖: 0.1000 over all matrices" in out
+    for words in SAYS.get(request.node.callspec.params["pair"], ()):
+        assert words in out
