@@ -105,18 +105,21 @@ def _vocabulary_lines(found: dict[str, Any], reference: str) -> list[str]:
     ]
     moved = [f"{token} {ours} → {theirs}" for token, (ours, theirs) in examples["moved"].items()]
     changed = [f"{row} {ours} → {theirs}" for row, (ours, theirs) in examples["repurposed"].items()]
-    other = "base" if reference == "instruct" else "instruct"
-    for name, what, shown in (
-        ("moved", "re-numbered in instruct", moved),
-        ("repurposed", "re-purposed in instruct", changed),
-        (f"only_in_{reference}", f"only in {reference}, whose rows they keep at every λ", None),
-        (f"only_in_{other}", f"only in {other}, and not in the result", None),
-    ):
-        count, tokens = found[f"tokens_{name}"], examples[name] if shown is None else shown
-        if count:
-            more = f" and {count - len(tokens):,} more" if count > len(tokens) else ""
-            lines.append(f"  {count:,} {what}: {', '.join(tokens)}{more}")
+    lines += _counted(found["tokens_moved"], "re-numbered in instruct", moved)
+    lines += _counted(found["tokens_repurposed"], "re-purposed in instruct", changed)
+    for side in ("base", "instruct"):
+        what = "whose rows they keep at every λ" if side == reference else "and not in the result"
+        name = f"only_in_{side}"
+        lines += _counted(found[f"tokens_{name}"], f"only in {side}, {what}", examples[name])
     return lines
+
+
+def _counted(count: int, what: str, examples: list[str]) -> list[str]:
+    """Return a line with a number of tokens and the first of them; none if there are none."""
+    if not count:
+        return []
+    more = f" and {count - len(examples):,} more" if count > len(examples) else ""
+    return [f"  {count:,} {what}: {', '.join(examples)}{more}"]
 
 
 def _sharing_line(found: dict[str, Any]) -> str:

@@ -211,16 +211,19 @@ class Adapter(Checkpoint):
             if trained_on == self.base.path or _same_folder(trained_on, self.base.path):
                 return
             theirs = _on_this_machine(trained_on)
-            expected = None if theirs is None else theirs.fingerprint
-        if expected is None:
-            self._check_name_of_base(trained_on)
-        elif expected != self.base.fingerprint:
+            if theirs is None:
+                self._note_name_of_base(trained_on)
+                return
+            is_other = not _same_weights(self.base, theirs)
+        else:
+            is_other = expected != self.base.fingerprint
+        if is_other:
             raise UserError(
                 f"{self} was trained on {trained_on!r}, whose weights are not those of"
                 f" {self.base}. Give base=... with the base it was trained on."
             )
 
-    def _check_name_of_base(self, trained_on: str) -> None:
+    def _note_name_of_base(self, trained_on: str) -> None:
         """Note what a name says, where there are no weights to compare."""
         known, remedy = "a base that it does not name", ""
         if trained_on:
@@ -414,6 +417,28 @@ def _on_this_machine(name: str) -> Checkpoint | None:
         return found if found.tensors else None
     except UserError:  # incomplete, as after a download that was cut off
         return None
+
+
+def _same_weights(base: Checkpoint, theirs: Checkpoint) -> bool:
+    """Return whether the first and last rows of the tensors in both are equal.
+
+    If the dtypes differ, rounding is allowed for: a copy in float16 is the same model.
+    """
+    shared = base.tensors.keys() & theirs.tensors.keys()
+    # Some mirrors leave a tied head out, or add buffers.
+    if len(shared) < 0.9 * min(len(base.tensors), len(theirs.tensors)):
+        return False
+    for name in shared:
+        ours, other = base.tensors[name], theirs.tensors[name]
+        if tuple(ours.shape) != tuple(other.shape):
+            return False
+        # bfloat16 has 8 bits, so it is off by up to one part in 256.
+        allowed = 0.0 if ours.dtype == other.dtype else 2**-8
+        ends = (slice(0, 1), slice(max(0, ours.shape[0] - 1), None)) if ours.shape else ()
+        for rows in ends:
+            if not torch.allclose(ours[rows].float(), other[rows].float(), allowed, 1e-3 * allowed):
+                return False
+    return True
 
 
 def _cached_folder(name: str) -> str | None:
