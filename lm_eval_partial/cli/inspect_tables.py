@@ -52,7 +52,8 @@ def _summary(report: dict[str, Any]) -> Table:
         table.add_row(label, cell(base), cell(instruct))
 
     add_row("path", lambda side: str(side["path"]))
-    add_row("revision", _revision)
+    if _revision(base) or _revision(instruct):
+        add_row("revision", _revision)
     add_row("sha", lambda side: str(side["sha"]))
     add_row("weight files", lambda side: str(side["files"]))
     add_row("dtypes", _dtypes)

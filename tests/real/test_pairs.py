@@ -6,6 +6,7 @@ One set of questions: few-shot prompts, several scripts, a text from nothing, th
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval_partial.cli import main
 from lm_eval_partial.models.hf import PartialHFLM
 from tests.answers import agree
-from tests.real.small import make_pair, merged
+from tests.real.small import UPDATE, make_pair, merged
 
 PAIRS = (
     "Llama-2-7b-hf Llama-2-7b-chat-hf",
@@ -76,7 +77,7 @@ SAYS = {
         "Both sides have a chat template, and they differ: with --apply_chat_template, instruct's",
     ),
     "gemma-2-2b gemma-2-2b-it": (" 24 × F32 ", " 24 × BF16 "),
-    "Mixtral-8x7B-v0.1 Mixtral-8x7B-Instruct-v0.1": ("tensors (63 matched)",),
+    "Mixtral-8x7B-v0.1 Mixtral-8x7B-Instruct-v0.1": ("tensors (65 matched)",),
 }
 
 SHOTS = """Question: Who wrote "Faust"?
@@ -187,6 +188,8 @@ def test_a_pair_of_real_metadata(pair, tmp_path, capsys, monkeypatch, request):
     assert main(["inspect", "--base", str(base), "--instruct", str(instruct)]) == 0
     out = capsys.readouterr().out
     assert "This pair can be interpolated." in out and "suspicious" not in out
-    assert "‖ΔW‖/‖W‖: 0.1000 over all matrices" in out
+    # Rows of new tokens are no update, so that it is a little less where there are many.
+    update = re.search(r"‖ΔW‖/‖W‖: ([\d.]+) over all matrices", out)
+    assert update is not None and float(update[1]) == pytest.approx(UPDATE, abs=0.002)
     for words in SAYS.get(request.node.callspec.params["pair"], ()):
         assert words in out
