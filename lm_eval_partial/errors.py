@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable
 from types import TracebackType
@@ -21,9 +22,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
+def natural(name: str) -> list[str | int]:
+    """Return a key that sorts names by the numbers in them: layers.9 before layers.10."""
+    # Text and digits alternate, so that a number is only ever compared with a number.
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
 def listing(names: Iterable[str], limit: int = 5) -> str:
-    """Return the first `limit` names, comma separated, and how many more there are."""
-    names = sorted(names)
+    """Return the first `limit` names in natural order, and how many more there are."""
+    names = sorted(names, key=natural)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 

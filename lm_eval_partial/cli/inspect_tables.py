@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from lm_eval_partial.errors import natural
 from lm_eval_partial.files import readable_bytes
 from lm_eval_partial.lam import format_lam
 
@@ -30,11 +31,13 @@ def show(report: dict[str, Any]) -> None:
         console.print(_lam_table(report["lam"]))
     for warning in report["warnings"]:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    lines = (
-        _vocabulary_line(report["vocabulary"]),
-        _sharing_line(report["share_prefix"]),
-        _memory_line(report),
-    )
+    lines = _vocabulary_lines(report["vocabulary"], report["reference"])
+    if report["chat_templates_differ"]:
+        lines.append(
+            "Both sides have a chat template, and they differ: with --apply_chat_template,"
+            f" {report['reference']}'s is used at every λ."
+        )
+    lines += [_sharing_line(report["share_prefix"]), _memory_line(report)]
     for line in (*lines, "This pair can be interpolated."):
         console.print(line, soft_wrap=True)
 
@@ -49,7 +52,8 @@ def _summary(report: dict[str, Any]) -> Table:
         table.add_row(label, cell(base), cell(instruct))
 
     add_row("path", lambda side: str(side["path"]))
-    add_row("revision", lambda side: str(side["revision"]))
+    if _revision(base) or _revision(instruct):
+        add_row("revision", _revision)
     add_row("sha", lambda side: str(side["sha"]))
     add_row("weight files", lambda side: str(side["files"]))
     add_row("dtypes", _dtypes)
@@ -58,8 +62,13 @@ def _summary(report: dict[str, Any]) -> Table:
         lambda side: f"{side['tensors']}, {side['tensors_unneeded']} not needed",
     )
     add_row("tokens", _tokens)
-    add_row("chat template", lambda side: "yes" if side["chat_template"] else "no")
+    add_row("chat template", _chat_template)
     return table
+
+
+def _revision(side: dict[str, Any]) -> str:
+    # Of a folder on this machine there is only one.
+    return "" if str(side["sha"]).startswith("local-") else str(side["revision"])
 
 
 def _dtypes(side: dict[str, Any]) -> str:
@@ -70,15 +79,48 @@ def _tokens(side: dict[str, Any]) -> str:
     return "no tokenizer" if side["tokens"] is None else f"{side['tokens']:,}"
 
 
-def _vocabulary_line(found: dict[str, Any]) -> str:
+def _chat_template(side: dict[str, Any]) -> str:
+    names = side["chat_template_names"]
+    if names:
+        return f"{len(names)}: {', '.join(names)}"
+    return "yes" if side["chat_template"] else "no"
+
+
+def _vocabulary_lines(found: dict[str, Any], reference: str) -> list[str]:
+    """Return how rows are matched, and a line for each kind of token that the sides do not share.
+
+    Args:
+        found: the report's ``vocabulary``.
+        reference: the side whose ids the result has.
+    """
     if found["matched_by"] == "position":
-        return "Embedding rows are matched by position."
-    counts = []
-    for name, value in found.items():
-        if type(value) is int:  # and not bool, which is an int too
-            counts.append(f"{value:,} {name.replace('_', ' ')}")
-    same = "identical in both" if found["identical"] else "not identical"
-    return f"Embedding rows are matched by token and {same}: {', '.join(counts)}."
+        return ["Embedding rows are matched by position."]
+    if found["identical"]:
+        return [
+            f"Embedding rows are matched by token: all {found['rows']:,} have one number in both."
+        ]
+    examples = found["examples"]
+    lines = [
+        f"Embedding rows are matched by token: {found['tokens_shared']:,} tokens are in both,"
+        f" {reference} has {found['rows']:,} rows."
+    ]
+    moved = [f"{token} {ours} → {theirs}" for token, (ours, theirs) in examples["moved"].items()]
+    changed = [f"{row} {ours} → {theirs}" for row, (ours, theirs) in examples["repurposed"].items()]
+    lines += _counted(found["tokens_moved"], "re-numbered in instruct", moved)
+    lines += _counted(found["tokens_repurposed"], "re-purposed in instruct", changed)
+    for side in ("base", "instruct"):
+        what = "whose rows they keep at every λ" if side == reference else "and not in the result"
+        name = f"only_in_{side}"
+        lines += _counted(found[f"tokens_{name}"], f"only in {side}, {what}", examples[name])
+    return lines
+
+
+def _counted(count: int, what: str, examples: list[str]) -> list[str]:
+    """Return a line with a number of tokens and the first of them; none if there are none."""
+    if not count:
+        return []
+    more = f" and {count - len(examples):,} more" if count > len(examples) else ""
+    return [f"  {count:,} {what}: {', '.join(examples)}{more}"]
 
 
 def _sharing_line(found: dict[str, Any]) -> str:
@@ -107,18 +149,13 @@ def _lam_table(found: dict[str, dict[str, Any]]) -> Table:
         "rule", Column("parameters", overflow="fold"), "tensors", "λ", title="λ of each parameter"
     )
     rows: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for key in sorted(found, key=_layers):  # so that the first and last λ are those of the ends
+    for key in sorted(found, key=natural):  # so that the first and last λ are those of the ends
         each = found[key]
         rows[each["rule"], re.sub(r"\.\d+(?=\.)", ".*", key)].append(each["lam"])
     for (rule, names), lams in rows.items():
         values = format_lam(lams[0]) + (f" … {format_lam(lams[-1])}" if len(set(lams)) > 1 else "")
         table.add_row(rule or "all", names, str(len(lams)), values)
     return table
-
-
-def _layers(key: str) -> list[int]:
-    """Return the numbers in a tensor's name, by which layer 10 comes after layer 9."""
-    return [int(part) if part.isdigit() else -1 for part in key.split(".")]
 
 
 def _update_table(update: dict[str, Any]) -> Table:

@@ -20,6 +20,7 @@ from lm_eval_partial.models import response_cache
 from lm_eval_partial.weights import truncation
 from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.source import Source
+from lm_eval_partial.weights.update_size import sampled_update, unrelated
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,9 @@ class Partial(ABC):
     def _open(
         self, source: Source, lam: Any, *, merge: bool, rank: Any, rest: str, schedule: Any
     ) -> None:
-        """Open the pair and set λ, with warnings where they are due. No weight is read.
+        """Open the pair and set λ, with warnings where they are due.
+
+        A few MiB of the weights are read.
 
         Args:
             source: of the pair.
@@ -61,8 +64,10 @@ class Partial(ABC):
                 f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one."
             )
         self._set_schedule(schedule)
+        # Of the pair itself: rank= gives tensors that are computed when they are read.
+        suspicious = unrelated(sampled_update(self.pair), sampled=True)
         self._set_rank(merge, rank, rest)
-        for note in self.pair.notes():
+        for note in (*self.pair.notes(), *suspicious):
             logger.warning(note)
         self._warn_if_extrapolating()
 

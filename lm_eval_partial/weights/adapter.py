@@ -32,10 +32,10 @@ from transformers import PreTrainedConfig
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.weights.architecture import Architecture
 from lm_eval_partial.weights.checkpoint import (
-    TOKENIZER_FILES,
     WEIGHT_FILES,
     Checkpoint,
     find_file,
+    full_precision,
     looks_local,
 )
 from lm_eval_partial.weights.interpolate import LazyTensor
@@ -211,30 +211,34 @@ class Adapter(Checkpoint):
             if trained_on == self.base.path or _same_folder(trained_on, self.base.path):
                 return
             theirs = _on_this_machine(trained_on)
-            expected = None if theirs is None else theirs.fingerprint
-        if expected is None:
-            self._check_name_of_base(trained_on)
-        elif expected != self.base.fingerprint:
+            if theirs is None:
+                self._note_name_of_base(trained_on)
+                return
+            is_other = not _same_weights(self.base, theirs)
+        else:
+            is_other = expected != self.base.fingerprint
+        if is_other:
             raise UserError(
                 f"{self} was trained on {trained_on!r}, whose weights are not those of"
                 f" {self.base}. Give base=... with the base it was trained on."
             )
 
-    def _check_name_of_base(self, trained_on: str) -> None:
-        """Compare names, where there are no weights to compare."""
-        is_hub_id = trained_on and not looks_local(trained_on)
-        if is_hub_id and not _copy_of(trained_on, self.base.path):
-            raise UserError(
-                f"{self} was trained on {trained_on!r}, not on {self.base}. Give base={trained_on};"
-                " or, if the weights are the same, write"
-                f' "base_model_name_or_path": "{self.base.path}" into its {CONFIG_FILE}.'
-            )
-        known = "a base that it does not name"
+    def _note_name_of_base(self, trained_on: str) -> None:
+        """Note what a name says, where there are no weights to compare."""
+        known, remedy = "a base that it does not name", ""
         if trained_on:
             known = f"{trained_on!r}, which is not on this machine"
+        is_hub_id = trained_on and not looks_local(trained_on)
+        if is_hub_id and not _copy_of(trained_on, self.base.path):
+            # A mirror, a renamed copy, or another model: names cannot tell. A quantised one cannot
+            # be interpolated, so what it is a copy of is named.
+            original = full_precision(trained_on)
+            remedy = f". If they are not, give base={original or trained_on}"
+            if original is not None:
+                known = f"{trained_on!r}, a quantised copy that is not on this machine"
         self._notes.append(
             f"{self} was trained on {known}: its shapes fit {self.base}, but whether those are"
-            " the same weights could not be checked"
+            f" the same weights could not be checked{remedy}"
         )
 
     def _made_for(self) -> str | None:
@@ -254,7 +258,7 @@ class Adapter(Checkpoint):
     @cached_property
     def tokenizer_source(self) -> Checkpoint:
         """The adapter, if a tokenizer lies beside it; else the base."""
-        return self if any(self.find(name) for name in TOKENIZER_FILES) else self.base
+        return self if self.has_tokenizer_files else self.base
 
     @cached_property
     def files(self) -> tuple[str, ...]:
@@ -412,6 +416,28 @@ def _on_this_machine(name: str) -> Checkpoint | None:
         return found if found.tensors else None
     except UserError:  # incomplete, as after a download that was cut off
         return None
+
+
+def _same_weights(base: Checkpoint, theirs: Checkpoint) -> bool:
+    """Return whether the first and last rows of the tensors in both are equal.
+
+    If the dtypes differ, rounding is allowed for: a copy in float16 is the same model.
+    """
+    shared = base.tensors.keys() & theirs.tensors.keys()
+    # Some mirrors leave a tied head out, or add buffers.
+    if len(shared) < 0.9 * min(len(base.tensors), len(theirs.tensors)):
+        return False
+    for name in shared:
+        ours, other = base.tensors[name], theirs.tensors[name]
+        if tuple(ours.shape) != tuple(other.shape):
+            return False
+        # bfloat16 has 8 bits, so it is off by up to one part in 256.
+        allowed = 0.0 if ours.dtype == other.dtype else 2**-8
+        ends = (slice(0, 1), slice(max(0, ours.shape[0] - 1), None)) if ours.shape else ()
+        for rows in ends:
+            if not torch.allclose(ours[rows].float(), other[rows].float(), allowed, 1e-3 * allowed):
+                return False
+    return True
 
 
 def _cached_folder(name: str) -> str | None:

@@ -24,7 +24,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from lm_eval_partial.errors import UserError
+from lm_eval_partial.errors import UserError, first_line
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.interpolate import LazyTensor
 
@@ -188,7 +188,14 @@ def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
     remote = getattr(config, "auto_map", {}).get("AutoModelForCausalLM")
     if remote is not None and checkpoint.trust_remote_code:
         source = checkpoint.model_source
-        found = get_class_from_dynamic_module(remote, source.path, revision=source.revision)
+        try:
+            found = get_class_from_dynamic_module(remote, source.path, revision=source.revision)
+        except Exception as error:  # code from the checkpoint may raise anything
+            raise UserError(
+                f"{checkpoint}: its own model code ({remote}) could not be imported"
+                f" ({type(error).__name__}: {first_line(error)}). Install what it asks for, or the"
+                " transformers release that it was written for."
+            ) from error
         return cast("type[PreTrainedModel]", found)
     # Stock `hf` runs what transformers lists for sequence to sequence so, even with a causal class:
     # BART and others are in the mapping of causal models too, for their decoder alone.

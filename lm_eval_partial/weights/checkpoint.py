@@ -9,9 +9,11 @@ Known gaps: weight file variants (``model.fp16.safetensors``) and GGUF are not l
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +21,16 @@ from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from lm_eval_partial.errors import UserError, first_line, listing
+from lm_eval_partial.errors import UserError, first_line, listing, natural
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES, DTYPES, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
 
@@ -33,9 +41,28 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json"),
-    *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"),
+_SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+# Each holds the tokens of a tokenizer; asked for by name on the Hub.
+_VOCABULARY_FILES = (
+    "tokenizer.json",
+    *_SENTENCEPIECE_FILES,
+    *("vocab.json", "vocab.txt", "vocab.bpe", "tekken.json", "qwen.tiktoken", "tiktoken.model"),
+)
+TOKENIZER_FILES = (*_VOCABULARY_FILES, "tokenizer_config.json")
+# In a folder, whatever is called like a part of a tokenizer.
+_TOKENIZER_NAME = re.compile(
+    r"tokeniz|tekken|vocab|merges|spiece|sentencepiece|(special|added)_tokens|\.(tiktoken|model)$"
+)
+# Ends of the names of quantised copies, such as llama-3-8b-bnb-4bit or Llama-2-7B-GPTQ.
+_QUANTISED_NAME = re.compile(
+    r"([-_.](unsloth|bnb|gptq|awq|gguf|exl2|hqq|fp8|nf4|int[48]|w[48]a16|[48]bit|dynamic))+$", re.I
+)
+_LFS_POINTER = b"version https://git-lfs"
+
+_ORIGINAL_FILES = (
+    "Its consolidated.* files are in their authors' own format, which transformers does not read."
+    " Fetch the repository's *.safetensors, config.json and tokenizer.json too (not only"
+    " original/), or take a repository that is converted; such names often end in -hf."
 )
 
 _BLOCK = 16 * 1024  # bytes a fingerprint reads at one place
@@ -132,16 +159,33 @@ class Checkpoint:
                 f"{self}: no such folder. Give a folder with a config.json, or a Hub id."
             )
         try:
+            self._check_remote_code()
             config: PreTrainedConfig = AutoConfig.from_pretrained(
                 self.path, trust_remote_code=self.trust_remote_code, **self.location
             )
-        except (OSError, ValueError, KeyError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # a config's own code may raise anything
             raise UserError(
                 f"{self}: no model config could be read at revision {self.revision!r}."
                 f" {first_line(error)}"
             ) from error
         self._check_unquantised(getattr(config, "quantization_config", None))
         return config
+
+    def _check_remote_code(self) -> None:
+        """Raise `UserError` if the config needs code of its own that may not be run."""
+        path = self.find("config.json")
+        if path is None or self.trust_remote_code:
+            return
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        kind, code = fields.get("model_type"), fields.get("auto_map") or {}
+        if "AutoConfig" in code and kind not in CONFIG_MAPPING:
+            raise UserError(
+                f"{self}: transformers has no model type {kind!r}; its code lies beside the weights"
+                f" ({code['AutoConfig'].partition('.')[0]}.py). Read it, then add"
+                " trust_remote_code=True (commands: --trust_remote_code)."
+            )
 
     def _check_unquantised(self, quantization: Any) -> None:
         if quantization is None:
@@ -151,8 +195,14 @@ class Checkpoint:
             method = quantization.get("quant_method", "quantized")
         raise UserError(
             f"{self} is a pre-quantised checkpoint ({method}): its integers cannot be"
-            " interpolated. Give the unquantised checkpoint."
+            f" interpolated. {self._unquantised}"
         )
+
+    @property
+    def _unquantised(self) -> str:
+        name = full_precision(self.path)
+        guess = f", perhaps {self.role}={name}" if name else ""
+        return f"Give the unquantised checkpoint{guess}."
 
     def _check_folder(self, folder: Path) -> None:
         if (folder / "config.json").is_file():
@@ -163,9 +213,11 @@ class Checkpoint:
                 " as base=... the model it was trained on."
             )
         configs = {*folder.glob("*/config.json"), *folder.glob("*/adapter_config.json")}
-        inner = sorted({path.parent.name for path in configs})
+        inner = sorted({path.parent.name for path in configs}, key=natural)
         hint = "Expected a folder written by save_pretrained."
-        if inner:
+        if self._has_original_files():
+            hint = _ORIGINAL_FILES
+        elif inner:
             hint = (
                 f"Its subfolders {listing(inner)} hold checkpoints: add"
                 f" {self.role}_subfolder={inner[0]}."
@@ -198,7 +250,7 @@ class Checkpoint:
         """
         if self.tokenizer_source is not self:
             return self.tokenizer_source.tokenizer
-        if not any(self.find(name) for name in TOKENIZER_FILES):
+        if not self.has_tokenizer_files:
             return None
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -209,9 +261,47 @@ class Checkpoint:
         except Exception as error:
             raise UserError(
                 f"{self}: its tokenizer could not be opened ({type(error).__name__}:"
-                f" {first_line(error)})."
+                f" {first_line(error)}).{self._tokenizer_hint(error)}"
             ) from error
+        self._check_has_tokens(tokenizer)
         return tokenizer
+
+    @cached_property
+    def has_tokenizer_files(self) -> bool:
+        """Whether it has a file of a tokenizer, readable or not."""
+        if not os.path.isdir(self.path):
+            return any(map(self.find, TOKENIZER_FILES))
+        found = False
+        for path in Path(self.path, self.subfolder).glob("*"):
+            if path.is_file() and _TOKENIZER_NAME.search(path.name):
+                _check_not_pointer(path)
+                found = True
+        return found
+
+    def _tokenizer_hint(self, error: Exception) -> str:
+        if "trust_remote_code" in str(error):
+            return " Read that code, then add trust_remote_code=True."
+        # Transformers tries tiktoken where sentencepiece is missing, and then asks for that.
+        found = next(filter(self.find, _SENTENCEPIECE_FILES), None)
+        missing = [name for name in ("sentencepiece", "protobuf") if not _installed(name)]
+        if found and missing and not self.find("tokenizer.json"):
+            return (
+                f" Its tokens are in {found} alone, which takes sentencepiece and protobuf to read."
+                f" Install what is missing: pip install {' '.join(missing)}."
+            )
+        return ""
+
+    def _check_has_tokens(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise `UserError` where transformers made a tokenizer without a vocabulary."""
+        tokens = len(tokenizer.get_vocab())
+        rows = getattr(self.config.get_text_config(), "vocab_size", 0)
+        # Tokenizers of bytes or characters need no file, and have a row for most of their tokens.
+        if 2 * tokens < rows and not any(map(self.find, _VOCABULARY_FILES)):
+            raise UserError(
+                f"{self}: its tokenizer has {tokens:,} tokens for {rows:,} embedding rows, as there"
+                " is no vocabulary beside tokenizer_config.json. Fetch tokenizer.json or"
+                " tokenizer.model too."
+            )
 
     @cached_property
     def vocabulary(self) -> Mapping[str, int] | None:
@@ -229,15 +319,23 @@ class Checkpoint:
             found = self.find(name)
             if found is not None:
                 return tuple(self._shards(found)) if name.endswith(".json") else (found,)
-        raise UserError(
-            f"{self} has no weights. Expected one of {', '.join(WEIGHT_FILES)} beside its"
-            " config.json."
-        )
+        hint = f"Expected one of {', '.join(WEIGHT_FILES)} beside its config.json."
+        if self._has_original_files():
+            hint = _ORIGINAL_FILES
+        raise UserError(f"{self} has no weights. {hint}")
+
+    def _has_original_files(self) -> bool:
+        """Return whether there are weights as Meta or Mistral publish them."""
+        if os.path.isdir(self.path):
+            folder = Path(self.path, self.subfolder)
+            return any(folder.glob("consolidated*")) or any(folder.glob("original/consolidated*"))
+        # The weights themselves would be fetched by asking for them.
+        return bool(self.find("params.json") or self.find("original/params.json"))
 
     def _shards(self, index: str) -> Iterator[str]:
         try:
             shard_of = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-            names = sorted(set(shard_of.values()))
+            names = sorted(set(shard_of.values()), key=natural)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self}: {Path(index).name} is not a weight index. Fetch it again."
@@ -282,7 +380,7 @@ class Checkpoint:
         if quantised:
             raise UserError(
                 f"{self} is a pre-quantised checkpoint: {listing(quantised)} cannot be"
-                " interpolated. Give the unquantised checkpoint."
+                f" interpolated. {self._unquantised}"
             )
         return tensors
 
@@ -358,7 +456,34 @@ def find_file(path: str, name: str, revision: str, subfolder: str) -> str | None
         subfolder=subfolder,
         _raise_exceptions_for_missing_entries=False,
     )
+    if found is not None:
+        _check_not_pointer(Path(found))
     return found
+
+
+def _check_not_pointer(path: Path) -> None:
+    """Raise `UserError` for a file that only says where Git LFS has the real one."""
+    with open(path, "rb") as handle:
+        is_pointer = handle.read(len(_LFS_POINTER)) == _LFS_POINTER
+    if is_pointer:
+        raise UserError(
+            f"{path} is a Git-LFS pointer: the file itself was never fetched. Run git lfs install"
+            f" and git lfs pull in {path.parent}, or fetch it with hf download."
+        )
+
+
+def full_precision(name: str) -> str | None:
+    """Return the name of the model that a copy is of, if its name says that it is quantised."""
+    original = _QUANTISED_NAME.sub("", name)
+    return original if original not in ("", name) else None
+
+
+def _installed(package: str) -> bool:
+    module = {"protobuf": "google.protobuf"}.get(package, package)
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that the module is in
+        return False
 
 
 def looks_local(path: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from lm_eval_partial.errors import UserError, first_line, listing
+from lm_eval_partial.errors import UserError, first_line, listing, natural
 from lm_eval_partial.weights.architecture import Architecture, Placed, model_config
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.vocabulary import MIN_SHARED, check_shared
@@ -126,7 +126,8 @@ def check_shapes(
             without it.
     """
     lines = []
-    for name, (ours, theirs) in shapes.items():
+    for name in sorted(shapes, key=natural):
+        ours, theirs = shapes[name]
         if ours != theirs:
             lines.append(f"{name}: base {_shape(ours)}, instruct {_shape(theirs)}")
     if lines:

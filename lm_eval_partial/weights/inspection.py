@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections import Counter
+from itertools import islice
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn
+from transformers import PreTrainedTokenizerBase
 
 from lm_eval_partial.lam import Lam
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES
 from lm_eval_partial.weights.pair import Pair
+from lm_eval_partial.weights.update_size import unrelated, update_size
+from lm_eval_partial.weights.vocabulary import renumbered, repurposed
 
-# Two independent random matrices of one scale differ by √2 of their norm. Fine-tuning changes a few
-# percent.
-UNRELATED = 1.0
+EXAMPLES = 5  # of re-purposed, re-numbered and one-sided tokens that are named
 
 
 def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) -> dict[str, Any]:
@@ -50,6 +49,7 @@ def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) 
         "instruct": _side(pair, pair.instruct),
         "tensors_matched": len(pair.tensors),
         "vocabulary": _vocabulary(pair),
+        "chat_templates_differ": _chat_templates_differ(pair),
         "share_prefix": _sharing(pair),
         "memory_bytes": {"float32": parameters * 4, "bfloat16": parameters * 2},
         "largest_tensor_bytes": max(sizes) * 4,
@@ -62,53 +62,8 @@ def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) 
         report["lam"] = {key: {"lam": each.lam, "rule": each.pattern} for key, each in assigned}
     if read_weights:
         report["update"] = update_size(pair)
-        if report["update"]["overall"] >= UNRELATED:
-            report["warnings"].append(
-                f"suspicious: the update is {report['update']['overall']:.2f} of the weights' own"
-                " norm, as between two unrelated models (about 1.41). Was this instruct model"
-                " trained from this base?"
-            )
+        report["warnings"] += unrelated(report["update"]["overall"])
     return report
-
-
-def update_size(pair: Pair) -> dict[str, Any]:
-    """Return ‖W_instruct − W_base‖ / ‖W_base‖ (Frobenius norms).
-
-    It is given for all matrices together (``overall``), for each kind outside of the layers
-    (``groups``), and for each layer and kind (``layers``).
-    """
-    totals: dict[tuple[str, str], _Squares] = defaultdict(_Squares)
-    matrices = _Squares()
-    columns = SpinnerColumn(), TextColumn("reading weights: {task.completed}/{task.total} tensors")
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        for each in progress.track(pair.tensors):
-            base, instruct = each.base[...], each.instruct[...]
-            if not base.is_floating_point():
-                continue
-            totals[pair.architecture.group_of(each.name)].add(base, instruct)
-            # Norm weights are not counted: they start at one and hardly move.
-            if base.dim() > 1:
-                matrices.add(base, instruct)
-    layers: dict[str, dict[str, float]] = {}
-    for (layer, kind), total in totals.items():
-        layers.setdefault(layer, {})[kind] = total.ratio()
-    return {"overall": matrices.ratio(), "groups": layers.pop("", {}), "layers": layers}
-
-
-@dataclass
-class _Squares:
-    """Sums of squares over some tensors: of what changed, and of the base's own values."""
-
-    change: float = 0.0
-    size: float = 0.0
-
-    def add(self, base: torch.Tensor, instruct: torch.Tensor) -> None:
-        # In float32: in half precision the difference of near values is mostly rounding.
-        self.change += torch.linalg.vector_norm(instruct.float() - base.float()).item() ** 2
-        self.size += torch.linalg.vector_norm(base.float()).item() ** 2
-
-    def ratio(self) -> float:
-        return math.sqrt(self.change / self.size) if self.size else 0.0
 
 
 def _side(pair: Pair, side: Checkpoint) -> dict[str, Any]:
@@ -127,6 +82,7 @@ def _side(pair: Pair, side: Checkpoint) -> dict[str, Any]:
         "tensors_unneeded": len(side.tensors) - used,
         "tokens": None if side.vocabulary is None else len(side.vocabulary),
         "chat_template": None if tokenizer is None else tokenizer.chat_template is not None,
+        "chat_template_names": _template_names(tokenizer),
         "special_tokens": special,
     }
 
@@ -144,18 +100,44 @@ def _sharing(pair: Pair) -> dict[str, Any]:
     }
 
 
+def _template_names(tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+    """Return the names of the chat templates, where a tokenizer has several."""
+    template = getattr(tokenizer, "chat_template", None)
+    return list(template) if isinstance(template, dict) else []
+
+
+def _chat_templates_differ(pair: Pair) -> bool:
+    """Return whether both sides have a chat template, and not the same."""
+    base, instruct = (
+        getattr(side.tokenizer, "chat_template", None) for side in (pair.base, pair.instruct)
+    )
+    return None not in (base, instruct) and base != instruct
+
+
 def _vocabulary(pair: Pair) -> dict[str, Any]:
     alignment = pair.alignment
-    if alignment is None:
+    base, instruct = pair.base.vocabulary, pair.instruct.vocabulary
+    if alignment is None or base is None or instruct is None:
         return {"matched_by": "position"}
     rows = alignment.rows
-    moved = (rows != torch.arange(len(rows))) & (rows >= 0)
+    moved, changed = renumbered(base, instruct), repurposed(base, instruct)
     return {
         "matched_by": "token",
         "identical": alignment.is_identity,
         "rows": len(rows),
         "tokens_shared": alignment.shared,
-        "tokens_moved": int(moved.sum()),
+        "tokens_moved": len(moved),
+        "tokens_repurposed": len(changed),
         f"tokens_only_in_{pair.reference.role}": len(alignment.reference_only),
         f"tokens_only_in_{pair.other.role}": len(alignment.other_only),
+        "examples": {
+            "moved": _first({token: list(ids) for token, ids in moved.items()}),
+            "repurposed": _first({index: list(tokens) for index, tokens in changed.items()}),
+            f"only_in_{pair.reference.role}": list(alignment.reference_only[:EXAMPLES]),
+            f"only_in_{pair.other.role}": list(alignment.other_only[:EXAMPLES]),
+        },
     }
+
+
+def _first(found: dict[Any, Any]) -> dict[Any, Any]:
+    return dict(islice(found.items(), EXAMPLES))

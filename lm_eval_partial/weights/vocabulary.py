@@ -19,6 +19,22 @@ from lm_eval_partial.weights.interpolate import LazyTensor
 # Share of the smaller vocabulary that both must have; with less the two are of different families.
 MIN_SHARED = 0.9
 
+# Texts that tokenizers are known to split in different ways. Two that share every token still may,
+# by their rules for spaces, digits or the first word.
+PROBE = {
+    "prose": "The fox can't jump over it; she'll wait, won't she? NATO-led, state-of-the-art.",
+    "digits": "1234567890 3.14159 2024-11-25 1,000,000 and 42% of 007",
+    "spaces": "  two   three\n\n    four\t\ttabs \n and one at the end ",
+    "code": "def f(x):\n    if x >= 10 and x != 0x1F:\n        return {'a': x**2}  # ok\n",
+    "markup": "<b>[INST] a@b.org </b> https://example.org/a_b?c=1&d=2 <|x|> $\\alpha^2$",
+    "accents": "Où était-ce? Größe, año, ﬁn, ½, café, Đặng, İstanbul",
+    "Cyrillic and Greek": "Быстрая лиса, ещё раз. Γρήγορη αλεπού;",
+    "Arabic and Hebrew": "الثعلب السريع، ٣ مرات. השועל המהיר",
+    "Indic and Thai": "तेज़ लोमड़ी। สุนัขจิ้งจอก",
+    "Chinese, Japanese and Korean": "敏捷的狐狸。すばやいキツネ 빠른 여우",
+    "emoji": "🦊👍🏽 👩‍👩‍👧 → ≠ “quoted” …",
+}
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -89,8 +105,28 @@ def align(
         other_rows=other_rows,
         shared=len(tokens) - len(alone),
         reference_only=tuple(alone),
-        other_only=tuple(token for token in theirs if token not in reference),
+        # By id: a tokenizer gives its tokens in no order.
+        other_only=tuple(sorted(theirs.keys() - reference.keys(), key=theirs.__getitem__)),
     )
+
+
+def renumbered(base: Mapping[str, int], instruct: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Return the tokens of both sides with two ids, in the order of the base's: token to ids."""
+    found = {}
+    for token in sorted(base.keys() & instruct.keys(), key=base.__getitem__):
+        if base[token] != instruct[token]:
+            found[token] = base[token], instruct[token]
+    return found
+
+
+def repurposed(base: Mapping[str, int], instruct: Mapping[str, int]) -> dict[int, tuple[str, str]]:
+    """Return the ids whose token gave way to a new one: id to (base's token, instruct's).
+
+    A token that went to another id did not give way.
+    """
+    gone = {base[token]: token for token in base.keys() - instruct.keys()}
+    new = {instruct[token]: token for token in instruct.keys() - base.keys()}
+    return {index: (gone[index], new[index]) for index in sorted(gone.keys() & new.keys())}
 
 
 class AlignedRows:
@@ -138,12 +174,36 @@ def tokenizer_differences(
     ours, theirs = _leading_tokens(base), _leading_tokens(instruct)
     if ours != theirs:
         lines.append(f"tokens put before a text: base {ours}, instruct {theirs}")
-    if (base.chat_template is None) != (instruct.chat_template is None):
-        lines.append(
-            f"chat template: only the {'instruct' if base.chat_template is None else 'base'} side"
-            " has one"
-        )
-    return lines
+    # Of an instruct model, a template of its own is expected.
+    if base.chat_template is not None and instruct.chat_template is None:
+        lines.append("chat template: only the base side has one")
+    return lines + _split_differently(base, instruct)
+
+
+def _split_differently(
+    base: PreTrainedTokenizerBase, instruct: PreTrainedTokenizerBase
+) -> list[str]:
+    """Return one line if both sides have other tokens for the same texts, with an example."""
+    found = {}
+    for name, text in PROBE.items():
+        ours, theirs = _tokens(base, text), _tokens(instruct, text)
+        if ours != theirs:
+            found[name] = ours, theirs
+    if not found:
+        return []
+    name, (ours, theirs) = next(iter(found.items()))
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    start = next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
+    shown = slice(start, start + 4)
+    return [
+        f"the same text has other tokens ({', '.join(found)}; first in {name}: base"
+        f" {ours[shown]}, instruct {theirs[shown]})"
+    ]
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return list(map(str, tokenizer.convert_ids_to_tokens(ids)))
 
 
 def _leading_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -14,6 +14,7 @@ from lm_eval_partial import __version__
 from lm_eval_partial.bench import sweep as bench_sweep
 from lm_eval_partial.bench.models import SIZES, make_pair
 from lm_eval_partial.cli import main
+from lm_eval_partial.prefix.model import PrefixModel
 from tests import pico
 
 
@@ -85,12 +86,8 @@ def test_inspect_for_people(pair, capsys):
     out = capsys.readouterr().out
     assert "LlamaForCausalLM, 36,640 parameters" in out and "21 × F32" in out
     assert "‖ΔW‖/‖W‖" in out and "attention" in out and "model.layers.1" in out
-    assert "warning: the tokenizers differ" in out
     assert out.splitlines()[-4:] == [
-        (
-            "Embedding rows are matched by token and identical in both: 330 rows, 330 tokens"
-            " shared, 0 tokens moved, 0 tokens only in instruct, 0 tokens only in base."
-        ),
+        "Embedding rows are matched by token: all 330 have one number in both.",
         "Prefixes that requests share, such as the shots, are computed once.",
         (
             "θ(λ) takes 0.14 MiB in float32, 0.07 MiB in bfloat16; its largest tensor 0.04 MiB in"
@@ -121,7 +118,7 @@ def test_inspect_for_machines(pair, pairs, capsys):
     assert list(found["update"]["layers"]) == ["model.layers.0", "model.layers.1"]
     for layer in found["update"]["layers"].values():
         assert sorted(layer) == ["attention", "mlp", "norm"]
-    assert set(found["update"]["groups"]) == {"embedding", "head", "final norm"}
+    assert list(found["update"]["groups"]) == ["embedding", "final norm", "head"]
     assert found["parameters"] == sum(map(torch.numel, base.values())) == 36640
     assert found["vocabulary"] == {
         "matched_by": "token",
@@ -129,23 +126,24 @@ def test_inspect_for_machines(pair, pairs, capsys):
         "rows": 330,
         "tokens_shared": 330,
         "tokens_moved": 0,
+        "tokens_repurposed": 0,
         "tokens_only_in_instruct": 0,
         "tokens_only_in_base": 0,
+        "examples": {"moved": {}, "repurposed": {}, "only_in_instruct": [], "only_in_base": []},
     }
     assert found["base"]["chat_template"] is False and found["instruct"]["chat_template"] is True
 
 
-def test_inspect_says_whether_prefixes_will_be_shared(pairs, tmp_path, capsys):
-    for family, longest in (("llama", None), ("gemma2", 512)):
+def test_inspect_says_whether_prefixes_will_be_shared(pairs, monkeypatch, capsys):
+    for family in ("llama", "gemma2"):  # with and without a sliding window
         base, instruct = map(str, pairs(family))
         found = inspected(capsys, "--base", base, "--instruct", instruct, "--headers_only")
-        expected = {"on": True, "reason": None, "longest_request": longest}
-        assert found["share_prefix"] == expected
-    base, instruct = map(str, pico.pair(tmp_path, "bloom"))
+        assert found["share_prefix"] == {"on": True, "reason": None, "longest_request": None}
+    # A stand-in: of the models that are made here, every one can share.
+    monkeypatch.setattr(PrefixModel, "unsupported", "the model's forward takes no cache")
     assert main(["inspect", "--base", base, "--instruct", instruct, "--headers_only"]) == 0
     assert (
-        "Prefixes cannot be shared: the model's forward takes no position_ids."
-        in capsys.readouterr().out
+        "Prefixes cannot be shared: the model's forward takes no cache." in capsys.readouterr().out
     )
 
 
@@ -178,6 +176,56 @@ def test_two_unrelated_models_are_suspicious(tmp_path, capsys):
     # The norm of the difference of two independent matrices of one size.
     assert found["update"]["overall"] == pytest.approx(2**0.5, rel=0.02)
     assert "suspicious: the update is 1.4" in found["warnings"][-1]
+
+
+def test_twenty_layers_are_in_order_and_each_mean_is_of_its_own(tmp_path, capsys):
+    """Files are sorted by name, where layer 10 comes before layer 2."""
+    base, instruct = pico.pair(tmp_path, num_hidden_layers=20)
+    pair = ["--base", str(base), "--instruct", str(instruct)]
+    update = inspected(capsys, *pair)["update"]
+    assert list(update["layers"]) == [f"model.layers.{number}" for number in range(20)]
+    assert main(["inspect", *pair]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [list(map(str.strip, line.split("│")[1:-1])) for line in lines]
+    rows = [row for row in rows if row and row[0].startswith("model.layers.")]
+    bands = ["0–2", "3–5", "6–8", "9–11", "12–14", "15–17", "18–19"]
+    assert [row[0] for row in rows] == [f"model.layers.{band}" for band in bands]
+    before, after = (load_file(side / "model.safetensors") for side in (base, instruct))
+    for layers, row in zip((range(9, 12), range(18, 20)), (rows[3], rows[6]), strict=True):
+        ratios = []
+        for layer in layers:
+            prefix = f"model.layers.{layer}.mlp."
+            names = [name for name in before if name.startswith(prefix)]
+            change = sum((after[name] - before[name]).square().sum() for name in names)
+            size = sum(before[name].square().sum() for name in names)
+            ratios.append((change / size) ** 0.5)
+        assert float(row[2]) == pytest.approx(float(sum(ratios)) / len(ratios), abs=6e-5)
+
+
+def test_inspect_names_tokens_and_two_chat_templates(tmp_path, capsys):
+    """The base's first token was given another meaning, and one more was put in front."""
+    base, instruct = pico.pair(tmp_path)
+    words = pico.tokenizer()
+    words.chat_template = "{{ messages[0].content }}"
+    words.save_pretrained(base)
+    state = json.loads((instruct / "tokenizer.json").read_text())
+    vocabulary = state["model"]["vocab"]
+    vocabulary["Ā"], vocabulary["ā"] = vocabulary["ā"], vocabulary["Ā"]
+    vocabulary["<|im_start|>"] = vocabulary.pop("Ă")
+    (instruct / "tokenizer.json").write_text(json.dumps(state))
+    pair = ["--base", str(base), "--instruct", str(instruct), "--headers_only"]
+    found = inspected(capsys, *pair)
+    number = words.get_vocab()
+    vocabulary = found["vocabulary"]
+    assert vocabulary["examples"]["repurposed"] == {str(number["Ă"]): ["Ă", "<|im_start|>"]}
+    first, second = number["Ā"], number["ā"]
+    assert vocabulary["examples"]["moved"] == {"Ā": [first, second], "ā": [second, first]}
+    assert (vocabulary["tokens_repurposed"], vocabulary["tokens_moved"]) == (1, 2)
+    assert found["chat_templates_differ"] is True
+    assert main(["inspect", *pair]) == 0
+    out = capsys.readouterr().out
+    assert f"1 re-purposed in instruct: {number['Ă']} Ă → <|" in out
+    assert "Both sides have a chat template, and they differ" in out
 
 
 @pytest.mark.parametrize("family", pico.FAMILIES)

@@ -336,11 +336,25 @@ def test_wrong_arguments_are_named_before_a_weight_file_is_opened(
         PartialHFLM(**given)
 
 
-def test_a_pair_that_differs_is_warned_of(pair, caplog):
+def test_a_pair_that_differs_is_warned_of(pair, caplog, tmp_path):
+    odd = shutil.copytree(pair["instruct"], tmp_path / "odd")
+    pico.tokenizer(pad_token="</s>").save_pretrained(odd)
     with caplog.at_level(logging.WARNING):
-        PartialHFLM(**pair, lam=0.5)
-    assert (
-        "the tokenizers differ" in caplog.text and "only the instruct side has one" in caplog.text
+        PartialHFLM(base=pair["base"], instruct=str(odd), lam=0.5)
+    assert "the tokenizers differ" in caplog.text
+    assert "pad_token: base None, instruct '</s>'" in caplog.text
+    # Its update is small.
+    assert "suspicious" not in caplog.text
+
+
+def test_two_unrelated_models_are_warned_of(tmp_path, caplog):
+    words = pico.tokenizer()
+    for seed, side in enumerate(("b", "i")):
+        pico.save(pico.model(pico.config("llama", len(words)), seed), words, tmp_path / side)
+    with caplog.at_level(logging.WARNING):
+        PartialHFLM(base=str(tmp_path / "b"), instruct=str(tmp_path / "i"), lam=0.5, rank=2)
+    assert re.search(
+        r"suspicious: the update is 1\.4\d of the weights' own norm, in a", caplog.text
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from lm_eval_partial.lam import read_lam
 from lm_eval_partial.weights.loading import load, move
 from lm_eval_partial.weights.pair import Pair
 from tests import pico
@@ -56,3 +58,24 @@ def test_a_moved_model_is_a_loaded_one(family, pairs):
         expected = load(pair, lam).state_dict()
         for name, value in model.state_dict().items():
             assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    "family, sizes",
+    [
+        ("llama", {"num_hidden_layers": 13}),
+        ("mixtral", {"num_hidden_layers": 12, "num_local_experts": 13}),
+    ],
+)
+def test_more_than_ten_layers_and_experts_stay_in_order(family, sizes, tmp_path):
+    """Names in a file are sorted as text, where 10 comes before 2."""
+    base, instruct = pico.pair(tmp_path, family, **sizes)
+    start = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    end = AutoModelForCausalLM.from_pretrained(instruct).state_dict()
+    # A λ of its own for every layer: in the wrong order, each would have another's.
+    model = load(Pair.open(str(base), str(instruct)), read_lam("layers:0..1+all:0.5"))
+    last = sizes["num_hidden_layers"] - 1
+    for name, value in model.state_dict().items():
+        found = re.search(r"layers\.(\d+)\.", name)
+        lam = int(found[1]) / last if found else 0.5
+        torch.testing.assert_close(value, torch.lerp(start[name], end[name], lam))

@@ -439,14 +439,50 @@ def test_another_base_of_the_same_shape(base, adapter, tmp_path):
         rf"adapter was trained on '{base}', whose weights are not those of base={other}\. Give"
         r" base",
     )
-    set_config(adapter, base_model_name_or_path="some-lab/other-7b")
-    refused(
-        base,
-        adapter,
-        r"was trained on 'some-lab/other-7b', not on base=.*\. Give base=some-lab/other-7b; or, if"
-        r" the weights are the "
-        r'same, write "base_model_name_or_path": ".*base" into its adapter_config\.json\.',
-    )
+
+
+@pytest.mark.parametrize(
+    "name, known, remedy",
+    [
+        ("some-lab/llama-7b", "", "some-lab/llama-7b"),
+        ("unsloth/llama-3-8b-unsloth-bnb-4bit", "a quantised copy that", "unsloth/llama-3-8b"),
+        ("TheBloke/Llama-2-7B-GPTQ", "a quantised copy that", "TheBloke/Llama-2-7B"),
+    ],
+)
+def test_a_base_of_another_name_may_be_a_mirror(base, adapter, name, known, remedy):
+    """Names do not say whether weights are the same: stock takes the adapter, and so do we."""
+    set_config(adapter, base_model_name_or_path=name)
+    (note,) = opened(base, adapter).notes()
+    assert f"was trained on '{name}', {known}" in note and "could not be checked" in note
+    assert note.endswith(f". If they are not, give base={remedy}")
+
+
+@pytest.mark.parametrize("name", ["../models/base", "models/base"])
+def test_a_relative_path_that_is_gone_is_noted(base, adapter, name):
+    set_config(adapter, base_model_name_or_path=name)
+    (note,) = opened(base, adapter).notes()
+    assert f"was trained on '{name}', which is not on this machine" in note
+
+
+def test_a_cached_base_of_another_name_is_compared_by_its_weights(
+    base, adapter, tmp_path, monkeypatch
+):
+    """The mirror lies in the Hub's cache: the same weights say nothing, others are refused."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "cache" / "models--lab--mirror"
+    mirror = shutil.copytree(base, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    set_config(adapter, base_model_name_or_path="lab/mirror")
+    assert opened(base, adapter).notes() == []
+    weights = load_file(mirror / "model.safetensors")
+    half = {name: tensor.half() for name, tensor in weights.items()}
+    save_file(half, mirror / "model.safetensors", metadata={"format": "pt"})
+    assert opened(base, adapter).notes() == []
+    weights["lm_head.weight"][-1] *= 1.001
+    save_file(weights, mirror / "model.safetensors", metadata={"format": "pt"})
+    refused(base, adapter, r"trained on 'lab/mirror', whose weights are not those of base=")
 
 
 def test_a_moved_base_is_still_the_base(base, adapter, tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.weights.pair import Pair
@@ -11,6 +14,8 @@ from lm_eval_partial.weights.vocabulary import (
     AlignedRows,
     align,
     check_shared,
+    renumbered,
+    repurposed,
     tokenizer_differences,
 )
 from tests import pico
@@ -119,11 +124,13 @@ def test_between_the_ends_only_shared_tokens_move(tmp_path):
 def test_tokenizer_differences_name_what_changes_prompts():
     base, instruct = pico.tokenizer(), pico.tokenizer(pad_token="</s>")
     assert tokenizer_differences(base, base) == []
-    instruct.chat_template = pico.CHAT
+    base.chat_template = pico.CHAT
     assert tokenizer_differences(base, instruct) == [
         "pad_token: base None, instruct '</s>'",
-        "chat template: only the instruct side has one",
+        "chat template: only the base side has one",
     ]
+    # Of an instruct model it is expected, and no reason to warn in every run.
+    assert tokenizer_differences(instruct, base) == ["pad_token: base '</s>', instruct None"]
 
 
 def test_tokenizer_differences_see_a_bos_put_before_a_text():
@@ -136,3 +143,31 @@ def test_tokenizer_differences_see_a_bos_put_before_a_text():
     assert tokenizer_differences(base, instruct) == [
         "tokens put before a text: base [], instruct ['<s>']"
     ]
+
+
+def test_the_same_text_split_differently_is_noted():
+    """Both share every token: only the rule that keeps digits apart is on one side."""
+    from tokenizers import pre_tokenizers
+
+    base, instruct = pico.tokenizer(), pico.tokenizer()
+    state = json.loads(base.backend_tokenizer.to_str())
+    state["model"]["merges"].append(["1", "2"])
+    state["model"]["vocab"]["12"] = len(state["model"]["vocab"])
+    for side in (base, instruct):
+        side._tokenizer = Tokenizer.from_str(json.dumps(state))
+    assert tokenizer_differences(base, instruct) == []
+    instruct.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), base.backend_tokenizer.pre_tokenizer]
+    )
+    (line,) = tokenizer_differences(base, instruct)
+    assert "the same text has other tokens (digits" in line
+    assert "first in digits: base ['12', '3', '4', '5'], instruct ['1', '2', '3', '4'])" in line
+
+
+def test_renumbered_and_repurposed_tokens_are_told_apart():
+    base, instruct = vocabulary("abcdefghijkl"), vocabulary("Xbcdefghijlk")
+    assert repurposed(base, instruct) == {0: ("a", "X")}
+    assert renumbered(base, instruct) == {"k": (10, 11), "l": (11, 10)}
+    # A token put in front moves the others, and takes the place of none that is gone.
+    assert repurposed(base, vocabulary("Xabcdefghijkl")) == {}
+    assert renumbered(base, vocabulary("Xabcdefghijkl"))["l"] == (11, 12)

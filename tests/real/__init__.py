@@ -1,0 +1,1 @@
+"""Pairs made of the metadata of real models, with small random weights."""

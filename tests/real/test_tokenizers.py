@@ -1,0 +1,42 @@
+"""Tokenizers of real models: one that is a tokenizer.model alone, and the probe of texts."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from lm_eval_partial.weights.checkpoint import Checkpoint
+from lm_eval_partial.weights.vocabulary import align, tokenizer_differences
+
+
+def test_a_tokenizer_model_alone_has_the_same_tokens(metadata, tmp_path):
+    pytest.importorskip("sentencepiece", reason="a dependency: pip install it")
+    pytest.importorskip("google.protobuf", reason="a dependency: pip install it")
+    alone = shutil.copytree(metadata / "Llama-2-7b-hf", tmp_path / "alone")
+    (alone / "tokenizer.json").unlink()
+    ours = Checkpoint("base", str(metadata / "Llama-2-7b-hf"))
+    theirs = Checkpoint("instruct", str(alone))
+    assert ours.vocabulary is not None and theirs.vocabulary is not None
+    assert align(ours.vocabulary, theirs.vocabulary, 32000, 32000).is_identity
+    # As transformers converts it, runs of spaces are one token. That must not go unnoticed.
+    assert ours.tokenizer is not None and theirs.tokenizer is not None
+    (line,) = tokenizer_differences(ours.tokenizer, theirs.tokenizer)
+    assert line.startswith("the same text has other tokens (")
+
+
+@pytest.mark.parametrize(
+    "base, instruct, differ",
+    [
+        ("Mistral-7B-v0.1", "Mistral-7B-Instruct-v0.3", True),
+        ("Mistral-7B-v0.1", "zephyr-7b-beta", False),
+        ("SmolLM2-135M", "SmolLM2-135M-Instruct", False),
+        ("OLMo-7B-hf", "OLMo-7B-SFT-hf", False),
+    ],
+)
+def test_texts_that_are_split_differently_are_noted_and_no_others(metadata, base, instruct, differ):
+    ours = Checkpoint("base", str(metadata / base)).tokenizer
+    theirs = Checkpoint("instruct", str(metadata / instruct)).tokenizer
+    assert ours is not None and theirs is not None
+    lines = tokenizer_differences(ours, theirs)
+    assert any("the same text has other tokens" in line for line in lines) is differ
