@@ -32,6 +32,7 @@ def show(report: dict[str, Any]) -> None:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     lines = (
         _vocabulary_line(report["vocabulary"]),
+        _generation_line(report["generation_config"]),
         _sharing_line(report["share_prefix"]),
         _memory_line(report),
     )
@@ -59,11 +60,16 @@ def _summary(report: dict[str, Any]) -> Table:
     )
     add_row("tokens", _tokens)
     add_row("chat template", lambda side: "yes" if side["chat_template"] else "no")
+    add_row("generation config", _generation)
     return table
 
 
 def _dtypes(side: dict[str, Any]) -> str:
     return ", ".join(f"{count} × {name}" for name, count in side["dtypes"].items())
+
+
+def _generation(side: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in side["generation_config"].items())
 
 
 def _tokens(side: dict[str, Any]) -> str:
@@ -79,6 +85,12 @@ def _vocabulary_line(found: dict[str, Any]) -> str:
             counts.append(f"{value:,} {name.replace('_', ' ')}")
     same = "identical in both" if found["identical"] else "not identical"
     return f"Embedding rows are matched by token and {same}: {', '.join(counts)}."
+
+
+def _generation_line(found: dict[str, Any]) -> str:
+    if found["used"] == "none":
+        return "Texts are generated as the task says; no generation config adds to that but EOS."
+    return f"The {found['used']} side's generation config is used at every λ."
 
 
 def _sharing_line(found: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from lm_eval_partial.lam import Lam
 from lm_eval_partial.prefix.model import PrefixModel
+from lm_eval_partial.weights import generation
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES
 from lm_eval_partial.weights.pair import Pair
@@ -50,6 +51,10 @@ def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) 
         "instruct": _side(pair, pair.instruct),
         "tensors_matched": len(pair.tensors),
         "vocabulary": _vocabulary(pair),
+        "generation_config": {
+            "used": pair.generation_config,
+            "fields": generation.settings(generation.generation_config(pair)),
+        },
         "share_prefix": _sharing(pair),
         "memory_bytes": {"float32": parameters * 4, "bfloat16": parameters * 2},
         "largest_tensor_bytes": max(sizes) * 4,
@@ -128,6 +133,7 @@ def _side(pair: Pair, side: Checkpoint) -> dict[str, Any]:
         "tokens": None if side.vocabulary is None else len(side.vocabulary),
         "chat_template": None if tokenizer is None else tokenizer.chat_template is not None,
         "special_tokens": special,
+        "generation_config": generation.settings(generation.read(side)),
     }
 
 

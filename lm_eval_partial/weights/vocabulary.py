@@ -138,11 +138,9 @@ def tokenizer_differences(
     ours, theirs = _leading_tokens(base), _leading_tokens(instruct)
     if ours != theirs:
         lines.append(f"tokens put before a text: base {ours}, instruct {theirs}")
-    if (base.chat_template is None) != (instruct.chat_template is None):
-        lines.append(
-            f"chat template: only the {'instruct' if base.chat_template is None else 'base'} side"
-            " has one"
-        )
+    # The other way round is how chat models are made.
+    if base.chat_template is not None and instruct.chat_template is None:
+        lines.append("chat template: only the base side has one")
     return lines
 
 

@@ -339,9 +339,10 @@ def test_wrong_arguments_are_named_before_a_weight_file_is_opened(
 def test_a_pair_that_differs_is_warned_of(pair, caplog):
     with caplog.at_level(logging.WARNING):
         PartialHFLM(**pair, lam=0.5)
-    assert (
-        "the tokenizers differ" in caplog.text and "only the instruct side has one" in caplog.text
-    )
+    assert "the generation configs differ; the instruct side's is used at every λ" in caplog.text
+    assert "eos_token_id: base 1, instruct [1, 5]" in caplog.text
+    # As nearly every pair has it, it is worth no warning.
+    assert "chat template" not in caplog.text
 
 
 # The other ways in --------------------------------------------------------------------------------

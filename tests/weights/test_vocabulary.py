@@ -120,9 +120,10 @@ def test_tokenizer_differences_name_what_changes_prompts():
     base, instruct = pico.tokenizer(), pico.tokenizer(pad_token="</s>")
     assert tokenizer_differences(base, base) == []
     instruct.chat_template = pico.CHAT
-    assert tokenizer_differences(base, instruct) == [
-        "pad_token: base None, instruct '</s>'",
-        "chat template: only the instruct side has one",
+    assert tokenizer_differences(base, instruct) == ["pad_token: base None, instruct '</s>'"]
+    assert tokenizer_differences(instruct, base) == [
+        "pad_token: base '</s>', instruct None",
+        "chat template: only the base side has one",
     ]
 
 
