@@ -69,7 +69,8 @@ def _dtypes(side: dict[str, Any]) -> str:
 
 
 def _generation(side: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in side["generation_config"].items())
+    fields = side["generation_config"].items()
+    return ", ".join(f"{name}={value}" for name, value in fields) or "defaults"
 
 
 def _tokens(side: dict[str, Any]) -> str:
