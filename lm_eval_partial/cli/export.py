@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lm_eval_partial.cli.inspect import add_pair_arguments, open_pair
+from lm_eval_partial.cli.inspect import add_generation_config, add_pair_arguments, open_pair
 
 EXAMPLES = """\
 examples:
@@ -33,6 +33,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_pair_arguments(parser)
+    add_generation_config(parser)
     parser.add_argument("--lam", required=True, help="λ: 0 is base, 1 instruct")
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="new or empty folder"

@@ -42,6 +42,15 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_generation_config(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that says whose generation config θ(λ) has."""
+    parser.add_argument(
+        "--generation_config",
+        choices=("instruct", "base", "none"),
+        help="whose the result has; none: special tokens only (default: that of the tokenizer)",
+    )
+
+
 def open_pair(args: argparse.Namespace) -> Pair:
     """Return the pair that `add_pair_arguments` names."""
     from lm_eval_partial.weights.pair import Pair
@@ -63,6 +72,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_pair_arguments(parser)
+    add_generation_config(parser)
     parser.add_argument(
         "--headers_only",
         action="store_true",

@@ -37,6 +37,7 @@ def show(report: dict[str, Any]) -> None:
             "Both sides have a chat template, and they differ: with --apply_chat_template,"
             f" {report['reference']}'s is used at every λ."
         )
+    lines.append(_generation_line(report["generation_config"]))
     lines += [_sharing_line(report["share_prefix"]), _memory_line(report)]
     for line in (*lines, "This pair can be interpolated."):
         console.print(line, soft_wrap=True)
@@ -63,6 +64,7 @@ def _summary(report: dict[str, Any]) -> Table:
     )
     add_row("tokens", _tokens)
     add_row("chat template", _chat_template)
+    add_row("generation config", _generation)
     return table
 
 
@@ -73,6 +75,11 @@ def _revision(side: dict[str, Any]) -> str:
 
 def _dtypes(side: dict[str, Any]) -> str:
     return ", ".join(f"{count} × {name}" for name, count in side["dtypes"].items())
+
+
+def _generation(side: dict[str, Any]) -> str:
+    fields = side["generation_config"].items()
+    return ", ".join(f"{name}={value}" for name, value in fields) or "defaults"
 
 
 def _tokens(side: dict[str, Any]) -> str:
@@ -121,6 +128,12 @@ def _counted(count: int, what: str, examples: list[str]) -> list[str]:
         return []
     more = f" and {count - len(examples):,} more" if count > len(examples) else ""
     return [f"  {count:,} {what}: {', '.join(examples)}{more}"]
+
+
+def _generation_line(found: dict[str, Any]) -> str:
+    if found["used"] == "none":
+        return "Texts are generated as the task says; no generation config adds to that but EOS."
+    return f"The {found['used']} side's generation config is used at every λ."
 
 
 def _sharing_line(found: dict[str, Any]) -> str:

@@ -24,8 +24,8 @@ examples:
   lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\
       --output_path results/mypair --batch_size 8 --baselines
   lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0,0.5,0.6,1 \\
-      --tasks gsm8k,ifeval --output_path results/chat --model_args dtype=bfloat16 \\
-      --apply_chat_template
+      --tasks gsm8k,ifeval --output_path results/chat \\
+      --model_args dtype=bfloat16,generation_config=none --apply_chat_template
   lm-eval-partial sweep --base ./base --instruct ./instruct --lam -0.5:1.5:0.25 \\
       --tasks arc_easy --output_path results/quick --limit 100
 """

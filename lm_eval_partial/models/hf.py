@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import __version__ as transformers_version
 from transformers.distributed.configuration_utils import DistributedConfig
 
@@ -84,8 +86,9 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
                 is loaded. For bitsandbytes the fields may be given instead (``load_in_8bit=True``).
             share_prefix: whether prefixes that requests share are computed once. With False, every
                 request is computed as stock `hf` does, bit for bit.
-            **kwargs: revisions, subfolders, tokenizer and trust_remote_code of the pair, as in
-                `weights.source.Source`; `HFLM`'s other arguments, and config fields to override.
+            **kwargs: revisions, subfolders, tokenizer, generation_config and trust_remote_code of
+                the pair, as in `weights.source.Source`; `HFLM`'s other arguments, and config fields
+                to override.
 
         Raises:
             UserError: an argument is wrong or the pair cannot be interpolated. No weight was read.
@@ -164,6 +167,11 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
             "settings": settings,
         }
 
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Return the text generated for each request, as `HFLM` does."""
+        self._warn_if_limit_is_beaten(requests)
+        return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
     def get_model_info(self) -> dict[str, Any]:
         """Return what ``results["config"]`` records.
 
@@ -179,6 +187,18 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
             "share_prefix_off": self.sharing_off,
             "torch_version": torch.__version__,
         }
+
+    def _warn_if_limit_is_beaten(self, requests: list[Instance]) -> None:
+        limit = self.model.generation_config.max_new_tokens
+        asked = set()
+        for request in requests:
+            asked.add(normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"])
+        if limit is not None and asked - {limit}:
+            logger.warning(
+                f"max_new_tokens={limit:,} in the generation config beats the task's max_gen_toks="
+                f"{' and '.join(map(str, sorted(asked)))}: up to {limit:,} tokens are generated, as"
+                " by stock hf. Give generation_config=none for the task's own limit."
+            )
 
     def _warn_if_slow(self) -> None:
         slowdown = loading.cpu_slowdown(self._dtype)

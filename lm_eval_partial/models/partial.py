@@ -186,6 +186,7 @@ class Partial(ABC):
             **self._variant,
             "vocabulary": self.pair.reference.role,
             "tokenizer": self.pair.tokenizer,
+            "generation_config": self.pair.generation_config,
             "lm_eval_partial_version": __version__,
         }
 

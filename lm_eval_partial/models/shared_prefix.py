@@ -22,12 +22,14 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
+from transformers import GenerationConfig
 
 from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
 from lm_eval_partial.prefix.generation import Group, going_on, groups, padded_between, rows_that_fit
 from lm_eval_partial.prefix.loglikelihood import Request, score, score_in_full
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.tree import Ints
+from lm_eval_partial.weights import generation
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,13 @@ GREEDY = {
     "top_p",
     "num_beams",
     "repetition_penalty",
+}
+
+# Settings of a generation config to which the padding inside of a prompt means nothing, and under
+# which a prompt is one row. A ban of repeated n-grams would miss one that the padding cuts.
+PADDED = {
+    *("eos_token_id", "max_new_tokens", "min_new_tokens", "repetition_penalty"),
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p"),
 }
 
 # The least number of prompts that a CPU generates from at a time: it reads all weights at every
@@ -275,10 +284,12 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             of_settings.setdefault(repr(request.args[1]), []).append(index)
         for alike in of_settings.values():
             settings = normalize_gen_kwargs(requests[alike[0]].args[1], self.max_gen_toks)
-            if not _is_greedy(settings):
+            if not _is_greedy(settings) or not self._generates_padded():
                 reasons.update(dict.fromkeys(alike, "not decoded greedily, token by token"))
                 continue
-            new_tokens = settings["max_gen_toks"]
+            # transformers lets max_new_tokens of a generation config win.
+            own_limit = self.model.generation_config.max_new_tokens or 0
+            new_tokens = max(settings["max_gen_toks"], own_limit)
             indices = []
             for index in alike:
                 length = len(prompts[index])
@@ -298,6 +309,12 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
                 yield from self._generate_group(
                     model, requests, prompts, group, members, new_tokens
                 )
+
+    def _generates_padded(self) -> bool:
+        """Return whether the model's generation config asks for nothing beyond `PADDED`."""
+        # Fields of a model's own say nothing to transformers.
+        known = vars(GenerationConfig())
+        return generation.settings(self.model.generation_config).keys() & known.keys() <= PADDED
 
     def _generate_group(
         self,

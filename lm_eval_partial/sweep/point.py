@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,24 @@ class Runner:
         self.config, self.tasks, self.folder, self.trackers = config, tasks, folder, trackers
 
     def point(
-        self, name: str, lm: Any, model: str, model_args: dict[str, Any], lam: float | None = None
+        self,
+        name: str,
+        lm: Any,
+        model: str,
+        model_args: dict[str, Any],
+        lam: float | None = None,
+        recorded: Mapping[str, Any] | None = None,
     ) -> None:
-        """Evaluate a model and write the point `name`, whole or not at all."""
+        """Evaluate a model and write the point `name`, whole or not at all.
+
+        Args:
+            name: of the point's folder.
+            lm: the model.
+            model: its type, and
+            model_args: its arguments, as a separate run would be given them.
+            lam: its λ; None for stock ``hf``.
+            recorded: what else ``results["config"]`` says.
+        """
         config = self.config
         # Written aside and renamed when whole, so that a killed sweep leaves only finished points.
         unfinished = self.folder / INCOMPLETE
@@ -57,6 +72,7 @@ class Runner:
             fewshot_as_multiturn=config.fewshot_as_multiturn,
         )
         result = self._evaluate(lm, model, model_args)
+        result["config"] |= recorded or {}
         samples = result.pop("samples", None)
         self.trackers.log(name, lam, result, samples)
         _save(tracker, result, samples)

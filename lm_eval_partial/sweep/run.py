@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ import transformers
 from lm_eval.api.registry import get_model
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from tqdm import tqdm
+from transformers import GenerationConfig
 
 from lm_eval_partial import __version__
 from lm_eval_partial.errors import UserError
@@ -36,10 +38,12 @@ from lm_eval_partial.sweep import folder as trajectory
 from lm_eval_partial.sweep.point import INCOMPLETE, Runner
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.sweep.tracking import Trackers
-from lm_eval_partial.weights import loading
+from lm_eval_partial.weights import generation, loading
 from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES, Checkpoint
 from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.source import Source
+
+logger = logging.getLogger(__name__)
 
 # The flags that a point's answers or files depend on: part of the fingerprint. The others change
 # speed or messages.
@@ -97,6 +101,8 @@ def sweep(
         "base": pair.base.path,
         "instruct": pair.instruct.path,
         "run": (recorded or {}).get("run") or os.urandom(4).hex(),
+        "generation_config": _generation_configs(pair),
+        "notes": pair.notes(),
         trajectory.FINGERPRINT: fingerprint(config, pair, tasks),
     }
     lam_of = {trajectory.point_name(lam): lam for lam in lams}
@@ -132,7 +138,9 @@ def _run(runner: Runner, pair: Pair, lam_of: Mapping[str, float], todo: tqdm) ->
                 lm = _make("partial-hf", model_args, config)
             else:
                 lm.set_lam(lam)
-            runner.point(name, lm, "partial-hf", model_args | {"model": lm.name}, lam)
+            dropped = _drop(lm, name, pair, generation.generation_config(pair))
+            named = model_args | {"model": lm.name}
+            runner.point(name, lm, "partial-hf", named, lam, dropped)
         else:
             if lm is not None:  # two models are never held
                 lm = None
@@ -141,8 +149,40 @@ def _run(runner: Runner, pair: Pair, lam_of: Mapping[str, float], todo: tqdm) ->
             model_args = stock_arguments(config.model_args, side)
             if config.apply_chat_template:
                 runner.tasks.forget_prompts()  # each side has a template of its own
-            runner.point(name, _make("hf", dict(model_args), config), "hf", model_args)
+            stock = _make("hf", dict(model_args), config)
+            dropped = _drop(stock, name, pair, stock.model.generation_config)
+            runner.point(name, stock, "hf", model_args, recorded=dropped)
+            del stock
             _release()
+
+
+def _drop(lm: Any, name: str, pair: Pair, given: GenerationConfig) -> dict[str, Any]:
+    """Let each task's own limit of new tokens hold, and ``generation_config=none`` for stock too.
+
+    Args:
+        lm: the model.
+        name: of the point.
+        pair: of the sweep.
+        given: the generation config that the model would have in a separate run.
+
+    Returns:
+        what the point records: the fields that were dropped, or nothing.
+    """
+    none = pair.generation_config == "none"
+    kept = generation.bare(given) if none else generation.without_limit(given)
+    before, after = generation.settings(given), generation.settings(kept)
+    dropped = {field: value for field, value in before.items() if field not in after}
+    if not dropped:
+        return {}
+    # Once for each model, not for each λ of it.
+    if generation.settings(lm.model.generation_config) != after:
+        shown = ", ".join(f"{field}={value}" for field, value in dropped.items())
+        logger.warning(
+            f"{name}: dropped from its generation config: {shown}. What a task says of these holds,"
+            " its max_gen_toks above all"
+        )
+    lm.model.generation_config = kept
+    return {"generation_config_dropped": dropped}
 
 
 def _make(model: str, model_args: dict[str, Any], config: EvaluatorConfig) -> Any:
@@ -248,12 +288,21 @@ def fingerprint(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, 
     return found
 
 
+def _generation_configs(pair: Pair) -> dict[str, Any]:
+    """Return which generation config is used, and what each side's says, for the manifest."""
+    found: dict[str, Any] = {"used": pair.generation_config}
+    for side in (pair.base, pair.instruct):
+        found[side.role] = generation.settings(generation.read(side))
+    return found
+
+
 def _fingerprinted(model_args: Mapping[str, Any]) -> dict[str, str]:
     """Return the model arguments that are compared as they are written."""
     # The others change only speed, or are compared as what they stand for: the pair by its
     # checksums, the dtype by what "auto" gives.
     aside = {*arguments.OWN, *SPEED_ONLY, "dtype", "trust_remote_code", "device"}
     aside -= {"share_prefix", "merge", "rank", "rest", "quantization_config", "schedule"}
+    aside -= {"generation_config"}
     return {name: str(value) for name, value in sorted(model_args.items()) if name not in aside}
 
 

@@ -15,8 +15,8 @@ from lm_eval_partial.weights.architecture import Architecture, Placed, model_con
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.vocabulary import MIN_SHARED, check_shared
 
-# Config fields that do not change what a model computes. The vocabulary's do, but are handled row
-# by row.
+# Config fields that do not change what a model computes, if perhaps how it is trained. The
+# vocabulary's do, but are handled row by row.
 _INERT_FIELDS = (
     *(
         "_name_or_path",
@@ -29,6 +29,7 @@ _INERT_FIELDS = (
     ),
     *("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id", "sep_token_id"),
     *("id2label", "label2id", "tie_word_embeddings", "vocab_size"),
+    *("initializer_range", "pretraining_tp", "router_aux_loss_coef", "transformers.js_config"),
 )
 
 
@@ -42,18 +43,29 @@ def config_differences(
     ours, theirs = _flat(base.to_dict()), _flat(instruct.to_dict())
     found = {}
     for field in sorted(ours.keys() | theirs.keys()):
-        # Dropout is for training only.
-        inert = field.split(".")[-1] in _INERT_FIELDS or "dropout" in field
-        if not inert and ours.get(field) != theirs.get(field):
-            found[field] = ours.get(field), theirs.get(field)
+        values = ours.get(field), theirs.get(field)
+        # A field that only one side has is none of the model type's own: off is as good as absent
+        # (use_mrope of Qwen 2.5).
+        on = (
+            field in ours and field in theirs or any(value not in (None, False) for value in values)
+        )
+        if on and values[0] != values[1]:
+            found[field] = values
     return found
 
 
+def limits_length_only(field: str) -> bool:
+    """Return whether a config field changes no answer, but how long a request may be."""
+    return field.split(".")[-1] == "max_position_embeddings"
+
+
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the fields that are not inert, those of nested configs with dotted names."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
-        # id2label and the like are dictionaries with fields of their own, all of them inert.
-        if isinstance(value, dict) and name not in _INERT_FIELDS:
+        if name in _INERT_FIELDS or "dropout" in name:  # dropout is for training only
+            continue
+        if isinstance(value, dict):
             found |= _flat(value, f"{prefix}{name}.")
         else:
             found[prefix + name] = value

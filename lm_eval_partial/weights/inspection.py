@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lm_eval_partial.lam import Lam
 from lm_eval_partial.prefix.model import PrefixModel
+from lm_eval_partial.weights import generation
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES
 from lm_eval_partial.weights.pair import Pair
@@ -50,6 +51,10 @@ def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) 
         "tensors_matched": len(pair.tensors),
         "vocabulary": _vocabulary(pair),
         "chat_templates_differ": _chat_templates_differ(pair),
+        "generation_config": {
+            "used": pair.generation_config,
+            "fields": generation.settings(generation.generation_config(pair)),
+        },
         "share_prefix": _sharing(pair),
         "memory_bytes": {"float32": parameters * 4, "bfloat16": parameters * 2},
         "largest_tensor_bytes": max(sizes) * 4,
@@ -84,6 +89,7 @@ def _side(pair: Pair, side: Checkpoint) -> dict[str, Any]:
         "chat_template": None if tokenizer is None else tokenizer.chat_template is not None,
         "chat_template_names": _template_names(tokenizer),
         "special_tokens": special,
+        "generation_config": generation.settings(generation.read(side)),
     }
 
 

@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.lam import Lam
 from lm_eval_partial.weights import beside
 from lm_eval_partial.weights.architecture import model_config
+from lm_eval_partial.weights.generation import generation_config
 from lm_eval_partial.weights.pair import Pair, PairedTensor
 
 WORKERS = min(4, os.cpu_count() or 1)  # as transformers' loader: more only wait for memory
@@ -31,7 +32,7 @@ WORKERS = min(4, os.cpu_count() or 1)  # as transformers' loader: more only wait
 def load(
     pair: Pair, lam: Lam, dtype: str | torch.dtype = "auto", merge: bool = True, **kwargs: Any
 ) -> PreTrainedModel:
-    """Return the model at λ, with the reference side's generation config, in evaluation mode.
+    """Return the model at λ, with the pair's generation config, in evaluation mode.
 
     Args:
         pair: the two checkpoints.
@@ -197,17 +198,3 @@ def _free(model: PreTrainedModel) -> None:
         buffers = dict(module.named_buffers(recurse=False))
         for name in (*parameters, *buffers):
             delattr(module, name)
-
-
-def generation_config(pair: Pair) -> GenerationConfig:
-    """Return the generation config that stock transformers would give the reference side."""
-    reference = pair.reference.model_source
-    try:
-        return GenerationConfig.from_pretrained(reference.path, **reference.location)
-    except OSError:  # without a file it is made of the model's config
-        return GenerationConfig.from_pretrained(
-            reference.path,
-            config_file_name="config.json",
-            _from_model_config=True,
-            **reference.location,
-        )

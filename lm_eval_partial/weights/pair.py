@@ -4,7 +4,8 @@
     weights = pair.at(0.5)          # tensor names -> InterpolatedTensor; nothing is read yet
 
 The *reference* is the side that gives the result its ids, config, generation config and chat
-template. It is instruct, unless the tokenizer asked for is the base's. Only headers are read here.
+template. It is instruct, unless the tokenizer asked for is the base's. A generation config may be
+asked for by itself. Only headers are read here.
 
 Known gaps: no encoder-decoder models.
 """
@@ -12,6 +13,7 @@ Known gaps: no encoder-decoder models.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +21,7 @@ from transformers import PreTrainedConfig
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.lam import Lam, read_lam
+from lm_eval_partial.weights import generation
 from lm_eval_partial.weights.architecture import Placed, model_config
 from lm_eval_partial.weights.assign import Assigned, assign
 from lm_eval_partial.weights.checkpoint import Checkpoint
@@ -28,6 +31,7 @@ from lm_eval_partial.weights.compatibility import (
     check_shapes,
     check_tokenizers,
     config_differences,
+    limits_length_only,
     open_tokenizer,
     side_of_tokenizer,
 )
@@ -76,6 +80,7 @@ class Pair:
         instruct: the side at λ = 1.
         reference: the side whose ids and config the result has.
         tokenizer: name or path of the tokenizer whose ids those are.
+        generation_config: whose the result has at every λ: ``instruct``, ``base`` or ``none``.
         architecture: the model that θ(λ) fills.
         config: its config; untied if either side is.
         tied: whether its output head is its embedding.
@@ -84,15 +89,23 @@ class Pair:
     """
 
     def __init__(
-        self, base: Checkpoint, instruct: Checkpoint, reference: Checkpoint, tokenizer: str
+        self,
+        base: Checkpoint,
+        instruct: Checkpoint,
+        reference: Checkpoint,
+        tokenizer: str,
+        generation_config: str | None = None,
     ) -> None:
         self.base, self.instruct = base, instruct
         self.reference, self.tokenizer = reference, tokenizer
+        self.generation_config = generation_config or reference.role
         # In the order of what it costs: configs, tokenizers, and only then the headers of files,
         # which may have to be fetched.
         built = architectures(base, instruct)
         self.architecture = built[reference.role]
         check_tokenizers(base, instruct)
+        if self.generation_config == self.other.role:
+            generation.check_ids(self.other, reference)
         placed = {side.role: self.architecture.place(side.tensors) for side in (base, instruct)}
         self.config: PreTrainedConfig = copy.deepcopy(model_config(reference))
         self.config.tie_word_embeddings = self.tied = settle(placed, built)
@@ -116,7 +129,8 @@ class Pair:
             base: local folder or Hub id.
             instruct: local folder or Hub id of a model fine-tuned from `base`, or of a LoRA
                 adapter.
-            **others: revisions, subfolders, tokenizer and trust_remote_code; see `Source`.
+            **others: revisions, subfolders, tokenizer, generation_config and trust_remote_code; see
+                `Source`.
 
         Raises:
             UserError: the two cannot be interpolated; the message says why.
@@ -132,13 +146,12 @@ class Pair:
         instruct = open_instruct(base, *where)
         if source.tokenizer_of_a_side:
             reference = instruct if source.tokenizer == "instruct" else base
-            return cls(base, instruct, reference, reference.path)
+            return cls(base, instruct, reference, reference.path, source.generation_config)
         tokenizer = source.tokenizer
         if isinstance(tokenizer, str):
             tokenizer = open_tokenizer(tokenizer, trusted)
-        return cls(
-            base, instruct, side_of_tokenizer(tokenizer, base, instruct), tokenizer.name_or_path
-        )
+        reference = side_of_tokenizer(tokenizer, base, instruct)
+        return cls(base, instruct, reference, tokenizer.name_or_path, source.generation_config)
 
     def at(
         self, lam: Lam, dtype: torch.dtype | None = None, merge: bool = True
@@ -230,13 +243,8 @@ class Pair:
                 f"{self.base} and {self.instruct} seem to hold the same weights: every λ would give"
                 " the same model. Check both paths."
             )
-        differing = config_differences(self.base.config, self.instruct.config)
-        if differing:
-            fields = differing.items()
-            shown = "; ".join(f"{name}: base {a!r}, instruct {b!r}" for name, (a, b) in fields)
-            lines.append(
-                f"the configs differ; the {self.reference.role} side's is used at every λ ({shown})"
-            )
+        lines += self._config_notes()
+        lines += generation.notes(self)
         if self.alignment is None:
             lines.append(
                 f"{self.base} or {self.instruct} has no tokenizer: embedding rows match by position"
@@ -248,6 +256,22 @@ class Pair:
                     f"the tokenizers differ; {self.tokenizer} is used ({'; '.join(differences)})"
                 )
         return lines
+
+    def _config_notes(self) -> Iterator[str]:
+        differing = config_differences(self.base.config, self.instruct.config)
+        if not differing:
+            return
+        fields = differing.items()
+        shown = "; ".join(f"{name}: base {a!r}, instruct {b!r}" for name, (a, b) in fields)
+        yield f"the configs differ; the {self.reference.role} side's is used at every λ ({shown})"
+        if all(map(limits_length_only, differing)):
+            return
+        end, other = (0, self.other) if self.other is self.base else (1, self.other)
+        yield (
+            f"λ = {end} is not the {other.role} model: it has its weights and the"
+            f" {self.reference.role} side's config. With tokenizer={other.role} it is, and"
+            f" λ = {1 - end} is not the {self.reference.role} model"
+        )
 
     def _paired(self, own: Placed, theirs: LazyTensor, update: LowRank | None) -> PairedTensor:
         by_token = own.name in self.architecture.vocabulary and self.moves_rows

@@ -28,7 +28,7 @@ from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import readable_bytes
 from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES
 from lm_eval_partial.weights.compatibility import open_tokenizer
-from lm_eval_partial.weights.loading import generation_config
+from lm_eval_partial.weights.generation import generation_config
 from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.spelling import model_config, tokenizer_config
 
@@ -95,7 +95,8 @@ def files_beside(pair: Pair, dtype: torch.dtype) -> Beside:
         files |= small_files(source.path, CODE, **source.location)
     found, notes = model_config(pair, fields, dtype)
     files["config.json"] = _respelled(files["config.json"], fields, found)
-    files.setdefault("generation_config.json", generation_config(pair).to_json_string())
+    if pair.generation_config != pair.reference.role or "generation_config.json" not in files:
+        files["generation_config.json"] = generation_config(pair).to_json_string()
     large = [name for name, file in files.items() if _size(file) > LARGEST]
     for name in large:
         del files[name]

@@ -8,6 +8,9 @@ from typing import Any
 
 from lm_eval_partial.errors import UserError
 
+RULES = ("instruct", "base", "none")
+"""Whose generation config θ(λ) has; ``none`` keeps the reference side's special tokens only."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -24,6 +27,8 @@ class Source:
         tokenizer: ``instruct`` or ``base``, the side whose ids, config, chat template and
             generation config the result has. Or another tokenizer with the ids of either side: its
             path, or the object.
+        generation_config: ``instruct``, ``base`` or ``none``, if not the side that `tokenizer`
+            gives; see `weights.generation`.
         trust_remote_code: as in transformers.
     """
 
@@ -34,14 +39,23 @@ class Source:
     base_subfolder: str = ""
     instruct_subfolder: str = ""
     tokenizer: Any = "instruct"
+    generation_config: str | None = None
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` if `generation_config` is unknown."""
+        if self.generation_config not in (None, *RULES):
+            raise UserError(
+                f"generation_config={self.generation_config} is none of {', '.join(RULES)}. Give"
+                " one of these."
+            )
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Source:
         """Return the source that some arguments name; other arguments are ignored.
 
         Raises:
-            UserError: base or instruct is missing.
+            UserError: base or instruct is missing, or `generation_config` is unknown.
         """
         for name in ("base", "instruct"):
             if given.get(name) is None:

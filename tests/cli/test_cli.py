@@ -86,8 +86,10 @@ def test_inspect_for_people(pair, capsys):
     out = capsys.readouterr().out
     assert "LlamaForCausalLM, 36,640 parameters" in out and "21 × F32" in out
     assert "‖ΔW‖/‖W‖" in out and "attention" in out and "model.layers.1" in out
-    assert out.splitlines()[-4:] == [
+    assert "warning: the generation configs differ" in out
+    assert out.splitlines()[-5:] == [
         "Embedding rows are matched by token: all 330 have one number in both.",
+        "The instruct side's generation config is used at every λ.",
         "Prefixes that requests share, such as the shots, are computed once.",
         (
             "θ(λ) takes 0.14 MiB in float32, 0.07 MiB in bfloat16; its largest tensor 0.04 MiB in"

@@ -18,7 +18,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, GenerationConfig
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.models import arguments
@@ -28,6 +28,7 @@ from lm_eval_partial.weights.source import Source
 from tests import pico
 from tests.answers import agree
 from tests.conftest import TASKS
+from tests.tasks.rows import THINGS
 
 
 @pytest.fixture
@@ -174,6 +175,37 @@ def test_what_else_changes_answers_changes_the_fingerprint(file, pairs, tmp_path
     (copy / file).write_text(text.replace(old, new))
     after = PartialHFLM(base=str(base), instruct=str(copy), lam=0.5).fingerprint
     assert [name for name in before if before[name] != after[name]] == [file.removesuffix(".json")]
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_without_a_generation_config_texts_are_stocks_without_one(share_prefix, pairs, tmp_path):
+    base, instruct = pairs("llama")
+    copy = shutil.copytree(instruct, tmp_path / "copy")
+    fields = {"eos_token_id": [1, 5], "repetition_penalty": 1.5, "min_new_tokens": 9}
+    (copy / "generation_config.json").write_text(json.dumps(fields | {"max_new_tokens": 10}))
+    given: dict[str, Any] = {"base": str(base), "instruct": str(copy), "lam": 1, "device": "cpu"}
+    requests = []
+    for index, thing in enumerate(THINGS):
+        text = "The fox is slow. " * 20 + f"The {thing} is"
+        asked = text, {"until": ["\n"], "max_gen_toks": 20}
+        requests.append(Instance("generate_until", {}, asked, index))
+    stock = HFLM(pretrained=str(copy), device="cpu")
+    lm = PartialHFLM(**given, share_prefix=share_prefix)
+    theirs = stock.generate_until(requests)
+    assert lm.generate_until(requests) == theirs
+    stock.model.generation_config = GenerationConfig(eos_token_id=[1, 5])
+    none = PartialHFLM(**given, share_prefix=share_prefix, generation_config="none")
+    found = none.generate_until(requests)
+    assert found == stock.generate_until(requests) and found != theirs
+    assert none.path_counts()["generate_until"].keys() == (
+        {"shared"} if share_prefix else {"plain: share_prefix=False"}
+    )
+    differing = [name for name in lm.fingerprint if lm.fingerprint[name] != none.fingerprint[name]]
+    assert differing == ["generation_config"]
+    assert none.get_model_info()["generation_config"] == "none"
+    # Loaded anew or overwritten, every λ has it.
+    none.set_lam(0.5)
+    assert none.model.generation_config.repetition_penalty is None
 
 
 # Moving -------------------------------------------------------------------------------------------
@@ -343,6 +375,8 @@ def test_a_pair_that_differs_is_warned_of(pair, caplog, tmp_path):
         PartialHFLM(base=pair["base"], instruct=str(odd), lam=0.5)
     assert "the tokenizers differ" in caplog.text
     assert "pad_token: base None, instruct '</s>'" in caplog.text
+    assert "the generation configs differ; the instruct side's is used at every λ" in caplog.text
+    assert "eos_token_id: base 1, instruct [1, 5]" in caplog.text
     # Its update is small.
     assert "suspicious" not in caplog.text
 

@@ -257,6 +257,27 @@ def test_a_repetition_penalty_sees_the_same_prompt(made):
     assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
 
 
+@pytest.mark.parametrize(
+    "fields, path",
+    [
+        ({"max_new_tokens": 9, "min_new_tokens": 8, "top_k": 3}, "shared"),
+        ({"do_sample": True, "temperature": 2.0, "a_field_of_qwen": 1}, "shared"),
+        ({"no_repeat_ngram_size": 2}, "plain: not decoded greedily, token by token"),
+        ({"num_beams": 2}, "plain: not decoded greedily, token by token"),
+        ({"max_new_tokens": 450}, "plain: longer than the model's window"),
+    ],
+)
+def test_what_a_generation_config_asks_for_decides_what_is_shared(fields, path, made):
+    """Padding inside of a prompt cuts n-grams, and max_new_tokens wins over max_gen_toks."""
+    ours, stock = made()
+    for lm in (ours, stock):
+        for name, value in fields.items():
+            setattr(lm.model.generation_config, name, value)
+    texts = few_shot_texts()
+    assert ours.generate_until(prompts(texts)) == stock.generate_until(prompts(texts))
+    assert ours.path_counts() == {"generate_until": {path: 6}}
+
+
 @pytest.mark.parametrize("wanted", ["static", "dynamic", "hybrid"])
 def test_a_generation_config_may_want_a_cache_of_its_own(made, wanted):
     """Gemma 2's files do; `generate` refuses two."""

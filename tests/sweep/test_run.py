@@ -258,6 +258,102 @@ def test_the_model_is_loaded_once_and_prompts_are_built_once(run, monkeypatch, t
     assert len(read(tmp_path / "out" / "lam_1.00")[1]["pico_mc"]) == 16
 
 
+# Generation configs -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def endless(pairs, tmp_path) -> Callable[..., tuple[Path, Path]]:
+    """Return a pair whose texts never end by themselves, with fields in generation configs."""
+
+    def make(base: dict[str, Any], instruct: dict[str, Any]) -> tuple[Path, Path]:
+        folders = []
+        for side, fields in zip(pairs("llama"), (base, instruct), strict=True):
+            folders.append(shutil.copytree(side, tmp_path / f"endless_{side.name}"))
+            file = folders[-1] / "generation_config.json"
+            file.write_text(json.dumps({"eos_token_id": 329} | fields))
+        return folders[0], folders[1]
+
+    return make
+
+
+def note_lengths(lm: Any, lengths: list[int]) -> None:
+    """Note the lengths of what a model generates, in tokens."""
+    generate = lm.model.generate
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        made = generate(*args, **kwargs)
+        if isinstance(made, torch.Tensor):  # not the self-check's
+            lengths.append(made.shape[1] - kwargs["input_ids"].shape[1])
+        return made
+
+    lm.model.generate = counted
+
+
+@pytest.mark.parametrize("given", ["tokenizer=base", "generation_config=none,tokenizer=base"])
+def test_the_tasks_limit_wins_at_every_point(given, run, endless, tmp_path, monkeypatch, caplog):
+    """Qwen's bases have max_new_tokens=2048, which wins over max_gen_toks in stock hf."""
+    base, instruct = endless({"max_new_tokens": 40, "repetition_penalty": 1.3}, {})
+    lengths: dict[str, list[int]] = {}
+    point = point_of_sweep.Runner.point
+
+    def counting(self: Any, name: str, lm: Any, *args: Any, **kwargs: Any) -> None:
+        if name not in lengths:
+            note_lengths(lm, lengths.setdefault(name, []))
+        point(self, name, lm, *args, **kwargs)
+
+    monkeypatch.setattr(point_of_sweep.Runner, "point", counting)
+    flags = ["--base", str(base), "--instruct", str(instruct), "--model_args", given]
+    assert run("--lam", "0,1", "--baselines", *flags, tasks="pico_gen") == 0
+    assert lengths.keys() == {"lam_0.00", "lam_1.00", "hf_base", "hf_instruct"}
+    for made in lengths.values():
+        assert max(made) == 12  # max_gen_toks of pico_gen
+    dropped = {}
+    for name in lengths:
+        config = read(tmp_path / "out" / name)[0]["config"]
+        dropped[name] = config.get("generation_config_dropped")
+    if "none" in given:
+        both = {"max_new_tokens": 40, "repetition_penalty": 1.3}
+        assert dropped == dict.fromkeys(lengths) | {"hf_base": both}
+    else:
+        limit = {"max_new_tokens": 40}
+        assert dropped == dict.fromkeys(lengths, limit) | {"hf_instruct": None}
+    assert "hf_base: dropped from its generation config: max_new_tokens=40" in caplog.text
+    zero, stock = (read(tmp_path / "out" / name)[1] for name in ("lam_0.00", "hf_base"))
+    assert responses(zero, "pico_gen") == responses(stock, "pico_gen")
+
+
+def test_stock_hf_and_partial_hf_alone_keep_the_models_limit(endless, lm_eval, caplog):
+    """Whatever the task says; a warning names both numbers."""
+    base, instruct = endless({"max_new_tokens": 20}, {})
+    pair = {"base": base, "instruct": instruct, "lam": 0, "tokenizer": "base"}
+    _, stock = lm_eval("hf", "pico_gen", pretrained=base)
+    _, ours = lm_eval("partial-hf", "pico_gen", **pair)
+    assert responses(ours, "pico_gen") == responses(stock, "pico_gen")
+    assert "max_new_tokens=20 in the generation config beats the task's max_gen_toks=12" in (
+        caplog.text
+    )
+    result, short = lm_eval("partial-hf", "pico_gen", **pair, generation_config="none")
+    assert result["config"]["generation_config"] == "none"
+    for long, cut in zip(responses(stock, "pico_gen"), responses(short, "pico_gen"), strict=True):
+        assert long[0][0].startswith(cut[0][0]) and len(cut[0][0]) < len(long[0][0])
+
+
+def test_the_manifest_tells_what_generation_configs_say(run, endless, tmp_path, capsys):
+    base, instruct = endless({"max_new_tokens": 40}, {"repetition_penalty": 1.3, "top_p": 0.8})
+    flags = ["--base", str(base), "--instruct", str(instruct), "--lam", "0.5"]
+    assert run(*flags) == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["generation_config"] == {
+        "used": "instruct",
+        "base": {"eos_token_id": 329, "max_new_tokens": 40},
+        "instruct": {"eos_token_id": 329, "repetition_penalty": 1.3, "top_p": 0.8},
+    }
+    assert any("repetition_penalty: base None, instruct 1.3" in note for note in manifest["notes"])
+    assert read(tmp_path / "out" / "lam_0.50")[0]["config"]["generation_config"] == "instruct"
+    assert run(*flags, "--model_args", "generation_config=none") == 1
+    assert 'generation_config is recorded as absent, now "none"' in capsys.readouterr().err
+
+
 # Again --------------------------------------------------------------------------------------------
 
 

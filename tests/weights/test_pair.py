@@ -224,7 +224,7 @@ def test_same_weights_twice_is_said(sides, tmp_path):
 
 def test_configs_that_compute_differently_are_said(sides):
     set_config(sides[1], rms_norm_eps=1e-3)
-    (note,) = [note for note in opened(*sides).notes() if "configs differ" in note]
+    (note,) = [note for note in opened(*sides).notes() if "the configs differ" in note]
     assert (
         "rms_norm_eps: base 1e-06, instruct 0.001" in note and "the instruct side's is used" in note
     )
