@@ -8,6 +8,8 @@ READY := $(VENV)/.ready
 ALPACA := $(VENV)/alpaca_eval
 # Exports are read by the last generation of transformers, too: an environment with nothing of ours.
 TRANSFORMERS_4 := $(VENV)/transformers-4
+# torchao warns at every start: a folder that only the tests of quantisation have on their path.
+QUANTISATION := $(VENV)/quantisation
 
 .PHONY: demo test test-versions check env clean
 
@@ -16,9 +18,13 @@ demo: $(READY)  ## the main job on the embedded pair: a few-shot score at λ = 0
 	  --model_args base=lm_eval_partial/demo/base,instruct=lm_eval_partial/demo/instruct,lam=0.5,dtype=float32 \
 	  --tasks partial_demo --include_path task_configs
 
-test: $(READY) $(ALPACA)/.ready $(TRANSFORMERS_4)/.ready  ## the tests (CPU; `make test ARGS="-m slow"` for the slow ones)
+# ARGS choose from the tests; without, those of quantisation run too, in a process of their own.
+test: $(READY) $(ALPACA)/.ready $(TRANSFORMERS_4)/.ready $(QUANTISATION)/.ready  ## the tests (CPU; `make test ARGS="-m slow"` for the slow ones)
 	ALPACA_EVAL_PYTHON=$(abspath $(ALPACA))/bin/python TRANSFORMERS_4_PYTHON=$(abspath $(TRANSFORMERS_4))/bin/python \
 	  $(BIN)/python -m pytest -n auto $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	PYTHONPATH=$(abspath $(QUANTISATION)) $(BIN)/python -m pytest -m quantisation tests/weights/test_quantisation.py
+endif
 
 test-versions:  ## some tests on the lowest, locked and newest releases (`ARGS=newest` for one, `ARGS=--write` for docs)
 	$(PYTHON) tests/versions.py --torch $(TORCH) --folder $(VENV)/versions $(ARGS)
@@ -47,6 +53,10 @@ $(TRANSFORMERS_4)/.ready:
 	$(PYTHON) -m venv $(TRANSFORMERS_4)
 	$(TRANSFORMERS_4)/bin/pip install --quiet torch==2.13.0
 	$(TRANSFORMERS_4)/bin/pip install --quiet transformers==4.51.3 sentencepiece==0.2.3 protobuf==7.36.2
+	touch $@
+
+$(QUANTISATION)/.ready: $(READY)
+	$(BIN)/pip install --quiet --upgrade --no-deps --target $(QUANTISATION) bitsandbytes==0.50.0 torchao==0.18.0
 	touch $@
 
 clean:

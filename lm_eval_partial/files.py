@@ -1,4 +1,4 @@
-"""Files and folders that are either complete or absent, and one writer at a time.
+"""Files and folders that are either complete or absent, one writer at a time; names of folders.
 
 Failures to write, such as a full disk, become a `UserError` that says what to do.
 """
@@ -6,7 +6,9 @@ Failures to write, such as a full disk, become a `UserError` that says what to d
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,33 @@ from filelock import FileLock, Timeout
 from lm_eval_partial.errors import UserError
 
 LOCK = ".lock"
+# Starts the names of folders that are not finished yet. They are the only ones that readers skip.
+INCOMPLETE = ".incomplete"
+# What file systems take for one name, in bytes: a Chinese character is three.
+FILE_SYSTEM_BYTES = 255
+# Of the names made here: trackers and the Hub put them into longer ones.
+NAME_BYTES = 200
+
+
+def name_of(path: str) -> str:
+    """Return the last two parts of a path or Hub id as one name, which begins with no dot.
+
+    ``./base`` is ``base``: a folder called ``.__base`` would be hidden.
+    """
+    parts = [part for part in re.split(r"[/\\]+", path) if part.strip(".")]
+    # "." and ".." have a name too, that of the folder they stand for.
+    return "__".join(parts[-2:] or [Path(path).resolve().name]).lstrip(".")
+
+
+def shortened(name: str, size: int) -> str:
+    """Return a name of at most `size` bytes: a digest of the whole name, and its end."""
+    written = os.fsencode(name)
+    if len(written) <= size:
+        return name
+    digest = hashlib.sha256(written).hexdigest()[:8]
+    # The end tells models apart: they often lie in one folder. A character that is cut is left out.
+    end = written[len(written) - size + len(digest) + 1 :].decode(errors="ignore")
+    return f"{digest}-{end}"
 
 
 @contextmanager

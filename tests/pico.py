@@ -228,10 +228,17 @@ def reordered(
     return result, tokens
 
 
-def adapter(base: Path, folder: Path, *, seed: int = 5, **lora: Any) -> Path:
-    """Write a LoRA adapter of `base` as peft saves it, with noise in every trainable weight."""
+def adapter(
+    base: Path, folder: Path, *, seed: int = 5, rows: int | None = None, **lora: Any
+) -> Path:
+    """Write a LoRA adapter of `base` as peft saves it, with noise in every trainable weight.
+
+    With `rows`, the embeddings are resized to so many before training, as for new tokens.
+    """
     made = AutoModelForCausalLM.from_pretrained(base)
     torch.manual_seed(seed)
+    if rows is not None:
+        made.resize_token_embeddings(rows, mean_resizing=False)
     with warnings.catch_warnings():
         # peft's advice on tied weights, and on embeddings that are saved too.
         warnings.simplefilter("ignore")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.files import write_text
+from lm_eval_partial.files import NAME_BYTES, name_of, shortened, write_text
 from lm_eval_partial.lam import format_lam
 from lm_eval_partial.results.files import ResultFile, Run, find, runs
 
@@ -195,8 +195,9 @@ def _point(run: Run, file: ResultFile) -> Point:
 
 def _slug(text: Any) -> str:
     """Return the last two parts of a path or Hub id as one word that can name a folder."""
-    parts = re.split(r"[/\\]+", str(text).rstrip("/\\"))
-    return re.sub(r"[^\w.=+-]+", "_", "__".join(parts[-2:])) or "_"
+    word = re.sub(r"[^\w.=+-]+", "_", name_of(str(text))) or "_"
+    # A generator is the words of both sides.
+    return shortened(word, NAME_BYTES // 2)
 
 
 def _samples(path: Path) -> Iterator[dict[str, Any]]:

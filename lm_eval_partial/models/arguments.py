@@ -11,10 +11,13 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import sanitize_model_name
 from transformers import BitsAndBytesConfig, PreTrainedConfig
 
 from lm_eval_partial.errors import UserError, nearest
+from lm_eval_partial.files import FILE_SYSTEM_BYTES
 from lm_eval_partial.weights import source
 
 # The arguments that PartialHFLM adds to HFLM's; trust_remote_code is in both.
@@ -49,6 +52,8 @@ BITSANDBYTES = (
     *("load_in_8bit", "load_in_4bit"),
     *("bnb_4bit_quant_type", "bnb_4bit_compute_dtype", "bnb_4bit_use_double_quant"),
 )
+# Model arguments that are flags of lm_eval's commands too.
+FLAGS = ("batch_size", "max_batch_size", "device")
 # Answers do not depend on these: the fingerprint of the response cache leaves them out.
 SPEED_ONLY = (
     "batch_size",
@@ -75,6 +80,45 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
         if given[name] not in meaningless:
             raise UserError(f"{name}= does not go with partial-hf: {INSTEAD[name]}.")
     return {name: value for name, value in given.items() if name not in INSTEAD}
+
+
+def with_flags(given: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model arguments, with the harness's flags where the arguments leave them open.
+
+    Args:
+        given: ``--model_args``.
+        flags: of `FLAGS`, as the harness passes them on; None or its default if not given.
+
+    Raises:
+        UserError: an argument and a flag contradict each other.
+    """
+    merged = dict(given)
+    for name, flag in flags.items():
+        argument = merged.pop(name, None)
+        given_too = flag not in (None, getattr(EvaluatorConfig(), name))
+        if argument is not None and given_too and str(argument) != str(flag):
+            raise UserError(
+                f"--{name} {flag} and {name}={argument} in --model_args differ. Give one."
+            )
+        value = flag if argument is None else argument
+        if value is not None:
+            merged[name] = value
+    # lm_eval reads device=1 as a number, which torch takes for the GPU of that number.
+    if isinstance(merged.get("device"), int):
+        merged["device"] = f"cuda:{merged['device']}"
+    return merged
+
+
+def check_name(model: Any) -> None:
+    """Raise `UserError` for ``model=`` that cannot be the name of a folder."""
+    if model is None:
+        return
+    size = len(sanitize_model_name(source.as_text("model", model)).encode())
+    if size > FILE_SYSTEM_BYTES:
+        raise UserError(
+            f"model= names the result folder, and file systems take {FILE_SYSTEM_BYTES} bytes for a"
+            f" name; this one has {size}. Give a shorter one, or leave it out."
+        )
 
 
 def unknown(given: Iterable[str]) -> list[str]:

@@ -93,6 +93,7 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
         Raises:
             UserError: an argument is wrong or the pair cannot be interpolated. No weight was read.
         """
+        arguments.check_name(model)
         source, others = _read_arguments(
             kwargs | {"base": base, "instruct": instruct}, dtype, share_prefix
         )

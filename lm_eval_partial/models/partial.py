@@ -7,16 +7,17 @@ and gives what its answers depend on as `fingerprint`.
 from __future__ import annotations
 
 import logging
-import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from lm_eval.api.model import CacheHook
+from lm_eval.utils import sanitize_model_name, simple_parse_args_string
 
 from lm_eval_partial import __version__
 from lm_eval_partial.errors import UserError, show_without_traceback
+from lm_eval_partial.files import NAME_BYTES, name_of, shortened
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json, name_lam, read_lam, scaled
-from lm_eval_partial.models import response_cache
+from lm_eval_partial.models import arguments, response_cache
 from lm_eval_partial.weights import truncation
 from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.source import Source
@@ -112,7 +113,9 @@ class Partial(ABC):
         show_without_traceback()
         if arg_dict.get("model") in cls._generated_names:
             del arg_dict["model"]
-        lm = super().create_from_arg_obj(arg_dict, additional_config)  # type: ignore[misc]
+        lm = super().create_from_arg_obj(  # type: ignore[misc]
+            arguments.with_flags(arg_dict, additional_config or {})
+        )
         if arg_dict.get("model") is None:
             arg_dict["model"] = lm.name
             cls._generated_names.add(lm.name)
@@ -124,7 +127,9 @@ class Partial(ABC):
     ) -> Any:
         """Return the model the harness asks for; user errors are shown without a traceback."""
         show_without_traceback()
-        return super().create_from_arg_string(arg_string, additional_config)  # type: ignore[misc]
+        return super().create_from_arg_obj(  # type: ignore[misc]
+            arguments.with_flags(simple_parse_args_string(arg_string), additional_config or {})
+        )
 
     @property
     def lam(self) -> Lam:
@@ -139,18 +144,21 @@ class Partial(ABC):
     @property
     def name(self) -> str:
         """Both sides and λ, as one folder name."""
-        names = []
-        for side in (self.pair.base, self.pair.instruct):
-            parts = re.split(r"[/\\]+", f"{side.path}/{side.subfolder}".rstrip("/"))[-2:]
-            if side.revision != "main":
-                parts.append(side.revision)
-            # File systems take 255 bytes for a name, and both sides go into one.
-            names.append("__".join(parts)[-80:])
         variant = dict(self._variant)
         if "schedule" in variant:
             variant["schedule"] = name_lam(self._schedule)
-        names += [f"{name}_{value}" for name, value in variant.items() if value != "dense"]
-        return "__".join([*names, f"lam_{name_lam(self.lam)}"])
+        end = [f"{name}_{value}" for name, value in variant.items() if value != "dense"]
+        end.append(f"lam_{name_lam(self.lam)}")
+        # λ is in every name in full; the two sides share the rest.
+        room = (NAME_BYTES - len("__".join(["", "", *end]).encode())) // 2
+        sides = []
+        for side in (self.pair.base, self.pair.instruct):
+            name = name_of(f"{side.path}/{side.subfolder}")
+            if side.revision != "main":
+                name += f"__{side.revision}"
+            # The harness replaces some characters by two: first, since that adds bytes.
+            sides.append(shortened(sanitize_model_name(name), room))
+        return "__".join([*sides, *end])
 
     def _scaled(self, lam: Lam) -> Lam:
         """Return what λ means for the weights: itself, or the schedule that it scales."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,10 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.files import INCOMPLETE
 from lm_eval_partial.lam import format_lam
 
 DATE = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
 DOC_ID = re.compile(r'\{"doc_id": (\d+), ')
+# What a sample has besides its metrics, which older releases of lm-eval do not list.
+NO_METRICS = {
+    *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter"),
+    *("doc_hash", "prompt_hash", "target_hash"),
+}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -48,8 +55,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def paths(path: Path) -> list[Path]:
-    """Return `path` if it is a file; of a folder, every ``results_*.json``, the oldest first.
+    """Return `path` if it is a file; of a folder, its result files, the oldest first.
 
+    They are called ``results_DATE.json``, or ``x_DATE.json`` after ``--output_path x.json``.
     Folders are searched at any depth.
 
     Raises:
@@ -62,18 +70,23 @@ def paths(path: Path) -> list[Path]:
             f"{path} does not exist. Give a results_*.json of lm_eval, or a folder that holds one."
         )
     found = []
-    for file in path.rglob("results_*.json"):
-        # What a sweep has not finished yet lies in folders whose names start with a dot. A dot
-        # above `path` means nothing.
-        if not any(part.startswith(".") for part in file.relative_to(path).parts):
+    for file in path.rglob("*.json"):
+        # A stock run of ./base lies in .__base, so only a sweep's own hidden folder is left out.
+        # One above `path` means nothing.
+        unfinished = any(part.startswith(INCOMPLETE) for part in file.relative_to(path).parts)
+        if not unfinished and (file.name.startswith("results_") or DATE.search(file.name)):
             found.append(file)
     if not found:
         raise UserError(
             f"{path} holds no results_*.json. Give lm_eval's --output_path, or one result file."
         )
-    # lm_eval puts the time of the run into the name, so names sort by age whichever model's folder
-    # they are in.
-    return sorted(found, key=lambda file: (file.name, str(file)))
+    return sorted(found, key=lambda file: (_age(file), str(file)))
+
+
+def _age(file: Path) -> str:
+    """Return what sorts result files by age: the time of the run, which lm_eval puts at the end."""
+    match = DATE.search(file.name)
+    return match[1] if match else file.name.removeprefix("results_")
 
 
 def read_result(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -204,32 +217,51 @@ class ResultFile:
                 f"{self.path} has no samples of {task} beside it (no {path.name}), and without them"
                 " documents cannot be paired. Run lm_eval again with --log_samples."
             )
+        filters, seen = self._filters(task), Counter[int]()
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    yield _sample(line)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    row = _row(line)
+                    # Before lm-eval 0.4.7 a sample does not name its filter. A document's samples
+                    # are in the order of the filters.
+                    if "filter" not in row:
+                        row["filter"] = filters[seen[row["doc_id"]]]
+                    seen[row["doc_id"]] += 1
+                    yield _sample(row)
+                except (ValueError, LookupError, TypeError, AttributeError) as error:
                     raise UserError(
                         f"{path}, line {number} is not a sample of lm_eval ({error}): the file is"
                         " cut short or damaged. Run lm_eval again with --log_samples."
                     ) from error
 
+    def _filters(self, task: str) -> list[str]:
+        """Return the filters of a task, in the order in which the harness ran them."""
+        found: dict[str, None] = {}  # a dictionary for its order
+        for key in self.data["results"].get(task, {}):
+            _, comma, name = key.partition(",")
+            if comma:
+                found[name] = None
+        return list(found)
 
-def _sample(line: str) -> Sample:
+
+def _row(line: str) -> dict[str, Any]:
     # Prompts are most of a line and stand before the answers, so what precedes the answers is not
     # parsed. Quotes inside strings are escaped: the key cannot be found in a prompt.
     start, cut = DOC_ID.match(line), line.rfind('"filtered_resps": ')
     if start and cut > 0:
-        row = {"doc_id": int(start[1])} | json.loads("{" + line[cut:])
-    else:
-        row = json.loads(line)
+        return {"doc_id": int(start[1]), **json.loads("{" + line[cut:])}
+    return dict(json.loads(line))
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    metrics = row["metrics"] if "metrics" in row else row.keys() - NO_METRICS
     return Sample(
         doc_id=row["doc_id"],
-        filter=row.get("filter", "none"),
+        filter=row["filter"],
         document=(row["doc_hash"], row["target_hash"]),
         prompt=row["prompt_hash"],
         responses=row["filtered_resps"],
-        values={metric: row[metric] for metric in row["metrics"] if metric in row},
+        values={metric: row[metric] for metric in metrics if metric in row},
     )
 
 

@@ -14,12 +14,17 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers import EvaluationTracker
 
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.files import free_bytes, publish, readable_bytes
+from lm_eval_partial.files import (
+    INCOMPLETE,
+    NAME_BYTES,
+    free_bytes,
+    publish,
+    readable_bytes,
+    shortened,
+)
 from lm_eval_partial.sweep import folder as trajectory
 from lm_eval_partial.sweep.tasks import Tasks
 from lm_eval_partial.sweep.tracking import Trackers
-
-INCOMPLETE = ".incomplete"
 
 # Arguments of simple_evaluate that have the same name on the command line.
 _PASSED_ON = (
@@ -64,13 +69,16 @@ class Runner:
         chat_template = None
         if config.apply_chat_template:
             chat_template = lm.chat_template(config.apply_chat_template)
-        tracker.general_config_tracker.log_experiment_args(
+        general = tracker.general_config_tracker
+        general.log_experiment_args(
             model_source=model,
             model_args=model_args,
             system_instruction=config.system_instruction,
             chat_template=chat_template,
             fewshot_as_multiturn=config.fewshot_as_multiturn,
         )
+        # The harness names a folder by the path of a stock model, which may be longer than a name.
+        general.model_name_sanitized = shortened(str(general.model_name_sanitized), NAME_BYTES)
         result = self._evaluate(lm, model, model_args)
         result["config"] |= recorded or {}
         samples = result.pop("samples", None)

@@ -30,12 +30,12 @@ from transformers import GenerationConfig
 
 from lm_eval_partial import __version__
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.files import locked
+from lm_eval_partial.files import INCOMPLETE, locked
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
 from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.sweep import folder as trajectory
-from lm_eval_partial.sweep.point import INCOMPLETE, Runner
+from lm_eval_partial.sweep.point import Runner
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.sweep.tracking import Trackers
 from lm_eval_partial.weights import generation, loading
@@ -89,6 +89,7 @@ def sweep(
             differs.
     """
     folder = Path(str(config.output_path))
+    _take_flags(config)
     # All that can be refused is refused before tasks are downloaded and loaded.
     _check(config)
     pair = _open_pair(config.model_args)
@@ -186,8 +187,7 @@ def _drop(lm: Any, name: str, pair: Pair, given: GenerationConfig) -> dict[str, 
 
 
 def _make(model: str, model_args: dict[str, Any], config: EvaluatorConfig) -> Any:
-    sizes = {name: getattr(config, name) for name in ("batch_size", "max_batch_size", "device")}
-    return get_model(model).create_from_arg_obj(model_args, sizes)
+    return get_model(model).create_from_arg_obj(model_args, _flags(config))
 
 
 def _release() -> None:
@@ -206,12 +206,26 @@ def stock_arguments(model_args: Mapping[str, Any], side: Checkpoint) -> dict[str
     # Stock's defaults are left out, so that the recorded arguments are those one would type.
     given = {name: value for name, value in where.items() if value not in ("", "main")}
     # tokenizer=base and tokenizer=instruct mean nothing to stock; a path does.
-    if model_args.get("tokenizer", "instruct") not in ("base", "instruct"):
-        given["tokenizer"] = model_args["tokenizer"]
+    tokenizer = model_args.get("tokenizer")
+    if tokenizer not in (None, "base", "instruct"):
+        given["tokenizer"] = (
+            os.path.expanduser(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        )
     return given | {name: value for name, value in model_args.items() if name not in arguments.OWN}
 
 
 # Before anything is loaded ------------------------------------------------------------------------
+
+
+def _flags(config: EvaluatorConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in arguments.FLAGS}
+
+
+def _take_flags(config: EvaluatorConfig) -> None:
+    """Make flags of the model arguments that are both, so that they hold for stock models too."""
+    config.model_args = arguments.with_flags(config.model_args, _flags(config))
+    for name in arguments.FLAGS:
+        setattr(config, name, config.model_args.pop(name, None))
 
 
 def _check(config: EvaluatorConfig) -> None:

@@ -180,10 +180,13 @@ class Adapter(Checkpoint):
         self._rows: dict[str, LazyTensor] = {}
         for key, tensor in self.read_tensors(self.files[:1]).items():
             key = key.removeprefix(PREFIX)
+            # Of embeddings that were resized, peft saves the layer that the trained copy replaces.
+            if ".original_module." in key:
+                continue
             found = _PART.fullmatch(key)
             if found is None:
                 # peft wraps a module that it trains whole, and the layer under an update.
-                dense = re.sub(r"\.(base_layer|modules_to_save)\b", "", key)
+                dense = re.sub(r"\.(base_layer|modules_to_save|token_adapter)\b", "", key)
                 self._dense[self._name(dense)] = tensor
                 continue
             name, part = self._name(f"{found['module']}.weight"), str(found.lastgroup)
@@ -192,6 +195,9 @@ class Adapter(Checkpoint):
             else:
                 parts = self._low_rank.setdefault(name, _Parts(found["module"]))
                 setattr(parts, part, tensor)
+        # A head that stays tied is the embedding, which peft may save under both names.
+        if self._ties and not self._unties:
+            self._dense.pop(self._architecture.head, None)
 
     def _name(self, key: str) -> str:
         """Return the name in the model of a tensor's name in the adapter.
@@ -332,10 +338,15 @@ class Adapter(Checkpoint):
             )
 
     @property
+    def _ties(self) -> bool:
+        """Whether the base's embedding is its head too."""
+        return self._architecture.head in self._architecture.tied
+
+    @property
     def _unties(self) -> bool:
         """Whether the base's one tensor for embedding and head becomes two."""
         embedding, head = self._architecture.embedding, self._architecture.head
-        if head not in self._architecture.tied:
+        if not self._ties:
             return False
         updated = not self._low_rank.keys().isdisjoint((embedding, head))
         saved = self._saved_whole(embedding) or self._saved_whole(head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -43,7 +44,22 @@ class Source:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Raise `UserError` if `generation_config` is unknown."""
+        """Bring all to one spelling.
+
+        Raises:
+            UserError: a name is not text, or `generation_config` is unknown.
+        """
+        for name in NAMES:
+            value = getattr(self, name)
+            if name == "trust_remote_code":
+                value = bool(value)
+            elif name == "generation_config" and value is None:
+                continue
+            elif name != "tokenizer" or isinstance(value, int | float | str | os.PathLike):
+                value = as_text(name, value)
+            elif value is None:  # left out, as on the command line
+                value = "instruct"
+            object.__setattr__(self, name, value)
         if self.generation_config not in (None, *RULES):
             raise UserError(
                 f"generation_config={self.generation_config} is none of {', '.join(RULES)}. Give"
@@ -64,16 +80,26 @@ class Source:
                     " INSTRUCT are folders or Hub ids."
                 )
         # None stands for an argument that was left out, as on the command line.
-        found = {name: given[name] for name in NAMES if given.get(name) is not None}
-        for name in found.keys() - {"tokenizer", "trust_remote_code"}:
-            found[name] = str(found[name])  # a revision such as 7 is read as a number
-        found["trust_remote_code"] = bool(found.get("trust_remote_code"))
-        return cls(**found)
+        return cls(**{name: given[name] for name in NAMES if given.get(name) is not None})
 
     @property
     def tokenizer_of_a_side(self) -> bool:
         """Whether the tokenizer is that of one of the two sides."""
         return isinstance(self.tokenizer, str) and self.tokenizer in ("base", "instruct")
+
+
+def as_text(name: str, value: Any) -> str:
+    """Return an argument that is a text, with ``~`` at its start as the home folder.
+
+    Raises:
+        UserError: it is no text, as lm_eval reads 007.
+    """
+    if isinstance(value, str | os.PathLike):
+        return os.path.expanduser(os.fspath(value))
+    raise UserError(
+        f"{name}= was read as the {type(value).__name__} {value}, and what was typed is lost. Put"
+        f" quotation marks around it, inside those of the shell: --model_args '{name}=\"...\"'."
+    )
 
 
 NAMES = tuple(field.name for field in fields(Source))

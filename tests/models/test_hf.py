@@ -95,6 +95,49 @@ def test_folders_inside_one_checkpoint_name_the_result(pairs, lm_eval):
     assert samples == stock
 
 
+def copied(pairs, base: Path, instruct: Path) -> None:
+    for source, folder in zip(pairs("llama"), (base, instruct), strict=True):
+        shutil.copytree(source, folder)
+
+
+def test_a_pair_below_the_working_folder_has_a_name_that_is_not_hidden(
+    pairs, lm_eval, tmp_path, monkeypatch
+):
+    copied(pairs, tmp_path / "base", tmp_path / ".cache" / "instruct")
+    monkeypatch.chdir(tmp_path)
+    result, _ = lm_eval("partial-hf", "pico_mc", base="./base", instruct=".cache/instruct", lam=0.5)
+    assert result["folder"] == "base__cache__instruct__lam_0.50"
+    lm = PartialHFLM(base=".cache/../base", instruct=".cache/instruct", lam=1)
+    assert lm.name == "cache__base__cache__instruct__lam_1.00"
+    monkeypatch.chdir(tmp_path / "base")
+    lm = PartialHFLM(base=".", instruct="../.cache/instruct", lam=0)
+    assert lm.name == "base__cache__instruct__lam_0.00"
+
+
+def test_long_names_are_cut_by_bytes_and_results_are_written(pairs, lm_eval, tmp_path):
+    """42 Chinese characters are 126 bytes, and a file system takes 255 for a name."""
+    chinese = ["基" * 42, "指" * 42]
+    base, instruct = (tmp_path / name for name in chinese)
+    copied(pairs, base, instruct)
+    result, samples = lm_eval("partial-hf", "pico_mc", base=base, instruct=instruct, lam=0.5)
+    assert samples["pico_mc"] and result["config"]["base"] == str(base)
+    sides = result["folder"].split("__")
+    assert len(result["folder"].encode()) <= 200 and sides[-1] == "lam_0.50"
+    assert [re.sub("^[0-9a-f]{8}-", "", side)[-20:] for side in sides[:2]] == ["基" * 20, "指" * 20]
+    # Two that differ only where they are cut have two names.
+    other = shutil.copytree(base, tmp_path / ("其" + "基" * 41))
+    names = [PartialHFLM(str(side), str(instruct), 0.5).name for side in (base, other)]
+    assert names[0] == result["folder"] != names[1]
+
+
+def test_a_name_that_no_file_system_takes_is_refused(pair, monkeypatch):
+    with pytest.raises(
+        UserError, match=r"file systems take 255 bytes for a name; this one has 258"
+    ):
+        PartialHFLM(**pair, lam=0.5, model="名" * 86)
+    assert PartialHFLM(**pair, lam=0.5, model="名" * 85).lam == 0.5
+
+
 def test_between_the_ends_the_answers_are_their_own(pair, lm_eval):
     found = []
     for lam in (0, 0.5, 1):
@@ -287,6 +330,50 @@ def test_a_tokenizer_by_its_path(pair, tmp_path):
     pico.tokenizer(pad_token="a").save_pretrained(tmp_path / "words")
     lm = PartialHFLM(**pair, lam=0.5, tokenizer=str(tmp_path / "words"))
     assert lm.tokenizer.pad_token == "a" and lm.get_model_info()["vocabulary"] == "instruct"
+
+
+def test_a_tokenizer_below_the_home_folder(pair, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pico.tokenizer(pad_token="a").save_pretrained(tmp_path / "words")
+    lm = PartialHFLM(**pair, lam=0.5, tokenizer="~/words")
+    assert lm.tokenizer.pad_token == "a"
+
+
+def test_no_tokenizer_is_the_default(pair):
+    from lm_eval_partial import Pair
+
+    assert PartialHFLM(**pair, lam=0.5, tokenizer=None).get_model_info()["vocabulary"] == "instruct"
+    assert Pair.open(**pair, tokenizer=None).reference.role == "instruct"
+
+
+def test_flags_that_are_model_arguments_too(pair, lm_eval):
+    result, _ = lm_eval(
+        "partial-hf", "pico_mc", **pair, lam=0.5, batch_size=4, device="cpu", max_batch_size=None
+    )
+    assert result["config"]["lam"] == 0.5
+    flags = {"batch_size": 1, "max_batch_size": None, "device": "cuda:0"}  # as if none was given
+    lm = PartialHFLM.create_from_arg_obj(pair | {"lam": 0.5, "batch_size": 4}, flags)
+    assert lm.batch_size_per_gpu == 4
+    text = f"base={pair['base']},instruct={pair['instruct']},lam=0.5,batch_size=4,device=cpu"
+    lm = PartialHFLM.create_from_arg_string(text, flags)
+    assert lm.batch_size_per_gpu == 4 and lm.device.type == "cpu"
+    with pytest.raises(UserError, match=r"--batch_size 8 and batch_size=4 in --model_args differ"):
+        PartialHFLM.create_from_arg_string(text, {"batch_size": "8"})
+    assert arguments.with_flags({"device": 1}, flags)["device"] == "cuda:1"
+
+
+@pytest.mark.parametrize("name", ["base", "instruct_revision", "tokenizer", "model"])
+def test_a_name_that_was_read_as_a_number_is_refused(name, pair, lm_eval):
+    """007 arrives as 7. Quotation marks keep it."""
+    with pytest.raises(UserError, match=rf"{name}= was read as the int 7.*'{name}=\"\.\.\.\"'"):
+        lm_eval("partial-hf", "pico_mc", **(pair | {"lam": 0.5, name: "007"}))
+
+
+def test_a_folder_called_by_a_number(pairs, lm_eval, tmp_path, monkeypatch):
+    copied(pairs, tmp_path / "007", tmp_path / "instruct")
+    monkeypatch.chdir(tmp_path)
+    result, _ = lm_eval("partial-hf", "pico_mc", base='"007"', instruct="instruct", lam=0.5)
+    assert result["config"]["base"] == "007" and result["folder"] == "007__instruct__lam_0.50"
 
 
 def test_a_tokenizer_itself(pair):

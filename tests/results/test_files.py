@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.results.files import find, runs
+from lm_eval_partial.results.files import find, read_result, runs
 from tests.result_folders import write
 
 
@@ -26,11 +26,31 @@ def test_files_of_one_model_are_one_run_in_which_the_newest_counts(tmp_path):
 
 
 def test_what_a_sweep_is_still_writing_is_not_read(tmp_path):
-    write(tmp_path / ".hidden" / "lam_0.50", {"one": [0, 1]}, lam=0.5)
+    write(tmp_path / ".incomplete" / "lam_0.50", {"one": [0, 1]}, lam=0.5)
     with pytest.raises(UserError, match="holds no results_"):
         find(tmp_path)
-    write(tmp_path / ".hidden" / "lam_1.00", {"one": [0, 1]}, lam=1.0)
-    assert len(find(tmp_path / ".hidden")) == 2  # given by name
+    write(tmp_path / ".incomplete" / "lam_1.00", {"one": [0, 1]}, lam=1.0)
+    assert len(find(tmp_path / ".incomplete")) == 2  # given by name
+
+
+def test_other_hidden_folders_are_read(tmp_path):
+    """Stock hf on ./base writes into .__base."""
+    write(tmp_path / ".__base", {"one": [0, 1]}, pretrained="./base")
+    write(tmp_path / "lam_0.50", {"one": [1, 1]}, lam=0.5)
+    assert [run.label for run in runs(find(tmp_path))] == ["λ = 0.50", "./base"]
+
+
+def test_results_of_an_output_path_that_is_a_file(tmp_path):
+    """lm_eval writes x_DATE.json, and the samples beside it."""
+    dates = ["2026-01-02T00-00-00.0", "2026-01-01T00-00-00.0"]
+    for name, date, lam in zip(("a", "b"), dates, (0.25, 0.5), strict=True):
+        file = write(tmp_path, {"one": [0.0, lam]}, lam=lam, date=date)
+        file.rename(tmp_path / f"{name}_{date}.json")
+    (tmp_path / "manifest.json").write_text("{}")
+    found = find(tmp_path)
+    assert [file.lam for file in found] == [0.5, 0.25]  # by age, not by name
+    assert read_result(tmp_path)[0].name == f"a_{dates[0]}.json"
+    assert [sample.values["acc"] for sample in found[1].samples("one")] == [0.0, 0.25]
 
 
 def test_another_dtype_or_checkpoint_is_another_model(tmp_path):
@@ -67,6 +87,30 @@ def test_samples_that_were_not_logged_are_asked_for(tmp_path):
         UserError, match=r"has no samples of one beside it .*Run lm_eval again with --log_samples\."
     ):
         list(found.samples("one"))
+
+
+def test_samples_of_older_releases_are_read(tmp_path):
+    """Before 0.4.7 they name neither filter nor metrics; a document's are in the filters' order."""
+    file = write(tmp_path, {"one": [1.0, 0.0]}, metric="exact_match,strict")
+    result = json.loads(file.read_text())
+    result["results"]["one"]["exact_match,flexible"] = 0.5
+    file.write_text(json.dumps(result))
+    path = tmp_path / "samples_one_2026-01-01T00-00-00.000000.jsonl"
+    rows = []
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        del row["filter"], row["metrics"]
+        rows.append(row)
+    flexible = [row | {"exact_match": 1.0 - row["exact_match"]} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows + flexible))
+    (found,) = find(file)
+    samples = [(each.doc_id, each.filter, each.values) for each in found.samples("one")]
+    assert samples == [
+        (0, "strict", {"exact_match": 1.0}),
+        (1, "strict", {"exact_match": 0.0}),
+        (0, "flexible", {"exact_match": 0.0}),
+        (1, "flexible", {"exact_match": 1.0}),
+    ]
 
 
 @pytest.mark.parametrize(

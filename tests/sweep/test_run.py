@@ -175,6 +175,28 @@ def test_the_template_of_a_baseline_is_its_own(run, pairs, tmp_path):
     assert prompts["lam_0.50"] == prompts["hf_instruct"]
 
 
+def test_flags_among_the_model_arguments_hold_for_every_point(run, tmp_path, capsys):
+    """The harness passes its flags on too, and a model cannot take one twice."""
+    both = "--model_args", "batch_size=4,device=cpu", "--device", "cuda:0"
+    assert run("--lam", "0.5", "--baselines", "base", *both) == 0
+    for point in ("lam_0.50", "hf_base"):
+        config = read(tmp_path / "out" / point)[0]["config"]
+        assert config["batch_size"] == 4 and config["device"] == "cpu"
+    assert run("--lam", "1", "--model_args", "batch_size=4", "--batch_size", "8") == 1
+    assert (
+        "error: --batch_size 8 and batch_size=4 in --model_args differ" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out" / "lam_1.00").exists()
+
+
+def test_a_baseline_whose_path_is_longer_than_a_name(pairs, run, tmp_path):
+    """The harness would make one folder name of the whole path."""
+    base = tmp_path / ("基" * 42) / ("基" * 42) / "base"
+    shutil.copytree(pairs("llama")[0], base)
+    assert run("--base", str(base), "--lam", "0.5", "--baselines", "base") == 0
+    assert read(tmp_path / "out" / "hf_base")[0]["config"]["model_args"]["pretrained"] == str(base)
+
+
 def test_stock_arguments(pairs):
     from lm_eval_partial.weights.checkpoint import Checkpoint
 
@@ -188,6 +210,10 @@ def test_stock_arguments(pairs):
         "dtype": "float16",
     }
     assert sweep.stock_arguments({"tokenizer": "mine"}, side)["tokenizer"] == "mine"
+    assert sweep.stock_arguments({"tokenizer": "~/x"}, side)["tokenizer"] == os.path.expanduser(
+        "~/x"
+    )
+    assert "tokenizer" not in sweep.stock_arguments({"tokenizer": None}, side)
 
 
 def test_stock_arguments_of_an_adapter(pairs, tmp_path):

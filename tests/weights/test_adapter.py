@@ -324,6 +324,41 @@ def test_added_tokens_and_their_tokenizer(base, grown, lm_eval):
     assert agree(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        {},
+        {"trainable_token_indices": [330, 331]},
+    ],
+    ids=["both saved", "embedding saved", "head saved", "tied", "none saved", "token rows"],
+)
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.filterwarnings(
+    "ignore:Model has `tie_word_embeddings", "ignore:You have requested `ensure_weight_tying"
+)
+def test_new_tokens_as_peft_saves_them(family, lora, pairs, tmp_path):
+    """It writes resized embeddings several times: as trained, as they were, and under both ends."""
+    base, folder = pairs(family)[0], tmp_path / "adapter"
+    tokenizer = pico.tokenizer()
+    tokenizer.add_tokens(["<tool>", "<end>"])
+    pico.adapter(base, folder, rows=len(tokenizer), target_modules=["q_proj"], **lora)
+    tokenizer.save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    tokens = torch.arange(40).reshape(2, 20) * 7 % 332
+    with torch.no_grad():
+        theirs = PeftModel.from_pretrained(model, folder).eval()(tokens).logits
+        ours = load(opened(base, folder), 1, merge=False)(tokens).logits
+    assert torch.equal(ours, theirs)
+    names = list(load_file(folder / "adapter_model.safetensors"))
+    saved = "modules_to_save" in lora
+    assert any("original_module" in name for name in names) == saved
+
+
 def test_updates_of_rows_that_are_numbered_apart_must_be_merged(base, tmp_path):
     tokenizer = pico.tokenizer()
     tokenizer.add_tokens(["<tool>"])

@@ -1,4 +1,4 @@
-"""Where θ(λ) is put: over ranks, over processes, quantised."""
+"""Where θ(λ) is put: over ranks, over processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.models.hf import PartialHFLM
-from lm_eval_partial.weights.loading import load, move
-from lm_eval_partial.weights.pair import Pair
 from tests import pico
 from tests.conftest import TASKS
 
@@ -110,84 +108,7 @@ def test_data_parallel_processes_share_the_documents(pairs, tmp_path, lm_eval):
     check_equal(tmp_path / "dp", alone["pico_mc"])
 
 
-# Quantised as it is loaded ------------------------------------------------------------------------
-
-BITS: dict[str, dict[str, Any]] = {
-    "int8": {"load_in_8bit": True},
-    "nf4": {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_compute_dtype": "float32",
-    },
-}
-
-
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory) -> tuple[Path, Path]:
-    """nf4 stores 64 inputs to a block."""
-    return pico.pair(tmp_path_factory.mktemp("wide"), hidden_size=64, intermediate_size=128)
-
-
-@pytest.mark.parametrize("kind", BITS)
-@pytest.mark.filterwarnings(
-    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
-)
-def test_bitsandbytes_of_theta_is_bitsandbytes_of_a_checkpoint(kind, wide):
-    """At λ = 1 bit for bit what stock makes of the instruct side, and moving quantises anew."""
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    base, instruct = map(str, wide)
-    config = BitsAndBytesConfig(**BITS[kind])
-    stock = AutoModelForCausalLM.from_pretrained(
-        instruct, quantization_config=config, dtype=torch.float32
-    )
-    lm = PartialHFLM(base, instruct, 1, device="cpu", dtype="float32", **BITS[kind])
-    layer = lm.model.model.layers[0].self_attn.q_proj
-    assert type(layer).__name__ == {"int8": "Linear8bitLt", "nf4": "Linear4bit"}[kind]
-    assert torch.equal(logits(lm.model), logits(stock))
-    lm.set_lam(0.3)
-    fresh = PartialHFLM(base, instruct, 0.3, device="cpu", dtype="float32", **BITS[kind])
-    assert torch.equal(logits(lm.model), logits(fresh.model))
-    assert not torch.equal(logits(lm.model), logits(stock))
-
-
-@pytest.mark.filterwarnings(
-    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
-)
-def test_an_adapter_stands_beside_quantised_weights(wide, tmp_path, monkeypatch):
-    """The base is quantised once, and λ only scales."""
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    base = wide[0]
-    adapter = pico.adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
-    lm = PartialHFLM(str(base), str(adapter), 0, device="cpu", dtype="float32", **BITS["int8"])
-    config = BitsAndBytesConfig(load_in_8bit=True)
-    stock = AutoModelForCausalLM.from_pretrained(
-        base, quantization_config=config, dtype=torch.float32
-    )
-    assert torch.equal(logits(lm.model), logits(stock))
-    monkeypatch.setattr(PartialHFLM, "_load", lambda *_: pytest.fail("loaded anew"))
-    lm.set_lam(1)
-    assert (logits(lm.model) - logits(stock)).abs().max() > 0.1
-
-
-@pytest.mark.filterwarnings(
-    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
-)
-def test_torchao_quantises_theta(wide):
-    torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
-    from transformers import TorchAoConfig
-
-    pair = Pair.open(*map(str, wide))
-    config = TorchAoConfig(torchao.Int8WeightOnlyConfig())
-    stock = AutoModelForCausalLM.from_pretrained(
-        wide[1], quantization_config=config, dtype=torch.float32
-    )
-    model = load(pair, 1, "float32", quantization_config=config)
-    assert torch.equal(logits(model), logits(stock))
-
-    def fresh() -> PreTrainedModel:
-        return load(pair, 0.3, "float32", quantization_config=config)
-
-    assert torch.equal(logits(move(model, pair, 0.3, fresh)), logits(fresh()))
+# Quantised as it is loaded: see test_quantisation.py too ------------------------------------------
 
 
 def test_bitsandbytes_that_is_not_there(pairs, monkeypatch):
