@@ -156,13 +156,13 @@ def outcome(model_type: str, folder: Path) -> Outcome:
 
 
 def sharing(lm: PartialHFLM) -> str:
-    """Return ``yes``, or which requests are shared and why others are not."""
+    """Return how prefixes are shared, or which requests are and why others are not."""
     shared, reasons = [], set()
     for kind, paths in lm.path_counts().items():
         shared += [kind] if set(paths) == {"shared"} else []
         reasons |= {path.removeprefix("plain: ") for path in paths if path != "shared"}
     if not reasons:
-        return "yes"
+        return "packed" if lm._opened_model().packs else "a row each"
     longest = max(reasons, key=len)  # the self-check's last word names all that failed
     assert all(reason in longest for reason in reasons), reasons
     return f"{' and '.join(shared)} only: {longest}" if shared else f"no: {longest}"
