@@ -265,6 +265,11 @@ def format_lam(lam: float) -> str:
     return short if float(short) == lam else repr(lam)
 
 
+def point_name(lam: float) -> str:
+    """Return the name of the folder that holds a λ's results in a sweep."""
+    return f"lam_{format_lam(lam)}"
+
+
 MAX_POINTS = 1000
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import NAME_BYTES, name_of, shortened, write_text
-from lm_eval_partial.lam import format_lam
+from lm_eval_partial.lam import point_name
 from lm_eval_partial.results.files import ResultFile, Run, find, runs
 
 # The default output folder, inside that of the results.
@@ -180,7 +180,7 @@ def write_json(path: Path, content: Any) -> None:
 def _point(run: Run, file: ResultFile) -> Point:
     task = next(task for task in TASKS if task in file.tasks)
     if run.lam is not None:
-        name = f"lam_{format_lam(run.lam)}"
+        name = point_name(run.lam)
         generator = "__".join([_slug(file.config["base"]), _slug(file.config["instruct"]), name])
     else:
         name = generator = _slug(run.label)

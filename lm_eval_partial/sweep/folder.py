@@ -18,17 +18,11 @@ from typing import Any
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import write_text
-from lm_eval_partial.lam import format_lam
 
 MANIFEST = "manifest.json"
 BASELINES = ("base", "instruct")
 
 Result = dict[str, Any]
-
-
-def point_name(lam: float) -> str:
-    """Return the folder name of a λ."""
-    return f"lam_{format_lam(lam)}"
 
 
 # The manifest -------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from lm_eval_partial.files import (
     readable_bytes,
     shortened,
 )
-from lm_eval_partial.sweep import folder as trajectory
+from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.tasks import Tasks
 from lm_eval_partial.sweep.tracking import Trackers
 
@@ -85,7 +85,7 @@ class Runner:
         self.trackers.log(name, lam, result, samples)
         _save(tracker, result, samples)
         (written,) = unfinished.iterdir()
-        trajectory.read_point(written)  # a resumed sweep would reject what this rejects
+        folders.read_point(written)  # a resumed sweep would reject what this rejects
         publish(written, self.folder / name)
         config.write_out = False  # the prompts are the same at the next point
 

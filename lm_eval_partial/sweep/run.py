@@ -31,10 +31,11 @@ from transformers import GenerationConfig
 from lm_eval_partial import __version__
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import INCOMPLETE, locked
+from lm_eval_partial.lam import point_name
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
 from lm_eval_partial.models.hf import PartialHFLM
-from lm_eval_partial.sweep import folder as trajectory
+from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.point import Runner
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.sweep.tracking import Trackers
@@ -94,7 +95,7 @@ def sweep(
     _check(config)
     pair = _open_pair(config.model_args)
     _check_baselines(config, pair, baselines)
-    recorded = trajectory.read_manifest(folder)
+    recorded = folders.read_manifest(folder)
     tasks = Tasks(config)
     manifest = {
         "made_by": f"lm-eval-partial sweep {__version__}",
@@ -104,14 +105,14 @@ def sweep(
         "run": (recorded or {}).get("run") or os.urandom(4).hex(),
         "generation_config": _generation_configs(pair),
         "notes": pair.notes(),
-        trajectory.FINGERPRINT: fingerprint(config, pair, tasks),
+        folders.FINGERPRINT: fingerprint(config, pair, tasks),
     }
-    lam_of = {trajectory.point_name(lam): lam for lam in lams}
+    lam_of = {point_name(lam): lam for lam in lams}
     with locked(folder, "sweep"):
-        trajectory.claim(folder, manifest)
-        finished = trajectory.points(folder)
+        folders.claim(folder, manifest)
+        finished = folders.points(folder)
         for name in finished:
-            trajectory.read_point(folder / name)  # damage is reported before hours are spent
+            folders.read_point(folder / name)  # damage is reported before hours are spent
         asked = [*lam_of, *(f"hf_{side}" for side in baselines)]
         todo = [name for name in asked if name not in finished]
         if todo:

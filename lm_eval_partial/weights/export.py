@@ -29,7 +29,7 @@ from lm_eval_partial.weights.interpolate import DTYPE_NAMES, InterpolatedTensor
 from lm_eval_partial.weights.loading import resolve_dtype
 from lm_eval_partial.weights.model_card import model_card
 from lm_eval_partial.weights.pair import Pair
-from lm_eval_partial.weights.small_files import files_beside
+from lm_eval_partial.weights.small_files import small_files_of
 
 SHARD_SIZE = "5GB"  # as save_pretrained and the Hub
 SPARE = 64 * 2**20  # bytes for tokenizer, headers and what the file system wants
@@ -82,16 +82,16 @@ def export(
     """
     lam, target = read_lam(lam), resolve_dtype(pair, dtype)
     require_new(output)
-    beside = files_beside(pair, target)
+    small_files = small_files_of(pair, target)
     stored = [_stored(pair, name, tensor, target) for name, tensor in pair.at(lam, target).items()]
     shards = _plan(stored, max_shard_size)
-    _require_space(output, sum(each.nbytes for each in stored) + max(0, beside.size - SPARE))
-    for note in beside.notes:
+    _require_space(output, sum(each.nbytes for each in stored) + max(0, small_files.size - SPARE))
+    for note in small_files.notes:
         logger.warning(note)
     with _unfinished(output) as folder:
         _write_weights(folder, stored, shards, report)
-        beside.write(folder)
-        card = model_card(pair, lam, target, output, command, beside.notes)
+        small_files.write(folder)
+        card = model_card(pair, lam, target, output, command, small_files.notes)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -50,7 +50,7 @@ MODEL = (
 CODE = ("*.py",)
 
 
-class Beside(NamedTuple):
+class SmallFiles(NamedTuple):
     """The files beside the weights.
 
     Attributes:
@@ -76,7 +76,7 @@ class Beside(NamedTuple):
                 (folder / name).write_text(file, encoding="utf-8")
 
 
-def files_beside(pair: Pair, dtype: torch.dtype) -> Beside:
+def small_files_of(pair: Pair, dtype: torch.dtype) -> SmallFiles:
     """Return the files beside the weights of θ(λ); nothing is written.
 
     Args:
@@ -103,7 +103,7 @@ def files_beside(pair: Pair, dtype: torch.dtype) -> Beside:
     if large:
         limit = readable_bytes(LARGEST)
         notes.append(f"{listing(large)} of {source} is larger than {limit} and was left out")
-    return Beside(files, notes)
+    return SmallFiles(files, notes)
 
 
 def _tokenizer_files(pair: Pair) -> dict[str, Path | str]:

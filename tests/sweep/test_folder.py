@@ -14,9 +14,9 @@ from rich.console import Console
 
 from lm_eval_partial.cli.sweep_table import columns, show
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.lam import parse_lams
+from lm_eval_partial.lam import parse_lams, point_name
 from lm_eval_partial.results.files import ResultFile, Run
-from lm_eval_partial.sweep.folder import claim, differences, point_name, points, read_point
+from lm_eval_partial.sweep.folder import claim, differences, points, read_point
 
 DATE = "2026-01-31T12-00-00.000000"
 

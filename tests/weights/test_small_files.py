@@ -49,7 +49,7 @@ def beside(
     sides: tuple[Path | str, Path | str], dtype: torch.dtype = torch.float32, **kwargs: Any
 ) -> dict[str, Any]:
     pair = Pair.open(*map(str, sides), **kwargs)
-    return small_files.files_beside(pair, dtype).files
+    return small_files.small_files_of(pair, dtype).files
 
 
 def config_of(
@@ -189,7 +189,7 @@ def test_a_link_among_model_code(sides, private, tmp_path):
     with pytest.raises(UserError, match=r"more\.py is a link to"):
         export(pair, 0.5, tmp_path / "out")
     (sides[1] / "more.py").unlink()
-    assert small_files.files_beside(pair, torch.float32).files["own.py"] == sides[1] / "own.py"
+    assert small_files.small_files_of(pair, torch.float32).files["own.py"] == sides[1] / "own.py"
 
 
 def test_a_link_to_a_folder(sides, private, tmp_path):
@@ -250,7 +250,7 @@ def test_a_config_of_before_changes_in_what_is_written_only(sides):
     assert found == original | {"torch_dtype": "float16", "architectures": ["LlamaForCausalLM"]}
     assert [*found] == [*original, "torch_dtype"]
     change(sides[1] / "config.json", torch_dtype="float16", architectures=["LlamaForCausalLM"])
-    files = small_files.files_beside(Pair.open(*map(str, sides)), torch.float16).files
+    files = small_files.small_files_of(Pair.open(*map(str, sides)), torch.float16).files
     assert files["config.json"] == sides[1] / "config.json"
 
 
