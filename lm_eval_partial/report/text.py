@@ -8,9 +8,9 @@ from lm_eval_partial.results.trajectory import Trajectory
 
 BEST = (
     "The best λ on all documents looks better than it is, as the best of several noisy numbers. So"
-    " half of the documents chooses λ and the other half says what the choice gains over λ = 1, both"
-    " ways, averaged over 20 random splits. Agreement is how many of the halves choose the λ named."
-    " Gains are percent points where the metric is a fraction."
+    " half of the documents chooses λ and the other half says what the choice gains over λ = 1,"
+    " both ways, averaged over 20 random splits. Agreement is how many of the halves choose the λ"
+    " named. Gains are percent points where the metric is a fraction."
 )
 
 
