@@ -249,6 +249,7 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
             memory.check_fits(
                 self.pair, dtype, self._merge, kwargs["device_map"], kwargs["max_memory"]
             )
+        self._warn_if_unrelated()
         self._loader_arguments = kwargs  # set_lam may have to load again
         self._model = self._load(self.lam)
 

@@ -42,9 +42,7 @@ class Partial(ABC):
     def _open(
         self, source: Source, lam: Any, *, merge: bool, rank: Any, rest: str, schedule: Any
     ) -> None:
-        """Open the pair and set λ, with warnings where they are due.
-
-        A few MiB of the weights are read.
+        """Open the pair and set λ, with warnings where they are due. No weight is read.
 
         Args:
             source: of the pair.
@@ -65,10 +63,10 @@ class Partial(ABC):
                 f"{self.pair.reference} has no tokenizer. Give tokenizer=PATH with the path of one."
             )
         self._set_schedule(schedule)
-        # Of the pair itself: rank= gives tensors that are computed when they are read.
-        suspicious = unrelated(sampled_update(self.pair), sampled=True)
+        # rank= gives tensors that are computed when they are read.
+        self._as_given = self.pair
         self._set_rank(merge, rank, rest)
-        for note in (*self.pair.notes(), *suspicious):
+        for note in self.pair.notes():
             logger.warning(note)
         self._warn_if_extrapolating()
 
@@ -197,6 +195,14 @@ class Partial(ABC):
             "generation_config": self.pair.generation_config,
             "lm_eval_partial_version": __version__,
         }
+
+    def _warn_if_unrelated(self) -> None:
+        """Warn of an update as large as between unrelated models. Reads a few MiB of the weights.
+
+        A backend calls this once nothing else can be wrong, before it loads the model.
+        """
+        for note in unrelated(sampled_update(self._as_given), sampled=True):
+            logger.warning(note)
 
     def _warn_if_extrapolating(self) -> None:
         lam = self._scaled(self.lam)

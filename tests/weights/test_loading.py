@@ -166,7 +166,7 @@ class TwinForCausalLM(LlamaForCausalLM):
             "AutoModelForCausalLM": "twin.TwinForCausalLM",
         }
         (side / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="no model config could be read"):
+    with pytest.raises(UserError, match="no model type 'twin'; its code lies"):
         Pair.open(str(base), str(instruct))
     model = load(Pair.open(str(base), str(instruct), trust_remote_code=True), 0.5)
     assert type(model).__name__ == "TwinForCausalLM"
