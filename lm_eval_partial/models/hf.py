@@ -86,9 +86,7 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
                 is loaded. For bitsandbytes the fields may be given instead (``load_in_8bit=True``).
             share_prefix: whether prefixes that requests share are computed once. With False, every
                 request is computed as stock `hf` does, bit for bit.
-            **kwargs: revisions, subfolders, tokenizer, generation_config and trust_remote_code of
-                the pair, as in `weights.source.Source`; `HFLM`'s other arguments, and config fields
-                to override.
+            **kwargs: fields of `weights.source.Source`; `HFLM`'s arguments; config fields.
 
         Raises:
             UserError: an argument is wrong or the pair cannot be interpolated. No weight was read.

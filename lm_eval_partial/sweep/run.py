@@ -95,18 +95,10 @@ def sweep(
     _check(config)
     pair = _open_pair(config.model_args)
     _check_baselines(config, pair, baselines)
-    recorded = folders.read_manifest(folder)
+    recorded = folders.read_manifest(folder) or {}
     tasks = Tasks(config)
-    manifest = {
-        "made_by": f"lm-eval-partial sweep {__version__}",
-        "command": command,
-        "base": pair.base.path,
-        "instruct": pair.instruct.path,
-        "run": (recorded or {}).get("run") or os.urandom(4).hex(),
-        "generation_config": _generation_configs(pair),
-        "notes": pair.notes(),
-        folders.FINGERPRINT: fingerprint(config, pair, tasks),
-    }
+    manifest = _manifest(pair, command, recorded.get("run") or os.urandom(4).hex())
+    manifest[folders.FINGERPRINT] = fingerprint(config, pair, tasks)
     lam_of = {point_name(lam): lam for lam in lams}
     with locked(folder, "sweep"):
         folders.claim(folder, manifest)
@@ -125,6 +117,19 @@ def sweep(
                 shutil.rmtree(folder / INCOMPLETE, ignore_errors=True)
                 runner.trackers.finish()
     return folder
+
+
+def _manifest(pair: Pair, command: str | None, run: str) -> dict[str, Any]:
+    """Return what a sweep's manifest says beside the fingerprint; `run` is the trackers' name."""
+    return {
+        "made_by": f"lm-eval-partial sweep {__version__}",
+        "command": command,
+        "base": pair.base.path,
+        "instruct": pair.instruct.path,
+        "run": run,
+        "generation_config": _generation_configs(pair),
+        "notes": pair.notes(),
+    }
 
 
 def _run(runner: Runner, pair: Pair, lam_of: Mapping[str, float], todo: tqdm) -> None:

@@ -117,3 +117,22 @@ def test_a_model_that_does_not_go_on_from_a_cache_is_caught():
     model.forward = shifted
     assert list(groups(prefix_model, prompts())) == []
     assert prefix_model.failed.keys() == {Kind.GENERATION}
+
+
+def assert_texts_are_those_alone(model: Any, prompts: list[np.ndarray]) -> None:
+    """Assert that prompts that go on from a shared prefix write what each writes alone."""
+    asked = PrefixModel(model, budget=64)
+    settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    settings["pad_token_id"] = 0
+    written: dict[int, list[int]] = {}
+    for group in groups(asked, prompts):
+        ids, mask = padded_between([prompts[index] for index in group.indices], group.prefix)
+        # A state would run through padding.
+        assert asked.packs or bool(mask.all())
+        with going_on(asked, group, ids) as after:
+            made_of_group = model.generate(ids, attention_mask=mask, **after, **settings)
+        written |= zip(group.indices, made_of_group[:, ids.shape[1] :].tolist(), strict=True)
+    assert asked.passed and not asked.failed
+    for index, prompt in enumerate(prompts):
+        alone = model.generate(torch.tensor(prompt)[None], **settings)
+        assert written[index] == alone[0, len(prompt) :].tolist()

@@ -19,11 +19,11 @@ from transformers import (
     Starcoder2Config,
 )
 
-from lm_eval_partial.prefix.generation import going_on, groups, padded_between
 from lm_eval_partial.prefix.loglikelihood import Request
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.reach import Reach
 from tests import pico
+from tests.prefix.test_generation import assert_texts_are_those_alone
 from tests.prefix.test_loglikelihood import assert_equal, few_shot, one_by_one, shared
 
 VOCABULARY = 64
@@ -96,19 +96,7 @@ def test_texts(family, window):
         np.array(shots + [rng.randrange(2, VOCABULARY) for _ in range(length)])
         for length in lengths
     ]
-    asked = PrefixModel(model, budget=64)
-    settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
-    settings["pad_token_id"] = 0
-    written: dict[int, list[int]] = {}
-    for group in groups(asked, prompts):
-        ids, mask = padded_between([prompts[index] for index in group.indices], group.prefix)
-        with going_on(asked, group, ids) as after:
-            made_of_group = model.generate(ids, attention_mask=mask, **after, **settings)
-        written |= zip(group.indices, made_of_group[:, ids.shape[1] :].tolist(), strict=True)
-    assert asked.passed and not asked.failed
-    for index, prompt in enumerate(prompts):
-        alone = model.generate(torch.tensor(prompt)[None], **settings)
-        assert written[index] == alone[0, len(prompt) :].tolist()
+    assert_texts_are_those_alone(model, prompts)
 
 
 def test_a_layer_with_a_window_holds_what_later_tokens_see():
