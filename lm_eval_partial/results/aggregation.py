@@ -27,6 +27,7 @@ from lm_eval_partial.results.files import Run
 from lm_eval_partial.results.main_metric import (
     group_metric,
     higher_is_better,
+    is_fraction,
     main_metric,
     tasks_below,
 )
@@ -109,13 +110,16 @@ class Outline:
 
 
 def outline(
-    run: Run, tasks: Sequence[str], suite: Suite, instruction: Sequence[str] = INSTRUCTION
+    runs: Sequence[Run],
+    tasks: Sequence[str],
+    suite: Suite,
+    instruction: Sequence[str] = INSTRUCTION,
 ) -> Outline:
-    """Return the scores that `run` has over `tasks`.
+    """Return the scores that `runs` have over `tasks`.
 
     Args:
-        run: the run whose groups, metrics and values are read.
-        tasks: those that the other runs have too; a group with another task is left out.
+        runs: of which the first says what there is; how it is averaged must hold for all.
+        tasks: those that all runs have; a group with another task is left out.
         suite: areas and main metrics of the suite, from `suite.read_suite`.
         instruction: names or shell patterns of the tasks that are about following instructions.
 
@@ -123,14 +127,14 @@ def outline(
         UserError: a task of the suite is without its main metric, or a pattern in `instruction`
             matches no task.
     """
-    names = [*run.groups, *run.tasks]
+    names = [*runs[0].groups, *runs[0].tasks]
     # The default patterns name tasks that a run need not have; a pattern that was typed must match.
     for pattern in () if instruction is INSTRUCTION else instruction:
         if not any(fnmatch(name, pattern) for name in names):
             raise UserError(
                 f"--instruction {pattern}: no such task or group.{nearest(pattern, names)}"
             )
-    return _Builder(run, tasks, suite, instruction).build()
+    return _Builder(runs, tasks, suite, instruction).build()
 
 
 def no_interval(plan: Outline, data: Mapping[Part, Series]) -> list[str]:
@@ -148,7 +152,7 @@ def no_interval(plan: Outline, data: Mapping[Part, Series]) -> list[str]:
 
 
 class _Builder:
-    """Builds the `Outline` of one run from its result files.
+    """Builds the `Outline` of some runs from their result files.
 
     Every score becomes a `Node`: a weighted mean over pools of documents. lm-eval writes what a
     group scored but not with which weights, and an interval needs both the documents and the
@@ -156,7 +160,8 @@ class _Builder:
 
     - ``group_subtasks``: the tasks and groups directly below each group, which is the tree;
     - ``results``: the value of each metric, and ``sample_len``, the number of documents. A group's
-      value equals either the plain mean of its tasks or the mean weighted by ``sample_len``;
+      value equals either the plain mean of its tasks or the mean weighted by ``sample_len``, the
+      same one in every run;
     - ``configs``: a task's main metric, in ``metadata.main_metric`` or ``metric_list``;
     - ``higher_is_better``: which metrics may be averaged with others.
 
@@ -169,14 +174,15 @@ class _Builder:
     """
 
     def __init__(
-        self, run: Run, tasks: Sequence[str], suite: Suite, instruction: Sequence[str]
+        self, runs: Sequence[Run], tasks: Sequence[str], suite: Suite, instruction: Sequence[str]
     ) -> None:
-        self.run, self.tasks, self.suite = run, set(tasks), suite
+        self.runs, self.run = runs, runs[0]
+        self.tasks, self.suite = set(tasks), suite
         self.patterns = instruction
         self.notes: list[str] = []
-        self.names = [*run.groups, *run.tasks]
+        self.names = [*self.run.groups, *self.run.tasks]
         self.parents: dict[str, list[str]] = {}
-        for group, children in run.groups.items():
+        for group, children in self.run.groups.items():
             for child in children:
                 self.parents.setdefault(child, []).append(group)
         self.roots = [name for name in self.names if name not in self.parents]
@@ -370,27 +376,34 @@ class _Builder:
         """Return the pools and weights behind a value; empty if it is no mean of its tasks.
 
         Result files do not say whether the harness weighted tasks by size (``weight_by_size``), so
-        both means are compared with the value.
+        both means are compared with the values of all runs. Where both fit, as where all tasks
+        score 0, it is the harness's default: by size.
         """
         if name not in self.run.groups:
             return ((((name,), metric), 1.0),)
         results = self.run.file_of(name).data["results"]
-        tasks, total, pooled, documents = [], 0.0, 0.0, 0
-        for task in tasks_below(self.run, name):
-            if metric in results.get(task, {}):
-                value, size = results[task][metric], results[task].get("sample_len") or 0
-                tasks.append(task)
-                total += value
-                pooled += value * size
-                documents += size
+        tasks = [task for task in tasks_below(self.run, name) if metric in results.get(task, {})]
         if not tasks:
             return ()
-        reported = results[name][metric]
-        if _close(total / len(tasks), reported):
-            return tuple((((task,), metric), 1 / len(tasks)) for task in tasks)
-        if _close(pooled / max(documents, 1), reported):
+        sizes = [results[task].get("sample_len") or 0 for task in tasks]
+        if len({*sizes}) > 1 and self.is_mean(name, metric, tasks, sizes):
             return (((tuple(tasks), metric), 1.0),)
+        if self.is_mean(name, metric, tasks, [1] * len(tasks)):
+            return tuple((((task,), metric), 1 / len(tasks)) for task in tasks)
         return ()
+
+    def is_mean(self, name: str, metric: str, tasks: list[str], weights: list[int]) -> bool:
+        """Return whether a group's value is the weighted mean of some tasks' in every run."""
+        for run in self.runs:
+            results = run.file_of(name).data["results"]
+            values = [results.get(each, {}).get(metric) for each in (name, *tasks)]
+            if not all(isinstance(value, int | float) for value in values) or not sum(weights):
+                return False
+            reported, *of_tasks = values
+            total = sum(weight * value for weight, value in zip(weights, of_tasks, strict=True))
+            if not _close(total / sum(weights), reported):
+                return False
+        return True
 
     def label(self, name: str) -> str:
         """Return `name` without its root's: partial_demo_finance of partial_demo is "finance"."""
@@ -404,17 +417,14 @@ class _Builder:
         self, name: str, metric: str, parts: tuple[tuple[Part, float], ...], source: str
     ) -> Node:
         """Return the node called `name`, whose value stands at `source` in the result file."""
-        value = self.run.file_of(source).data["results"][source][metric]
-        higher = higher_is_better(self.run, source, metric)
+        values = [run.values(source).get(metric) for run in self.runs]
         return Node(
             name=name,
             label=self.label(name),
             metric=metric,
             parts=parts,
-            higher_is_better=higher,
-            # Results do not say what is a fraction. A perplexity may be below 1 too, but less of
-            # it is better.
-            percent=higher and 0 <= value <= 1,
+            higher_is_better=higher_is_better(self.run, source, metric),
+            percent=is_fraction(self.run, source, metric, values),
         )
 
 

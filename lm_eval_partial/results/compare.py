@@ -142,7 +142,7 @@ def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS
             samples are missing.
     """
     tasks, left = common_tasks(found)
-    plan = outline(found[0], tasks, suite)
+    plan = outline(found, tasks, suite)
     check_settings(found, tasks_of(plan.parts))
     data = load(found, plan.parts)
     pools: dict[Part, _Pool] = {}

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from typing import Any
+
 from lm_eval_partial.results.files import Run
+
+# Metrics of the harness's tasks, by what they are called there. MCC may be negative, and is a
+# fraction all the same; of these two kinds no value says it better than the name.
+FRACTIONS = re.compile(r"(.*_)?(acc|accuracy|acc_norm|exact_match|em|f1|mcc)(_.*)?|win_rate")
+OF_100 = re.compile(r"(sacre)?bleu\d?(_max|_diff)?|chrf|ter|rouge(\d|L|Lsum)(_max|_diff)")
 
 
 def main_metric(run: Run, task: str) -> str | None:
@@ -40,6 +49,27 @@ def higher_is_better(run: Run, name: str, metric: str) -> bool:
     """Return whether more of a metric is better, as the results say; true if they do not."""
     better = (run.file_of(name).data.get("higher_is_better") or {}).get(name) or {}
     return better.get(metric.split(",")[0]) is not False
+
+
+def is_fraction(run: Run, name: str, metric: str, values: Iterable[Any]) -> bool:
+    """Return whether a metric is a fraction, which is shown as percent.
+
+    Known metrics are told by their names. Of others, more must be better (a perplexity may be below
+    1 too), and all values lie in [0, 1].
+
+    Args:
+        run: says whether more is better.
+        name: of the task or group.
+        metric: spelled "metric,filter".
+        values: of all runs, for metrics that are not known.
+    """
+    plain = metric.split(",")[0]
+    if OF_100.fullmatch(plain):
+        return False
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if FRACTIONS.fullmatch(plain):
+        return all(-1 <= value <= 1 for value in numbers)
+    return higher_is_better(run, name, metric) and all(0 <= value <= 1 for value in numbers)
 
 
 def tasks_below(run: Run, name: str) -> list[str]:

@@ -238,7 +238,7 @@ def _trajectory(
         if found := _baseline(rest, which, files[0]):
             baselines[which] = found
     tasks, left = common_tasks(points)
-    plan = outline(points[0], tasks, suite, instruction)
+    plan = outline(points, tasks, suite, instruction)
     data, pools = _read_pools(points, list(baselines.values()), plan.parts)
     notes = [*plan.notes, *_notes(points, baselines, left), *no_interval(plan, data)]
     if alone:  # with other pairs about, what is left may be theirs

@@ -28,7 +28,7 @@ def test_every_task_of_the_suite_is_shown_under_the_metric_that_report_has():
     }
     run = Run("", (ResultFile(Path(), result),))
     shown = columns(run)
-    nodes = outline(run, run.tasks, SUITE).tasks
+    nodes = outline([run], run.tasks, SUITE).tasks
     assert len(nodes) == len(mains) and any(metric != "acc,none" for metric in mains.values())
     assert {node.name: node.metric for node in nodes} == shown == mains
 

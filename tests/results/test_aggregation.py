@@ -33,7 +33,7 @@ def of(tmp_path, tasks, suite=None, instruction=None, only=None, without=(), **m
     path.write_text(json.dumps(data))
     (run,) = runs(find(tmp_path))
     extra = (instruction,) if instruction is not None else ()
-    return outline(run, only or run.tasks, suite or {}, *extra)
+    return outline([run], only or run.tasks, suite or {}, *extra)
 
 
 def weights(node):
@@ -70,7 +70,7 @@ def test_a_group_that_is_no_mean_is_left_out_and_named(tmp_path):
     data = json.loads(path.read_text())
     data["results"]["top"]["acc,none"] = 0.7
     path.write_text(json.dumps(data))
-    found = outline(runs(find(tmp_path))[0], ["one", "two"], {})
+    found = outline(runs(find(tmp_path)), ["one", "two"], {})
     assert found.groups == []
     assert found.notes == ["top: its acc,none is no mean of its tasks' acc,none, left out"]
     assert found.icl is not None and found.icl.label == "ICL, mean of 2"
@@ -167,7 +167,7 @@ def test_the_main_metric_is_the_one_a_task_names_or_the_first_of_its_list(tmp_pa
     ):
         data["configs"]["one"] = config
         path.write_text(json.dumps(data))
-        assert outline(runs(find(tmp_path))[0], ["one"], {}).tasks[0].metric == metric
+        assert outline(runs(find(tmp_path)), ["one"], {}).tasks[0].metric == metric
 
 
 def test_a_task_without_a_metric_is_left_out_and_named(tmp_path):
@@ -175,7 +175,7 @@ def test_a_task_without_a_metric_is_left_out_and_named(tmp_path):
     data = json.loads(path.read_text())
     data["configs"]["two"] = {}
     path.write_text(json.dumps(data))
-    found = outline(runs(find(tmp_path))[0], ["one", "two"], {})
+    found = outline(runs(find(tmp_path)), ["one", "two"], {})
     assert names(found.nodes) == ["one"]
     assert found.notes == ["two has no main metric in its metric_list: left out"]
 
@@ -184,7 +184,7 @@ def test_a_perplexity_is_no_fraction_and_in_no_mean(tmp_path):
     write(tmp_path / "a", {"text": [20.0]}, lam=0.5, metric="word_ppl,none", higher_is_better=False)
     write(tmp_path / "b", {"one": [1], "two": [0]}, lam=0.5)
     run = runs(find(tmp_path))[0]
-    found = outline(run, run.tasks, {})
+    found = outline([run], run.tasks, {})
     (text,) = (node for node in found.tasks if node.name == "text")
     assert not text.higher_is_better and text.scale == 1
     assert found.icl is not None and found.icl.label == "ICL, mean of 2"
@@ -201,3 +201,57 @@ def test_a_group_without_a_score_stands_for_its_tasks_on_the_axis_of_following_i
         without=["partial_if"],
     )
     assert found.instruction.name == "ifeval" and found.instruction_tasks == ["ifeval"]
+
+
+GROUP = {"top": ["one", "two"]}
+
+
+def over_lam(tmp_path, *points, **more):
+    """Return the outline of several λ, each given by the values of its tasks."""
+    for number, tasks in enumerate(points):
+        write(tmp_path / str(number), tasks, lam=number / 10, **more)
+    found = runs(find(tmp_path))
+    return outline(found, found[0].tasks, {})
+
+
+def test_how_a_group_is_averaged_is_read_from_all_runs(tmp_path):
+    """Where all tasks score alike, both means are the same."""
+    alike = {"one": [0] * 8, "two": [0] * 2}
+    differing = {"one": [0] * 8, "two": [1] * 2}
+    by_size = over_lam(tmp_path / "a", alike, differing, groups=GROUP, by_size=True)
+    assert weights(by_size.icl) == {("one", "two"): 1}
+    plain = over_lam(tmp_path / "b", alike, differing, groups=GROUP)
+    assert weights(plain.icl) == {("one",): 0.5, ("two",): 0.5}
+    unknown = over_lam(tmp_path / "c", alike, alike, groups=GROUP)
+    assert weights(unknown.icl) == {("one", "two"): 1}, "the harness's default"
+
+
+def test_a_weighting_that_holds_at_one_lam_only_is_none(tmp_path):
+    values = {"one": [0] * 8, "two": [1] * 2}
+    write(tmp_path / "0", values, lam=0.0, groups=GROUP, by_size=True)
+    write(tmp_path / "1", values, lam=0.1, groups=GROUP)
+    found = runs(find(tmp_path))
+    plan = outline(found, found[0].tasks, {})
+    assert plan.groups == [] and "top: its acc,none is no mean" in plan.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "percent"),
+    [
+        ("acc", (0.4, 0.6), True),
+        ("mcc", (-0.1, 0.6), True),
+        ("bleu", (0.4, 0.6), False),
+        ("rouge1_max", (0.4, 0.6), False),
+        ("rouge1_acc", (0.4, 0.6), True),
+        ("bleu_acc", (0.4, 0.6), True),
+        ("score", (0.4, 0.6), True),
+        ("score", (0.4, 30), False),
+        ("score", (-0.4, 0.6), False),
+        ("em", (0.4, 30), False),
+    ],
+)
+def test_whether_a_metric_is_a_fraction_is_one_answer_for_all_lam(
+    tmp_path, metric, values, percent
+):
+    points = [{"one": [value, value]} for value in values]
+    assert over_lam(tmp_path, *points, metric=f"{metric},none").tasks[0].percent is percent
