@@ -41,6 +41,9 @@ INSTRUCTION = ("partial_demo_chat*", "partial_if*", "*ifeval*", "*alpaca_eval*",
 JUDGED = "alpaca_eval_judged"
 """The task that holds a judge's win rates."""
 
+FEW = 10
+"""Documents below which tasks of one size are one pool, as MMLU's 57 subjects of one (lite)."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -389,7 +392,7 @@ class _Builder:
         if len({*sizes}) > 1 and self.is_mean(name, metric, tasks, sizes):
             return (((tuple(tasks), metric), 1.0),)
         if self.is_mean(name, metric, tasks, [1] * len(tasks)):
-            return tuple((((task,), metric), 1 / len(tasks)) for task in tasks)
+            return _pools(tasks, sizes, metric)
         return ()
 
     def is_mean(self, name: str, metric: str, tasks: list[str], weights: list[int]) -> bool:
@@ -426,6 +429,17 @@ class _Builder:
             higher_is_better=higher_is_better(self.run, source, metric),
             percent=is_fraction(self.run, source, metric, values),
         )
+
+
+def _pools(tasks: list[str], sizes: list[int], metric: str) -> tuple[tuple[Part, float], ...]:
+    """Return the parts of a plain mean of tasks: each task, or tasks of few documents together.
+
+    From one document no spread can be had. Tasks of one size count alike in a pool, too.
+    """
+    pools: dict[tuple[int, int], list[str]] = {}
+    for number, (task, size) in enumerate(zip(tasks, sizes, strict=True)):
+        pools.setdefault((size, 0 if size < FEW else number), []).append(task)
+    return tuple(((tuple(pool), metric), len(pool) / len(tasks)) for pool in pools.values())
 
 
 def _close(one: float, reported: float) -> bool:

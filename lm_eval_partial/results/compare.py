@@ -4,7 +4,7 @@
 
 A task has the difference of its main metric, paired document by document. Areas and groups have the
 mean of their tasks' differences, as the harness or the suite averages them. Each has a standard
-error, a 95 % bootstrap interval and a p-value (`uncertainty`).
+error, a 95 % interval (`intervals`) and a p-value (`uncertainty`).
 
 The p-value is that of a randomisation test over documents, with 9,999 random draws. Where every
 document is right or wrong, this is McNemar's test, which is computed exactly. Holm's correction is
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.results import uncertainty
+from lm_eval_partial.results import intervals, uncertainty
 from lm_eval_partial.results.aggregation import Node, no_interval, outline
 from lm_eval_partial.results.files import Run, Sample, find, runs
 from lm_eval_partial.results.metrics import Array, mean
@@ -63,9 +63,9 @@ class Difference:
     difference: float
     stderr: float | None = None
     interval: Interval | None = None
-    """95 %, documents resampled within each task: these tasks, other documents."""
+    """95 %: these tasks, other documents (`_parts`)."""
     interval_over_tasks: Interval | None = None
-    """95 %, tasks resampled too (clustered by task): other tasks of the kind.
+    """95 %: other tasks of the kind, a t interval of the tasks' differences.
 
     Only groups of five tasks or more have it.
     """
@@ -192,32 +192,52 @@ def _difference(node: Node, is_group: bool, pools: dict[Part, _Pool], column: in
         value=float(values[column]),
         difference=float(values[column] - values[0]),
     )
-    changes, errors, weights = [], [], []
+    errors, tasks = [], []
     for part, weight in node.parts:
         series, replicates = pools[part].series, pools[part].replicates
         if replicates is None:
             return plain
-        # The same documents were drawn for all runs, so the difference of replicates is paired.
-        changes.append(replicates[:, column] - replicates[:, 0])
         errors.append(weight * uncertainty.standard_error(series, 0, column, replicates))
-        weights.append(weight)
-    each = np.array(changes)
+        tasks += [(weight * share, each[column] - each[0]) for share, each in series.of_tasks()]
     over_tasks = None
-    # Resampling tasks gives each the same weight, which is the group's score only if it does too.
-    if is_group and len(weights) >= CLUSTERS and np.allclose(weights, weights[0]):
-        over_tasks = _interval(node.scale * uncertainty.over_tasks(each, node.name))
+    if is_group and len(tasks) >= CLUSTERS:
+        weights, changes = np.array(tasks).T
+        low, high = intervals.over_clusters(node.scale * changes, weights)
+        over_tasks = low, high
     return replace(
         plain,
         stderr=node.scale * math.hypot(*errors),
-        interval=_interval(node.scale * np.array(weights) @ each),
+        interval=_interval(node, pools, column),
         interval_over_tasks=over_tasks,
         p=_p_value(node, pools, column),
     )
 
 
-def _interval(replicates: Array) -> Interval:
-    low, high = uncertainty.interval(replicates)
-    return float(low), float(high)
+def _interval(node: Node, pools: dict[Part, _Pool], column: int) -> Interval:
+    """Return the interval of the difference of the run in `column` from the first.
+
+    That of Agresti and Min where documents are right or wrong, the bootstrap's where not. Parts of
+    both kinds are put together by their variances.
+    """
+    parts: list[tuple[float, Array, Array, Array]] = []
+    resampled = np.zeros(1)
+    for part, weight in node.parts:
+        series, replicates = pools[part].series, pools[part].replicates
+        assert replicates is not None
+        # The same documents were drawn for all runs, so the difference of replicates is paired.
+        changes = replicates[:, column] - replicates[:, 0]
+        resampled = resampled + weight * changes
+        if series.right_or_wrong:
+            gained, lost = map(np.array, series.flips(0, column))
+            low, high = intervals.agresti_min(gained, lost, series.documents)
+        else:
+            low, high = uncertainty.interval(changes)
+        parts.append((weight, series.reported[column] - series.reported[0], low, high))
+    if any(pools[part].series.right_or_wrong for part in node.pools):
+        low, high = intervals.combined(parts)
+    else:
+        low, high = uncertainty.interval(resampled)
+    return node.scale * float(low.item()), node.scale * float(high.item())
 
 
 def _p_value(node: Node, pools: dict[Part, _Pool], column: int) -> float:

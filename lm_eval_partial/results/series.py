@@ -35,11 +35,33 @@ class Series:
     documents: int
     other_prompts: int = 0
     """Documents whose prompt is not the same for all runs."""
+    sizes: tuple[int, ...] = ()
+    """Of a pool, the documents of each of its tasks, in the order of `rows`."""
 
     @property
     def has_spread(self) -> bool:
         """Whether an interval can be had; from one document it would be of width zero."""
         return self.rows is not None and self.documents > 1
+
+    @property
+    def right_or_wrong(self) -> bool:
+        """Whether the metric is the share of documents that are right."""
+        if self.rows is None or self.finish is not metrics.mean:
+            return False
+        return bool(np.isin(self.rows, (0, 1)).all())
+
+    def flips(self, one: int, two: int) -> tuple[int, int]:
+        """Return how many documents only run `two` has right, and how many only run `one`."""
+        assert self.rows is not None
+        changes = self.rows[:, two, 0] - self.rows[:, one, 0]
+        return int((changes > 0).sum()), int((changes < 0).sum())
+
+    def of_tasks(self) -> list[tuple[float, Array]]:
+        """Return the share of documents and the metric of each task, [runs]."""
+        if len(self.sizes) < 2 or self.rows is None:
+            return [(1.0, self.reported)]
+        tasks = np.split(self.rows[..., 0], np.cumsum(self.sizes)[:-1])
+        return [(len(task) / self.documents, task.mean(0)) for task in tasks]
 
     def values(self, weights: Array, only: Array | None = None) -> Array:
         """Return the metric with documents weighted, as [rounds, runs].
@@ -152,6 +174,7 @@ def pool(parts: Sequence[Series]) -> Series:
         reported=np.array(documents) @ np.array(reported) / sum(documents),
         documents=int(sum(documents)),
         other_prompts=other_prompts,
+        sizes=tuple(part.documents for part in parts),
     )
 
 

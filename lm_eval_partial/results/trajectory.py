@@ -19,7 +19,7 @@ import numpy as np
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.lam import format_lam
-from lm_eval_partial.results import uncertainty
+from lm_eval_partial.results import intervals, uncertainty
 from lm_eval_partial.results.aggregation import (
     INSTRUCTION,
     Node,
@@ -79,6 +79,8 @@ class Curve:
     """Percent difference from λ = 1."""
     change_low: Array
     change_high: Array
+    loss_bound: Array
+    """At most so much worse than λ = 1, with 95 % confidence one-sided, [λ], in the unit shown."""
     best: Best
 
 
@@ -206,6 +208,8 @@ class _Pool:
     """[rounds, models]; None where no interval can be had."""
     halves: Array | None
     """[2, splits, 1 + rounds, λ], see `uncertainty.half_estimates`; None as `resampled`."""
+    flips: Array | None
+    """[2, λ]: documents that λ alone has right, and that λ = 1 alone has; None if not 0 or 1."""
 
 
 def _trajectory(
@@ -311,18 +315,22 @@ def _read_pools(
         check_settings(columns, tasks_of(members))
         for part, series in load(columns, members).items():
             data[part] = series
-            pools[part] = _pool(part, series, has_tasks, len(points))
+            pools[part] = _pool(part, series, has_tasks, points)
     return data, pools
 
 
-def _pool(part: Part, series: Series, has_tasks: tuple[bool, ...], points: int) -> _Pool:
-    """Return what all models scored on one pool of documents, of which `points` are λ."""
-    resampled = halves = None
+def _pool(part: Part, series: Series, has_tasks: tuple[bool, ...], points: list[Run]) -> _Pool:
+    """Return what all models scored on one pool of documents, the `points` first."""
+    resampled = halves = flips = None
+    if series.right_or_wrong:
+        reference = [run.lam for run in points].index(1.0)
+        columns = range(len(points))
+        flips = np.array([series.flips(reference, column) for column in columns]).T
     if series.has_spread:
         resampled = _spread(uncertainty.bootstrap(series, str(part)), has_tasks)
         # The best λ is chosen among λ alone, never a baseline.
-        halves = uncertainty.half_estimates(series.first(points), str(part))
-    return _Pool(series.documents, _spread(series.reported, has_tasks), resampled, halves)
+        halves = uncertainty.half_estimates(series.first(len(points)), str(part))
+    return _Pool(series.documents, _spread(series.reported, has_tasks), resampled, halves, flips)
 
 
 def _spread(values: Array, has_tasks: tuple[bool, ...]) -> Array:
@@ -366,8 +374,10 @@ def _curve(node: Node, pools: dict[Part, _Pool], lams: list[float]) -> Curve:
     low = high = change_low = change_high = np.full_like(values, np.nan)
     resampled = _mean_if_known(node, lambda part: pools[part].resampled)
     halves = _mean_if_known(node, lambda part: pools[part].halves)
+    loss_bound = np.full(len(lams), np.nan)
     if resampled is not None and halves is not None:
-        low, high = uncertainty.interval(resampled)
+        low, high = _interval(node, pools, resampled)
+        loss_bound = _loss_bound(node, pools, resampled[:, : len(lams)], reference)
         # Of the changes, not the change of the ends: numerator and reference vary together.
         change_low, change_high = uncertainty.interval(_change(resampled, reference))
         best = _cross_fitted(best, halves, lams, sign)
@@ -380,8 +390,57 @@ def _curve(node: Node, pools: dict[Part, _Pool], lams: list[float]) -> Curve:
         change=_change(values, reference),
         change_low=change_low,
         change_high=change_high,
+        loss_bound=loss_bound,
         best=best,
     )
+
+
+def _interval(node: Node, pools: dict[Part, _Pool], resampled: Array) -> tuple[Array, Array]:
+    """Return the ends of every model's interval: Wilson's where all documents are right or wrong.
+
+    Elsewhere it is the bootstrap's.
+    """
+    if any(pools[part].flips is None for part in node.pools):
+        return uncertainty.interval(resampled)
+    parts = []
+    for part, weight in node.parts:
+        pool = pools[part]
+        parts.append((weight, pool.reported, *intervals.wilson(pool.reported, pool.documents)))
+    low, high = intervals.combined(parts)
+    return node.scale * low, node.scale * high
+
+
+def _loss_bound(node: Node, pools: dict[Part, _Pool], resampled: Array, reference: int) -> Array:
+    """Return what every λ loses at most against λ = 1, one-sided, [λ].
+
+    Args:
+        node: the score.
+        pools: of its parts.
+        resampled: the score at every λ, [rounds, λ].
+        reference: the column of λ = 1.
+    """
+    level = 2 * intervals.LEVEL - 1  # its one end leaves out as much as the 95 % bound
+    if any(pools[part].flips is None for part in node.pools):
+        sign = 1 if node.higher_is_better else -1
+        losses = sign * (resampled[:, [reference]] - resampled)
+        bound: Array = np.quantile(losses, intervals.LEVEL, axis=0)
+    else:
+        parts = []
+        for part, weight in node.parts:
+            gained, lost = _known(pools[part].flips)
+            if not node.higher_is_better:
+                gained, lost = lost, gained
+            estimate = (lost - gained) / pools[part].documents
+            ends = intervals.agresti_min(lost, gained, pools[part].documents, level)
+            parts.append((weight, estimate, *ends))
+        bound = node.scale * intervals.combined(parts)[1]
+    bound[reference] = 0
+    return bound
+
+
+def _known(value: Array | None) -> Array:
+    assert value is not None
+    return value
 
 
 def _mean_if_known(node: Node, values: Callable[[Part], Array | None]) -> Array | None:

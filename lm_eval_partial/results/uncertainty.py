@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from lm_eval_partial.results.intervals import LEVEL
 from lm_eval_partial.results.metrics import Array, mean
 from lm_eval_partial.results.series import Series
 
@@ -26,7 +27,6 @@ SPLITS = 20
 """Splits into halves, over which the gain of the chosen λ is averaged."""
 CHOICES = 250
 """Weightings of the documents for the standard error of that gain."""
-LEVEL = 0.95
 NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))  # standard errors to either side
 CHUNK = 4_000_000
 """Weights held at a time, 32 MB of them: all rounds of a large task would not fit into memory."""
@@ -80,23 +80,6 @@ def bootstrap(series: Series, name: str, rounds: int = ROUNDS) -> Array:
     """
     pieces = resamples(series.documents, rounds, generator(name, "bootstrap"))
     return np.concatenate([series.values(weights) for weights in pieces])
-
-
-def over_tasks(replicates: Array, name: str) -> Array:
-    """Return replicates of the mean over tasks, with the tasks resampled too.
-
-    This is the bootstrap clustered by task: tasks are the clusters, and a drawn task's documents
-    are resampled. Its interval is about other tasks of the same kind. It is wider than the one over
-    other documents of these tasks.
-
-    Args:
-        replicates: [tasks, rounds] of a bootstrap within each task.
-        name: seeds the random numbers.
-    """
-    tasks, rounds = replicates.shape
-    drawn = generator(name, "tasks").integers(tasks, size=(tasks, rounds))
-    result: Array = replicates[drawn, np.arange(rounds)].mean(0)
-    return result
 
 
 def interval(replicates: Array) -> tuple[Array, Array]:

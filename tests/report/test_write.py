@@ -271,9 +271,10 @@ def test_files_of_the_harness(lm_eval, pairs, tmp_path, capsys):
 
 
 def test_how_far_a_budget_of_instruction_following_goes(tmp_path):
-    """At 95, 98, 97, 99.2 and 100 points, two points buy λ = 0.75 only.
+    """At 95, 98, 97, 99.2 and 100 points, what two points buy for certain is λ = 0.75 only.
 
-    λ = 0.25 would cost no more than two, but λ = 0.5 on the way there costs three.
+    λ = 0.75 costs 0.8 points, and at most 1.29. λ = 0.25 would cost no more than three, but λ = 0.5
+    on the way there may cost four.
     """
     for lam, followed in ((0.0, 950), (0.25, 980), (0.5, 970), (0.75, 992), (1.0, 1000)):
         right = round(800 - 400 * lam)
@@ -284,11 +285,12 @@ def test_how_far_a_budget_of_instruction_following_goes(tmp_path):
     table = tables.budget(found)
     assert table is not None
     assert [row.cells for row in table.rows] == [
-        ["0.5", "1.00", "0.00", "+0.00"],
-        ["1", "0.75", "0.80", "+10.00"],
-        ["2", "0.75", "0.80", "+10.00"],
-        ["5", "0.00", "5.00", "+40.00"],
+        ["0.5", "1.00", "0.00", "0.00", "+0.00"],
+        ["1", "1.00", "0.00", "0.00", "+0.00"],
+        ["2", "0.75", "0.80", "1.29", "+10.00"],
+        ["5", "0.25", "2.00", "2.74", "+30.00"],
     ]
+    assert "the 1,000 documents can certify λ = 0.75 from 1.3 points" in table.caption
     report.write([found], tmp_path / "out")
     for name in ("report.md", "report.html"):
         text = (tmp_path / "out" / name).read_text()

@@ -75,6 +75,47 @@ def test_five_tasks_also_have_an_interval_over_tasks_which_is_wider(tmp_path):
     assert np.diff(row.interval_over_tasks) > 2 * np.diff(row.interval)
 
 
+def test_tasks_of_unequal_weight_have_an_interval_over_tasks_too(tmp_path):
+    sizes = [40, 60, 80, 100, 120, 140]
+    ours = {f"t{i}": answers(i, 0.5, size, difficulty=i) for i, size in enumerate(sizes)}
+    theirs = {f"t{i}": answers(i + 50, 0.6, size, difficulty=i) for i, size in enumerate(sizes)}
+    both = {"groups": {"top": list(ours)}, "by_size": True}
+    row = compared(tmp_path, ours, theirs, **both).differences[0][0]
+    assert row.tasks == 1 and row.interval_over_tasks is not None
+    changes = [100 * (np.mean(theirs[name]) - np.mean(ours[name])) for name in ours]
+    middle = np.average(changes, weights=sizes)
+    assert (
+        np.mean(row.interval_over_tasks) == pytest.approx(middle) == pytest.approx(row.difference)
+    )
+
+
+def test_no_document_that_differs_is_no_proof_that_none_does(tmp_path):
+    same = answers(1, 0.4, 50)
+    row = compared(tmp_path, {"t": same}, {"t": same}).differences[0][0]
+    low, high = row.interval
+    assert row.difference == 0 and low == pytest.approx(-high) and 2 < high < 5
+
+
+def test_four_of_fifty_one_way_are_no_certain_loss(tmp_path):
+    ours, theirs = [1] * 40 + [0] * 10, [1] * 36 + [0] * 14
+    row = compared(tmp_path, {"t": ours}, {"t": theirs}).differences[0][0]
+    assert row.p == pytest.approx(0.125) and row.interval[0] < 0 < row.interval[1]
+
+
+def test_subjects_of_one_document_each_are_one_pool(tmp_path):
+    """MMLU in the suite's lite form: 57 of them, which had no interval."""
+    ours = {f"s{i}": [i % 2] for i in range(57)}
+    theirs = {f"s{i}": [int(i % 3 > 0)] for i in range(57)}
+    both = {"groups": {"mmlu": list(ours)}}
+    found = compared(tmp_path, ours, theirs, **both)
+    top = found.differences[0][0]
+    assert (top.name, top.documents) == ("mmlu", 57) and top.interval is not None
+    changes = [100 * (theirs[name][0] - ours[name][0]) for name in ours]
+    assert top.difference == pytest.approx(np.mean(changes))
+    assert top.interval[0] < top.difference < top.interval[1]
+    assert not any("mmlu" in note for note in found.notes)
+
+
 def test_macro_f1_has_an_interval_and_a_p_value(tmp_path):
     random = np.random.default_rng(0)
     gold = random.integers(3, size=120)

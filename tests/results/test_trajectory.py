@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.results.trajectory import read, trajectories
@@ -208,3 +209,28 @@ def test_two_folders_of_one_name_are_refused(tmp_path):
             write(tmp_path / parent / "same" / str(lam), {"t": [1.0, 0.0]}, lam=lam)
     with pytest.raises(UserError, match="two pairs would have the same name: same"):
         read([tmp_path / "x" / "same", tmp_path / "y" / "same"], {})
+
+
+def test_a_share_near_1_has_an_interval_within_the_range(tmp_path):
+    """98 of 98, of which the bootstrap's interval is a point."""
+    for lam, wrong in ((0.0, 1), (1.0, 0)):
+        write(tmp_path / str(lam), {"t": [0] * wrong + [1] * (98 - wrong)}, lam=lam)
+    (found,) = trajectories(tmp_path, {})
+    curve = found.curves["t"]
+    for low, value, high in zip(curve.low, curve.values, curve.high, strict=True):
+        assert low < value - 1 and value <= high <= 100
+    assert curve.low[1] == pytest.approx(
+        100 * stats.binomtest(98, 98).proportion_ci(method="wilson").low
+    )
+
+
+def test_what_a_lam_loses_at_most(tmp_path):
+    """One-sided: Agresti and Min's interval of 90 %; nothing is lost for certain at λ = 1."""
+    for lam, right in ((0.0, 900), (0.5, 995), (1.0, 1000)):
+        write(tmp_path / str(lam), {"t": [1] * right + [0] * (1000 - right)}, lam=lam)
+    (found,) = trajectories(tmp_path, {})
+    bound = found.curves["t"].loss_bound
+    for lost, at_most in zip((100, 5), bound, strict=False):
+        error = np.sqrt(lost + 1 - lost**2 / 1002) / 1002
+        assert at_most == pytest.approx(100 * (lost / 1002 + 1.644854 * error))
+    assert bound[2] == 0

@@ -114,25 +114,6 @@ def test_intervals_cover_the_truth_19_times_in_20():
     assert 0.91 <= np.mean(covered) <= 0.98
 
 
-def test_clustered_by_task_the_interval_covers_other_tasks():
-    """The true gains of tasks vary around 2; only the clustered interval has 2 often enough."""
-
-    def covers(drawn):
-        low, high = uncertainty.interval(drawn)
-        return low <= 2 <= high
-
-    within, clustered = list[bool](), list[bool]()
-    for seed in range(100):
-        random = np.random.default_rng(seed)
-        gains = 2 + 3 * random.standard_normal((12, 1))
-        # What was measured, and its bootstrap.
-        measured = gains + 0.5 * random.standard_normal((12, 1))
-        each = measured + 0.5 * random.standard_normal((12, 400))
-        within.append(covers(each.mean(0)))
-        clustered.append(covers(uncertainty.over_tasks(each, str(seed))))
-    assert np.mean(within) < 0.4 and 0.85 <= np.mean(clustered) <= 0.98
-
-
 def test_mcnemars_exact_test():
     table = [[0, 1]] * 9 + [[1, 0]] * 2 + [[1, 1]] * 5
     differences = np.diff(np.asarray(table, dtype=float))[:, 0]

@@ -1,0 +1,87 @@
+"""Intervals for shares of documents, where the bootstrap fails: few documents, shares near 0 or 1.
+
+A share of 0.995 of 98 documents is 98 of 98 more often than not. All resamples of those are alike,
+and the bootstrap's interval is a point. These intervals are made from the normal approximation of
+the score instead, and never leave [0, 1], or [−1, 1] for differences.
+
+Sources: Wilson 1927; Agresti and Min 2005 (doi 10.1002/sim.1781); MOVER: Donner and Zou 2012 (doi
+10.1177/0962280210388650).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from scipy import stats
+
+from lm_eval_partial.results.metrics import Array
+
+LEVEL = 0.95
+
+
+def wilson(share: Array, documents: int, level: float = LEVEL) -> tuple[Array, Array]:
+    """Return the ends of Wilson's interval of shares.
+
+    Args:
+        share: of the documents that are right, in [0, 1], any shape.
+        documents: how many there are, 1 or more.
+        level: how often it covers the truth.
+    """
+    z2 = stats.norm.ppf((1 + level) / 2) ** 2
+    centre = (share + z2 / (2 * documents)) / (1 + z2 / documents)
+    variance = share * (1 - share) / documents + z2 / (4 * documents**2)
+    margin = np.sqrt(z2 * variance) / (1 + z2 / documents)
+    return np.clip(centre - margin, 0, 1), np.clip(centre + margin, 0, 1)
+
+
+def agresti_min(
+    gained: Array, lost: Array, documents: int, level: float = LEVEL
+) -> tuple[Array, Array]:
+    """Return the ends of the interval of paired differences of shares.
+
+    It is Wald's, with half a document added to each cell of the table of two by two. So it has a
+    width where no document differs, and one lost of fifty is no certain loss.
+
+    Args:
+        gained: documents that the second model alone has right.
+        lost: documents that the first model alone has right.
+        documents: how many there are, 1 or more.
+        level: how often it covers the truth.
+    """
+    more = documents + 2
+    difference = (gained - lost) / more
+    error = np.sqrt(gained + lost + 1 - (gained - lost) ** 2 / more) / more
+    margin = stats.norm.ppf((1 + level) / 2) * error
+    return np.clip(difference - margin, -1, 1), np.clip(difference + margin, -1, 1)
+
+
+def over_clusters(differences: Array, weights: Array, level: float = LEVEL) -> tuple[float, float]:
+    """Return the t interval of a weighted mean whose terms are drawn from a population of such.
+
+    Args:
+        differences: one a cluster, [clusters], two or more.
+        weights: [clusters], which add up to 1.
+        level: how often it covers the truth.
+    """
+    mean, squares = float(weights @ differences), float(weights @ weights)
+    variance = weights @ (differences - mean) ** 2 / (1 - squares) * squares
+    # Of unequal weights some clusters hardly count: as many as Kish's effective number are left.
+    margin = float(stats.t.ppf((1 + level) / 2, 1 / squares - 1) * np.sqrt(variance))
+    return mean - margin, mean + margin
+
+
+def combined(
+    values: Iterable[tuple[float, Array, Array, Array]],
+) -> tuple[Array, Array]:
+    """Return the interval of a weighted sum of independent estimates from their own (MOVER).
+
+    Args:
+        values: (weight, estimate, low, high) of each.
+    """
+    total, below, above = np.zeros(1), np.zeros(1), np.zeros(1)
+    for weight, estimate, low, high in values:
+        total = total + weight * estimate
+        below = below + (weight * (estimate - low)) ** 2
+        above = above + (weight * (high - estimate)) ** 2
+    return total - np.sqrt(below), total + np.sqrt(above)
