@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
         help="compare models on the same documents",
         description=(
             "Compare every run with the first, document by document: difference of each\n"
-            "task's main metric, paired standard error, 95 % bootstrap interval, and\n"
+            "task's main metric, paired standard error, 95 % interval, and\n"
             "p-value (McNemar's exact test for right/wrong metrics, a randomisation test\n"
             "for others), with Holm's correction over all tasks. Runs must have been made\n"
             "by lm_eval or by a sweep with --log_samples; different task versions, shots,\n"
@@ -160,11 +160,11 @@ def show(found: Comparison) -> None:
         print_table(table)
         if over_tasks:
             console.print(
-                "Interval over tasks: the tasks of a group are resampled too (clustered by task)."
+                "Interval over tasks: a t interval of the tasks' differences, for other such tasks."
             )
     console.print(
-        "B − A in percent points where the metric is a fraction. 95 % interval: documents resampled"
-        " within each task, paired. p (Holm): corrected for all tasks. Bold: p (Holm) < 0.05, or a"
+        "B − A in percent points where the metric is a fraction. 95 % interval: other documents"
+        " of these tasks, paired. p (Holm): corrected for all tasks. Bold: p (Holm) < 0.05, or a"
         " group's interval leaves out 0.",
         soft_wrap=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,20 +111,25 @@ def show(trajectory: Trajectory) -> None:
     console = Console(highlight=False)
     for curve in list(curves.values())[:1]:
         console.print(
-            f"Best λ for {curve.node.label}: {summary(curve)}", markup=False, soft_wrap=True
+            f"Best λ for {curve.node.label}: {summary(curve, trajectory.lams)}",
+            markup=False,
+            soft_wrap=True,
         )
     for note in trajectory.notes:
         console.print(f"Note: {note}.", markup=False, soft_wrap=True)
 
 
-def summary(curve: Curve) -> str:
+def summary(curve: Curve, lams: Sequence[float]) -> str:
     """Return the best λ and its gain in words."""
+    from lm_eval_partial.report.tables import inside, ranges
+
     best = curve.best
-    naive = f"{best.lam:g}, {best.gain:+.2f} over λ = 1 on the documents that chose it."
-    if best.chosen is None or best.honest_gain is None or best.interval is None:
+    naive = f"{best.lam:g} scores best: {best.gain:+.2f} over λ = 1 on the documents that chose it."
+    if best.honest_gain is None or best.interval is None:
         return naive
     low, high = best.interval
     return (
-        f"{naive} Chosen on one half and measured on the other: {best.chosen:g} most often,"
-        f" {best.honest_gain:+.2f} (95 %: {low:+.2f} to {high:+.2f})."
+        f"not ruled out (95 %) are {ranges(best.not_ruled_out, lams)}. Chosen on one half and"
+        f" measured on the other, the gain over λ = 1 is {best.honest_gain:+.2f} (95 %: {low:+.2f}"
+        f" to {high:+.2f}). Some λ inside beats both ends: {inside(best)}. {naive}"
     )

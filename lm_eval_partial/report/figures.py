@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lm_eval_partial.lam import format_lam
+from lm_eval_partial.report.tables import ranges
 from lm_eval_partial.results.trajectory import Curve, Trajectory
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -210,11 +211,22 @@ def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> N
         _stock_point(axes, baseline, float(value), labelled=large)
     gain = float(curve.change[lams.index(best.lam)])
     axes.plot(best.lam, gain, "o", color=COLOURS[1], markersize=5.5 if large else 4.5, zorder=4)
-    text = f"best λ {format_lam(best.lam)}"
-    if best.lam != 1:
-        text += f": {gain:+.{0 if abs(gain) >= 100 else 1}f} %"
+    text = headline(curve, lams)
     _below_title(axes, text if banded else f"{text}, no band")
     axes.margins(y=0.12)
+
+
+def headline(curve: Curve, lams: Sequence[float]) -> str:
+    """Return what can be said of the best λ: the honest gain, and the λ that may be the best.
+
+    The best of several noisy numbers says neither.
+    """
+    best = curve.best
+    if best.interval is None:
+        return f"best λ {format_lam(best.lam)}, no interval"
+    low, high = best.interval
+    gain = f"gain {best.honest_gain:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{gain}, best λ {ranges(best.not_ruled_out, lams)}"
 
 
 def _stock_point(axes: Any, baseline: str, value: float, *, labelled: bool) -> None:

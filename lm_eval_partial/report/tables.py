@@ -133,12 +133,14 @@ def best(trajectory: Trajectory) -> Table:
         "agreement",
         "gain on the other half",
         "95 % interval",
+        "not ruled out as best",
+        "inside beats both ends",
     ]
     rows = []
     for curve in overviews(trajectory):
-        rows.append(Row([curve.node.label, *_best_cells(curve.best)], group=True))
+        rows.append(Row([curve.node.label, *_best_cells(curve.best, trajectory.lams)], group=True))
     for curve in trajectory.tasks:
-        rows.append(Row([curve.node.label, *_best_cells(curve.best)]))
+        rows.append(Row([curve.node.label, *_best_cells(curve.best, trajectory.lams)]))
     return Table("Best λ, and its gain over λ = 1", head, rows)
 
 
@@ -148,7 +150,7 @@ def overviews(trajectory: Trajectory) -> list[Curve]:
     return [curve for curve in trajectory.ordered if curve.node.name not in tasks]
 
 
-def _best_cells(found: Best) -> list[str]:
+def _best_cells(found: Best, lams: Sequence[float]) -> list[str]:
     naive = [format_lam(found.lam), f"{found.gain:+.2f}"]
     # All four or none: they come from the same halves of the documents.
     if (
@@ -157,7 +159,7 @@ def _best_cells(found: Best) -> list[str]:
         or found.honest_gain is None
         or found.agreement is None
     ):
-        return [*naive, "–", "–", "–", "–"]
+        return [*naive, "–", "–", "–", "–", "–", "–"]
     low, high = found.interval
     return [
         *naive,
@@ -165,7 +167,36 @@ def _best_cells(found: Best) -> list[str]:
         f"{100 * found.agreement:.0f} %",
         f"{found.honest_gain:+.2f}",
         f"{low:+.2f} to {high:+.2f}",
+        ranges(found.not_ruled_out, lams),
+        inside(found),
     ]
+
+
+def inside(found: Best) -> str:
+    """Return the λ that beats both ends most clearly, and the p-value of that."""
+    if found.inside is None:
+        return "–"
+    lam, p = found.inside
+    return (
+        f"λ = {format_lam(lam)}, p = {p:.3f}" if p >= 0.001 else f"λ = {format_lam(lam)}, p < .001"
+    )
+
+
+def ranges(chosen: Sequence[float], lams: Sequence[float]) -> str:
+    """Return some of the λ as text, neighbours as a range: ``0.30–0.50, 1.00``."""
+    runs: list[list[float]] = []
+    for before, lam in zip([None, *lams], lams, strict=False):
+        if lam not in chosen:
+            continue
+        if runs and runs[-1][-1] == before:
+            runs[-1].append(lam)
+        else:
+            runs.append([lam])
+    texts = []
+    for run in runs:
+        ends = map(format_lam, run if len(run) == 1 else (run[0], run[-1]))
+        texts.append("–".join(ends))
+    return ", ".join(texts)
 
 
 def tradeoff(trajectory: Trajectory) -> Table | None:

@@ -10,7 +10,10 @@ BEST = (
     "The best λ on all documents looks better than it is, as the best of several noisy numbers. So"
     " half of the documents chooses λ and the other half says what the choice gains over λ = 1,"
     " both ways, averaged over 20 random splits. Agreement is how many of the halves choose the λ"
-    " named. Gains are percent points where the metric is a fraction."
+    " named. Gains are percent points where the metric is a fraction. The λ not ruled out as best"
+    " are those that no other surely exceeds: with 95 % confidence the best one is among them. The"
+    " last column tests whether some λ between 0 and 1 beats both; that it was chosen is"
+    " accounted for."
 )
 
 

@@ -61,6 +61,13 @@ class Best:
     """
     interval: tuple[float, float] | None = None
     """95 % of `honest_gain`."""
+    not_ruled_out: tuple[float, ...] = ()
+    """The λ that may be the best, with 95 % confidence; see `uncertainty.not_ruled_out`."""
+    inside: tuple[float, float] | None = None
+    """λ between 0 and 1 that beats both most clearly, and the p-value of `uncertainty.beats_both`.
+
+    None if 0, 1 or a λ in between was not run.
+    """
 
 
 @dataclass(frozen=True)
@@ -381,6 +388,7 @@ def _curve(node: Node, pools: dict[Part, _Pool], lams: list[float]) -> Curve:
         # Of the changes, not the change of the ends: numerator and reference vary together.
         change_low, change_high = uncertainty.interval(_change(resampled, reference))
         best = _cross_fitted(best, halves, lams, sign)
+        best = _among_all(best, sign * values[: len(lams)], sign * resampled[:, : len(lams)], lams)
     return Curve(
         node=node,
         documents=sum(pools[part].documents for part in node.pools),
@@ -460,6 +468,24 @@ def _change(values: Array, reference: int) -> Array:
     change = np.full_like(values, np.nan)
     difference = values - values[..., reference, None]
     return 100 * np.divide(difference, divisor, out=change, where=divisor > 0)
+
+
+def _among_all(best: Best, values: Array, resampled: Array, lams: list[float]) -> Best:
+    """Return the best λ, completed by which may be the best, and whether one is strictly inside.
+
+    Args:
+        best: what is known already.
+        values: the score at every λ, [λ], more being better.
+        resampled: the same on resampled documents, [rounds, λ].
+        lams: in their order.
+    """
+    among = uncertainty.not_ruled_out(values, resampled)
+    best = replace(best, not_ruled_out=tuple(lams[column] for column in among))
+    if 0.0 not in lams or lams.index(1.0) - lams.index(0.0) < 2:
+        return best
+    ends = lams.index(0.0), lams.index(1.0)
+    column, p = uncertainty.beats_both(values, resampled, ends)
+    return replace(best, inside=(lams[column], p))
 
 
 def _cross_fitted(best: Best, halves: Array, lams: list[float], sign: int) -> Best:

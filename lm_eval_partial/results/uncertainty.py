@@ -88,6 +88,62 @@ def interval(replicates: Array) -> tuple[Array, Array]:
     return low, high
 
 
+def not_ruled_out(values: Array, replicates: Array) -> list[int]:
+    """Return the columns of which none can be said to be worse than another, at level `LEVEL`.
+
+    Multiple comparisons with the best (Hsu 1984): a column is out if another exceeds it by more
+    than c standard errors of their difference. Its c is the quantile of the largest such ratio over
+    all others, in resamples around what was measured. So the truly best one stays in with 95 %.
+
+    Args:
+        values: what was measured, [columns], more being better.
+        replicates: the same on resampled documents, [rounds, columns].
+    """
+    centred = replicates - values
+    kept = []
+    for column in range(len(values)):
+        noise = centred - centred[:, [column]]
+        error = noise.std(0)
+        ahead = values - values[column]
+        differ = error > 0  # of equal answers on every document there is nothing to compare
+        limit = 0.0
+        if differ.any():
+            limit = float(np.quantile((noise[:, differ] / error[differ]).max(1), LEVEL))
+        if (ahead <= limit * error + 1e-12).all():
+            kept.append(column)
+    return kept
+
+
+def beats_both(values: Array, replicates: Array, ends: tuple[int, int]) -> tuple[int, float]:
+    """Return which column between two beats both most clearly, and the p-value of that claim.
+
+    A column must beat the one end and the other (intersection–union), so its statistic is the
+    smaller of the two gains over their standard errors. The p-value is that of the largest
+    statistic of all columns, against the largest of any column over any end in resamples around
+    what was measured: so the choice of the column is accounted for.
+
+    Args:
+        values: what was measured, [columns], more being better.
+        replicates: the same on resampled documents, [rounds, columns].
+        ends: the two columns that the others lie between.
+    """
+    inside = [column for column in range(len(values)) if ends[0] < column < ends[1]]
+    noise = replicates - values
+    weakest, largest = np.full(len(inside), np.inf), np.zeros(len(replicates))
+    for end in ends:
+        ratios = noise[:, inside] - noise[:, [end]]
+        error = ratios.std(0)
+        gains = values[inside] - values[end]
+        known = error > 0
+        # Equal answers on every document are no gain.
+        weakest = np.minimum(weakest, np.divide(gains, error, where=known, out=0 * gains))
+        if known.any():
+            largest = np.maximum(largest, (ratios[:, known] / error[known]).max(1))
+    chosen = int(weakest.argmax())
+    hits = int((largest >= weakest[chosen]).sum())
+    return inside[chosen], (1 + hits) / (1 + len(replicates))
+
+
 def swapped(series: Series, name: str, one: int, two: int, flips: int = FLIPS) -> Array:
     """Return the differences (two − one) after swapping results on random documents, [flips].
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -223,3 +225,42 @@ def test_where_less_is_better_the_least_is_chosen():
     assert chosen == [1] * 40 and (gain, error) == pytest.approx((-1, 0))
     chosen, gain, error = uncertainty.crossfit(estimates, 2)
     assert chosen == [0] * 40 and (gain, error) == pytest.approx((1, 0))
+
+
+def drawn(seed: int, shares: list[float], documents: int, rounds: int = 400) -> Any:
+    """Return what was measured of models of some shares, and on resampled documents."""
+    found = series(right_or_wrong(seed, shares, documents))
+    return found.reported, uncertainty.bootstrap(found, str(seed), rounds)
+
+
+def test_what_may_be_the_best_has_the_best_19_times_in_20():
+    """Five models, of which two are equally good: each of both is among them often enough."""
+    shares = [0.5, 0.6, 0.7, 0.7, 0.65]
+    kept = np.zeros(5)
+    for seed in range(200):
+        for column in uncertainty.not_ruled_out(*drawn(seed, shares, 200)):
+            kept[column] += 1
+    assert min(kept[2:4]) / 200 >= 0.92 and kept[0] / 200 < 0.2 and kept[4] > kept[1] > kept[0]
+
+
+def test_models_that_answer_alike_are_not_told_apart():
+    values, rounds = np.array([0.5, 0.5, 0.5]), np.tile(np.array([[0.4], [0.6]]), (10, 3))
+    assert uncertainty.not_ruled_out(values, rounds) == [0, 1, 2]
+    assert uncertainty.beats_both(values, rounds, (0, 2)) == (1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("shares", "least", "most"),
+    [
+        ([0.6, 0.6, 0.6, 0.6, 0.6], 0.0, 0.06),  # all alike
+        ([0.5, 0.65, 0.7, 0.7, 0.7], 0.0, 0.06),  # as good as one end
+        ([0.5, 0.55, 0.75, 0.65, 0.6], 0.9, 1.0),
+    ],
+)
+def test_an_inside_that_beats_both_ends(shares, least, most):
+    """The test's size under both kinds of null, and its power."""
+    found = [uncertainty.beats_both(*drawn(seed, shares, 300), (0, 4)) for seed in range(150)]
+    rejected = np.mean([p < 0.05 for _, p in found])
+    assert least <= rejected <= most
+    if least:
+        assert np.mean([column == 2 for column, _ in found]) > 0.9
