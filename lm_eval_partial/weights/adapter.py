@@ -31,9 +31,9 @@ from transformers import PreTrainedConfig
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.weights.architecture import Architecture
-from lm_eval_partial.weights.checkpoint import (
+from lm_eval_partial.weights.checkpoint import Checkpoint
+from lm_eval_partial.weights.checkpoint_files import (
     WEIGHT_FILES,
-    Checkpoint,
     find_file,
     full_precision,
     looks_local,

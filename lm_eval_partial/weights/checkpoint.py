@@ -28,19 +28,21 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.utils.hub import cached_file, extract_commit_hash
+from transformers.utils.hub import extract_commit_hash
 
 from lm_eval_partial.errors import UserError, first_line, listing, natural
+from lm_eval_partial.weights.checkpoint_files import (
+    WEIGHT_FILES,
+    check_not_pointer,
+    find_file,
+    full_precision,
+    looks_local,
+    open_bin,
+    sample,
+)
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES, DTYPES, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
 
-# Names and order of transformers' own loader (modeling_utils._get_resolved_checkpoint_files).
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 _SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 # Each holds the tokens of a tokenizer; asked for by name on the Hub.
 _VOCABULARY_FILES = (
@@ -53,20 +55,12 @@ TOKENIZER_FILES = (*_VOCABULARY_FILES, "tokenizer_config.json")
 _TOKENIZER_NAME = re.compile(
     r"tokeniz|tekken|vocab|merges|spiece|sentencepiece|(special|added)_tokens|\.(tiktoken|model)$"
 )
-# Ends of the names of quantised copies, such as llama-3-8b-bnb-4bit or Llama-2-7B-GPTQ.
-_QUANTISED_NAME = re.compile(
-    r"([-_.](unsloth|bnb|gptq|awq|gguf|exl2|hqq|fp8|nf4|int[48]|w[48]a16|[48]bit|dynamic))+$", re.I
-)
-_LFS_POINTER = b"version https://git-lfs"
 
 _ORIGINAL_FILES = (
     "Its consolidated.* files are in their authors' own format, which transformers does not read."
     " Fetch the repository's *.safetensors, config.json and tokenizer.json too (not only"
     " original/), or take a repository that is converted; such names often end in -hf."
 )
-
-_BLOCK = 16 * 1024  # bytes a fingerprint reads at one place
-_BLOCKS = 256  # places a fingerprint reads in one file
 
 
 class SafetensorsSlice:
@@ -274,7 +268,7 @@ class Checkpoint:
         found = False
         for path in Path(self.path, self.subfolder).glob("*"):
             if path.is_file() and _TOKENIZER_NAME.search(path.name):
-                _check_not_pointer(path)
+                check_not_pointer(path)
                 found = True
         return found
 
@@ -362,7 +356,7 @@ class Checkpoint:
         """
         tensors: dict[str, LazyTensor] = {}
         for file in files:
-            reader = open_safetensors if file.endswith(".safetensors") else _open_bin
+            reader = open_safetensors if file.endswith(".safetensors") else open_bin
             try:
                 tensors |= reader(file)
             except (
@@ -398,7 +392,7 @@ class Checkpoint:
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(f"{Path(file).name}:{os.path.getsize(file)}:".encode())
-            for block in _sample(file):
+            for block in sample(file):
                 digest.update(block)
         return f"local-{digest.hexdigest()[:16]}"
 
@@ -427,57 +421,6 @@ class Checkpoint:
         return f"{self.path}@{self.sha}/{self.subfolder}"
 
 
-def _sample(file: str) -> Iterator[bytes]:
-    size = os.path.getsize(file)
-    offsets = set(range(0, size, max(_BLOCK, size // _BLOCKS)))
-    with open(file, "rb") as handle:
-        if file.endswith(".safetensors"):
-            length = int.from_bytes(handle.read(8), "little")
-            header = handle.read(length)
-            yield header
-            fields = json.loads(header)
-            fields.pop("__metadata__", None)
-            # The start of every tensor too: a norm lies between two blocks of a large file.
-            offsets |= {8 + length + each["data_offsets"][0] for each in fields.values()}
-        for offset in sorted(offsets):
-            handle.seek(offset)
-            yield handle.read(_BLOCK)
-
-
-def find_file(path: str, name: str, revision: str, subfolder: str) -> str | None:
-    """Return the path on this machine of a file in a folder or Hub repository.
-
-    It is fetched from the Hub if need be. None if there is no such file.
-    """
-    found: str | None = cached_file(
-        path,
-        name,
-        revision=revision,
-        subfolder=subfolder,
-        _raise_exceptions_for_missing_entries=False,
-    )
-    if found is not None:
-        _check_not_pointer(Path(found))
-    return found
-
-
-def _check_not_pointer(path: Path) -> None:
-    """Raise `UserError` for a file that only says where Git LFS has the real one."""
-    with open(path, "rb") as handle:
-        is_pointer = handle.read(len(_LFS_POINTER)) == _LFS_POINTER
-    if is_pointer:
-        raise UserError(
-            f"{path} is a Git-LFS pointer: the file itself was never fetched. Run git lfs install"
-            f" and git lfs pull in {path.parent}, or fetch it with hf download."
-        )
-
-
-def full_precision(name: str) -> str | None:
-    """Return the name of the model that a copy is of, if its name says that it is quantised."""
-    original = _QUANTISED_NAME.sub("", name)
-    return original if original not in ("", name) else None
-
-
 def _installed(package: str) -> bool:
     module = {"protobuf": "google.protobuf"}.get(package, package)
     try:
@@ -486,22 +429,8 @@ def _installed(package: str) -> bool:
         return False
 
 
-def looks_local(path: str) -> bool:
-    """Return whether a path cannot be a Hub id."""
-    return path.startswith((".", "/", "~")) or path.count("/") > 1
-
-
 def open_safetensors(file: str) -> dict[str, LazyTensor]:
     """Return the tensors of a safetensors file by name; only its header is read."""
     handle = safe_open(file, framework="pt", device="cpu")
     names = handle.keys()
     return {name: SafetensorsSlice(handle, name) for name in names}
-
-
-def _open_bin(file: str) -> dict[str, LazyTensor]:
-    # Files older than torch 1.6 are not zip archives and cannot be mapped.
-    with open(file, "rb") as handle:
-        mapped = handle.read(2) == b"PK"
-    loaded = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
-    # Some files hold numbers beside the tensors, such as a training step.
-    return {name: tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}
