@@ -40,8 +40,9 @@ from lm_eval_partial.sweep.point import Runner
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.sweep.tracking import Trackers
 from lm_eval_partial.weights import generation, loading
-from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES, Checkpoint
+from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
+from lm_eval_partial.weights.side_tokenizer import TOKENIZER_FILES
 from lm_eval_partial.weights.source import Source
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,9 @@ Known gaps: weight file variants (``model.fp16.safetensors``) and GGUF are not l
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import pickle
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +22,6 @@ from safetensors import SafetensorError, safe_open
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
@@ -33,7 +30,6 @@ from transformers.utils.hub import extract_commit_hash
 from lm_eval_partial.errors import UserError, first_line, listing, natural
 from lm_eval_partial.weights.checkpoint_files import (
     WEIGHT_FILES,
-    check_not_pointer,
     find_file,
     full_precision,
     looks_local,
@@ -42,19 +38,7 @@ from lm_eval_partial.weights.checkpoint_files import (
 )
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES, DTYPES, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
-
-_SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-# Each holds the tokens of a tokenizer; asked for by name on the Hub.
-_VOCABULARY_FILES = (
-    "tokenizer.json",
-    *_SENTENCEPIECE_FILES,
-    *("vocab.json", "vocab.txt", "vocab.bpe", "tekken.json", "qwen.tiktoken", "tiktoken.model"),
-)
-TOKENIZER_FILES = (*_VOCABULARY_FILES, "tokenizer_config.json")
-# In a folder, whatever is called like a part of a tokenizer.
-_TOKENIZER_NAME = re.compile(
-    r"tokeniz|tekken|vocab|merges|spiece|sentencepiece|(special|added)_tokens|\.(tiktoken|model)$"
-)
+from lm_eval_partial.weights.side_tokenizer import has_tokenizer_files, open_tokenizer_of
 
 _ORIGINAL_FILES = (
     "Its consolidated.* files are in their authors' own format, which transformers does not read."
@@ -244,58 +228,12 @@ class Checkpoint:
         """
         if self.tokenizer_source is not self:
             return self.tokenizer_source.tokenizer
-        if not self.has_tokenizer_files:
-            return None
-        try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                self.path, trust_remote_code=self.trust_remote_code, **self.location
-            )
-        # Tokenizers, sentencepiece and remote code each raise their own errors. None here would let
-        # embedding rows be matched by position, without a word.
-        except Exception as error:
-            raise UserError(
-                f"{self}: its tokenizer could not be opened ({type(error).__name__}:"
-                f" {first_line(error)}).{self._tokenizer_hint(error)}"
-            ) from error
-        self._check_has_tokens(tokenizer)
-        return tokenizer
+        return open_tokenizer_of(self)
 
     @cached_property
     def has_tokenizer_files(self) -> bool:
         """Whether it has a file of a tokenizer, readable or not."""
-        if not os.path.isdir(self.path):
-            return any(map(self.find, TOKENIZER_FILES))
-        found = False
-        for path in Path(self.path, self.subfolder).glob("*"):
-            if path.is_file() and _TOKENIZER_NAME.search(path.name):
-                check_not_pointer(path)
-                found = True
-        return found
-
-    def _tokenizer_hint(self, error: Exception) -> str:
-        if "trust_remote_code" in str(error):
-            return " Read that code, then add trust_remote_code=True."
-        # Transformers tries tiktoken where sentencepiece is missing, and then asks for that.
-        found = next(filter(self.find, _SENTENCEPIECE_FILES), None)
-        missing = [name for name in ("sentencepiece", "protobuf") if not _installed(name)]
-        if found and missing and not self.find("tokenizer.json"):
-            return (
-                f" Its tokens are in {found} alone, which takes sentencepiece and protobuf to read."
-                f" Install what is missing: pip install {' '.join(missing)}."
-            )
-        return ""
-
-    def _check_has_tokens(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise `UserError` where transformers made a tokenizer without a vocabulary."""
-        tokens = len(tokenizer.get_vocab())
-        rows = getattr(self.config.get_text_config(), "vocab_size", 0)
-        # Tokenizers of bytes or characters need no file, and have a row for most of their tokens.
-        if 2 * tokens < rows and not any(map(self.find, _VOCABULARY_FILES)):
-            raise UserError(
-                f"{self}: its tokenizer has {tokens:,} tokens for {rows:,} embedding rows, as there"
-                " is no vocabulary beside tokenizer_config.json. Fetch tokenizer.json or"
-                " tokenizer.model too."
-            )
+        return has_tokenizer_files(self)
 
     @cached_property
     def vocabulary(self) -> Mapping[str, int] | None:
@@ -419,14 +357,6 @@ class Checkpoint:
             return self.sha
         # A repository may hold several checkpoints, all of one commit.
         return f"{self.path}@{self.sha}/{self.subfolder}"
-
-
-def _installed(package: str) -> bool:
-    module = {"protobuf": "google.protobuf"}.get(package, package)
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that the module is in
-        return False
 
 
 def open_safetensors(file: str) -> dict[str, LazyTensor]:

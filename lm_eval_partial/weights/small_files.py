@@ -26,10 +26,10 @@ from transformers import PreTrainedTokenizerBase
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import readable_bytes
-from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES
 from lm_eval_partial.weights.compatibility import open_tokenizer
 from lm_eval_partial.weights.generation import generation_config
 from lm_eval_partial.weights.pair import Pair
+from lm_eval_partial.weights.side_tokenizer import TOKENIZER_FILES
 from lm_eval_partial.weights.spelling import model_config, tokenizer_config
 
 LARGEST = 100 * 2**20  # bytes; the largest tokenizer.json in use has 33 MiB

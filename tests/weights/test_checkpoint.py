@@ -165,7 +165,7 @@ def test_packages_that_a_sentencepiece_file_takes_are_named(folder, monkeypatch)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
     (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
-    monkeypatch.setattr("lm_eval_partial.weights.checkpoint._installed", lambda package: False)
+    monkeypatch.setattr("lm_eval_partial.weights.side_tokenizer._installed", lambda package: False)
     message = r"takes sentencepiece and protobuf to read\..*: pip install sentencepiece protobuf\."
     with pytest.raises(UserError, match=message):
         Checkpoint("base", str(folder)).tokenizer  # noqa: B018 (opening is the test)
