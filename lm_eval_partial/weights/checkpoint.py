@@ -9,7 +9,6 @@ Known gaps: weight file variants (``model.fp16.safetensors``) and GGUF are not l
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,7 +34,10 @@ from lm_eval_partial.weights.checkpoint_files import (
     looks_local,
     open_bin,
     sample,
+    shard_names,
 )
+from lm_eval_partial.weights.fields import ModelFields, check_dtypes, read_fields
+from lm_eval_partial.weights.guard import model_seconds, opening
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES, DTYPES, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.side_tokenizer import has_tokenizer_files, open_tokenizer_of
@@ -136,34 +138,38 @@ class Checkpoint:
             raise UserError(
                 f"{self}: no such folder. Give a folder with a config.json, or a Hub id."
             )
-        try:
-            self._check_remote_code()
+        what = f"{self}: no model config could be read at revision {self.revision!r}"
+        # A config's own code may raise anything.
+        with opening(what, seconds=model_seconds(self.trust_remote_code)):
+            if self.find("config.json") is not None:
+                self._check_fields(read_fields(self, "config.json", ModelFields))
             config: PreTrainedConfig = AutoConfig.from_pretrained(
                 self.path, trust_remote_code=self.trust_remote_code, **self.location
             )
-        except UserError:
-            raise
-        except Exception as error:  # a config's own code may raise anything
-            raise UserError(
-                f"{self}: no model config could be read at revision {self.revision!r}."
-                f" {first_line(error)}"
-            ) from error
         self._check_unquantised(getattr(config, "quantization_config", None))
         return config
 
-    def _check_remote_code(self) -> None:
-        """Raise `UserError` if the config needs code of its own that may not be run."""
-        path = self.find("config.json")
-        if path is None or self.trust_remote_code:
+    def _check_fields(self, fields: ModelFields) -> None:
+        """Raise `UserError` if a config needs code that may not be run, or has a wrong dtype."""
+        check_dtypes(fields, f"{self}: config.json")
+        if self.trust_remote_code:
             return
-        fields = json.loads(Path(path).read_text(encoding="utf-8"))
         kind, code = fields.get("model_type"), fields.get("auto_map") or {}
         if "AutoConfig" in code and kind not in CONFIG_MAPPING:
             raise UserError(
                 f"{self}: transformers has no model type {kind!r}; its code lies beside the weights"
-                f" ({code['AutoConfig'].partition('.')[0]}.py). Read it, then add"
+                f" ({str(code['AutoConfig']).partition('.')[0]}.py). Read it, then add"
                 " trust_remote_code=True (commands: --trust_remote_code)."
             )
+        for name in ("attn_implementation", "_attn_implementation"):
+            kernels = fields.get(name)
+            # Transformers would fetch them from the Hub, and run them.
+            if isinstance(kernels, str) and "/" in kernels:
+                raise UserError(
+                    f"{self}: config.json: {name} asks for code of {kernels}. Remove that field, or"
+                    " read that code and add trust_remote_code=True (commands:"
+                    " --trust_remote_code)."
+                )
 
     def _check_unquantised(self, quantization: Any) -> None:
         if quantization is None:
@@ -265,19 +271,13 @@ class Checkpoint:
         return bool(self.find("params.json") or self.find("original/params.json"))
 
     def _shards(self, index: str) -> Iterator[str]:
-        try:
-            shard_of = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-            names = sorted(set(shard_of.values()), key=natural)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self}: {Path(index).name} is not a weight index. Fetch it again."
-            ) from error
-        for name in names:
+        where = Path(index).name
+        for name in shard_names(Path(index), f"{self}: {where}"):
             shard = self.find(name)
             if shard is None:
                 raise UserError(
-                    f"{self}: shard {name} is missing, named by {Path(index).name}. Fetch the"
-                    " checkpoint again."
+                    f"{self}: shard {name} is missing, named by {where}. Fetch the checkpoint"
+                    " again."
                 )
             yield shard
 

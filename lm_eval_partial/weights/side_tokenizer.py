@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lm_eval_partial.errors import UserError, first_line
-from lm_eval_partial.weights.checkpoint_files import check_not_pointer
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.weights.checkpoint_files import check_real
+from lm_eval_partial.weights.guard import opening
 
 if TYPE_CHECKING:
     from lm_eval_partial.weights.checkpoint import Checkpoint
@@ -38,17 +39,13 @@ def open_tokenizer_of(side: Checkpoint) -> PreTrainedTokenizerBase | None:
     """
     if not side.has_tokenizer_files:
         return None
-    try:
+    # Tokenizers, sentencepiece and remote code each raise their own errors. None here would let
+    # embedding rows be matched by position, without a word.
+    with opening(f"{side}: its tokenizer could not be opened", lambda error: _hint(side, error)):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             side.path, trust_remote_code=side.trust_remote_code, **side.location
         )
-    # Tokenizers, sentencepiece and remote code each raise their own errors. None here would let
-    # embedding rows be matched by position, without a word.
-    except Exception as error:
-        raise UserError(
-            f"{side}: its tokenizer could not be opened ({type(error).__name__}:"
-            f" {first_line(error)}).{_hint(side, error)}"
-        ) from error
+        tokenizer.get_vocab()
     _check_has_tokens(side, tokenizer)
     return tokenizer
 
@@ -60,20 +57,20 @@ def has_tokenizer_files(side: Checkpoint) -> bool:
     found = False
     for path in Path(side.path, side.subfolder).glob("*"):
         if path.is_file() and _TOKENIZER_NAME.search(path.name):
-            check_not_pointer(path)
+            check_real(path)
             found = True
     return found
 
 
-def _hint(side: Checkpoint, error: Exception) -> str:
+def _hint(side: Checkpoint, error: BaseException) -> str:
     if "trust_remote_code" in str(error):
-        return " Read that code, then add trust_remote_code=True."
+        return "Read that code, then add trust_remote_code=True."
     # Transformers tries tiktoken where sentencepiece is missing, and then asks for that.
     found = next(filter(side.find, _SENTENCEPIECE_FILES), None)
     missing = [name for name in ("sentencepiece", "protobuf") if not _installed(name)]
     if found and missing and not side.find("tokenizer.json"):
         return (
-            f" Its tokens are in {found} alone, which takes sentencepiece and protobuf to read."
+            f"Its tokens are in {found} alone, which takes sentencepiece and protobuf to read."
             f" Install what is missing: pip install {' '.join(missing)}."
         )
     return ""
