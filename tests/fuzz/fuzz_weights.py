@@ -155,7 +155,7 @@ def run(first: int, seconds: float, report: Callable[[str], Any] = print) -> int
         seconds: after which no other trial begins.
         report: called with each finding, and in the end with seeds and counts.
     """
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     results: Counter[str] = Counter()
     began, seed = time.monotonic(), first
