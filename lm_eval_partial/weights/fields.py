@@ -60,6 +60,14 @@ class GenerationFields(Shape, total=False):
     repetition_penalty: float | None
 
 
+class TokenizerFields(Shape, total=False):
+    """What of a tokenizer_config.json makes transformers count tokens out, one by one."""
+
+    extra_ids: Annotated[int, Ge(0), Le(1000)] | None
+    offset: Annotated[int, Ge(0), Le(1000)] | None
+    num_madeup_words: Annotated[int, Ge(0), Le(1000)] | None
+
+
 class WeightIndex(Shape):
     """A ``*.index.json``: in which file each tensor is."""
 

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.weights.checkpoint_files import check_real
+from lm_eval_partial.weights.fields import TokenizerFields, read_fields
 from lm_eval_partial.weights.guard import opening
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ _VOCABULARY_FILES = (
     *_SENTENCEPIECE_FILES,
     *("vocab.json", "vocab.txt", "vocab.bpe", "tekken.json", "qwen.tiktoken", "tiktoken.model"),
 )
-TOKENIZER_FILES = (*_VOCABULARY_FILES, "tokenizer_config.json")
+CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILES = (*_VOCABULARY_FILES, CONFIG_FILE)
+_SECONDS = 120.0  # of the processor: converting a large tokenizer.model takes tens of them
 # In a folder, whatever is called like a part of a tokenizer.
 _TOKENIZER_NAME = re.compile(
     r"tokeniz|tekken|vocab|merges|spiece|sentencepiece|(special|added)_tokens|\.(tiktoken|model)$"
@@ -41,7 +44,10 @@ def open_tokenizer_of(side: Checkpoint) -> PreTrainedTokenizerBase | None:
         return None
     # Tokenizers, sentencepiece and remote code each raise their own errors. None here would let
     # embedding rows be matched by position, without a word.
-    with opening(f"{side}: its tokenizer could not be opened", lambda error: _hint(side, error)):
+    what = f"{side}: its tokenizer could not be opened"
+    with opening(what, lambda error: _hint(side, error), _SECONDS):
+        if side.find(CONFIG_FILE) is not None:
+            read_fields(side, CONFIG_FILE, TokenizerFields)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             side.path, trust_remote_code=side.trust_remote_code, **side.location
         )

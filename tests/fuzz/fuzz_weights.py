@@ -26,6 +26,7 @@ from transformers.utils import logging
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.weights import generation
+from lm_eval_partial.weights.inspection import inspect_pair
 from lm_eval_partial.weights.model_card import model_card
 from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.small_files import small_files_of
@@ -143,6 +144,7 @@ def _use(folder: Path) -> None:
     generation.generation_config(pair)
     model_card(pair, 0.5, torch.float32, folder / "out", None)
     small_files_of(pair, torch.float32)
+    inspect_pair(pair)  # reads every weight of both sides
     for tensor in pair.at(0.5).values():
         tensor[...]
 
