@@ -39,9 +39,10 @@ from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.point import Runner
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.sweep.tracking import Trackers
-from lm_eval_partial.weights import generation, loading
-from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES, Checkpoint
+from lm_eval_partial.weights import chat_template, generation, loading
+from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
+from lm_eval_partial.weights.side_tokenizer import TOKENIZER_FILES
 from lm_eval_partial.weights.source import Source
 
 logger = logging.getLogger(__name__)
@@ -265,9 +266,11 @@ def _open_pair(model_args: Mapping[str, Any]) -> Pair:
 def _check_baselines(config: EvaluatorConfig, pair: Pair, baselines: Sequence[str]) -> None:
     if not config.apply_chat_template:
         return
+    chat_template.check(pair.reference.tokenizer, str(pair.reference))
     for name in baselines:
         side = getattr(pair, name)
         if getattr(side.tokenizer, "chat_template", None) is not None:
+            chat_template.check(side.tokenizer, str(side))
             continue
         others = [other for other in baselines if other != name]
         remedy = f"Give --baselines {others[0]}" if others else "Leave --baselines out"

@@ -26,6 +26,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from lm_eval_partial.errors import UserError, first_line
 from lm_eval_partial.weights.checkpoint import Checkpoint
+from lm_eval_partial.weights.guard import model_seconds, opening
 from lm_eval_partial.weights.interpolate import LazyTensor
 
 
@@ -70,10 +71,16 @@ class Architecture:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.model_class = model_class(checkpoint)
+        source = checkpoint.model_source
+        what = f"{source}: no {self.model_class.__name__} can be made as its config.json says"
+        with opening(what, "Fetch it again.", model_seconds(source.trust_remote_code)):
+            self._describe(model_config(checkpoint))
+
+    def _describe(self, config: PreTrainedConfig) -> None:
+        """Make the model without its weights, and keep what is asked of it."""
         with torch.device("meta"):
             # A copy, because some models write into their config.
-            config = copy.deepcopy(model_config(checkpoint))
-            model: PreTrainedModel = self.model_class(config)
+            model: PreTrainedModel = self.model_class(copy.deepcopy(config))
         self._prefix = model.base_model_prefix
         self._state = model.state_dict()
         rules = get_model_conversion_mapping(model)
@@ -185,7 +192,7 @@ def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
     """
     config = checkpoint.config
     found: Any
-    remote = getattr(config, "auto_map", {}).get("AutoModelForCausalLM")
+    remote = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
     if remote is not None and checkpoint.trust_remote_code:
         source = checkpoint.model_source
         try:

@@ -10,9 +10,10 @@ from typing import Any, cast
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from lm_eval_partial.errors import UserError, first_line, listing, natural
+from lm_eval_partial.errors import UserError, listing, natural
 from lm_eval_partial.weights.architecture import Architecture, Placed, model_config
 from lm_eval_partial.weights.checkpoint import Checkpoint
+from lm_eval_partial.weights.guard import opening
 from lm_eval_partial.weights.vocabulary import MIN_SHARED, check_shared
 
 # Config fields that do not change what a model computes, if perhaps how it is trained. The
@@ -156,16 +157,11 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 def open_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """Return the tokenizer at a path. Raises `UserError` if there is none."""
-    try:
-        return cast(
-            "PreTrainedTokenizerBase",
-            AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code),
-        )
-    except Exception as error:  # tokenizers, sentencepiece and remote code each raise their own
-        raise UserError(
-            f"tokenizer={path} could not be opened ({first_line(error)}). "
-            "Give instruct, base, or the path of a tokenizer."
-        ) from error
+    hint = "Give instruct, base, or the path of a tokenizer."
+    with opening(f"tokenizer={path} could not be opened", hint):
+        found = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        found.get_vocab()
+    return cast("PreTrainedTokenizerBase", found)
 
 
 def side_of_tokenizer(
@@ -179,7 +175,7 @@ def side_of_tokenizer(
     vocabulary = tokenizer.get_vocab()
     for side in (instruct, base):
         rows = getattr(model_config(side).get_text_config(), "vocab_size", 0)
-        if max(vocabulary.values()) < rows and _has_ids(side, vocabulary):
+        if max(vocabulary.values(), default=0) < rows and _has_ids(side, vocabulary):
             return side
     raise UserError(
         f"tokenizer={tokenizer.name_or_path} gives tokens other ids than {instruct} and {base} do,"

@@ -26,6 +26,7 @@ from lm_eval_partial.weights.architecture import model_config
 from lm_eval_partial.weights.generation import generation_config
 from lm_eval_partial.weights.pair import Pair, PairedTensor
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 WORKERS = min(4, os.cpu_count() or 1)  # as transformers' loader: more only wait for memory
 
 
@@ -104,6 +105,11 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise UserError(
             f"dtype={dtype} is not a floating point dtype. Give auto, float32, bfloat16 or float16."
+        )
+    if found not in FLOATS:  # such as float8, for storage alone
+        raise UserError(
+            f"dtype={dtype} is not a dtype that models compute in. Give auto, float32, bfloat16 or"
+            " float16."
         )
     return found
 

@@ -35,6 +35,7 @@ from lm_eval_partial.weights.compatibility import (
     open_tokenizer,
     side_of_tokenizer,
 )
+from lm_eval_partial.weights.guard import opening
 from lm_eval_partial.weights.instruct import open_instruct
 from lm_eval_partial.weights.interpolate import InterpolatedTensor, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
@@ -250,7 +251,8 @@ class Pair:
                 f"{self.base} or {self.instruct} has no tokenizer: embedding rows match by position"
             )
         if self.base.tokenizer is not None and self.instruct.tokenizer is not None:
-            differences = tokenizer_differences(self.base.tokenizer, self.instruct.tokenizer)
+            with opening(f"{self.base} or {self.instruct}: its tokenizer cannot split a text"):
+                differences = tokenizer_differences(self.base.tokenizer, self.instruct.tokenizer)
             if differences:
                 lines.append(
                     f"the tokenizers differ; {self.tokenizer} is used ({'; '.join(differences)})"
@@ -293,8 +295,8 @@ class Pair:
             theirs: the other side's.
         """
         reference, other = self.reference, self.other
-        rows = own[self.architecture.embedding].tensor.shape[0]
-        other_rows = theirs[self.architecture.embedding].tensor.shape[0]
+        rows = _rows(own[self.architecture.embedding].tensor)
+        other_rows = _rows(theirs[self.architecture.embedding].tensor)
         if rows != self.architecture.rows:
             raise UserError(
                 f"{reference}: the config speaks of {self.architecture.rows:,} embedding rows"
@@ -311,3 +313,8 @@ class Pair:
                 " tokenizer's files beside the weights."
             )
         return None
+
+
+def _rows(tensor: LazyTensor) -> int:
+    """Return a tensor's rows; a file may hold a single number under an embedding's name."""
+    return tensor.shape[0] if tensor.shape else 0

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 import torch
 
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.weights.adapter import ADAPTER_FILES, BASE_FINGERPRINT, CONFIG_FILE, PREFIX
+from lm_eval_partial.weights.adapter import ADAPTER_FILES, BASE_FINGERPRINT, PREFIX
+from lm_eval_partial.weights.lora_config import CONFIG_FILE
 from lm_eval_partial.weights.pair import Pair, PairedTensor
+from lm_eval_partial.weights.small_files import TOKENIZER, small_files
 from lm_eval_partial.weights.truncation import factorised, linear_weights, write_tensors
 
 
@@ -71,6 +73,9 @@ def extract(
     """
     _check_output(output)
     _check_representable(pair, rest)
+    if pair.reference.tokenizer is not None:  # its files are copied, and none may be a link
+        tokenizer = pair.reference.tokenizer_source
+        small_files(tokenizer.path, TOKENIZER, **tokenizer.location)
     saved = [] if rest == "base" else _whole_modules(pair)
     tensors: dict[str, torch.Tensor] = {}
     found = []
