@@ -40,6 +40,7 @@ from lm_eval_partial.weights.checkpoint import (
 )
 from lm_eval_partial.weights.interpolate import LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
+from lm_eval_partial.weights.unchanged import OpenedFile
 from lm_eval_partial.weights.vocabulary import AlignedRows, Alignment
 
 CONFIG_FILE = "adapter_config.json"
@@ -131,6 +132,7 @@ class Adapter(Checkpoint):
 
     def _open_config(self) -> PreTrainedConfig:
         """Return the config of base + adapter; only the adapter's own headers are read."""
+        self.opened.append(OpenedFile(str(self.find(CONFIG_FILE))))
         self._lora = self._read_lora_config()
         self._check_kind()
         self._architecture = Architecture(self.base)
@@ -189,6 +191,11 @@ class Adapter(Checkpoint):
                 dense = re.sub(r"\.(base_layer|modules_to_save|token_adapter)\b", "", key)
                 self._dense[self._name(dense)] = tensor
                 continue
+            if not tensor.dtype.is_floating_point:
+                raise UserError(
+                    f"{self}: {key} holds integers, as a quantised adapter does, which cannot be"
+                    " added to weights. Give the adapter as it was trained."
+                )
             name, part = self._name(f"{found['module']}.weight"), str(found.lastgroup)
             if part == "rows":
                 self._rows[name] = tensor
@@ -393,8 +400,29 @@ class Adapter(Checkpoint):
             by_input = self._lora.get("fan_in_fan_out")
             transposed = name == self._architecture.embedding or bool(by_input)
         self._check_shape(name, shape[::-1] if transposed else shape, expected)
-        scale = alpha / (math.sqrt(rank) if self._lora.get("use_rslora") else rank)
-        return LowRank(dense, down, up, scale, transposed, parts.magnitude)
+        if bool(self._lora.get("use_dora")) != (parts.magnitude is not None):
+            raise UserError(
+                f"{self}: use_dora in {CONFIG_FILE} is {bool(self._lora.get('use_dora'))}, and"
+                f" {module} has {'no' if parts.magnitude is None else 'a'} lora_magnitude_vector."
+                " Put config and weights of one adapter together."
+            )
+        return LowRank(
+            dense, down, up, self._scale(module, alpha, rank), transposed, parts.magnitude
+        )
+
+    def _scale(self, module: str, alpha: Any, rank: Any) -> float:
+        """Return s = α/r, or with rsLoRA α/√r. Raises `UserError` if it is not a finite number."""
+        try:
+            scale = alpha / (math.sqrt(rank) if self._lora.get("use_rslora") else rank)
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+            scale = math.nan
+        if math.isfinite(scale):
+            return float(scale)
+        raise UserError(
+            f"{self}: the update of {module} cannot be scaled by lora_alpha / r = {alpha} / {rank}:"
+            f" both are to be finite numbers, and r 1 or more. Correct them in {CONFIG_FILE}, or"
+            " fetch the adapter again."
+        )
 
     def _pattern(self, field: str, module: str, default: Any) -> Any:
         """Return a module's value in a field of patterns, or the default."""

@@ -36,8 +36,9 @@ from lm_eval_partial.weights.compatibility import (
     side_of_tokenizer,
 )
 from lm_eval_partial.weights.instruct import open_instruct
-from lm_eval_partial.weights.interpolate import InterpolatedTensor, LazyTensor
+from lm_eval_partial.weights.interpolate import Held, InterpolatedTensor, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
+from lm_eval_partial.weights.quantised import check_unquantised
 from lm_eval_partial.weights.source import Source
 from lm_eval_partial.weights.tying import settle
 from lm_eval_partial.weights.vocabulary import (
@@ -107,9 +108,11 @@ class Pair:
         if self.generation_config == self.other.role:
             generation.check_ids(self.other, reference)
         placed = {side.role: self.architecture.place(side.tensors) for side in (base, instruct)}
+        for side in (base, instruct):
+            check_unquantised(side, self.architecture, placed[side.role])
         self.config: PreTrainedConfig = copy.deepcopy(model_config(reference))
         self.config.tie_word_embeddings = self.tied = settle(placed, built)
-        check_one_sided(base, instruct, self.architecture, placed)
+        check_one_sided(base, instruct, self.architecture, placed, self.tied)
         own, theirs = placed[reference.role], placed[self.other.role]
         self.alignment = self._align(own, theirs)
         self.tensors: list[PairedTensor] = []
@@ -168,13 +171,25 @@ class Pair:
                 beside the weights of a model.
 
         Raises:
-            UserError: `lam` is neither, or a schedule that does not fit this model.
+            UserError: `lam` is neither, or a schedule that does not fit this model. Or, when values
+                are read: they are not finite, or their file was changed.
         """
         lams, state = self.assign(lam), {}
         for each in self.tensors:
             instruct, value = each.in_weights(merge), lams[each.key].lam
-            state[each.key] = InterpolatedTensor(each.base, instruct, value, dtype)
+            held = self._held(each, dtype)
+            state[each.key] = InterpolatedTensor(each.base, instruct, value, dtype, held)
         return state
+
+    def _held(self, each: PairedTensor, dtype: torch.dtype | None) -> Held:
+        own = torch.promote_types(each.base.dtype, each.instruct.dtype)
+        stored = own if dtype is None else self.architecture.stored_dtype(each.name, dtype)
+        return Held(each.key, stored, each.name in self.architecture.buffers)
+
+    def check_unchanged(self) -> None:
+        """Raise `UserError` if a weight file is not what it was when it was opened."""
+        self.base.check_unchanged()
+        self.instruct.check_unchanged()
 
     def replaced(self, tensors: list[PairedTensor]) -> Pair:
         """Return the same pair made of other tensors."""
