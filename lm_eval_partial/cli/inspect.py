@@ -85,8 +85,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what `lm_eval_partial.weights.inspection` finds."""
-    from lm_eval_partial.cli.inspect_tables import show
+    """Print what `lm_eval_partial.weights.inspection` finds; return 1 if it rules out the pair."""
+    from lm_eval_partial.cli.inspect_tables import show, usable
     from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.lam import read_lam
     from lm_eval_partial.weights.inspection import inspect_pair
@@ -98,4 +98,4 @@ def run(args: argparse.Namespace) -> int:
         print_json(found)
     else:
         show(found)
-    return 0
+    return 0 if usable(found) else 1

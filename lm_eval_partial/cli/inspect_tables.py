@@ -39,8 +39,16 @@ def show(report: dict[str, Any]) -> None:
         )
     lines.append(_generation_line(report["generation_config"]))
     lines += [_sharing_line(report["share_prefix"]), _memory_line(report)]
-    for line in (*lines, "This pair can be interpolated."):
+    verdict = "This pair can be interpolated."
+    if not usable(report):
+        verdict = "This pair cannot be interpolated: some of its weights are no numbers."
+    for line in (*lines, verdict):
         console.print(line, soft_wrap=True)
+
+
+def usable(report: dict[str, Any]) -> bool:
+    """Return whether all weights that were read are finite numbers."""
+    return report["update"] is None or not any(report["update"]["not_finite"].values())
 
 
 def _summary(report: dict[str, Any]) -> Table:

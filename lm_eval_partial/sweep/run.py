@@ -139,6 +139,7 @@ def _run(runner: Runner, pair: Pair, lam_of: Mapping[str, float], todo: tqdm) ->
     lm: PartialHFLM | None = None
     for name in todo:
         todo.set_description(name)
+        pair.check_unchanged()  # the model opens the files itself, once more
         if name in lam_of:
             lam = lam_of[name]
             model_args = config.model_args | {"lam": lam}

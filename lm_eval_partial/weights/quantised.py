@@ -50,6 +50,6 @@ def check_unquantised(
     scales = [key for key in side.tensors if key not in used and _BESIDE.search(key)]
     if integers or scales:
         raise UserError(
-            f"{side} is a quantised checkpoint, though its config does not say so:"
+            f"{side} is a pre-quantised checkpoint, though its config does not say so:"
             f" {listing(integers or scales)} cannot be interpolated. {side.unquantised}"
         )
