@@ -53,11 +53,14 @@ class Held(NamedTuple):
         name: of the tensor, for messages.
         dtype: what it is stored in.
         is_buffer: whether it is no weight but, for one, a mask.
+        finite: the sides, by role, that are known to be finite in a dtype; added to as they are
+            read. What lies between two finite sides is finite, and not looked at again.
     """
 
     name: str
     dtype: torch.dtype
     is_buffer: bool
+    finite: set[tuple[str, torch.dtype]]
 
 
 class InterpolatedTensor:
@@ -98,6 +101,7 @@ class InterpolatedTensor:
             self.lam = 0.0  # one side is read, not two
         self._held = held if self.dtype.is_floating_point else None
         self._stored = self.dtype if held is None else held.dtype
+        self._has_mask = False
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         if index is Ellipsis:
@@ -124,14 +128,19 @@ class InterpolatedTensor:
         self._write(out, out.dtype)
 
     def check_finite(self) -> None:
-        """Raise `UserError` if it has values that are not finite; reads all of it."""
-        if self._held is None:
+        """Raise `UserError` if it has values that are not finite; reads all of it, if need be."""
+        if self._held is None or self._known_finite(self._stored):
             return
         for block in self._blocks(False) if self.shape else [()]:
             self[block]  # checked as it is read
+        self._note_finite(self._stored)
 
     def _write(self, out: torch.Tensor, stored: torch.dtype) -> None:
         """Write the whole tensor over `out`; it must be finite in `stored`."""
+        self._write_blocks(out, stored)
+        self._note_finite(stored)
+
+    def _write_blocks(self, out: torch.Tensor, stored: torch.dtype) -> None:
         as_it_is = self.lam in (0, 1)
         if not self.shape or (as_it_is and not out.is_cuda):
             out.copy_(self._only_side[...] if as_it_is else self[()])
@@ -152,15 +161,35 @@ class InterpolatedTensor:
         A buffer may have infinities that both sides have, as masks do; the formula made NaN of
         them, and here they are put back.
         """
-        if self._held is None or all_finite(values, stored):
+        if self._held is None or self._known_finite(stored) or all_finite(values, stored):
             return
-        sides = {"base": self.base[index], "instruct": self.instruct[index]}
-        if self._held.is_buffer and torch.equal(sides["base"], sides["instruct"]):
-            values.copy_(sides["base"])
+        base, instruct = self.base[index], self.instruct[index]
+        if self._held.is_buffer and torch.equal(base, instruct):
+            values.copy_(base)
+            self._has_mask = True
             return
-        if self.lam in (0, 1):
-            del sides["instruct" if self.lam == 0 else "base"]
+        read = {"base": base, "instruct": instruct}
+        sides = {role: read[role] for role in self._roles}
         raise not_finite(self._held.name, self.lam, stored, sides)
+
+    @property
+    def _roles(self) -> tuple[str, ...]:
+        """The sides that it is made of."""
+        return {0.0: ("base",), 1.0: ("instruct",)}.get(self.lam, ("base", "instruct"))
+
+    def _known_finite(self, stored: torch.dtype) -> bool:
+        # Outside of [0, 1] finite sides may still overflow; between them, only values above half of
+        # what a dtype holds, which are no weights.
+        inside, known = 0 <= self.lam <= 1, self._held.finite if self._held else ()
+        return inside and all((role, stored) in known for role in self._roles)
+
+    def _note_finite(self, stored: torch.dtype) -> None:
+        """Note that the whole tensor was looked at, and so what is known of its sides."""
+        if self._held is None or self._has_mask:
+            return
+        # Between them nothing is rounded away; in a narrower dtype two large ones could cancel.
+        if len(self._roles) == 1 or stored == self.dtype:
+            self._held.finite.update((role, stored) for role in self._roles)
 
     def _blocks(self, for_gpu: bool) -> Iterator[slice]:
         size = BLOCK * FOR_GPU if for_gpu else BLOCK

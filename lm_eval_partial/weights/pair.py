@@ -13,6 +13,7 @@ Known gaps: no encoder-decoder models.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -116,6 +117,8 @@ class Pair:
         own, theirs = placed[reference.role], placed[self.other.role]
         self.alignment = self._align(own, theirs)
         self.tensors: list[PairedTensor] = []
+        # What is known of each tensor's sides, by key; see `Held`.
+        self._finite: dict[str, set[tuple[str, torch.dtype]]] = defaultdict(set)
         shapes = {}
         for name, each in own.items():
             paired = self._paired(each, theirs[name].tensor, instruct.updates.get(name))
@@ -184,7 +187,8 @@ class Pair:
     def _held(self, each: PairedTensor, dtype: torch.dtype | None) -> Held:
         own = torch.promote_types(each.base.dtype, each.instruct.dtype)
         stored = own if dtype is None else self.architecture.stored_dtype(each.name, dtype)
-        return Held(each.key, stored, each.name in self.architecture.buffers)
+        is_buffer = each.name in self.architecture.buffers
+        return Held(each.key, stored, is_buffer, self._finite[each.key])
 
     def check_unchanged(self) -> None:
         """Raise `UserError` if a weight file is not what it was when it was opened."""
@@ -195,6 +199,7 @@ class Pair:
         """Return the same pair made of other tensors."""
         found = copy.copy(self)
         found.tensors = tensors
+        found._finite = defaultdict(set)
         return found
 
     @property

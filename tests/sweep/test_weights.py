@@ -71,20 +71,20 @@ PUBLISHED = point_of_sweep.Runner, "point"
 FINGERPRINT = run_of_sweep, "fingerprint"
 
 
-@pytest.mark.parametrize("change", [written_to, cut_off])
-@pytest.mark.parametrize("role", ["base", "instruct"])
 @pytest.mark.parametrize(
-    "where, call, kept",
+    "where, call, role, change, kept",
     [
-        (FINGERPRINT, 1, []),  # before the model is loaded
-        (EVALUATED, 1, []),
-        (PUBLISHED, 1, ["lam_0.00"]),
-        (EVALUATED, 2, ["lam_0.00"]),
-        (EVALUATED, 3, ["lam_0.00", "lam_0.50"]),  # after the last
+        (FINGERPRINT, 1, "base", written_to, []),  # before the model is loaded
+        (FINGERPRINT, 1, "instruct", cut_off, []),
+        (EVALUATED, 1, "base", written_to, []),
+        (PUBLISHED, 1, "base", cut_off, ["lam_0.00"]),
+        (PUBLISHED, 1, "instruct", written_to, ["lam_0.00"]),
+        (EVALUATED, 2, "instruct", cut_off, ["lam_0.00"]),
+        (EVALUATED, 3, "instruct", written_to, ["lam_0.00", "lam_0.50"]),  # after the last
     ],
 )
 def test_a_checkpoint_that_changes(
-    where, call, kept, role, change, run, sides, tmp_path, monkeypatch
+    where, call, role, change, kept, run, sides, tmp_path, monkeypatch
 ):
     file = sides[role == "instruct"] / "model.safetensors"
     at(monkeypatch, *where, call, lambda: change(file))

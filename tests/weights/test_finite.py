@@ -127,7 +127,7 @@ def test_asked_for_before_the_first_point(lams, found, sides):
 
 
 def buffer(base: list[float], instruct: list[float], lam: float) -> InterpolatedTensor:
-    held = Held("mask", torch.float32, is_buffer=True)
+    held = Held("mask", torch.float32, True, set())
     return InterpolatedTensor(torch.tensor(base), torch.tensor(instruct), lam, None, held)
 
 
