@@ -104,6 +104,13 @@ def test_what_is_absent_is_refused_by_name(trial, tmp_path):
         Pair.open(*write(tmp_path, TRIALS[trial]))
 
 
+def test_what_transformers_does_not_ask_for_may_be_absent(tmp_path):
+    """A.X-K1 has no such buffer on disk, and stock computes with zeros."""
+    sides = write(tmp_path, Absent("axk1", "both", without(BIAS), ""))
+    names = {each.name for each in Pair.open(*sides).tensors}
+    assert BIAS not in names and "model.layers.1.mlp.gate.weight" in names
+
+
 def test_inspect_does_not_say_that_a_reward_model_can_be_interpolated(tmp_path, capsys):
     base, instruct = write(tmp_path, TRIALS["a reward model"])
     assert main(["inspect", "--base", base, "--instruct", instruct]) == 1
