@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,27 @@ _PASSED_ON = (
 
 
 class Runner:
-    """Evaluates one model after another, each into a point of the folder."""
+    """Evaluates one model after another, each into a point of the folder.
+
+    Args:
+        config: of the harness's own command.
+        tasks: loaded already.
+        folder: of the points.
+        trackers: the experiment trackers.
+        check_unchanged: raises `UserError` if the models' files are not those that the folder is
+            of; asked before a model is evaluated, and before anything of it is written.
+    """
 
     def __init__(
-        self, config: EvaluatorConfig, tasks: Tasks, folder: Path, trackers: Trackers
+        self,
+        config: EvaluatorConfig,
+        tasks: Tasks,
+        folder: Path,
+        trackers: Trackers,
+        check_unchanged: Callable[[], None],
     ) -> None:
         self.config, self.tasks, self.folder, self.trackers = config, tasks, folder, trackers
+        self._check_unchanged = check_unchanged
 
     def point(
         self,
@@ -62,6 +77,7 @@ class Runner:
             recorded: what else ``results["config"]`` says.
         """
         config = self.config
+        self._check_unchanged()
         # Written aside and renamed when whole, so that a killed sweep leaves only finished points.
         unfinished = self.folder / INCOMPLETE
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -80,6 +96,7 @@ class Runner:
         # The harness names a folder by the path of a stock model, which may be longer than a name.
         general.model_name_sanitized = shortened(str(general.model_name_sanitized), NAME_BYTES)
         result = self._evaluate(lm, model, model_args)
+        self._check_unchanged()
         result["config"] |= recorded or {}
         samples = result.pop("samples", None)
         self.trackers.log(name, lam, result, samples)

@@ -88,7 +88,7 @@ def sweep(
 
     Raises:
         UserError: an argument is wrong, or the folder holds another run; the message says what
-            differs.
+            differs. Or a weight is not finite at some λ, or a weight file was changed meanwhile.
     """
     folder = Path(str(config.output_path))
     _take_flags(config)
@@ -109,7 +109,8 @@ def sweep(
         asked = [*lam_of, *(f"hf_{side}" for side in baselines)]
         todo = [name for name in asked if name not in finished]
         if todo:
-            runner = Runner(config, tasks, folder, trackers(str(manifest["run"])))
+            started = trackers(str(manifest["run"]))
+            runner = Runner(config, tasks, folder, started, pair.check_unchanged)
             done = len(asked) - len(todo)
             bar = tqdm(todo, total=len(asked), initial=done, unit="point")
             try:
@@ -139,11 +140,15 @@ def _run(runner: Runner, pair: Pair, lam_of: Mapping[str, float], todo: tqdm) ->
     lm: PartialHFLM | None = None
     for name in todo:
         todo.set_description(name)
+        pair.check_unchanged()  # the model opens the files itself, once more
         if name in lam_of:
             lam = lam_of[name]
             model_args = config.model_args | {"lam": lam}
             if lm is None:
                 lm = _make("partial-hf", model_args, config)
+                lm.check_finite(
+                    list(lam_of.values())
+                )  # before hours are spent on the first of them
             else:
                 lm.set_lam(lam)
             dropped = _drop(lm, name, pair, generation.generation_config(pair))

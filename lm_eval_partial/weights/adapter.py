@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -40,6 +41,7 @@ from lm_eval_partial.weights.interpolate import LazyTensor
 from lm_eval_partial.weights.lora_config import CONFIG_FILE, read_lora_config
 from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.patterns import Patterns
+from lm_eval_partial.weights.unchanged import OpenedFile
 from lm_eval_partial.weights.vocabulary import AlignedRows, Alignment
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -116,6 +118,7 @@ class Adapter(Checkpoint):
 
     def _open_config(self) -> PreTrainedConfig:
         """Return the config of base + adapter; only the adapter's own headers are read."""
+        self.opened.append(OpenedFile(str(self.find(CONFIG_FILE))))
         self._lora = read_lora_config(self)
         self._patterns = {}
         for field in ("rank_pattern", "alpha_pattern"):
@@ -148,6 +151,11 @@ class Adapter(Checkpoint):
                 dense = re.sub(r"\.(base_layer|modules_to_save|token_adapter)\b", "", key)
                 self._dense[self._name(dense)] = tensor
                 continue
+            if not tensor.dtype.is_floating_point:
+                raise UserError(
+                    f"{self}: {key} holds integers, as a quantised adapter does, which cannot be"
+                    " added to weights. Give the adapter as it was trained."
+                )
             name, part = self._name(f"{found['module']}.weight"), str(found.lastgroup)
             if part == "rows":
                 self._rows[name] = tensor
@@ -360,8 +368,29 @@ class Adapter(Checkpoint):
         self._check_shape(name, shape[::-1] if transposed else shape, expected)
         if parts.magnitude is not None:
             self._check_shape(f"{name}'s magnitude", parts.magnitude.shape, up.shape[:1])
-        scale = alpha / (math.sqrt(rank) if self._lora.get("use_rslora") else rank)
-        return LowRank(dense, down, up, scale, transposed, parts.magnitude)
+        if bool(self._lora.get("use_dora")) != (parts.magnitude is not None):
+            raise UserError(
+                f"{self}: use_dora in {CONFIG_FILE} is {bool(self._lora.get('use_dora'))}, and"
+                f" {module} has {'no' if parts.magnitude is None else 'a'} lora_magnitude_vector."
+                " Put config and weights of one adapter together."
+            )
+        return LowRank(
+            dense, down, up, self._scale(module, alpha, rank), transposed, parts.magnitude
+        )
+
+    def _scale(self, module: str, alpha: Any, rank: Any) -> float:
+        """Return s = α/r, or with rsLoRA α/√r. Raises `UserError` if it is not a finite number."""
+        try:
+            scale = alpha / (math.sqrt(rank) if self._lora.get("use_rslora") else rank)
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+            scale = math.nan
+        if math.isfinite(scale):
+            return float(scale)
+        raise UserError(
+            f"{self}: the update of {module} cannot be scaled by lora_alpha / r = {alpha} / {rank}:"
+            f" both are to be finite numbers, and r 1 or more. Correct them in {CONFIG_FILE}, or"
+            " fetch the adapter again."
+        )
 
     def _check_shape(self, name: str, found: Sequence[int], expected: Sequence[int]) -> None:
         if tuple(found) != tuple(expected):

@@ -41,6 +41,7 @@ from lm_eval_partial.weights.guard import model_seconds, opening
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES, DTYPES, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.side_tokenizer import has_tokenizer_files, open_tokenizer_of
+from lm_eval_partial.weights.unchanged import FileTensor, OpenedFile
 
 _ORIGINAL_FILES = (
     "Its consolidated.* files are in their authors' own format, which transformers does not read."
@@ -73,6 +74,7 @@ class Checkpoint:
             decides.
         updates: its low-rank updates, by the name of the weight in the model.
         notes: what a user should know of it, one line each.
+        opened: its files that must stay as they are, as far as they were opened.
 
     Args:
         role: ``base`` or ``instruct``; names the side in messages.
@@ -100,6 +102,7 @@ class Checkpoint:
         self.revision = str(revision)
         self.subfolder = subfolder
         self.trust_remote_code = trust_remote_code
+        self.opened: list[OpenedFile] = []
         self.config: PreTrainedConfig = self._open_config()
 
     @classmethod
@@ -179,11 +182,12 @@ class Checkpoint:
             method = quantization.get("quant_method", "quantized")
         raise UserError(
             f"{self} is a pre-quantised checkpoint ({method}): its integers cannot be"
-            f" interpolated. {self._unquantised}"
+            f" interpolated. {self.unquantised}"
         )
 
     @property
-    def _unquantised(self) -> str:
+    def unquantised(self) -> str:
+        """What to give instead, where this is a quantised checkpoint; a sentence."""
         name = full_precision(self.path)
         guess = f", perhaps {self.role}={name}" if name else ""
         return f"Give the unquantised checkpoint{guess}."
@@ -290,13 +294,16 @@ class Checkpoint:
         """Return the tensors of weight files by name; only headers are read.
 
         Raises:
-            UserError: a file is damaged, or holds quantised tensors.
+            UserError: a file is damaged, or holds quantised tensors; or, when a tensor is read, the
+                file was changed since.
         """
         tensors: dict[str, LazyTensor] = {}
         for file in files:
             reader = open_safetensors if file.endswith(".safetensors") else open_bin
+            opened = OpenedFile(file)  # before its header is read, which must be of this version
+            self.opened.append(opened)
             try:
-                tensors |= reader(file)
+                found = reader(file)
             except (
                 SafetensorError,
                 RuntimeError,
@@ -308,13 +315,19 @@ class Checkpoint:
                     f"{self}: {Path(file).name} is truncated or damaged ({first_line(error)})."
                     " Fetch it again."
                 ) from error
+            tensors |= {name: FileTensor(tensor, opened) for name, tensor in found.items()}
         quantised = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
         if quantised:
             raise UserError(
                 f"{self} is a pre-quantised checkpoint: {listing(quantised)} cannot be"
-                f" interpolated. {self._unquantised}"
+                f" interpolated. {self.unquantised}"
             )
         return tensors
+
+    def check_unchanged(self) -> None:
+        """Raise `UserError` if a weight file is not what it was when it was opened."""
+        for file in self.opened:
+            file.check()
 
     @cached_property
     def sha(self) -> str:

@@ -5,7 +5,7 @@ Configs, tokenizers, and the names and shapes of tensors are compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -100,22 +100,41 @@ def check_one_sided(
     instruct: Checkpoint,
     architecture: Architecture,
     placed: dict[str, dict[str, Placed]],
+    tied: bool,
 ) -> None:
-    """Raise `UserError` for tensors that one side lacks, or that the model needs and both lack."""
+    """Raise `UserError` for tensors that one side lacks, or that the model needs and both lack.
+
+    Args:
+        base: one side.
+        instruct: the other.
+        architecture: of the result.
+        placed: of each side, by its role: its tensors by their name in the model, with tied weights
+            settled.
+        tied: whether weights that may be tied are one tensor in both.
+    """
     # Both ways round, since either may be the one that is incomplete.
     for side, other in ((base, instruct), (instruct, base)):
         only = placed[side.role].keys() - placed[other.role].keys()
         if only:
             raise UserError(
                 f"{len(only)} tensors stand only in {side} and not in {other}: {listing(only)}. "
-                "Both sides must be full checkpoints of one model."
+                f"Both sides must be full checkpoints of one model.{_of_head(architecture, only)}"
             )
-    missing = architecture.missing(placed["base"].values())
+    missing = architecture.missing(placed["base"].values(), tied)
     if missing:
         raise UserError(
-            f"{base} and {instruct} both lack {listing(missing)}, which model type"
-            f" {base.config.model_type!r} needs. Fetch them again."
+            f"{base} and {instruct} both lack {listing(missing)}, or a part of it, which model type"
+            f" {base.config.model_type!r} needs. Fetch them again.{_of_head(architecture, missing)}"
         )
+
+
+def _of_head(architecture: Architecture, lacking: Collection[str]) -> str:
+    if architecture.head not in lacking:
+        return ""
+    return (
+        " A model for rewards, embeddings or classification has no head, and this one's config does"
+        " not say that its embedding is its head (tie_word_embeddings): give the language model."
+    )
 
 
 def check_tokenizers(base: Checkpoint, instruct: Checkpoint) -> None:

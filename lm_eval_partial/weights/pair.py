@@ -13,6 +13,7 @@ Known gaps: no encoder-decoder models.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -37,8 +38,9 @@ from lm_eval_partial.weights.compatibility import (
 )
 from lm_eval_partial.weights.guard import opening
 from lm_eval_partial.weights.instruct import open_instruct
-from lm_eval_partial.weights.interpolate import InterpolatedTensor, LazyTensor
+from lm_eval_partial.weights.interpolate import Held, InterpolatedTensor, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
+from lm_eval_partial.weights.quantised import check_unquantised
 from lm_eval_partial.weights.source import Source
 from lm_eval_partial.weights.tying import settle
 from lm_eval_partial.weights.vocabulary import (
@@ -108,12 +110,16 @@ class Pair:
         if self.generation_config == self.other.role:
             generation.check_ids(self.other, reference)
         placed = {side.role: self.architecture.place(side.tensors) for side in (base, instruct)}
+        for side in (base, instruct):
+            check_unquantised(side, self.architecture, placed[side.role])
         self.config: PreTrainedConfig = copy.deepcopy(model_config(reference))
         self.config.tie_word_embeddings = self.tied = settle(placed, built)
-        check_one_sided(base, instruct, self.architecture, placed)
+        check_one_sided(base, instruct, self.architecture, placed, self.tied)
         own, theirs = placed[reference.role], placed[self.other.role]
         self.alignment = self._align(own, theirs)
         self.tensors: list[PairedTensor] = []
+        # What is known of each tensor's sides, by key; see `Held`.
+        self._finite: dict[str, set[tuple[str, torch.dtype]]] = defaultdict(set)
         shapes = {}
         for name, each in own.items():
             paired = self._paired(each, theirs[name].tensor, instruct.updates.get(name))
@@ -169,18 +175,32 @@ class Pair:
                 beside the weights of a model.
 
         Raises:
-            UserError: `lam` is neither, or a schedule that does not fit this model.
+            UserError: `lam` is neither, or a schedule that does not fit this model. Or, when values
+                are read: they are not finite, or their file was changed.
         """
         lams, state = self.assign(lam), {}
         for each in self.tensors:
             instruct, value = each.in_weights(merge), lams[each.key].lam
-            state[each.key] = InterpolatedTensor(each.base, instruct, value, dtype)
+            held = self._held(each, dtype)
+            state[each.key] = InterpolatedTensor(each.base, instruct, value, dtype, held)
         return state
+
+    def _held(self, each: PairedTensor, dtype: torch.dtype | None) -> Held:
+        own = torch.promote_types(each.base.dtype, each.instruct.dtype)
+        stored = own if dtype is None else self.architecture.stored_dtype(each.name, dtype)
+        is_buffer = each.name in self.architecture.buffers
+        return Held(each.key, stored, is_buffer, self._finite[each.key])
+
+    def check_unchanged(self) -> None:
+        """Raise `UserError` if a weight file is not what it was when it was opened."""
+        self.base.check_unchanged()
+        self.instruct.check_unchanged()
 
     def replaced(self, tensors: list[PairedTensor]) -> Pair:
         """Return the same pair made of other tensors."""
         found = copy.copy(self)
         found.tensors = tensors
+        found._finite = defaultdict(set)
         return found
 
     @property
