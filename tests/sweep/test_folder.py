@@ -53,7 +53,10 @@ def test_lists_of_lam(texts, lams):
         (["0:1:0"], "--lam 0:1:0: a step of 0 does not lead from 0 to 1."),
         (["0:1:-0.1"], "--lam 0:1:-0.1: a step of -0.1 does not lead from 0 to 1."),
         (["0:1:0.3"], "--lam 0:1:0.3 passes over its end: 0.9, 1.2. Give 0:0.9:0.3."),
-        (["0:1:0.0001"], "--lam 0:1:0.0001 is more than 1,000 points. Give a larger step."),
+        (
+            ["0:1:0.0001"],
+            "--lam 0:1:0.0001 is 10,001 points, and a sweep has at most 1,000. Give a",
+        ),
         (["0:1:0.1,0.3"], "--lam gives 0.30 twice: in 0:1:0.1 and in 0.3. Leave one out."),
         (["0", "0.0"], "--lam gives 0.00 twice: in 0 and in 0.0. Leave one out."),
     ],
