@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import filterfalse
 from typing import NamedTuple
 
-import regex
+import regex  # type: ignore[import-untyped]
 
 from lm_eval_partial.errors import UserError, listing, nearest
 from lm_eval_partial.lam import Lam, Rule, Schedule
@@ -153,6 +153,9 @@ def _matcher(pattern: str) -> Callable[[Place, str, str], bool]:
     if pattern in GROUPS:
         return lambda place, key, name: GROUPS[pattern](place, name)
     # Whole parts of a name: layers.1 is not a part of layers.10.
+    if "*" not in pattern:
+        whole = f".{pattern}."
+        return lambda place, key, name: whole in f".{name}." or whole in f".{key}."
     first, *others = map(re.escape, re.split(r"\*+", pattern))
     # A star takes as little as it can and is never tried again, which would find nothing more and
     # take for ever with many stars.
