@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml  # type: ignore[import-untyped]
 from lm_eval.api.samplers import ContextSampler, FirstNSampler
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.utils import set_torch_seed
@@ -44,9 +45,10 @@ class Tasks:
         check_files(_folders_of_others(config.include_path), _as_list(config.tasks))
         try:
             manager = config.process_tasks(given)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, yaml.YAMLError) as error:
             raise UserError(
-                f"{error}. lm_eval ls tasks lists what there is; --include_path adds a folder."
+                f"{' '.join(str(error).split())}. lm_eval ls tasks lists what there is;"
+                " --include_path adds a folder."
             ) from error
         check_groups(config.tasks, manager.task_index)
         seed(config.seed)
