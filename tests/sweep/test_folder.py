@@ -98,9 +98,11 @@ def test_points_stand_in_the_order_of_lam(tmp_path):
     for name in (*reversed(lams), "hf_instruct", "hf_base", "notes"):
         (tmp_path / name).mkdir()
     assert points(tmp_path) == [*lams, "hf_base", "hf_instruct"]
-    (tmp_path / "lam_x").mkdir()
-    with pytest.raises(UserError, match=r"lam_x is no point of a sweep\. Move it away"):
-        points(tmp_path)
+    for name in ("lam_x", "lam_nan", "lam_inf", "lam_1e99"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=rf"{name} is no point of a sweep\. Move it away"):
+            points(tmp_path)
+        (tmp_path / name).rmdir()
 
 
 def test_a_folder_is_claimed_by_one_fingerprint(tmp_path):
