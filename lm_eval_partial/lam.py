@@ -117,12 +117,25 @@ def read_lam(given: Any) -> Lam:
         return given
     if isinstance(given, Mapping):
         return _schedule(given.items())
-    if not isinstance(given, str) or _is_number(given):
+    if not isinstance(given, str):
         return check_lam(given)
-    # A factor, and not the star of a pattern: layers.*.mlp:0.5 has one too.
-    factor, star, rest = given.partition("*")
-    if star and _is_number(factor):
-        return scaled(read_lam(rest), check_lam(factor))
+    factors = []
+    while True:
+        # A factor, and not the star of a pattern: layers.*.mlp:0.5 has one too.
+        factor, star, rest = given.partition("*")
+        if not (star and _is_number(factor)):
+            break
+        factors.append(check_lam(factor))
+        given = rest
+    lam = _read_text(given)
+    for number in reversed(factors):
+        lam = scaled(lam, number)
+    return lam
+
+
+def _read_text(given: str) -> Lam:
+    if _is_number(given):
+        return check_lam(given)
     if given.endswith((".yaml", ".yml")):
         return _read_file(given)
     if ":" in given:

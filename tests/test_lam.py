@@ -112,6 +112,7 @@ BEYOND = "is beyond ±3.4e+38, the largest number of float32. Give a smaller one
         ("mlp:1e308+all:1", "λ is finite and within ±3.4e+38"),
         ("1e30*1e30", BEYOND),
         ("1e30*mlp:1e30+all:1", BEYOND),
+        ("1*" * 5000 + "x", "lam=x is not a finite number."),
         ("infinity", "lam=infinity is not a finite number."),
         ("-inf", "lam=-inf is not a finite number."),
         (math.nan, "lam=nan is not a finite number."),

@@ -93,6 +93,9 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
             UserError: an argument is wrong or the pair cannot be interpolated. No weight was read.
         """
         arguments.check_name(model)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device != EvaluatorConfig().device:  # which the harness passes on if none was given
+            check_device(f"device={device}", device)
         given = arguments.booleans(
             kwargs
             | {"base": base, "instruct": instruct, "merge": merge, "share_prefix": share_prefix}
@@ -103,9 +106,6 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
         self._dtype = loading.resolve_dtype(self.pair, dtype)
         self._quantization = quantization_config or arguments.take_quantization(others)
         self._settings = _without(others, SPEED_ONLY) | {"share_prefix": share_prefix}
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if device != EvaluatorConfig().device:  # which the harness passes on if none was given
-            check_device(f"device={device}", device)
         if loading.parse_dtype(dtype) is None and str(device) == "cpu":
             self._warn_if_slow()
         super().__init__(
