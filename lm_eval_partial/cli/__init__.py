@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(subparsers)
     argv = sys.argv[1:] if argv is None else argv
     # Manifests and model cards record the command that made them.
-    parser.set_defaults(command=shlex.join(["lm-eval-partial", *argv]))
+    typed = shlex.join(["lm-eval-partial", *argv])
+    # A name of a file may have bytes that are no text, and such files are.
+    parser.set_defaults(command=typed.encode(errors="backslashreplace").decode())
     args = parser.parse_args(argv)
     try:
         status: int = args.run(args)

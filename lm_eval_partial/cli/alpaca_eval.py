@@ -158,7 +158,7 @@ def _add_judge_model(parser: Any) -> None:
 def _add_calls(parser: Any) -> None:
     group = parser.add_argument_group("calls")
     group.add_argument(
-        "--concurrency", type=_positive, default=5, metavar="N", help="calls at a time (default: 5)"
+        "--concurrency", type=int, default=5, metavar="N", help="calls at a time (default: 5)"
     )
     group.add_argument(
         "--timeout",
@@ -169,18 +169,24 @@ def _add_calls(parser: Any) -> None:
     )
     group.add_argument(
         "--attempts",
-        type=_positive,
+        type=int,
         default=6,
         metavar="N",
         help="how often a call is tried, waits doubling (default: 6)",
     )
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+# The least and the most. Waits double: twelve attempts take more than an hour.
+_BOUNDS = {"concurrency": (1, 256), "timeout": (1, 3600), "attempts": (1, 12)}
+
+
+def _check(args: argparse.Namespace) -> None:
+    from lm_eval_partial.errors import UserError
+
+    for name, (least, most) in _BOUNDS.items():
+        value = getattr(args, name)
+        if not least <= value <= most:
+            raise UserError(f"--{name} {value}: give {least} to {most}.")
 
 
 def run_export(args: argparse.Namespace) -> int:
@@ -206,6 +212,7 @@ def run_install(args: argparse.Namespace) -> int:
 
 def run_judge(args: argparse.Namespace) -> int:
     """Judge with a bar on stderr; print win rates, or the estimate of a dry run."""
+    _check(args)
     from rich.console import Console
     from tqdm import tqdm
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # How many differing documents are printed for each pair of runs.
 SHOWN = 5
+# Of the bootstrap: more would take hours and gigabytes, and change no digit that is printed.
+MOST_RESAMPLES = 100_000
 
 EXAMPLES = """\
 examples:
@@ -83,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     from lm_eval_partial.results.compare import compare, mismatches, read_runs
     from lm_eval_partial.results.suite import read_suite, task_configs
 
-    if args.resamples < 100:
-        raise UserError(f"--resamples {args.resamples}: give 100 or more.")
+    if not 100 <= args.resamples <= MOST_RESAMPLES:
+        raise UserError(f"--resamples {args.resamples}: give 100 to {MOST_RESAMPLES:,}.")
     if not 0 <= args.tolerance < float("inf"):
         raise UserError(f"--tolerance {args.tolerance}: give a number from 0.")
     if args.tolerance and not args.expect_equal:

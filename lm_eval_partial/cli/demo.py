@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.train:
         _show(_relative(Path(lm_eval_partial.demo.__file__).parent))
         return 0
-    _require_empty(args.output)
+    _check(args.output, args.seed)
     _train(args.output, args.size, args.seed)
     _show(args.output)
     return 0
@@ -87,10 +87,13 @@ def _show(pair: Path) -> None:
     print(f"  {evaluation_command(pair)}")
 
 
-def _require_empty(output: Path) -> None:
-    """Raise `UserError` if training would write over something."""
+def _check(output: Path, seed: int) -> None:
+    """Raise `UserError` if training would write over something, or could not write."""
     from lm_eval_partial.errors import UserError
+    from lm_eval_partial.files import require_writable
 
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed {seed}: give a whole number from 0 to {2**32 - 1}.")
     if output.is_file():
         raise UserError(
             f"--output {output} is a file. Name a new folder, such as --output {output}_pair."
@@ -100,6 +103,7 @@ def _require_empty(output: Path) -> None:
             f"--output {output} is not empty, and training never overwrites. "
             f"Name a new folder, for example --output {output}_{time.strftime('%H%M')}."
         )
+    require_writable(output, "--output")
 
 
 def _train(output: Path, size: str, seed: int) -> None:

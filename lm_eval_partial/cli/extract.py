@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_partial.cli.inspect import add_pair_arguments, open_pair
+from lm_eval_partial.cli.inspect import add_pair_arguments, check_folder, open_pair
 
 if TYPE_CHECKING:
     from lm_eval_partial.weights.write_adapter import Kept
@@ -61,14 +61,16 @@ def run(args: argparse.Namespace) -> int:
     """Write the adapter and print its errors."""
     from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.errors import UserError
-    from lm_eval_partial.weights.truncation import check_rank
-    from lm_eval_partial.weights.write_adapter import extract, relative_error
 
-    rank = None if args.rank is None else check_rank(args.rank)
     if args.energy is not None and not 0 < args.energy <= 1:
         raise UserError(
             f"--energy {args.energy} is not a share. Give more than 0 and at most 1, such as 0.9."
         )
+    check_folder(args.output)
+    from lm_eval_partial.weights.truncation import check_rank
+    from lm_eval_partial.weights.write_adapter import extract, relative_error
+
+    rank = None if args.rank is None else check_rank(args.rank)
     pair = open_pair(args)
     found = extract(pair, args.output, rank, args.energy, args.rest)
     if args.json:

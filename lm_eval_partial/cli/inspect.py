@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,6 +60,14 @@ def open_pair(args: argparse.Namespace) -> Pair:
     return Pair.of(Source.of(vars(args)))
 
 
+def check_folder(output: Path) -> None:
+    """Raise `UserError` if nothing can be written into ``--output``."""
+    from lm_eval_partial.files import require_writable
+
+    if not os.path.isfile(output):  # of which each command says something of its own
+        require_writable(output, "--output")
+
+
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
@@ -86,13 +96,14 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.weights.inspection` finds; return 1 if it rules out the pair."""
+    from lm_eval_partial.lam import read_lam
+
+    lam = None if args.lam is None else read_lam(args.lam)
     from lm_eval_partial.cli.inspect_tables import show, usable
     from lm_eval_partial.cli.printing import print_json
-    from lm_eval_partial.lam import read_lam
     from lm_eval_partial.weights.inspection import inspect_pair
 
     pair = open_pair(args)
-    lam = None if args.lam is None else read_lam(args.lam)
     found = inspect_pair(pair, read_weights=not args.headers_only, lam=lam)
     if args.json:
         print_json(found)

@@ -59,6 +59,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report and print where, below a short table."""
     from lm_eval_partial.errors import UserError
+    from lm_eval_partial.files import require_writable
     from lm_eval_partial.results.aggregation import INSTRUCTION
     from lm_eval_partial.results.suite import read_suite, task_configs
     from lm_eval_partial.results.trajectory import read
@@ -67,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{len(args.folders)} folders make one report. Say where it goes: --output_path DIR."
         )
+    if args.output_path is not None:
+        require_writable(args.output_path, "--output_path")
     found = read(args.folders, read_suite(task_configs()), args.instruction or INSTRUCTION)
 
     # It imports matplotlib, which takes a second: only once the files are known to be good.

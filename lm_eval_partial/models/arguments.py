@@ -6,6 +6,7 @@ TypeError of a model class. Here it is caught first, with the nearest name.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import re
@@ -20,7 +21,9 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig
 
 from lm_eval_partial.errors import UserError, nearest
 from lm_eval_partial.files import FILE_SYSTEM_BYTES
+from lm_eval_partial.models.device import check_device
 from lm_eval_partial.weights import loading, source
+from lm_eval_partial.weights.source import as_bool
 
 # The arguments that PartialHFLM adds to HFLM's; trust_remote_code is in both.
 OWN = (
@@ -67,12 +70,46 @@ SPEED_ONLY = (
 )
 
 
+@functools.cache
+def boolean_names() -> frozenset[str]:
+    """Return the arguments that are true or false: ours, the loader's and the harness's."""
+    ours = {"merge", "share_prefix", "low_cpu_mem_usage"}
+    quantisation = {"load_in_8bit", "load_in_4bit", "bnb_4bit_use_double_quant"}
+    harness = set()
+    for name, parameter in inspect.signature(HFLM.__init__).parameters.items():
+        kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
+        if "bool" in kinds and "str" not in kinds:
+            harness.add(name)
+    return frozenset(ours | quantisation | harness)
+
+
+def booleans(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments, with those that are true or false as such.
+
+    Any text is true to Python, so that ``trust_remote_code=no`` would run a stranger's code.
+
+    Raises:
+        UserError: one is neither true nor false.
+    """
+    read = dict(given)
+    for name in given.keys() & boolean_names():
+        if given[name] is not None:  # None stands for an argument that was left out
+            read[name] = as_bool(name, given[name])
+    return read
+
+
 def check(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments without those that change nothing (``peft=None``, ``backend=causal``).
 
     Raises:
         UserError: an argument is never right here.
     """
+    for name in given:
+        if name.isdigit():  # lam=0,5 is cut at its comma
+            raise UserError(
+                f"{name} is no argument. Arguments are NAME=VALUE with commas between; the decimal"
+                " sign is a point, as in lam=0.5."
+            )
     parameters = inspect.signature(HFLM.__init__).parameters
     for name in given.keys() & INSTEAD.keys():
         # The harness itself passes some at their defaults, and backend=causal is what this is.
@@ -128,6 +165,9 @@ def with_flags(given: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, 
             raise UserError(
                 f"--{name} {flag} and {name}={argument} in --model_args differ. Give one."
             )
+        # The flag has a default that is not there on most machines; what is typed has none.
+        if name == "device" and isinstance(argument, str):
+            check_device(f"device={argument}", argument)
         value = flag if argument is None else argument
         if value is not None:
             merged[name] = value
@@ -154,16 +194,24 @@ def unknown(given: Iterable[str]) -> list[str]:
     return [name for name in given if name not in _known()]
 
 
-def check_fields(given: Iterable[str], config: PreTrainedConfig) -> None:
-    """Raise `UserError` for a name that is no field of the model's config either."""
-    known, fields = _known(), set(config.to_dict())
-    for name in given:
+def check_fields(given: Mapping[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
+    """Return fields of the model's config that are overridden, true and false as such.
+
+    Raises:
+        UserError: a name is no such field, or a value is neither true nor false where one is.
+    """
+    known, fields = _known(), config.to_dict()
+    read = dict(given)
+    for name, value in given.items():
         if name not in fields:
-            hint = nearest(name, known | fields) or (
+            hint = nearest(name, known | fields.keys()) or (
                 f" partial-hf knows: {', '.join(sorted(known))}; and the fields of the model's"
                 " config."
             )
             raise UserError(f"unknown argument {name}=.{hint}")
+        if isinstance(fields[name], bool) and value is not None:
+            read[name] = as_bool(name, value)
+    return read
 
 
 def _known() -> set[str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import write_text
+from lm_eval_partial.lam import check_lam
 
 MANIFEST = "manifest.json"
 BASELINES = ("base", "instruct")
@@ -116,8 +117,8 @@ def points(folder: Path) -> list[str]:
     lams = []
     for path in folder.glob("lam_*"):
         try:
-            lams.append((float(path.name.removeprefix("lam_")), path.name))
-        except ValueError:
+            lams.append((check_lam(path.name.removeprefix("lam_")), path.name))
+        except UserError:
             raise UserError(f"{path} is no point of a sweep. Move it away.") from None
     stock = [f"hf_{side}" for side in BASELINES if (folder / f"hf_{side}").is_dir()]
     return [name for _, name in sorted(lams)] + stock

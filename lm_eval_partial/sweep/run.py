@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from lm_eval_partial.lam import point_name
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
 from lm_eval_partial.models.hf import PartialHFLM
+from lm_eval_partial.sweep import flags
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.point import Runner
 from lm_eval_partial.sweep.tasks import Tasks, digest
@@ -90,11 +92,12 @@ def sweep(
         UserError: an argument is wrong, or the folder holds another run; the message says what
             differs. Or a weight is not finite at some λ, or a weight file was changed meanwhile.
     """
+    # All that can be refused is refused before tasks are downloaded and loaded.
+    flags.check({field.name: getattr(config, field.name) for field in fields(config)})
     folder = Path(str(config.output_path))
     _take_flags(config)
-    # All that can be refused is refused before tasks are downloaded and loaded.
     _check(config)
-    pair = _open_pair(config.model_args)
+    pair = _open_pair(config)
     _check_baselines(config, pair, baselines)
     recorded = folders.read_manifest(folder) or {}
     tasks = Tasks(config)
@@ -234,19 +237,29 @@ def _flags(config: EvaluatorConfig) -> dict[str, Any]:
 
 
 def _take_flags(config: EvaluatorConfig) -> None:
-    """Make flags of the model arguments that are both, so that they hold for stock models too."""
+    """Bring arguments and flags to one spelling, which holds for stock models too.
+
+    Model arguments that are flags as well become flags, and what is true or false is read so.
+    """
+    _replace_arguments(config, arguments.booleans(config.model_args))
     config.model_args = arguments.with_flags(config.model_args, _flags(config))
     for name in arguments.FLAGS:
         setattr(config, name, config.model_args.pop(name, None))
+    config.gen_kwargs = flags.generation_settings(config.gen_kwargs)
+
+
+def _replace_arguments(config: EvaluatorConfig, read: Mapping[str, Any]) -> None:
+    """Give model arguments other values, also where the tasks' metadata repeats them."""
+    for name, value in read.items():
+        if name in config.model_args and config.metadata.get(name) == config.model_args[name]:
+            config.metadata[name] = value
+        config.model_args[name] = value
 
 
 def _check(config: EvaluatorConfig) -> None:
     """Raise `UserError` for what a sweep cannot do."""
-    if not config.tasks:
-        raise UserError(
-            "--tasks is missing. Give names of tasks or groups; lm_eval ls tasks lists what"
-            " there is."
-        )
+    if not config.model_args.get("trust_remote_code"):  # such code may have settings of its own
+        flags.check_names(config.gen_kwargs, vars(GenerationConfig()))
     for name, instead in _INSTEAD.items():
         if getattr(config, name):
             raise UserError(f"--{name} does not go with sweep: {instead}.")
@@ -261,10 +274,11 @@ def _check(config: EvaluatorConfig) -> None:
         )
 
 
-def _open_pair(model_args: Mapping[str, Any]) -> Pair:
-    given = arguments.check(model_args)
+def _open_pair(config: EvaluatorConfig) -> Pair:
+    given = arguments.check(config.model_args)
     pair = Pair.of(Source.of(given))
-    arguments.check_fields(arguments.unknown(given), pair.config)
+    overridden = {name: given[name] for name in arguments.unknown(given)}
+    _replace_arguments(config, arguments.check_fields(overridden, pair.config))
     return pair
 
 
@@ -292,7 +306,7 @@ def fingerprint(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, 
     """
     dtype = loading.resolve_dtype(pair, config.model_args.get("dtype", "auto"))
     on_gpu = torch.cuda.is_available() and "cpu" not in str(config.device)
-    fields = {
+    recorded = {
         "base_sha": pair.base.sha,
         "instruct_sha": pair.instruct.sha,
         "files": _digests(pair.base) | _digests(pair.instruct),
@@ -312,7 +326,7 @@ def fingerprint(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, 
         },
     }
     # Through JSON, so that it compares equal to what the manifest gives back.
-    found: dict[str, Any] = json.loads(json.dumps(fields, default=str))
+    found: dict[str, Any] = json.loads(json.dumps(recorded, default=str))
     return found
 
 

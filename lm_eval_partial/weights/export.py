@@ -82,6 +82,7 @@ def export(
     """
     lam, target = read_lam(lam), resolve_dtype(pair, dtype)
     require_new(output)
+    check_shard_size(max_shard_size)
     small_files = small_files_of(pair, target)
     stored = [_stored(pair, name, tensor, target) for name, tensor in pair.at(lam, target).items()]
     shards = _plan(stored, max_shard_size)
@@ -149,19 +150,22 @@ def _stored(pair: Pair, name: str, tensor: InterpolatedTensor, target: torch.dty
 # Weights ------------------------------------------------------------------------------------------
 
 
+def check_shard_size(size: int | str) -> None:
+    """Raise `UserError` for what is no size of a weight file: bytes, or text such as ``5GB``."""
+    text = f"{size}KB" if isinstance(size, int) else size
+    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*[KMGT]B\s*", text, re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"--max_shard_size {size} is no size. Give e.g. 5GB or 500MB.")
+
+
 def _plan(stored: list[Stored], max_shard_size: int | str) -> Any:
     """Return which tensor goes to which file, as transformers would have it."""
     # Only shapes and dtypes count, so the tensors take no memory.
     with torch.device("meta"):
         shapes = {each.name: torch.empty(each.tensor.shape, dtype=each.dtype) for each in stored}
-    try:
-        return split_torch_state_dict_into_shards(
-            shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
-        )
-    except ValueError as error:
-        raise UserError(
-            f"--max_shard_size {max_shard_size} is no size ({error}). Give e.g. 5GB or 500MB."
-        ) from error
+    return split_torch_state_dict_into_shards(
+        shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+    )
 
 
 def _write_weights(folder: Path, stored: list[Stored], shards: Any, report: Report) -> None:

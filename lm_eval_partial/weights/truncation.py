@@ -187,10 +187,11 @@ def write_tensors(
 def check_rank(rank: Any) -> int:
     """Return a rank. Raises `UserError` if it is not a whole number from 1 up."""
     try:
-        found = int(rank)
-    except (TypeError, ValueError):
+        # To Python, True is 1; from a user it is a mistake.
+        found = 0 if isinstance(rank, bool) or float(rank) != int(rank) else int(rank)
+    except (TypeError, ValueError, OverflowError):
         found = 0
-    if found < 1 or found != float(rank):
+    if found < 1:
         raise UserError(f"rank={rank} is not a whole number from 1 up. Give one, such as rank=16.")
     return found
 

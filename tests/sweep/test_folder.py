@@ -53,7 +53,10 @@ def test_lists_of_lam(texts, lams):
         (["0:1:0"], "--lam 0:1:0: a step of 0 does not lead from 0 to 1."),
         (["0:1:-0.1"], "--lam 0:1:-0.1: a step of -0.1 does not lead from 0 to 1."),
         (["0:1:0.3"], "--lam 0:1:0.3 passes over its end: 0.9, 1.2. Give 0:0.9:0.3."),
-        (["0:1:0.0001"], "--lam 0:1:0.0001 is more than 1,000 points. Give a larger step."),
+        (
+            ["0:1:0.0001"],
+            "--lam 0:1:0.0001 is 10,001 points, and a sweep has at most 1,000. Give a",
+        ),
         (["0:1:0.1,0.3"], "--lam gives 0.30 twice: in 0:1:0.1 and in 0.3. Leave one out."),
         (["0", "0.0"], "--lam gives 0.00 twice: in 0 and in 0.0. Leave one out."),
     ],
@@ -95,9 +98,11 @@ def test_points_stand_in_the_order_of_lam(tmp_path):
     for name in (*reversed(lams), "hf_instruct", "hf_base", "notes"):
         (tmp_path / name).mkdir()
     assert points(tmp_path) == [*lams, "hf_base", "hf_instruct"]
-    (tmp_path / "lam_x").mkdir()
-    with pytest.raises(UserError, match=r"lam_x is no point of a sweep\. Move it away"):
-        points(tmp_path)
+    for name in ("lam_x", "lam_nan", "lam_inf", "lam_1e99"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=rf"{name} is no point of a sweep\. Move it away"):
+            points(tmp_path)
+        (tmp_path / name).rmdir()
 
 
 def test_a_folder_is_claimed_by_one_fingerprint(tmp_path):
