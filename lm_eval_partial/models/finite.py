@@ -93,9 +93,9 @@ class Finite:
         cache_hook.add_partial = add_finite
         super().set_cache_hook(cache_hook)  # type: ignore[misc]
 
-    def _refuse(self, requests: Sequence[Instance], scores: Sequence[float]) -> None:
-        wrong = np.flatnonzero(lost(requests, scores))
-        if not len(wrong):
+    def _refuse(self, requests: list[Instance], scores: Sequence[float]) -> None:
+        wrong = np.flatnonzero(lost(requests, scores)).tolist()
+        if not wrong:
             return
         tasks = Counter(_task(requests[index]) for index in wrong)
         asked = Counter(map(_task, requests))
@@ -117,7 +117,7 @@ class FiniteHFLM(Finite, HFLM):  # type: ignore[misc]
     """Stock `hf`, whose answers are numbers."""
 
 
-class _Watch(LogitsProcessor):  # type: ignore[misc]
+class _Watch(LogitsProcessor):
     """Changes nothing, and stops a generation whose scores are no numbers."""
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -35,7 +35,6 @@ from lm_eval_partial.reading import SMALL, Shape
 
 DATE = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
 DOC_ID = re.compile(rb'\{"doc_id": (\d+), ')
-_IS_GREEDY = ("True", "False", True, False)
 # What a sample has besides its metrics, which older releases of lm-eval do not list.
 NO_METRICS = {
     *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter"),
@@ -112,7 +111,7 @@ def read_json(path: Path, hint: str = AGAIN) -> dict[str, Any]:
         UserError: it is not a result file of lm_eval, or only a part of one. The first wrong field
             is named.
     """
-    result: dict[str, Any] = reading.read_json(path, Result, hint, reading.LARGE)  # type: ignore[assignment]
+    result = dict[str, Any](reading.read_json(path, Result, hint, reading.LARGE))
     check_groups(result.get("group_subtasks") or {}, str(path), hint)
     lam = (result.get("config") or {}).get("lam")
     # A schedule is text, which says nothing here.
@@ -211,9 +210,8 @@ def find(path: Path) -> list[ResultFile]:
     return [ResultFile(file, read_json(file)) for file in paths(path)]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One line of a samples file: one document under one filter."""
+class Sample(NamedTuple):
+    """One line of a samples file: one document under one filter. There may be millions."""
 
     doc_id: int
     filter: str
@@ -232,20 +230,17 @@ class Sample:
 
         Minus infinity is a log-likelihood: that of a token which the model rules out.
         """
-        if not isinstance(self.responses, list):
-            return False
-        return any(map(_is_no_loglikelihood, self.responses))
-
-
-def _is_no_loglikelihood(response: Any) -> bool:
-    # (log-likelihood, is greedy), which the harness writes as text. All else is a generated text.
-    if not isinstance(response, list) or len(response) != 2 or response[1] not in _IS_GREEDY:
+        for response in self.responses if type(self.responses) is list else ():
+            # (log-likelihood, is greedy), which the harness writes as text. All else is a text that
+            # was generated, and may say "nan".
+            if type(response) is not list or len(response) != 2:
+                continue
+            logprob, is_greedy = response
+            if logprob not in ("nan", "inf", math.inf) and logprob == logprob:
+                continue
+            if is_greedy in ("True", "False", True, False):
+                return True
         return False
-    try:
-        value = float(response[0])
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return math.isnan(value) or value == math.inf
 
 
 @dataclass(frozen=True)
@@ -430,9 +425,9 @@ def _sample(row: dict[str, Any]) -> Sample:
     # By hand: a schema takes twice as long as all of the above, and there are millions of lines.
     if type(sample.doc_id) is not int or not 0 <= sample.doc_id < 2**63:
         raise ValueError("doc_id is no number of a document")
-    for text in (sample.filter, *sample.document, sample.prompt):
-        if type(text) is not str:
-            raise ValueError("the filter or a hash is no text")
+    one, two = sample.document
+    if not (type(one) is type(two) is type(sample.prompt) is type(sample.filter) is str):
+        raise ValueError("the filter or a hash is no text")
     return sample
 
 

@@ -235,16 +235,15 @@ def _column(file: ResultFile, task: str, metric: str) -> _Column:
             numbers.
     """
     name, _, only = metric.partition(",")
-    numbers: tuple[array[int], ...] = (array("q"), array("q"), array("q"))
+    numbers = array("q")
     values: list[Any] = []
     known: dict[Any, Any] = {}
     unscored = 0
     for sample in file.samples(task):
         if sample.filter == only:
-            of_sample = (sample.doc_id, hash(sample.document), hash(sample.prompt))
-            for column, number in zip(numbers, of_sample, strict=True):
-                column.append(number)
-            values.append(_once(sample.values.get(name), known))
+            numbers.extend((sample.doc_id, hash(sample.document), hash(sample.prompt)))
+            value = sample.values.get(name)
+            values.append(_once(value, known) if type(value) is list else value)
             unscored += sample.unscored
     if not values:
         raise UserError(
@@ -257,7 +256,7 @@ def _column(file: ResultFile, task: str, metric: str) -> _Column:
             " have log-likelihoods that are not numbers (NaN), so their scores mean nothing. The"
             f" model's weights or numbers are not finite there. Move {file.path.parent} away."
         )
-    ids, hashes, prompts = (np.array(column, dtype=np.int64) for column in numbers)
+    ids, hashes, prompts = np.array(numbers, dtype=np.int64).reshape(-1, 3).T
     order = np.argsort(ids, kind="stable")
     by_id: Sequence[Any] = [values[place] for place in order]
     if all(type(value) in (int, float) for value in by_id):
@@ -266,10 +265,8 @@ def _column(file: ResultFile, task: str, metric: str) -> _Column:
     return _Column(ids[order], hashes[order], prompts[order], by_id)
 
 
-def _once(value: Any, known: dict[Any, Any]) -> Any:
+def _once(value: list[Any], known: dict[Any, Any]) -> Any:
     """Return a value that `known` holds once: there are few pairs of (right, predicted) labels."""
-    if type(value) is not list:
-        return value
     # With their types: 1 is equal to True, and to 1.0.
     key = tuple(value), tuple(map(type, value))
     try:

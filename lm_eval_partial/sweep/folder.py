@@ -23,7 +23,7 @@ from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import write_text
 from lm_eval_partial.lam import check_lam
 from lm_eval_partial.reading import Shape
-from lm_eval_partial.results.files import LINE, Result, Settings, read_json
+from lm_eval_partial.results.files import LINE, Settings, read_json
 
 MANIFEST = "manifest.json"
 BASELINES = ("base", "instruct")
@@ -43,8 +43,8 @@ class Manifest(Shape):
     run: NotRequired[str]
 
 
-class Point(Result):
-    """A result of a sweep, which always says of which model."""
+class Point(Shape):
+    """A result of a sweep is one of lm_eval's that says of which model it is."""
 
     config: Settings
 
@@ -165,7 +165,8 @@ def read_point(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} holds {len(files) or 'no'} results_*.json where a point has one. {again}"
         )
-    result = reading.check_shape(read_json(files[0], again), Point, str(files[0]), again)
+    result = read_json(files[0], again)
+    reading.check_shape(result, Point, str(files[0]), again)
     # The harness writes samples of every task that has a hash, under the date of the result.
     date = files[0].stem.removeprefix("results_")
     for task in result.get("task_hashes") or {}:
@@ -174,7 +175,7 @@ def read_point(path: Path) -> dict[str, Any]:
             raise UserError(f"{samples} is missing. {again}")
         if not _is_whole(samples):
             raise UserError(f"{samples} is cut off. {again}")
-    return dict(result)
+    return result
 
 
 def _is_whole(samples: Path) -> bool:
