@@ -119,8 +119,8 @@ def outline(
         instruction: names or shell patterns of the tasks that are about following instructions.
 
     Raises:
-        UserError: a task of the suite is without its main metric, or a pattern in `instruction`
-            matches no task.
+        UserError: a task of the suite is without its main metric, no task has one, a metric is not
+            a finite number, or a pattern in `instruction` matches no task.
     """
     names = [*run.groups, *run.tasks]
     # The default patterns name tasks that a run need not have; a pattern that was typed must match.
@@ -129,7 +129,13 @@ def outline(
             raise UserError(
                 f"--instruction {pattern}: no such task or group.{nearest(pattern, names)}"
             )
-    return _Builder(run, tasks, suite, instruction).build()
+    found = _Builder(run, tasks, suite, instruction).build()
+    if not found.nodes:
+        raise UserError(
+            f"nothing to show of {run.label}:"
+            f" {'; '.join(found.notes) or 'its tasks have no metric'}."
+        )
+    return found
 
 
 def no_interval(plan: Outline, with_spread: Collection[Part]) -> list[str]:
