@@ -96,6 +96,8 @@ def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         UserError: the folder holds points of another run; the message names the fields that differ.
     """
+    for left in folder.glob(f".{MANIFEST}.*.incomplete"):  # by a sweep killed while it wrote
+        left.unlink(missing_ok=True)
     recorded = read_manifest(folder)
     # Without a finished point there is nothing to mix up, and the manifest is replaced.
     if recorded is not None and points(folder):

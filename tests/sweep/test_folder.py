@@ -150,7 +150,10 @@ def test_differences_name_what_is_absent_and_are_counted(tmp_path):
             {"manifest.json": '{"iden'},
             r"manifest\.json is not JSON \(.*\)\. Restore it, or give --output_path a new",
         ),
-        ({"manifest.json": "[]"}, r"manifest\.json: the whole: .* dictionary, not \[\]\. Restore it"),
+        (
+            {"manifest.json": "[]"},
+            r"manifest\.json: the whole: .* dictionary, not \[\]\. Restore it",
+        ),
         (
             {"manifest.json": "{}"},
             r"manifest\.json: identity: field required\. Restore it, or give --output_path a new",
