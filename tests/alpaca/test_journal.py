@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -58,8 +60,8 @@ def test_only_an_error_s_text_loses_its_keys(monkeypatch):
     monkeypatch.setattr(runner, "judge", judge)
     monkeypatch.setattr(os, "fdopen", lambda *_, **__: out)
     monkeypatch.setattr(os, "dup2", lambda *_: None)
-    monkeypatch.setattr(runner.logging, "disable", lambda *_: None)
-    monkeypatch.setattr(runner.sys, "stdin", io.StringIO("{}\n"))
+    monkeypatch.setattr(logging, "disable", lambda *_: None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("{}\n"))
     assert runner.main() == 1
     error = {"error": "the endpoint said: bad key ***"}
     assert list(map(json.loads, out.getvalue().splitlines())) == [*events, error]

@@ -79,12 +79,20 @@ def in_samples(**fields: Any) -> Callable[[Path], None]:
 def written(text: str | bytes) -> Callable[[Path], None]:
     """Return what replaces the result file of λ = 0.5."""
     content = text.encode() if isinstance(text, str) else text
-    return lambda folder: result_of(folder).write_bytes(content) and None
+
+    def change(folder: Path) -> None:
+        result_of(folder).write_bytes(content)
+
+    return change
 
 
 def lines(content: bytes) -> Callable[[Path], None]:
     """Return what replaces the samples of task one at λ = 0.5."""
-    return lambda folder: samples_of(folder).write_bytes(content) and None
+
+    def change(folder: Path) -> None:
+        samples_of(folder).write_bytes(content)
+
+    return change
 
 
 def pipe(folder: Path) -> None:

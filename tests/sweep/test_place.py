@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lm_eval_partial import files
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep import point as point_of_sweep
 from tests.sweep import test_run
@@ -70,7 +71,7 @@ def test_what_is_lost_under_a_sweep_is_said(
 
 def lost(change: Callable, after: int, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `change` happen to the folder after so many points."""
-    publish, count = point_of_sweep.publish, 0
+    publish, count = files.publish, 0
 
     def publish_and_lose(*args: Path) -> None:
         nonlocal count
