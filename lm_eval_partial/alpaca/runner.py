@@ -84,7 +84,7 @@ class Journal:
             whole += len(line)
         else:
             return
-        if self.file.read(1):
+        if line.endswith(b"\n") or self.file.read(1):
             raise Failure(
                 f"{path} is damaged after byte {whole}. Restore it, or move it away to judge anew."
             )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_partial.cli.inspect import add_pair_arguments, open_pair
-from lm_eval_partial.cli.printing import print_json
 
 if TYPE_CHECKING:
     from lm_eval_partial.weights.write_adapter import Kept
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     found = extract(pair, args.output, rank, args.energy, args.rest)
     if args.json:
         rows = [each._asdict() | {"relative_error": relative_error([each])} for each in found]
-        print_json(rows)
+        print(json.dumps(rows, indent=2))
     else:
         show(found, args.output)
     return 0

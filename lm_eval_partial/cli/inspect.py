@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING, Any
-
-from lm_eval_partial.cli.printing import print_json
 
 if TYPE_CHECKING:
     from lm_eval_partial.weights.pair import Pair
@@ -96,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     lam = None if args.lam is None else read_lam(args.lam)
     found = inspect_pair(pair, read_weights=not args.headers_only, lam=lam)
     if args.json:
-        print_json(found)
+        print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         show(found)
     return 0

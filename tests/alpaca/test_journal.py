@@ -40,11 +40,15 @@ def test_a_judgement_is_kept_as_it_was_received(secret, tmp_path, monkeypatch):
 def test_a_line_that_is_no_judgement_is_damage(damage, tmp_path):
     path = tmp_path / "journal.jsonl"
     whole = json.dumps({"key": "k", "usable": True, "answer": {}}) + "\n"
-    path.write_text(whole + damage + "\n" + whole)
-    before = path.read_bytes()
-    with pytest.raises(Failure, match=f"is damaged after byte {len(whole)}"):
-        Journal(path)
-    assert path.read_bytes() == before
+    for rest in ("\n" + whole, "\n"):
+        path.write_text(whole + damage + rest)
+        before = path.read_bytes()
+        with pytest.raises(Failure, match=f"is damaged after byte {len(whole)}"):
+            Journal(path)
+        assert path.read_bytes() == before
+    path.write_text(whole + whole[:20])  # as a judge leaves it that is killed while it writes
+    Journal(path).close()
+    assert path.read_text() == whole
 
 
 def test_only_an_error_s_text_loses_its_keys(monkeypatch):
