@@ -22,15 +22,18 @@ def print_table(table: Table) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON that every program reads: null stands for NaN and infinities."""
-    print(json.dumps(_strict(value), indent=2, ensure_ascii=False, allow_nan=False))
+    """Print JSON that every reader takes: null where a number is not finite, which JSON lacks."""
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file name whose bytes are no text
+        text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    print(text)
 
 
-def _strict(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _strict(each) for name, each in value.items()}
+        return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(each) for each in value]
-    return value
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

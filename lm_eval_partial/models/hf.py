@@ -27,6 +27,7 @@ from lm_eval_partial.lam import Lam, Schedule, lam_to_json, read_lam
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
 from lm_eval_partial.models.device import check_device
+from lm_eval_partial.models.finite import Finite
 from lm_eval_partial.models.partial import Partial
 from lm_eval_partial.models.shared_prefix import SharedPrefixHFLM
 from lm_eval_partial.weights import loading, memory
@@ -42,7 +43,7 @@ SLOW = 2.0
 
 
 @register_model("partial-hf")
-class PartialHFLM(Partial, SharedPrefixHFLM):
+class PartialHFLM(Partial, Finite, SharedPrefixHFLM):
     """θ(λ) = θ_base + λ (θ_instruct − θ_base) as an lm-eval model (arXiv 2504.11626).
 
     Attributes:

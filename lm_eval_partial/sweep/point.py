@@ -17,6 +17,7 @@ from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import (
     INCOMPLETE,
     NAME_BYTES,
+    explained,
     free_bytes,
     publish,
     readable_bytes,
@@ -56,6 +57,16 @@ class Runner:
     ) -> None:
         self.config, self.tasks, self.folder, self.trackers = config, tasks, folder, trackers
         self._check_unchanged = check_unchanged
+        self.place = folders.place(folder)
+
+    def check_place(self) -> None:
+        """Raise `UserError` unless the folder is the one that the sweep began with."""
+        if folders.place(self.folder) != self.place:
+            raise UserError(
+                f"{self.folder} was removed or replaced while the sweep was running, and points in"
+                " it may be lost. Start the same command again: it runs the points that are"
+                " missing."
+            )
 
     def point(
         self,
@@ -78,6 +89,7 @@ class Runner:
         """
         config = self.config
         self._check_unchanged()
+        self.check_place()
         # Written aside and renamed when whole, so that a killed sweep leaves only finished points.
         unfinished = self.folder / INCOMPLETE
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -101,7 +113,9 @@ class Runner:
         samples = result.pop("samples", None)
         self.trackers.log(name, lam, result, samples)
         _save(tracker, result, samples)
-        (written,) = unfinished.iterdir()
+        self.check_place()
+        with explained(unfinished):
+            (written,) = list(unfinished.iterdir()) or [unfinished]
         folders.read_point(written)  # a resumed sweep would reject what this rejects
         publish(written, self.folder / name)
         config.write_out = False  # the prompts are the same at the next point

@@ -35,6 +35,7 @@ from lm_eval_partial.files import INCOMPLETE, locked
 from lm_eval_partial.lam import point_name
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
+from lm_eval_partial.models.finite import FiniteHFLM
 from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.sweep import flags
 from lm_eval_partial.sweep import folder as folders
@@ -121,6 +122,9 @@ def sweep(
             finally:
                 shutil.rmtree(folder / INCOMPLETE, ignore_errors=True)
                 runner.trackers.finish()
+            runner.check_place()
+            for name in asked:  # what was finished before may have been taken away since
+                folders.read_point(folder / name)
     return folder
 
 
@@ -202,7 +206,8 @@ def _drop(lm: Any, name: str, pair: Pair, given: GenerationConfig) -> dict[str, 
 
 
 def _make(model: str, model_args: dict[str, Any], config: EvaluatorConfig) -> Any:
-    return get_model(model).create_from_arg_obj(model_args, _flags(config))
+    kind = FiniteHFLM if model == "hf" else get_model(model)
+    return kind.create_from_arg_obj(model_args, _flags(config))
 
 
 def _release() -> None:
