@@ -220,7 +220,7 @@ def test_a_place_that_cannot_be_written_is_said(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["report", str(folder), "--output_path", str(tmp_path / "file" / "x")]) == 1
     err = capsys.readouterr().err
-    assert re.match(r"error: .*file.* could not be written \(.*give another one", err)
+    assert re.match(r"error: --output_path .*file/x cannot be written \(.*file is not a folder\). Give", err)
 
 
 def test_a_file_is_replaced_and_not_overwritten(trajectory, tmp_path):
