@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable
 from types import TracebackType
 
+from lm_eval_partial.escape import terminal
+
 
 class UserError(ValueError):
     """Something the user can put right.
@@ -54,7 +56,7 @@ def show_without_traceback() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {terminal(str(error))}", file=sys.stderr)
         else:
             previous(kind, error, trace)
 

@@ -8,12 +8,11 @@ Exit status: 0 done, 1 failed (one line on stderr says why), 2 usage, 130 interr
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from lm_eval_partial import __version__
+from lm_eval_partial import __version__, escape
 from lm_eval_partial.cli import (
     alpaca_eval,
     bench,
@@ -65,13 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         command.add_parser(subparsers)
     argv = sys.argv[1:] if argv is None else argv
-    # Manifests and model cards record the command that made them.
-    parser.set_defaults(command=shlex.join(["lm-eval-partial", *argv]))
+    # Manifests and model cards record the command that made them, without its secrets.
+    parser.set_defaults(command=escape.command(["lm-eval-partial", *argv]))
     args = parser.parse_args(argv)
     try:
         status: int = args.run(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escape.terminal(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -186,13 +186,14 @@ def _positive(text: str) -> int:
 def run_export(args: argparse.Namespace) -> int:
     """Write the files and print their paths."""
     from lm_eval_partial.alpaca import outputs
+    from lm_eval_partial.escape import terminal
 
     points = outputs.read(args.results)
     files = outputs.export(points, args.output_path or args.results / outputs.FOLDER)
     for path, point in zip(files, points, strict=True):
         empty = sum(not row["output"] for row in point.outputs)
         note = f", {empty} empty" if empty else ""
-        print(f"{path}: {len(point.outputs)} outputs of {point.generator}{note}")
+        print(terminal(f"{path}: {len(point.outputs)} outputs of {point.generator}{note}"))
     return 0
 
 
@@ -206,10 +207,10 @@ def run_install(args: argparse.Namespace) -> int:
 
 def run_judge(args: argparse.Namespace) -> int:
     """Judge with a bar on stderr; print win rates, or the estimate of a dry run."""
-    from rich.console import Console
     from tqdm import tqdm
 
     from lm_eval_partial.alpaca.judge import Settings, judge
+    from lm_eval_partial.cli.printing import PlainConsole
 
     settings = Settings(
         annotators_config=args.annotators_config,
@@ -245,7 +246,7 @@ def run_judge(args: argparse.Namespace) -> int:
         for bar in bars.values():
             bar.close()
     show = _show_estimate if args.dry_run else _show
-    show(verdicts, Console(highlight=False))
+    show(verdicts, PlainConsole())
     return 0
 
 

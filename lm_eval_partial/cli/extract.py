@@ -83,8 +83,9 @@ def show(found: list[Kept], output: Path) -> None:
     """Print one row for all weights whose names differ only in the layer."""
     import re
 
-    from rich.console import Console
     from rich.table import Table
+
+    from lm_eval_partial.cli.printing import PlainConsole
 
     table = Table("weights", "matrices", "rank", "‖ΔW − BA‖ / ‖ΔW‖")
     groups: dict[str, list[Kept]] = {}
@@ -94,14 +95,10 @@ def show(found: list[Kept], output: Path) -> None:
         table.add_row(name, *_cells(group))
     table.add_section()
     table.add_row("all linear layers", *_cells(found))
-    console = Console(highlight=False)
+    console = PlainConsole()
     console.print(table)
     size = sum(file.stat().st_size for file in output.glob("adapter_model.*"))
-    console.print(
-        f"{output}: {size / 2**20:.2f} MiB. Use it as instruct={output}.",
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print(f"{output}: {size / 2**20:.2f} MiB. Use it as instruct={output}.", soft_wrap=True)
 
 
 def _cells(group: list[Kept]) -> tuple[str, str, str]:

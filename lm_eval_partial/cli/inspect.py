@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -88,6 +87,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.weights.inspection` finds."""
     from lm_eval_partial.cli.inspect_tables import show
+    from lm_eval_partial.escape import json_text
     from lm_eval_partial.lam import read_lam
     from lm_eval_partial.weights.inspection import inspect_pair
 
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     lam = None if args.lam is None else read_lam(args.lam)
     found = inspect_pair(pair, read_weights=not args.headers_only, lam=lam)
     if args.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json_text(found, indent=2))
     else:
         show(found)
     return 0

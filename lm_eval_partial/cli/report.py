@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from lm_eval_partial.results.trajectory import Curve, Trajectory
 
 
@@ -59,6 +61,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report and print where, below a short table."""
     from lm_eval_partial.errors import UserError
+    from lm_eval_partial.escape import terminal
     from lm_eval_partial.results.aggregation import INSTRUCTION
     from lm_eval_partial.results.suite import read_suite, task_configs
     from lm_eval_partial.results.trajectory import read
@@ -76,18 +79,16 @@ def run(args: argparse.Namespace) -> int:
     for trajectory in found:
         show(trajectory)
     for path in paths:
-        print(path)
+        print(terminal(str(path)))
     return 0
 
 
 def show(trajectory: Trajectory) -> None:
     """Print the overall scores and areas over λ on stdout, the best in bold."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    from lm_eval_partial.cli.printing import print_table
+    from lm_eval_partial.cli.printing import PlainConsole, bold, print_table
     from lm_eval_partial.report.tables import number
 
     # The same node may be an overall score and an area; it is shown once.
@@ -95,25 +96,23 @@ def show(trajectory: Trajectory) -> None:
     for curve in (trajectory.icl, trajectory.instruction, *trajectory.areas):
         if curve:
             curves[curve.node.name] = curve
-    table = Table(
-        title=f"{escape(trajectory.name)}: scores over λ", title_justify="left", box=SIMPLE_HEAD
-    )
+    title = f"{trajectory.name}: scores over λ"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for name in trajectory.columns:
         table.add_column(name, justify="right", no_wrap=True)
     for curve in curves.values():
-        cells = [number(value) for value in curve.values.tolist()]
         best = trajectory.lams.index(curve.best.lam)
-        cells[best] = f"[bold]{cells[best]}[/]"
-        table.add_row(escape(curve.node.label), *cells)
+        cells: list[str | Text] = []
+        for index, value in enumerate(curve.values.tolist()):
+            cells.append(bold(number(value)) if index == best else number(value))
+        table.add_row(curve.node.label, *cells)
     print_table(table)
-    console = Console(highlight=False)
+    console = PlainConsole()
     for curve in list(curves.values())[:1]:
-        console.print(
-            f"Best λ for {curve.node.label}: {summary(curve)}", markup=False, soft_wrap=True
-        )
+        console.print(f"Best λ for {curve.node.label}: {summary(curve)}", soft_wrap=True)
     for note in trajectory.notes:
-        console.print(f"Note: {note}.", markup=False, soft_wrap=True)
+        console.print(f"Note: {note}.", soft_wrap=True)
 
 
 def summary(curve: Curve) -> str:

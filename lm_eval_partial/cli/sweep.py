@@ -97,8 +97,7 @@ def _add_flags_of_the_harness(parser: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the sweep with bars and logs on stderr; print the trajectory."""
-    from rich.console import Console
-
+    from lm_eval_partial.cli.printing import PlainConsole
     from lm_eval_partial.cli.sweep_table import show
     from lm_eval_partial.lam import parse_lams
     from lm_eval_partial.sweep.folder import points
@@ -122,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         )
         print("The same command goes on from there.", file=sys.stderr)
         return 130
-    show(folder, Console(highlight=False))
+    show(folder, PlainConsole())
     return 0
 
 

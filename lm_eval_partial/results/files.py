@@ -13,6 +13,7 @@ Known gap: requests and prompts are not read, only their hashes.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -106,6 +107,20 @@ def find(path: Path) -> list[ResultFile]:
         UserError: as `paths` and `read_json`.
     """
     return [ResultFile(file, read_json(file)) for file in paths(path)]
+
+
+def samples_file(folder: Path, task: str, date: str) -> Path:
+    """Return where the harness writes the samples of a task beside a result file of that date.
+
+    Raises:
+        UserError: the task's name is that of a file in another folder.
+    """
+    if re.search(r"[/\\\0]", task):
+        raise UserError(
+            f"the task {task!r} in {folder} has a name that leads to another folder, so its samples"
+            " are not read. Take the task out of the result file, or rename it there."
+        )
+    return folder / f"samples_{task}_{date}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -211,8 +226,8 @@ class ResultFile:
         Raises:
             UserError: they were not logged, or a line of the file is damaged.
         """
-        path = self.path.parent / f"samples_{task}_{self.date}.jsonl"
-        if not path.is_file():
+        path = samples_file(self.path.parent, task, self.date)
+        if not os.path.isfile(path):  # also where the name is longer than a file's can be
             raise UserError(
                 f"{self.path} has no samples of {task} beside it (no {path.name}), and without them"
                 " documents cannot be paired. Run lm_eval again with --log_samples."

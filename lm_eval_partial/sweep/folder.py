@@ -18,6 +18,7 @@ from typing import Any
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import write_text
+from lm_eval_partial.results.files import samples_file
 
 MANIFEST = "manifest.json"
 BASELINES = ("base", "instruct")
@@ -141,8 +142,8 @@ def read_point(path: Path) -> Result:
     # The harness writes samples of every task that has a hash, under the date of the result.
     date = files[0].stem.removeprefix("results_")
     for task in result.get("task_hashes") or {}:
-        samples = path / f"samples_{task}_{date}.jsonl"
-        if not samples.is_file():
+        samples = samples_file(path, task, date)
+        if not os.path.isfile(samples):  # also where the name is longer than a file's can be
             raise UserError(f"{samples} is missing. {again}")
         if not _is_whole(samples):
             raise UserError(f"{samples} is cut off. {again}")
