@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lm_eval_partial import __version__, escape
+from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import NAME_BYTES, shortened, write_bytes
 from lm_eval_partial.report import figures, page, tables, text
 from lm_eval_partial.results.trajectory import Curve, Trajectory
@@ -44,7 +46,7 @@ def write(trajectories: Sequence[Trajectory], folder: Path) -> list[Path]:
     """Write the report into `folder`, which is made if need be, and return the paths of its files.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written, or the folder of the figures is a link.
     """
     pictures = dict(_figures(trajectories))
     # Everything is computed before anything is written: an error leaves the old report as it was.
@@ -56,9 +58,19 @@ def write(trajectories: Sequence[Trajectory], folder: Path) -> list[Path]:
     for name, figure in pictures.items():
         for kind in ("png", "svg"):
             contents[f"figures/{name}.{kind}"] = figures.image(figure, kind)
+    _check_place(folder / "figures")
     for name, content in contents.items():
         write_bytes(folder / name, content)
     return [folder / name for name in contents]
+
+
+def _check_place(folder: Path) -> None:
+    # The results may be a stranger's. A link in a file's place is replaced; this one is followed.
+    if folder.is_symlink():
+        raise UserError(
+            f"{folder} is a link to {os.path.realpath(folder)}. Remove the link, or give another"
+            " --output_path."
+        )
 
 
 def _figures(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, Figure]]:

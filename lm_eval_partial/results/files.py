@@ -115,12 +115,13 @@ def samples_file(folder: Path, task: str, date: str) -> Path:
     Raises:
         UserError: the task's name is that of a file in another folder.
     """
-    if re.search(r"[/\\\0]", task):
+    name = f"samples_{task}_{date}.jsonl"
+    if Path(name).name != name:
         raise UserError(
             f"the task {task!r} in {folder} has a name that leads to another folder, so its samples"
             " are not read. Take the task out of the result file, or rename it there."
         )
-    return folder / f"samples_{task}_{date}.jsonl"
+    return folder / name
 
 
 @dataclass(frozen=True)

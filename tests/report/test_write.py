@@ -107,7 +107,7 @@ def test_the_table_of_the_best_lambda(trajectory):
 
 def test_names_cannot_break_the_tables():
     table = tables.Table("a < b", ["score", "x"], [tables.Row(["a|b<script>", "1"], best=1)])
-    assert "| a\\|b<script> | **1** |" in table.markdown()
+    assert "| a\\|b\\<script\\> | **1** |" in table.markdown()
     assert "<script>" not in table.html() and "a|b&lt;script&gt;" in table.html()
 
 
