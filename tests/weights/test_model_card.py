@@ -75,10 +75,10 @@ def test_any_name_is_shown(name):
     assert words("".join(found.texts)).count(words(escape.terminal(f"{name}x"))) >= 8
 
 
-@pytest.mark.parametrize(
-    "licence",
-    [HOSTILE, "a\n---\n", "yes", "null", "a: b", "[x]", "'", "*a", "!!python/name:os", "#"],
-)
+LICENCES = (HOSTILE, "a\n---\n", "yes", "null", "a: b", "[x]", "'", "*a", "!!python/name:os", "#")
+
+
+@pytest.mark.parametrize("licence", LICENCES)
 def test_the_front_matter_is_what_it_says(licence, tmp_path):
     (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'license': licence})}---\n")
     side: Any = SimpleNamespace(
@@ -89,25 +89,21 @@ def test_the_front_matter_is_what_it_says(licence, tmp_path):
     (tmp_path / "card.md").write_text(f"---\n{front}\n---\n\n# Title\n")
     found = metadata_load(tmp_path / "card.md")
     assert found is not None and found["license"] == escape.terminal(licence)
-    assert list(found) == ["license", "library_name", "pipeline_tag", "tags"]
+    assert {*found} == {"license", "library_name", "pipeline_tag", "tags"}
 
 
 def test_the_command_that_scores_it_is_one_argument_whatever_the_folder_is_called():
-    (line,) = (line for line in made("x", output="a b; rm c").splitlines() if "--model hf" in line)
-    assert shlex.split(line)[:5] == [
-        "lm_eval",
-        "--model",
-        "hf",
-        "--model_args",
-        "pretrained=a b; rm c",
-    ]
+    card = made("x", output="a b; rm c")
+    (line,) = (line for line in card.splitlines() if "--model hf" in line)
+    assert shlex.split(line)[3:5] == ["--model_args", "pretrained=a b; rm c"]
 
 
 def test_rules_are_shown_as_they_are_typed():
     lam = read_lam("re:.*_proj.*:0.5+all:0.25")
     assert isinstance(lam, Schedule)
     found = body(made("x", lam))
-    assert "".join(found.texts).count("re:.*_proj.*:0.5+all:0.25") == 4 and "em" not in found.tags
+    assert "".join(found.texts).count("re:.*_proj.*:0.5+all:0.25") == 4
+    assert found.tags.count("em") == 1  # the card's own
 
 
 def test_an_export_keeps_its_command_without_secrets(pairs, tmp_path):
