@@ -153,13 +153,13 @@ def command(words: Sequence[str]) -> str:
 
     Secrets are the values of names such as ``token`` and ``api_key``, user and password in an
     address, what looks like a key of the Hub, OpenAI, GitHub or Amazon, and what an environment
-    variable such as HF_TOKEN holds.
+    variable such as HF_TOKEN holds. A name of a file whose bytes are no text is written as text.
     """
     found = [_without_secrets(word) for word in words]
     for place, word in enumerate(words[:-1]):
         if _FLAG.fullmatch(word):
             found[place + 1] = HIDDEN
-    return shlex.join(found)
+    return shlex.join(found).encode(errors="backslashreplace").decode()
 
 
 def _without_secrets(word: str) -> str:

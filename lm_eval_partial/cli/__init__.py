@@ -8,6 +8,7 @@ Exit status: 0 done, 1 failed (one line on stderr says why), 2 usage, 130 interr
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -71,6 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = args.run(args)
     except UserError as error:
         print(f"error: {escape.terminal(str(error))}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # What the system says of a path is for people. Without one, it is not of a path.
+        if error.filename is None:
+            raise
+        line = (
+            f"{os.fsdecode(error.filename)}: {error.strerror}. Check the path and its permissions."
+        )
+        print(f"error: {escape.terminal(line)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

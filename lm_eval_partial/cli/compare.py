@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lm_eval_partial.cli.arguments import path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "results",
         metavar="RESULTS",
-        type=Path,
+        type=path,
         nargs="+",
         help=(
             "result file or folder of one model; the first is the reference; of several files in a"

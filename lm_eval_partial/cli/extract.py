@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_partial.cli.arguments import path
 from lm_eval_partial.cli.inspect import add_pair_arguments, open_pair
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
         ),
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="new or empty folder"
+        "--output", type=path, required=True, metavar="DIR", help="new or empty folder"
     )
     parser.add_argument(
         "--json", action="store_true", help="print JSON instead of a table: one entry a weight"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lm_eval_partial.cli.arguments import path
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -36,13 +37,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "folders",
         metavar="DIR",
-        type=Path,
+        type=path,
         nargs="+",
         help="folder with the result files of a pair",
     )
     parser.add_argument(
         "--output_path",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="where to write (default: into DIR, if there is one)",
     )
@@ -78,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     paths = write(found, args.output_path or args.folders[0])
     for trajectory in found:
         show(trajectory)
-    for path in paths:
-        print(terminal(str(path)))
+    for written in paths:
+        print(terminal(str(written)))
     return 0
 
 

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_partial.cli.arguments import path
+
 if TYPE_CHECKING:
     from lm_eval_partial.results.suite import Scores
 
@@ -31,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "results",
         metavar="RESULTS",
-        type=Path,
+        type=path,
         help="a result file of lm_eval, or a folder: its newest one",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
