@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from rich.table import Table
 
 from lm_eval_partial import escape
-from lm_eval_partial.cli.printing import PlainConsole
+from lm_eval_partial.cli.console import PlainConsole
 from lm_eval_partial.errors import UserError, show_without_traceback
 
 # Pieces that mean something in one of the formats, between any characters at all.

@@ -211,7 +211,7 @@ def run_judge(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from lm_eval_partial.alpaca.judge import Settings, judge
-    from lm_eval_partial.cli.printing import PlainConsole
+    from lm_eval_partial.cli.console import PlainConsole
 
     settings = Settings(
         annotators_config=args.annotators_config,

@@ -80,8 +80,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.results.compare` finds."""
+    from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.errors import UserError
-    from lm_eval_partial.escape import json_text
     from lm_eval_partial.results.compare import compare, mismatches, read_runs
     from lm_eval_partial.results.suite import read_suite, task_configs
 
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         return _parity(runs, differing, args.json)
     found = compare(runs, read_suite(task_configs()), args.resamples)
     if args.json:
-        print(json_text(found.to_dict(), indent=2))
+        print_json(found.to_dict())
     else:
         show(found)
     return 0
@@ -106,11 +106,12 @@ def run(args: argparse.Namespace) -> int:
 def _parity(runs: Sequence[Run], found: list[list[Mismatch]], as_json: bool) -> int:
     from dataclasses import asdict
 
-    from lm_eval_partial.escape import json_text, terminal
+    from lm_eval_partial.cli.printing import print_json
+    from lm_eval_partial.escape import terminal
 
     if as_json:
         rows = [list(map(asdict, of_run)) for of_run in found]
-        print(json_text(rows, indent=2))
+        print_json(rows)
         return int(any(found))
     for other, of_run in zip(runs[1:], found, strict=True):
         if not of_run:
@@ -137,7 +138,8 @@ def show(found: Comparison) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from lm_eval_partial.cli.printing import PlainConsole, print_table
+    from lm_eval_partial.cli.console import PlainConsole
+    from lm_eval_partial.cli.printing import print_table
 
     console = PlainConsole()
     console.print(f"A  {found.runs[0]}", soft_wrap=True)

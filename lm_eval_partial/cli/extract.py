@@ -86,7 +86,7 @@ def show(found: list[Kept], output: Path) -> None:
 
     from rich.table import Table
 
-    from lm_eval_partial.cli.printing import PlainConsole
+    from lm_eval_partial.cli.console import PlainConsole
 
     table = Table("weights", "matrices", "rank", "‖ΔW − BA‖ / ‖ΔW‖")
     groups: dict[str, list[Kept]] = {}

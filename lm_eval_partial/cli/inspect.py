@@ -101,7 +101,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.weights.inspection` finds."""
     from lm_eval_partial.cli.inspect_tables import show
-    from lm_eval_partial.escape import json_text
+    from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.lam import read_lam
     from lm_eval_partial.weights.inspection import inspect_pair
 
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     lam = None if args.lam is None else read_lam(args.lam)
     found = inspect_pair(pair, read_weights=not args.headers_only, lam=lam)
     if args.json:
-        print(json_text(found, indent=2))
+        print_json(found)
     else:
         show(found)
     return 0

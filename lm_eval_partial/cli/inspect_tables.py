@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Column, Table
 
-from lm_eval_partial.cli.printing import PlainConsole
+from lm_eval_partial.cli.console import PlainConsole
 from lm_eval_partial.errors import natural
 from lm_eval_partial.files import readable_bytes
 from lm_eval_partial.lam import format_lam

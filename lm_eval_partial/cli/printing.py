@@ -1,38 +1,33 @@
-"""Tables and lines on stdout, in which names can be anything."""
+"""Tables and JSON on stdout."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from lm_eval_partial.escape import json_text
 
-from lm_eval_partial.escape import terminal
-
-
-class PlainConsole(Console):
-    """A console that shows every text as the characters it has.
-
-    Rich would take ``[red]`` for a style and ``:bug:`` for a picture, and passes a terminal's codes
-    on. What is to be bold is a `Text`.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False, **options)
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """Return what is printed of a text, be it a line, a title or a cell."""
-        return super().render_str(terminal(text), **options)
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
-def bold(text: str) -> Text:
-    """Return a text in bold."""
-    return Text(terminal(text), style="bold")
+def print_json(value: Any) -> None:
+    """Print JSON that every reader takes: null where a number is not finite, which JSON lacks."""
+    print(json_text(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(table: Table) -> None:
     """Print a table at its full width, also in a narrow terminal, which then wraps it."""
+    from lm_eval_partial.cli.console import PlainConsole
+
     console = PlainConsole()
     # Rich measures no wider than the console, so it is asked on one that is wide enough.
     needed = console.measure(table, options=console.options.update(width=1000)).maximum

@@ -89,7 +89,8 @@ def show(trajectory: Trajectory) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from lm_eval_partial.cli.printing import PlainConsole, bold, print_table
+    from lm_eval_partial.cli.console import PlainConsole, bold
+    from lm_eval_partial.cli.printing import print_table
     from lm_eval_partial.report.tables import number
 
     # The same node may be an overall score and an area; it is shown once.

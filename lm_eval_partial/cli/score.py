@@ -42,14 +42,14 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.results.suite` finds."""
-    from lm_eval_partial.escape import json_text
+    from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.results.files import read_result
     from lm_eval_partial.results.suite import read_suite, score, task_configs
 
     file, result = read_result(args.results)
     scores = score(result, read_suite(task_configs()))
     if args.json:
-        print(json_text({"file": str(file), **scores.to_dict()}, indent=2))
+        print_json({"file": str(file), **scores.to_dict()})
     else:
         show(scores, file, result.get("model_name"))
     return 0
@@ -59,7 +59,7 @@ def show(scores: Scores, file: Path, model: object) -> None:
     """Print a table on stdout."""
     from rich.table import Table
 
-    from lm_eval_partial.cli.printing import PlainConsole, bold
+    from lm_eval_partial.cli.console import PlainConsole, bold
 
     table = Table(title=str(model) if model else None, title_justify="left")
     table.add_column("area / task")

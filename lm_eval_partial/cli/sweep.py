@@ -97,7 +97,7 @@ def _add_flags_of_the_harness(parser: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the sweep with bars and logs on stderr; print the trajectory."""
-    from lm_eval_partial.cli.printing import PlainConsole
+    from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.sweep_table import show
     from lm_eval_partial.lam import parse_lams
     from lm_eval_partial.sweep.folder import points

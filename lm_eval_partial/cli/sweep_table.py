@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from lm_eval_partial.cli.printing import bold
+from lm_eval_partial.cli.console import bold
 from lm_eval_partial.escape import terminal
 from lm_eval_partial.results.files import ResultFile, Run
 from lm_eval_partial.results.main_metric import (
