@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -59,29 +61,27 @@ def test_bench_load_runs_nothing_of_the_working_directory(poisoned):
 
 
 def test_every_process_is_started_without_the_working_directory(monkeypatch, tmp_path):
-    started = []
+    started: list[list[str]] = []
+    status = 1
 
     def run(command, **_):
         started.append(command)
-        return SimpleNamespace(returncode=1, stdout="", stderr="no")
+        return SimpleNamespace(returncode=status, stdout="", stderr="no")
 
     monkeypatch.setattr(subprocess, "run", run)
-    stock = SimpleNamespace(model=SimpleNamespace(dtype="torch.float32"))
-    workload = SimpleNamespace(requests=[], choices=1)
-    assert scoring.vllm("python", "folder", workload, stock, {}) is None  # type: ignore[arg-type]
-    for start in (
+    stock: Any = SimpleNamespace(model=SimpleNamespace(dtype="torch.float32"))
+    workload: Any = SimpleNamespace(requests=[], choices=1)
+    assert scoring.vllm("python", "folder", workload, stock, {}) is None
+    starts: list[Callable[[], object]] = [
         lambda: load._in_process("stock", "b", "i", "auto", "cpu"),
         lambda: sweep.seconds(["-m", "lm_eval"]),
         lambda: environment.install(tmp_path / "new"),
         lambda: environment.find_python(Path("python")),
-    ):
+    ]
+    for start in starts:
         with pytest.raises(UserError):
             start()
-    monkeypatch.setattr(
-        subprocess,
-        "run",
-        lambda command, **_: started.append(command) or SimpleNamespace(returncode=0),
-    )
+    status = 0
     environment.install(tmp_path / "new")
     assert len(started) == 7
     for command in started:

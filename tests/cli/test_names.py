@@ -118,11 +118,15 @@ def test_a_command_is_recorded_without_its_secrets(monkeypatch):
     """As manifests and model cards get it."""
     seen = []
 
+    def run(args):
+        seen.append(args)
+        return 0
+
     def add_parser(subparsers):
         parser = subparsers.add_parser("try")
         parser.add_argument("--model_args")
         parser.add_argument("--hf_token")
-        parser.set_defaults(run=lambda args: seen.append(args) or 0)
+        parser.set_defaults(run=run)
 
     monkeypatch.setattr(
         "lm_eval_partial.cli.COMMANDS", (argparse.Namespace(add_parser=add_parser),)

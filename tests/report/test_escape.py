@@ -119,13 +119,13 @@ def test_figures_are_xml_and_name_what_they_draw_as_it_is(hostile, files):
 @pytest.mark.parametrize("name", ["$x^2$", "a$b", r"\$5", r"$\undefined$", "<b> & \\", "a\nb"])
 def test_a_title_is_as_wide_as_its_characters(name, tmp_path):
     """A formula would be drawn narrower, or raise an error of matplotlib."""
-    widths = []
+    widths: list[float] = []
     for shown in (name, escape.terminal(name).replace("$", "0")):  # as wide
         trajectory = of(folder_of(tmp_path / str(len(widths)), {"t": shown}))
         figure = figures.percent_difference(trajectory)
         with figures.style():
             figure.draw_without_rendering()
-        (title,) = [axes._left_title for axes in figure.axes[:1]]
+        title: Any = vars(figure.axes[0])["_left_title"]
         assert title.get_text() == escape.terminal(shown)
         widths.append(title.get_window_extent().width)
     assert widths[0] == pytest.approx(widths[1], rel=0.02)
@@ -136,17 +136,17 @@ def renamed(found: Trajectory, name: str) -> Trajectory:
     new = {}
     for number, node in enumerate(found.outline.nodes):
         new[node.name] = replace(node, name=f"{name}{number}", label=f"{name}{number}")
-    lists = {}
+    lists: dict[str, Any] = {}
     for kind in ("tasks", "groups", "areas"):
         lists[kind] = [new[node.name] for node in getattr(found.outline, kind)]
-    ends = {}
+    ends: dict[str, Any] = {}
     for kind in ("icl", "instruction"):
         ends[kind] = new[getattr(found.outline, kind).name]
     curves = {}
     for node, curve in zip(new.values(), found.ordered, strict=True):
         curves[node.name] = replace(curve, node=node)
     outline = replace(found.outline, **lists, **ends)
-    names = dict.fromkeys(("name", "base", "instruct"), f"{name}x")
+    names: dict[str, Any] = dict.fromkeys(("name", "base", "instruct"), f"{name}x")
     return replace(found, **names, outline=outline, curves=curves, notes=[name])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 from huggingface_hub.repocard import metadata_load
 from hypothesis import given, settings
 
