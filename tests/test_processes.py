@@ -53,6 +53,14 @@ def test_python_finds_its_own_modules_first(poisoned, python, arguments, output)
     assert done.stdout.strip() == output and not (poisoned / "trace").exists()
 
 
+def test_our_command_and_our_pth_import_nothing_of_the_working_directory(poisoned):
+    script = Path(sys.executable).with_name("lm-eval-partial")
+    for command in ([str(script), "tasks"], [sys.executable, "-c", "pass"]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert not (poisoned / "trace").exists()
+
+
 def test_bench_load_runs_nothing_of_the_working_directory(poisoned):
     """As it is started: torch and the rest are imported, and the model is not there."""
     with pytest.raises(UserError, match="the benchmark's stock process failed: .*no-such-model"):
