@@ -90,7 +90,7 @@ def _front_matter(pair: Pair) -> ModelCardData:
     # A path of this machine means nothing on the Hub.
     on_hub = not any(Path(path).exists() for path in paths)
     return ModelCardData(
-        license=license if license == other else "other",
+        license="other" if license != other else license and escape.terminal(license),
         license_name=None if license == other else "see-the-licences-of-both-models",
         base_model=paths if on_hub else None,
         base_model_relation="merge" if on_hub else None,
@@ -128,4 +128,4 @@ def _license(side: Checkpoint) -> str | None:
     except (ValueError, yaml.YAMLError):
         return None
     stated = found.get("license_name") or found.get("license")
-    return None if stated is None else escape.terminal(str(stated))
+    return None if stated is None else str(stated)

@@ -39,7 +39,7 @@ def licences(monkeypatch):
     """Let both sides state a licence, which is set by calling this."""
 
     def state(text: str) -> None:
-        monkeypatch.setattr(model_card, "_license", lambda _: escape.terminal(text))
+        monkeypatch.setattr(model_card, "_license", lambda _: text)
 
     return state
 
