@@ -45,6 +45,7 @@ RESULTS = [
     ("folder.json", NO_RESULTS),
     ("base", NO_RESULTS),
     ("pipe", ""),
+    ("piped", "not a regular file"),
     ("loop", ""),
     ("nowhere", ""),
     ("{long}", "name too long"),
@@ -78,6 +79,11 @@ OUTPUTS = [
     ("base/inside", "is inside of --base base"),
     ("instruct/a/b", "is inside of --instruct instruct"),
     ("./instruct", "is"),
+    ("loop", "loop"),
+    ("nowhere", "nowhere"),
+    ("pipe", "pipe"),
+    ("file/new", "file/new"),
+    ("{long}", "name too long"),
 ]
 PAIR = "--base base --instruct instruct"
 
@@ -101,6 +107,7 @@ TRIALS = [
     ("compare results results/lam_0.50", 1, "results holds 7 models. Give one of them"),
     ("compare results/lam_0.50 results/hf_base --resamples 0", 1, "--resamples 0: give 100"),
     ("compare results/lam_0.50 results/hf_base --resamples -5", 1, "--resamples -5: give 100"),
+    ("compare results/lam_0.50 results/hf_base --resamples 1000000000000", 1, "--resamples"),
     ("compare results/lam_0.50 results/hf_base --resamples x", 2, "invalid int value: 'x'"),
     ("compare results/lam_0.50 results/hf_base --tolerance 1", 1, "which was not given"),
     ("compare results/lam_0.50 results/hf_base --expect-equal --tolerance nan", 1, "from 0"),
@@ -137,6 +144,9 @@ TRIALS = [
     ("alpaca-eval judge absent --dry-run", 1, ABSENT),
     ("alpaca-eval judge results --dryrun", 2, UNKNOWN + "--dryrun"),
     ("alpaca-eval judge results --attempts x", 2, "--attempts"),
+    ("alpaca-eval judge results --attempts 0", 1, "--attempts 0"),
+    ("alpaca-eval judge results --timeout -1", 1, "--timeout -1"),
+    ("alpaca-eval judge results --timeout nan", 1, "--timeout nan"),
     ("alpaca-eval judge results --timeout x", 2, "invalid float value: 'x'"),
     ("alpaca-eval judge results --python ''", 2, "the path is empty"),
     ("alpaca-eval install --environment ''", 2, "the path is empty"),
@@ -154,6 +164,7 @@ TRIALS = [
     (f"inspect {PAIR} --headers_only --lam ''", 1, "lam="),
     (f"inspect {PAIR} --headers_only --lam absent.yaml", 1, "absent.yaml"),
     (f"inspect {PAIR} --headers_only --lam folder.yaml", 1, "folder.yaml"),
+    (f"inspect {PAIR} --headers_only --lam pipe.yaml", 1, "not a regular file"),
     (f"inspect {PAIR} --headers_only --tokenizer absent", 1, "tokenizer=absent"),
     (f"inspect {PAIR} --headers_only --tokenizer file", 1, "tokenizer=file"),
     (f"inspect {PAIR} --base_subfolder ../folder", 1, NO_CONFIG),
@@ -161,11 +172,9 @@ TRIALS = [
     # export and extract
     *((f"export {PAIR} --lam 0.5 --output {given}", 1, words) for given, words in OUTPUTS),
     *((f"extract {PAIR} --rank 2 --output {given}", 1, words) for given, words in OUTPUTS),
-    (f"export {PAIR} --lam 0.5 --output loop", 1, "loop"),
-    (f"export {PAIR} --lam 0.5 --output nowhere", 1, "nowhere"),
     (f"export {PAIR} --lam 0.5 --output linked", 1, "linked"),
-    (f"export {PAIR} --lam 0.5 --output {{long}}", 1, "name too long"),
-    (f"extract {PAIR} --rank 2 --output {{long}}", 1, "name too long"),
+    (f"export {PAIR} --lam 0.5 --output new --dtype x", 1, "dtype=x"),
+    (f"export {PAIR} --lam 0.5 --output new --max_shard_size x", 1, "--max_shard_size x"),
     (f"export {PAIR} --lam 0.5", 2, REQUIRED + "--output"),
     (f"export {PAIR} --output new", 2, REQUIRED + "--lam"),
     (f"export {PAIR} --lam 0.5 --output ''", 2, "the path is empty"),
@@ -189,6 +198,8 @@ TRIALS = [
     ("demo --train --size small --output file", 1, "file is a file"),
     ("demo --train --size small --output full", 1, "full is not empty"),
     ("demo --train --size small --output {long}", 1, "name too long"),
+    ("demo --train --size small --output loop", 1, "loop"),
+    ("demo --train --size small --output file/new", 1, "file/new"),
     ("demo --train --output ''", 2, "the path is empty"),
     ("demo --seed x", 2, "invalid int value: 'x'"),
     ("demo --size x", 2, "invalid choice: 'x'"),
@@ -205,6 +216,10 @@ TRIALS = [
     ("bench load --mergekit absent", 1, "--mergekit absent: no such command"),
     ("bench scoring --vllm absent", 1, "--vllm absent: no such command"),
     ("bench scoring --documents 1", 1, "--documents 1"),
+    ("bench scoring --batch_size 0", 1, "--batch_size 0"),
+    ("bench load --json folder", 1, "--json folder"),
+    ("bench load --json file/new", 1, "--json"),
+    ("bench sweep --limit 0", 1, "--limit 0"),
     ("bench sweep --limit x", 2, "invalid int value: 'x'"),
     ("bench sweep --json ''", 2, "the path is empty"),
     ("tasks here", 2, UNKNOWN + "here"),
@@ -213,6 +228,9 @@ TRIALS = [
     (f"sweep {PAIR} --lam 0,1 --tasks pico_mc", 1, "--output_path is missing"),
     (f"sweep {PAIR} --lam 0,1 --tasks pico_mc --output_path file", 1, "file"),
     (f"sweep {PAIR} --lam 0,1 --tasks pico_mc --output_path full", 1, "full is not a sweep's"),
+    (f"sweep {PAIR} --lam 0,1 --tasks pico_mc --output_path loop", 1, "loop"),
+    (f"sweep {PAIR} --lam 0,1 --tasks pico_mc --output_path {{long}}", 1, "name too long"),
+    (f"sweep {PAIR} --lam 0:1:0.001 --tasks pico_mc --output_path new", 1, "1,001 points"),
     (f"sweep {PAIR} --lam x --tasks pico_mc --output_path new", 1, "x"),
     (f"sweep {PAIR} --lam 1,1 --tasks pico_mc --output_path new", 1, "1"),
     (f"sweep {PAIR} --tasks pico_mc --output_path new", 1, "--lam"),
@@ -254,12 +272,13 @@ def place(tmp_path_factory) -> Iterator[Path]:
     sweep(place / "results")
     for lam in (0.0, 1.0):
         write(place / "unlogged" / f"{lam:g}", {"t": [lam, 1.0]}, lam=lam, samples=False)
-    for folder in ("folder", "folder.json", "folder.yaml", "full", "locked"):
+    for folder in ("folder", "folder.json", "folder.yaml", "full", "locked", "piped"):
         (place / folder).mkdir()
     for file, text in (("file", "x"), ("empty", ""), ("list.json", "[1]"), ("full/x", "")):
         (place / file).write_text(text)
     (place / "binary").write_bytes(bytes(range(256)))
-    os.mkfifo(place / "pipe")
+    for pipe in ("pipe", "pipe.yaml", "piped/results_2026-01-01T00-00-00.json"):
+        os.mkfifo(place / pipe)
     for link, target in (("loop", "loop"), ("nowhere", "absent"), ("linked", "folder")):
         (place / link).symlink_to(target)
     (place / "locked").chmod(0)
