@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable
 from types import TracebackType
 
+from lm_eval_partial.escape import terminal
+
 _DIGITS = 1000  # of a number in a name that count for its order
 _LINE = 300  # characters of another library's error
 
@@ -69,7 +71,7 @@ def show_without_traceback() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {terminal(str(error))}", file=sys.stderr)
         else:
             previous(kind, error, trace)
 

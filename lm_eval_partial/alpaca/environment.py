@@ -56,9 +56,10 @@ def install(environment: Path) -> Path:
     Raises:
         UserError: a command failed; its own message is on stderr.
     """
+    # Isolated: -m alone would look for modules in the working directory first.
     for command in (
-        [sys.executable, "-m", "venv", str(environment)],
-        [str(environment / "bin" / "python"), "-m", "pip", "install", *REQUIREMENTS],
+        [sys.executable, "-I", "-m", "venv", str(environment)],
+        [str(environment / "bin" / "python"), "-I", "-m", "pip", "install", *REQUIREMENTS],
     ):
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
             raise UserError(f"{' '.join(command)} failed; its message is above.")

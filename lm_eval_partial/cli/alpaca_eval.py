@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lm_eval_partial.cli.arguments import path
 
 if TYPE_CHECKING:
     from lm_eval_partial.alpaca.judge import Verdict
@@ -62,7 +63,7 @@ def _add_install(commands: Any) -> None:
         ),
     )
     parser.add_argument(
-        "--environment", type=Path, metavar="DIR", help="where (default: where judge looks for it)"
+        "--environment", type=path, metavar="DIR", help="where (default: where judge looks for it)"
     )
     parser.set_defaults(run=run_install)
 
@@ -86,11 +87,11 @@ def _add_folders(parser: Any) -> None:
     parser.add_argument(
         "results",
         metavar="RESULTS_DIR",
-        type=Path,
+        type=path,
         help="folder of a sweep, or lm_eval's --output_path",
     )
     parser.add_argument(
-        "--output_path", type=Path, metavar="DIR", help="default: RESULTS_DIR/alpaca_eval"
+        "--output_path", type=path, metavar="DIR", help="default: RESULTS_DIR/alpaca_eval"
     )
 
 
@@ -124,12 +125,12 @@ def _add_judge(commands: Any) -> None:
     )
     parser.add_argument(
         "--reference_outputs",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="JSON (default: what came with the instructions)",
     )
     parser.add_argument(
-        "--python", type=Path, metavar="PATH", help="of an environment that has alpaca_eval"
+        "--python", type=path, metavar="PATH", help="of an environment that has alpaca_eval"
     )
     _add_judge_model(parser)
     _add_calls(parser)
@@ -192,13 +193,14 @@ def _check(args: argparse.Namespace) -> None:
 def run_export(args: argparse.Namespace) -> int:
     """Write the files and print their paths."""
     from lm_eval_partial.alpaca import outputs
+    from lm_eval_partial.escape import terminal
 
     points = outputs.read(args.results)
     files = outputs.export(points, args.output_path or args.results / outputs.FOLDER)
-    for path, point in zip(files, points, strict=True):
+    for file, point in zip(files, points, strict=True):
         empty = sum(not row["output"] for row in point.outputs)
         note = f", {empty} empty" if empty else ""
-        print(f"{path}: {len(point.outputs)} outputs of {point.generator}{note}")
+        print(terminal(f"{file}: {len(point.outputs)} outputs of {point.generator}{note}"))
     return 0
 
 
@@ -213,10 +215,10 @@ def run_install(args: argparse.Namespace) -> int:
 def run_judge(args: argparse.Namespace) -> int:
     """Judge with a bar on stderr; print win rates, or the estimate of a dry run."""
     _check(args)
-    from rich.console import Console
     from tqdm import tqdm
 
     from lm_eval_partial.alpaca.judge import Settings, judge
+    from lm_eval_partial.cli.console import PlainConsole
 
     settings = Settings(
         annotators_config=args.annotators_config,
@@ -252,7 +254,7 @@ def run_judge(args: argparse.Namespace) -> int:
         for bar in bars.values():
             bar.close()
     show = _show_estimate if args.dry_run else _show
-    show(verdicts, Console(highlight=False))
+    show(verdicts, PlainConsole())
     return 0
 
 

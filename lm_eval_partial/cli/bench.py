@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from pathlib import Path
 from typing import Any
+
+from lm_eval_partial.cli.arguments import path
 
 EXAMPLES = """\
 examples:
@@ -37,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", choices=("load", "scoring", "sweep"), help="what to time")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--json", type=path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument(
         "--rounds", type=int, default=3, help="timed rounds after one warm-up (default 3)"
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_partial.cli.printing import print_json
+from lm_eval_partial.cli.arguments import path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "results",
         metavar="RESULTS",
-        type=Path,
+        type=path,
         nargs="+",
         help=(
             "result file or folder of one model; the first is the reference; of several files in a"
@@ -83,6 +82,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.results.compare` finds."""
+    from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.errors import UserError
     from lm_eval_partial.results.compare import compare, mismatches, read_runs
     from lm_eval_partial.results.suite import read_suite, task_configs
@@ -108,23 +108,25 @@ def run(args: argparse.Namespace) -> int:
 def _parity(runs: Sequence[Run], found: list[list[Mismatch]], as_json: bool) -> int:
     from dataclasses import asdict
 
+    from lm_eval_partial.cli.printing import print_json
+    from lm_eval_partial.escape import terminal
+
     if as_json:
-        print_json([list(map(asdict, of_run)) for of_run in found])
+        rows = [list(map(asdict, of_run)) for of_run in found]
+        print_json(rows)
         return int(any(found))
     for other, of_run in zip(runs[1:], found, strict=True):
         if not of_run:
-            print(f"equal: {runs[0].label} and {other.label}")
+            print(terminal(f"equal: {runs[0].label} and {other.label}"))
             continue
-        print(
-            f"not equal: {runs[0].label} and {other.label}, {len(of_run)} differences",
-            file=sys.stderr,
-        )
+        lines = [f"not equal: {runs[0].label} and {other.label}, {len(of_run)} differences"]
         for mismatch in of_run[:SHOWN]:
             place = f"doc_id {mismatch.doc_id}: " if mismatch.doc_id is not None else ""
-            print(f"  {mismatch.task}, {place}{mismatch.what}", file=sys.stderr)
-            print(f"    {_short(mismatch.one)}\n    {_short(mismatch.two)}", file=sys.stderr)
+            lines.append(f"  {mismatch.task}, {place}{mismatch.what}")
+            lines += [f"    {_short(mismatch.one)}", f"    {_short(mismatch.two)}"]
         if len(of_run) > SHOWN:
-            print(f"  and {len(of_run) - SHOWN} more; --json lists all", file=sys.stderr)
+            lines.append(f"  and {len(of_run) - SHOWN} more; --json lists all")
+        print("\n".join(map(terminal, lines)), file=sys.stderr)
     return int(any(found))
 
 
@@ -136,15 +138,15 @@ def _short(value: Any) -> str:
 def show(found: Comparison) -> None:
     """Print one table for every run but the first, on stdout."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
+    from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.printing import print_table
 
-    console = Console(highlight=False)
-    console.print(f"A  {found.runs[0]}", markup=False, soft_wrap=True)
+    console = PlainConsole()
+    console.print(f"A  {found.runs[0]}", soft_wrap=True)
     for label, differences in zip(found.runs[1:], found.differences, strict=True):
-        console.print(f"B  {label}", markup=False, soft_wrap=True)
+        console.print(f"B  {label}", soft_wrap=True)
         over_tasks = any(row.interval_over_tasks for row in differences)
         table = Table(box=SIMPLE_HEAD)
         for column in ("score", "metric"):
@@ -172,7 +174,7 @@ def show(found: Comparison) -> None:
         soft_wrap=True,
     )
     for note in found.notes:
-        console.print(f"Note: {note}.", markup=False, soft_wrap=True)
+        console.print(f"Note: {note}.", soft_wrap=True)
 
 
 def _is_clear(row: Difference) -> bool:

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lm_eval_partial.cli.arguments import path
+
 EPILOG = """examples:
   lm-eval-partial demo
   lm-eval-partial demo --train --output my_pair
@@ -40,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path,
         default=DEFAULT_OUTPUT,
         metavar="DIR",
         help="new or empty folder for the trained pair (default: ./%(default)s)",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
+from lm_eval_partial.cli.arguments import path
 from lm_eval_partial.cli.inspect import (
     add_generation_config,
     add_pair_arguments,
@@ -41,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
     add_generation_config(parser)
     parser.add_argument("--lam", required=True, help="λ: 0 is base, 1 instruct")
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="new or empty folder"
+        "--output", required=True, type=path, metavar="DIR", help="new or empty folder"
     )
     parser.add_argument(
         "--dtype", default="auto", help="dtype to store (default auto: what partial-hf loads in)"

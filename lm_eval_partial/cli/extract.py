@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_partial.cli.arguments import path
 from lm_eval_partial.cli.inspect import add_pair_arguments, check_folder, open_pair
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
         ),
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="new or empty folder"
+        "--output", type=path, required=True, metavar="DIR", help="new or empty folder"
     )
     parser.add_argument(
         "--json", action="store_true", help="print JSON instead of a table: one entry a weight"
@@ -85,8 +86,9 @@ def show(found: list[Kept], output: Path) -> None:
     """Print one row for all weights whose names differ only in the layer."""
     import re
 
-    from rich.console import Console
     from rich.table import Table
+
+    from lm_eval_partial.cli.console import PlainConsole
 
     table = Table("weights", "matrices", "rank", "‖ΔW − BA‖ / ‖ΔW‖")
     groups: dict[str, list[Kept]] = {}
@@ -96,14 +98,10 @@ def show(found: list[Kept], output: Path) -> None:
         table.add_row(name, *_cells(group))
     table.add_section()
     table.add_row("all linear layers", *_cells(found))
-    console = Console(highlight=False)
+    console = PlainConsole()
     console.print(table)
     size = sum(file.stat().st_size for file in output.glob("adapter_model.*"))
-    console.print(
-        f"{output}: {size / 2**20:.2f} MiB. Use it as instruct={output}.",
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print(f"{output}: {size / 2**20:.2f} MiB. Use it as instruct={output}.", soft_wrap=True)
 
 
 def _cells(group: list[Kept]) -> tuple[str, str, str]:

@@ -53,10 +53,23 @@ def add_generation_config(parser: argparse.ArgumentParser) -> None:
 
 
 def open_pair(args: argparse.Namespace) -> Pair:
-    """Return the pair that `add_pair_arguments` names."""
+    """Return the pair that `add_pair_arguments` names.
+
+    Raises:
+        UserError: the pair cannot be opened, or ``--output`` lies inside one of its sides.
+    """
+    from lm_eval_partial.errors import UserError
     from lm_eval_partial.weights.pair import Pair
     from lm_eval_partial.weights.source import Source
 
+    output: Path | None = getattr(args, "output", None)
+    for side in ("base", "instruct"):
+        folder = Path(getattr(args, side))
+        if output and folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"--output {output} is inside of --{side} {folder}, which is only read. Give"
+                " --output a folder elsewhere."
+            )
     return Pair.of(Source.of(vars(args)))
 
 

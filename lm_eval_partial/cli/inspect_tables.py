@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
 from rich.table import Column, Table
 
+from lm_eval_partial.cli.console import PlainConsole
 from lm_eval_partial.errors import natural
 from lm_eval_partial.files import readable_bytes
 from lm_eval_partial.lam import format_lam
@@ -22,8 +22,7 @@ KINDS = ("attention", "mlp", "norm", "other")
 
 def show(report: dict[str, Any]) -> None:
     """Print a report of `inspect_pair` for people: tables on stdout."""
-    # Paths and tokens such as [/INST] are not markup.
-    console = Console(highlight=False, markup=False)
+    console = PlainConsole()
     console.print(_summary(report))
     if report["update"] is not None:
         console.print(_update_table(report["update"]))

@@ -126,17 +126,17 @@ def _explained(read: Callable[[str], Any]) -> Callable[[str], Any]:
 def run(args: argparse.Namespace) -> int:
     """Run the sweep with bars and logs on stderr; print the trajectory."""
     lams = _check(args)
+    from lm_eval_partial.cli.console import PlainConsole
+    from lm_eval_partial.cli.sweep_table import show
+    from lm_eval_partial.sweep.folder import points
+    from lm_eval_partial.sweep.run import sweep
+
     # Otherwise tokenizers warns whenever a process is forked after it was used.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = _config(args)
     trackers = _trackers(config)
     _log_once()
     # The heavy imports come once the flags are known to be right.
-    from rich.console import Console
-
-    from lm_eval_partial.cli.sweep_table import show
-    from lm_eval_partial.sweep.folder import points
-    from lm_eval_partial.sweep.run import sweep
 
     try:
         folder = sweep(config, lams, _baselines(args), args.command, trackers)
@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
         )
         print("The same command goes on from there.", file=sys.stderr)
         return 130
-    show(folder, Console(highlight=False))
+    show(folder, PlainConsole())
     return 0
 
 

@@ -10,8 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
+from lm_eval_partial.cli.console import bold
 from lm_eval_partial.errors import listing
+from lm_eval_partial.escape import terminal
 from lm_eval_partial.results.files import ResultFile, Run, finite
 from lm_eval_partial.results.main_metric import (
     group_metric,
@@ -68,8 +71,8 @@ def show(folder: Path, console: Console) -> None:
     table.add_column("λ")
     best: dict[str, str | None] = {}
     for name, metric in shown.items():
-        header = f"{_short(name, run, shown)}\n{metric.removesuffix(',none')}"
-        table.add_column(header, justify="right", overflow="fold")
+        header = [terminal(_short(name, run, shown)), terminal(metric.removesuffix(",none"))]
+        table.add_column(Text("\n".join(header)), justify="right", overflow="fold")
         best[name] = _best(results, name, metric, higher_is_better(run, name, metric))
     stock = [name for name in results if not name.startswith("lam_")]
     for point, result in results.items():
@@ -128,7 +131,7 @@ def _best(
     return names[best_lam(scores, higher)] if len(scores) > 1 else None
 
 
-def _cell(value: Any, best: bool) -> str:
+def _cell(value: Any, best: bool) -> str | Text:
     if math.isnan(value):
         return "–"
-    return f"[bold]{value:.4f}*[/bold]" if best else f"{value:.4f} "
+    return bold(f"{value:.4f}*") if best else f"{value:.4f} "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import __version__ as transformers_version
 from transformers.distributed.configuration_utils import DistributedConfig
 
-from lm_eval_partial import __version__
+from lm_eval_partial import __version__, escape
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json, read_lam
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
@@ -36,7 +35,7 @@ from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.source import NAMES as SOURCE
 from lm_eval_partial.weights.source import Source
 
-logger = logging.getLogger(__name__)
+logger = escape.logger(__name__)
 
 # From this many times float32's time on, a CPU's half precision is worth a warning.
 SLOW = 2.0

@@ -6,14 +6,13 @@ and gives what its answers depend on as `fingerprint`.
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from lm_eval.api.model import CacheHook
 from lm_eval.utils import sanitize_model_name, simple_parse_args_string
 
-from lm_eval_partial import __version__
+from lm_eval_partial import __version__, escape
 from lm_eval_partial.errors import UserError, show_without_traceback
 from lm_eval_partial.files import NAME_BYTES, name_of, shortened
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json, name_lam, read_lam, scaled
@@ -24,7 +23,7 @@ from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.source import Source
 from lm_eval_partial.weights.update_size import sampled_update, unrelated
 
-logger = logging.getLogger(__name__)
+logger = escape.logger(__name__)
 
 
 class Partial(ABC):

@@ -210,6 +210,21 @@ def find(path: Path) -> list[ResultFile]:
     return [ResultFile(file, read_json(file)) for file in paths(path)]
 
 
+def samples_file(folder: Path, task: str, date: str) -> Path:
+    """Return where the harness writes the samples of a task beside a result file of that date.
+
+    Raises:
+        UserError: the task's name is that of a file in another folder.
+    """
+    name = f"samples_{task}_{date}.jsonl"
+    if Path(name).name != name:
+        raise UserError(
+            f"the task {task!r} in {folder} has a name that leads to another folder, so its samples"
+            " are not read. Take the task out of the result file, or rename it there."
+        )
+    return folder / name
+
+
 class Sample(NamedTuple):
     """One line of a samples file: one document under one filter. There may be millions."""
 
@@ -345,8 +360,8 @@ class ResultFile:
         Raises:
             UserError: they were not logged, or a line of the file is damaged.
         """
-        path = self.path.parent / f"samples_{task}_{self.date}.jsonl"
-        if not os.path.isfile(path):  # not a method of the path, which raises for a long name
+        path = samples_file(self.path.parent, task, self.date)
+        if not os.path.isfile(path):  # also where the name is longer than a file's can be
             raise UserError(
                 f"{self.path} has no samples of {task} beside it (no {path.name}), and without them"
                 " documents cannot be paired. Run lm_eval again with --log_samples."

@@ -23,7 +23,7 @@ from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import write_text
 from lm_eval_partial.lam import check_lam
 from lm_eval_partial.reading import Shape
-from lm_eval_partial.results.files import LINE, Settings, read_json
+from lm_eval_partial.results.files import LINE, Settings, read_json, samples_file
 
 MANIFEST = "manifest.json"
 BASELINES = ("base", "instruct")
@@ -172,8 +172,8 @@ def read_point(path: Path) -> dict[str, Any]:
     # The harness writes samples of every task that has a hash, under the date of the result.
     date = files[0].stem.removeprefix("results_")
     for task in result.get("task_hashes") or {}:
-        samples = path / f"samples_{task}_{date}.jsonl"
-        if not os.path.isfile(samples):  # not a method of the path, which raises for a long name
+        samples = samples_file(path, task, date)
+        if not os.path.isfile(samples):  # also where the name is longer than a file's can be
             raise UserError(f"{samples} is missing. {again}")
         if not _is_whole(samples):
             raise UserError(f"{samples} is cut off. {again}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 from tqdm import tqdm
 from transformers import GenerationConfig
 
-from lm_eval_partial import __version__
+from lm_eval_partial import __version__, escape
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import INCOMPLETE, locked
 from lm_eval_partial.lam import point_name
@@ -48,7 +47,7 @@ from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.side_tokenizer import TOKENIZER_FILES
 from lm_eval_partial.weights.source import Source
 
-logger = logging.getLogger(__name__)
+logger = escape.logger(__name__)
 
 # The flags that a point's answers or files depend on: part of the fingerprint. The others change
 # speed or messages.

@@ -9,7 +9,6 @@ memory holds one tensor beyond the mapped files. The folder gets its name when i
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 import shutil
@@ -22,6 +21,7 @@ import torch
 from huggingface_hub import HfApi, split_torch_state_dict_into_shards
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from lm_eval_partial import escape
 from lm_eval_partial.errors import UserError, first_line
 from lm_eval_partial.files import LOCK, explained, free_bytes, locked, publish, readable_bytes
 from lm_eval_partial.lam import Lam, read_lam
@@ -34,7 +34,7 @@ from lm_eval_partial.weights.small_files import small_files_of
 SHARD_SIZE = "5GB"  # as save_pretrained and the Hub
 SPARE = 64 * 2**20  # bytes for tokenizer, headers and what the file system wants
 
-logger = logging.getLogger(__name__)
+logger = escape.logger(__name__)
 
 Report = Callable[[int, int], None]
 

@@ -87,7 +87,8 @@ def test_a_checkpoint_that_changes(
     where, call, role, change, kept, run, sides, tmp_path, monkeypatch
 ):
     file = sides[role == "instruct"] / "model.safetensors"
-    at(monkeypatch, *where, call, lambda: change(file))
+    owner, name = where
+    at(monkeypatch, owner, name, call, lambda: change(file))
     status, said = run("--lam", "0,0.5,1")
     assert status == 1 and f"error: {file} " in said and "since it was opened" in said
     assert points(tmp_path / "out") == kept

@@ -110,7 +110,7 @@ def test_no_weight_is_read_from_a_changed_file(role, change, sides):
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_model_stays_where_it_is(change, sides):
-    lm = PartialHFLM(*map(str, sides), 0.5, device="cpu", dtype="float32")
+    lm = PartialHFLM(str(sides[0]), str(sides[1]), 0.5, device="cpu", dtype="float32")
     before = {name: each.clone() for name, each in lm.model.state_dict().items()}
     change(sides[1] / "model.safetensors")
     with pytest.raises(UserError, match=CHANGES[change]):
@@ -194,7 +194,7 @@ def test_a_side_that_was_read_already(sides, during):
 
 
 def test_a_move_that_was_cut_off_leaves_no_model_to_use(sides, during):
-    lm = PartialHFLM(*map(str, sides), 0.5, device="cpu", dtype="float32")
+    lm = PartialHFLM(str(sides[0]), str(sides[1]), 0.5, device="cpu", dtype="float32")
     during(sides[1] / "model.safetensors")
     with pytest.raises(UserError, match="was written to"):
         lm.set_lam(0.7)
