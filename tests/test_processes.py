@@ -104,12 +104,6 @@ def test_no_other_place_starts_a_process():
             text = ast.unparse(node) if isinstance(node, ast.Call) else ""
             if text.startswith(("subprocess.", "os.system", "os.exec", "os.spawn", "os.popen")):
                 found.append(file.stem)
-    assert found == [
-        "environment",
-        "environment",
-        "environment",
-        "load",
-        "load",
-        "scoring",
-        "sweep",
-    ]
+    # chat_template starts a script by its path, which takes its own folder off the path.
+    places = [*["environment"] * 3, *["load"] * 2, "scoring", "sweep", "chat_template"]
+    assert found == places

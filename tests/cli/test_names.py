@@ -92,6 +92,7 @@ def test_inspect_prints_names_as_they_are(capsys):
         "memory_bytes": {}, "largest_tensor_bytes": 1,
         "update": {
             "overall": 0.1, "layers": {f"{MODEL}.0": {"other": 0.1}}, "groups": {MODEL: 0.1},
+            "not_finite": {},
         },
         "lam": {MODEL: {"rule": MODEL, "lam": 0.5}},
     }  # fmt: skip
