@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         gemm = gemm_rate(ours.model)
         found: dict[str, dict[str, Any]] = {}
         for name, workload in workloads(stock, args.documents).items():
+            if not fnmatch(name, args.only):
+                continue
             found[name] = compare(name, workload, stock, ours, args.rounds, gemm)
             if name != "fixed shots":
                 continue
@@ -109,11 +112,13 @@ def other_kinds(
     """Return the figures of fixed shots on models of other kinds, of the same size."""
     found = {}
     for kind in KINDS:
+        name = f"fixed shots, {kind}"
+        if not fnmatch(name, args.only):
+            continue
         shape = SIZES[args.size or SIZE]
         base, instruct = make_pair(scratch / kind, shape, args.stored, settings["device"], kind)
         stock = HFLM(pretrained=instruct, **settings)
         ours = PartialHFLM(base=base, instruct=instruct, lam=1, **settings)
-        name = f"fixed shots, {kind}"
         workload = workloads(stock, args.documents)["fixed shots"]
         found[name] = compare(name, workload, stock, ours, args.rounds, gemm)
     return found

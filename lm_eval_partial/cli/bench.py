@@ -74,6 +74,12 @@ def _add_workloads(parser: argparse.ArgumentParser) -> None:
         "--documents", type=int, default=64, help="scoring: few-shot questions (default 64)"
     )
     workloads.add_argument(
+        "--only",
+        default="*",
+        metavar="PATTERN",
+        help='scoring: of these names alone, e.g. "fixed shots*" (default: all)',
+    )
+    workloads.add_argument(
         "--batch_size", type=int, default=1, help="scoring, sweep: as in lm_eval (default 1)"
     )
     workloads.add_argument(

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_partial.cli.printing import print_json
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         return _parity(runs, differing, args.json)
     found = compare(runs, read_suite(task_configs()), args.resamples)
     if args.json:
-        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        print_json(found.to_dict())
     else:
         show(found)
     return 0
@@ -107,8 +109,7 @@ def _parity(runs: Sequence[Run], found: list[list[Mismatch]], as_json: bool) -> 
     from dataclasses import asdict
 
     if as_json:
-        rows = [list(map(asdict, of_run)) for of_run in found]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json([list(map(asdict, of_run)) for of_run in found])
         return int(any(found))
     for other, of_run in zip(runs[1:], found, strict=True):
         if not of_run:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +59,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the adapter and print its errors."""
+    from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.errors import UserError
 
     if args.energy is not None and not 0 < args.energy <= 1:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     found = extract(pair, args.output, rank, args.energy, args.rest)
     if args.json:
         rows = [each._asdict() | {"relative_error": relative_error([each])} for each in found]
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
     else:
         show(found, args.output)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,17 +95,18 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what `lm_eval_partial.weights.inspection` finds."""
+    """Print what `lm_eval_partial.weights.inspection` finds; return 1 if it rules out the pair."""
     from lm_eval_partial.lam import read_lam
 
     lam = None if args.lam is None else read_lam(args.lam)
-    from lm_eval_partial.cli.inspect_tables import show
+    from lm_eval_partial.cli.inspect_tables import show, usable
+    from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.weights.inspection import inspect_pair
 
     pair = open_pair(args)
     found = inspect_pair(pair, read_weights=not args.headers_only, lam=lam)
     if args.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json(found)
     else:
         show(found)
-    return 0
+    return 0 if usable(found) else 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lm_eval_partial.cli.printing import print_json
 
 if TYPE_CHECKING:
     from lm_eval_partial.results.suite import Scores
@@ -41,13 +42,17 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.results.suite` finds."""
+    from lm_eval_partial.errors import UserError
     from lm_eval_partial.results.files import read_result
     from lm_eval_partial.results.suite import read_suite, score, task_configs
 
     file, result = read_result(args.results)
-    scores = score(result, read_suite(task_configs()))
+    try:
+        scores = score(result, read_suite(task_configs()))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     if args.json:
-        print(json.dumps({"file": str(file), **scores.to_dict()}, indent=2, ensure_ascii=False))
+        print_json({"file": str(file), **scores.to_dict()})
     else:
         show(scores, file, result.get("model_name"))
     return 0

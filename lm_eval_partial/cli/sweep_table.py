@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from lm_eval_partial.results.files import ResultFile, Run
+from lm_eval_partial.errors import listing
+from lm_eval_partial.results.files import ResultFile, Run, finite
 from lm_eval_partial.results.main_metric import (
     group_metric,
     higher_is_better,
@@ -20,7 +21,7 @@ from lm_eval_partial.results.main_metric import (
 )
 from lm_eval_partial.results.suite import read_suite, task_configs
 from lm_eval_partial.results.uncertainty import best_lam
-from lm_eval_partial.sweep.folder import Result, points, read_point
+from lm_eval_partial.sweep.folder import points, read_point
 
 
 def columns(run: Run) -> dict[str, str]:
@@ -83,6 +84,8 @@ def show(folder: Path, console: Console) -> None:
     console.print(table)
     if any(best.values()):
         console.print("* best λ on these documents")
+    if lost := _not_finite(results, shown):
+        console.print(f"not a finite number: {listing(lost, 10)}", markup=False, soft_wrap=True)
 
 
 def _short(name: str, run: Run, shown: Mapping[str, str]) -> str:
@@ -94,12 +97,26 @@ def _short(name: str, run: Run, shown: Mapping[str, str]) -> str:
     return short
 
 
-def _value(result: Result, name: str, metric: str) -> float:
-    value = result["results"].get(name, {}).get(metric)
-    return value if isinstance(value, int | float) else math.nan
+def _value(result: dict[str, Any], name: str, metric: str) -> float:
+    """Return the score; NaN if there is none, or it is not finite."""
+    value = finite(result["results"].get(name, {}).get(metric))
+    return math.nan if value is None else value
 
 
-def _best(results: Mapping[str, Result], name: str, metric: str, higher: bool) -> str | None:
+def _not_finite(results: Mapping[str, dict[str, Any]], shown: Mapping[str, str]) -> list[str]:
+    """Return the scores that are numbers and not finite, each with its point."""
+    found = []
+    for point, result in results.items():
+        for name, metric in shown.items():
+            value = result["results"].get(name, {}).get(metric)
+            if isinstance(value, int | float) and finite(value) is None:
+                found.append(f"{metric} of {name} at {point}")
+    return found
+
+
+def _best(
+    results: Mapping[str, dict[str, Any]], name: str, metric: str, higher: bool
+) -> str | None:
     """Return the point with the best score, if there are two to choose from."""
     scores: dict[float, float] = {}
     names: dict[float, str] = {}

@@ -1,4 +1,4 @@
-"""The ``--model_args`` of ``partial-hf``: checked by name before a weight file is opened.
+"""The ``--model_args`` of ``partial-hf``: checked before a weight file is opened.
 
 `HFLM` hands what it does not know to transformers, where a typo surfaces minutes later as a
 TypeError of a model class. Here it is caught first, with the nearest name.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import sanitize_model_name
@@ -20,7 +22,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig
 from lm_eval_partial.errors import UserError, nearest
 from lm_eval_partial.files import FILE_SYSTEM_BYTES
 from lm_eval_partial.models.device import check_device
-from lm_eval_partial.weights import source
+from lm_eval_partial.weights import loading, source
 from lm_eval_partial.weights.source import as_bool
 
 # The arguments that PartialHFLM adds to HFLM's; trust_remote_code is in both.
@@ -116,7 +118,33 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
             meaningless.append(parameters[name].default)
         if given[name] not in meaningless:
             raise UserError(f"{name}= does not go with partial-hf: {INSTEAD[name]}.")
+    check_values(given)
     return {name: value for name, value in given.items() if name not in INSTEAD}
+
+
+def check_values(given: Mapping[str, Any]) -> None:
+    """Raise `UserError` for an argument of the harness whose value no model could be made with."""
+    loading.parse_dtype(given.get("dtype"))
+    for name in ("softmax_dtype", "mixed_precision_dtype"):
+        value = given.get(name)
+        if value is not None and getattr(torch, str(value).removeprefix("torch."), None) not in (
+            loading.FLOATS
+        ):
+            raise UserError(f"{name}={value} is no dtype. Give float32, bfloat16 or float16.")
+    for name, least in (("max_length", 1), ("max_batch_size", 1), ("prefix_token_id", 0)):
+        value = given.get(name)
+        if value is not None and (type(value) is not int or value < least):
+            raise UserError(f"{name}={value} is no whole number from {least} on. Give one.")
+    value = given.get("batch_size")
+    if value is not None and not re.fullmatch(r"[1-9]\d*|auto(:[1-9]\d*)?", str(value)):
+        raise UserError(
+            f"batch_size={value} is neither a number from 1 on nor auto. Give batch_size=8, say, or"
+            " batch_size=auto."
+        )
+    for name in ("max_memory_per_gpu", "max_cpu_memory"):
+        value = given.get(name)
+        if value is not None and not re.fullmatch(r"\d+|\d+(\.\d+)?[KMG]i?B", str(value), re.I):
+            raise UserError(f"{name}={value} is no amount of memory. Give {name}=20GiB, say.")
 
 
 def with_flags(given: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from lm_eval_partial.lam import Lam, Schedule, lam_to_json, read_lam
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
 from lm_eval_partial.models.device import check_device
+from lm_eval_partial.models.finite import Finite
 from lm_eval_partial.models.partial import Partial
 from lm_eval_partial.models.shared_prefix import SharedPrefixHFLM
 from lm_eval_partial.weights import loading, memory
@@ -42,7 +43,7 @@ SLOW = 2.0
 
 
 @register_model("partial-hf")
-class PartialHFLM(Partial, SharedPrefixHFLM):
+class PartialHFLM(Partial, Finite, SharedPrefixHFLM):
     """θ(λ) = θ_base + λ (θ_instruct − θ_base) as an lm-eval model (arXiv 2504.11626).
 
     Attributes:
@@ -133,10 +134,13 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
         A response cache in use is closed, since it holds the answers of the λ before.
 
         Raises:
-            UserError: `lam` is not finite, or a schedule that does not fit the model.
+            UserError: `lam` is not finite, a schedule that does not fit the model, a weight is not
+                finite there, or a weight file was changed since it was opened.
         """
         lam = read_lam(lam)
-        self.pair.assign(self._scaled(lam))  # first: it refuses a schedule that does not fit
+        # First what can be refused with the model as it is.
+        self.pair.assign(self._scaled(lam))
+        self.pair.check_unchanged()
         if self.cache_hook.dbdict is not None:
             self.cache_hook.dbdict.close()
             self.cache_hook = CacheHook(None)
@@ -149,6 +153,15 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
         self.batch_sizes: dict[int, int] = {}  # found for the model before
         self.forget_paths()
         self._warn_if_extrapolating()
+
+    def check_finite(self, lams: Sequence[float]) -> None:
+        """Raise `UserError` if a weight is not a finite number at one of some λ.
+
+        Where the model is at λ = 0, this reads the weights of the instruct side.
+        """
+        # Weights are linear in λ: between two ends none is larger than at both.
+        ends = {min(lams), max(lams)} - {self.lam}
+        loading.check_finite(self.pair, map(self._scaled, ends), self._dtype, self._merge)
 
     @property
     def fingerprint(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from lm_eval_partial.prefix.loglikelihood import Request, score, score_in_full
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.tree import Ints
 from lm_eval_partial.weights import generation
+from lm_eval_partial.weights.memory import free_cpu_bytes, free_gpu_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -258,7 +259,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         """Yield the answers to `questions`, by the number of their request, and cache them."""
         indices = list(questions)
         longest = _longest(question.tokens for question in questions.values())
-        model.set_budget(self._budget(longest))
+        model.set_budget(self._budget(longest), self._room())
         for place, logprob, is_greedy in way(model, list(questions.values()), self.softmax_dtype):
             index = indices[place]
             # Without texts there is no key: a window of a longer text is not cached.
@@ -299,7 +300,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
                 else:
                     reasons[index] = TOO_LONG
             chosen = [prompts[index] for index in indices]
-            model.set_budget(self._budget(_longest(chosen)))
+            model.set_budget(self._budget(_longest(chosen)), self._room())
             for group in groups(model, chosen):
                 members = [indices[place] for place in group.indices]
                 if group.cache is None:
@@ -417,6 +418,14 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         # Logits in float32, and their log-softmax: 8 bytes for each entry of the vocabulary.
         outputs: int = LEAST_BYTES // (8 * self.model.config.get_text_config().vocab_size)
         return max(1, min(LEAST_TOKENS, outputs), self._stock_rows() * longest)
+
+    def _room(self) -> int | None:
+        """Return the bytes that a batch may take: half of what is free, for what is not counted."""
+        if self.device.type == "cpu":
+            return free_cpu_bytes() // 2
+        if self.device.type == "cuda":
+            return min(free_gpu_bytes().values()) // 2  # layers may lie on any of them
+        return None
 
     def _rows(self, prefix: int, longest: int, new_tokens: int) -> int:
         """Return prompts to generate from at a time."""

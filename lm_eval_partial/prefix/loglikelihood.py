@@ -135,15 +135,27 @@ def _cut(model: PrefixModel, tree: PrefixTree, part: Range) -> tuple[list[Range]
 
 
 def _batches(questions: _Questions, rows: list[Range], cache: AnyCache | None) -> Iterator[Asked]:
-    """Ask `rows` in batches of like length, the longest first; smaller ones if memory runs out."""
-    model, size_of = questions.model, questions.tree.size
+    """Ask `rows` in batches of like length, the longest first; smaller ones if memory runs out.
+
+    A batch is cut beforehand by the memory that it will take: on a CPU nobody says that it runs
+    out, the process is killed.
+    """
+    model, size_of, wanted_of = questions.model, questions.tree.size, questions.wanted
     copied = model.copied_tokens(cache)
+    seen = cache.start if cache else 0
     rows.sort(key=size_of)
     while rows:
         size = size_of(rows[-1])
         width = model.rounded(size) + copied
         batch = [rows.pop()]
+        wanted = wanted_of(batch[0])
+        if not model.has_room(1, width, seen, wanted) and len(halves := _halves(batch[0])) > 1:
+            rows = sorted([*rows, *halves], key=size_of)
+            continue
         while rows and (len(batch) + 1) * width <= model.budget and 2 * size_of(rows[-1]) > size:
+            wanted += wanted_of(rows[-1])
+            if not model.has_room(len(batch) + 1, width, seen, wanted):
+                break
             batch.append(rows.pop())
         try:
             asked = questions.ask_checked(batch, cache)
@@ -194,6 +206,12 @@ class _Questions:
         self._of: list[list[int]] = [[] for _ in tree.sequences]
         for index, place in enumerate(tree.index):
             self._of[place].append(index)
+        longest = [max(requests[index].continuation for index in of) for of in self._of]
+        self._wanted = np.cumsum([0, *longest])
+
+    def wanted(self, part: Range) -> int:
+        """Return how many logits are asked for in a row, at most."""
+        return int(self._wanted[part.last] - self._wanted[part.first])
 
     def ask_checked(self, parts: list[Range], cache: AnyCache | None) -> Asked | None:
         """Ask what `ask` asks; None if the self-check has found rows of this kind wrong."""

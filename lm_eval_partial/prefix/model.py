@@ -40,6 +40,7 @@ class PrefixModel(Traits):
     Attributes:
         model: the transformers model, in evaluation mode.
         budget: tokens it is given at a time; `halve` lowers it for good.
+        room: bytes that a call may take; None for no bound.
         autocast: dtype for `torch.autocast`; None for none.
         tokens_run: tokens run through it so far.
         passed: kinds of rows whose logits have been found to be the model's own.
@@ -51,6 +52,7 @@ class PrefixModel(Traits):
         """Take a model, tokens to give it at a time (at least 1), and a dtype for autocast."""
         super().__init__(model)
         self.budget = budget
+        self.room: int | None = None
         self.tokens_run = 0
         self.passed: set[Kind] = set()
         self.failed: dict[Kind, str] = {}
@@ -73,9 +75,14 @@ class PrefixModel(Traits):
         """Return how many tokens a row after `start` tokens of a prefix may have."""
         return min(self.budget, (self.places or sys.maxsize) - start)
 
-    def set_budget(self, tokens: int) -> None:
-        """Give it `tokens` at a time, or fewer if memory ran out before."""
+    def set_budget(self, tokens: int, room: int | None = None) -> None:
+        """Give it `tokens` at a time, or fewer if memory ran out before, within `room` bytes."""
         self.budget = min(tokens, self._most or tokens)
+        self.room = room
+
+    def has_room(self, rows: int, width: int, seen: int, wanted: int) -> bool:
+        """Return whether a call takes no more memory than `room`; see `call_bytes`."""
+        return self.room is None or self.call_bytes(rows, width, seen, wanted) <= self.room
 
     def halve(self, tokens: int) -> None:
         """Note that memory ran out with `tokens` at a time."""

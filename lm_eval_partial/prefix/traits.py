@@ -39,6 +39,9 @@ cuDNN plans for every new shape, which takes as long as a tenth of a batch. Flex
 blocks of 128; its kernel for fewer queries fails on grouped heads (torch 2.11).
 """
 
+INNER = ("intermediate_size", "moe_intermediate_size", "ffn_dim", "n_inner", "d_inner")
+"""Config fields that say how wide the middle of an MLP is."""
+
 
 class Traits:
     """A model, and how it can be asked after a prefix.
@@ -148,8 +151,39 @@ class Traits:
         )
         return bool(shared)
 
+    def call_bytes(self, rows: int, width: int, seen: int, wanted: int) -> int:
+        """Return about how many bytes a call takes beside the weights and the cached prefix.
+
+        Known beforehand: outputs and their log-softmax in float32, what a layer makes of its
+        tokens, and the scores of attention where they are written out (eager).
+
+        Args:
+            rows: of the batch.
+            width: tokens of a row.
+            seen: tokens of the prefix.
+            wanted: positions whose logits are asked for.
+        """
+        size, config = self.model.dtype.itemsize, self._config
+        hidden, inner = _largest(config, "hidden_size"), _largest(config, *INNER)
+        experts = _largest(config, "num_experts_per_tok", "top_k_experts")
+        outputs = wanted * config.vocab_size * (size + 4)
+        layer = rows * width * size * (4 * hidden + 3 * inner * experts)
+        scores = size + 1  # the mask, as true and false and as numbers
+        if config._attn_implementation == "eager":
+            scores += _largest(config, "num_attention_heads") * (2 * size + 4)
+        return int(outputs + layer + rows * width * (seen + width) * scores)
+
     def rounded(self, width: int) -> int:
         """Return the width to pad rows of `width` tokens to."""
         on_gpu = self.model.device.type == "cuda"
         multiple = MULTIPLES.get(self._config._attn_implementation, 1) if on_gpu else 1
         return -(-width // multiple) * multiple
+
+
+def _largest(config: Any, *names: str) -> int:
+    """Return the largest of some fields of a config, each a number or one a layer; 1 of none."""
+    values = [1]
+    for name in names:
+        value = getattr(config, name, None) or 1
+        values += value if isinstance(value, list | tuple) else [value]
+    return max(values)

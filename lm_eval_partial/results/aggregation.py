@@ -15,7 +15,7 @@ Tasks about following instructions are one axis, all others (in-context learning
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import chain
@@ -23,7 +23,7 @@ from itertools import chain
 import numpy as np
 
 from lm_eval_partial.errors import UserError, listing, nearest
-from lm_eval_partial.results.files import Run
+from lm_eval_partial.results.files import Run, finite
 from lm_eval_partial.results.main_metric import (
     group_metric,
     higher_is_better,
@@ -31,7 +31,7 @@ from lm_eval_partial.results.main_metric import (
     tasks_below,
 )
 from lm_eval_partial.results.metrics import Array
-from lm_eval_partial.results.series import Part, Series
+from lm_eval_partial.results.series import Part
 from lm_eval_partial.results.suite import Suite
 
 INSTRUCTION = ("partial_demo_chat*", "partial_if*", "*ifeval*", "*alpaca_eval*", "*mt_bench*")
@@ -71,8 +71,7 @@ class Node:
         Args:
             values: gives a part's values, all parts' arrays having one shape.
         """
-        weighted = [weight * values(part) for part, weight in self.parts]
-        return np.asarray(self.scale * sum(weighted))
+        return np.asarray(self.scale * sum(weight * values(part) for part, weight in self.parts))
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,8 @@ def outline(
         instruction: names or shell patterns of the tasks that are about following instructions.
 
     Raises:
-        UserError: a task of the suite is without its main metric, or a pattern in `instruction`
-            matches no task.
+        UserError: a task of the suite is without its main metric, no task has one, a metric is not
+            a finite number, or a pattern in `instruction` matches no task.
     """
     names = [*run.groups, *run.tasks]
     # The default patterns name tasks that a run need not have; a pattern that was typed must match.
@@ -130,14 +129,25 @@ def outline(
             raise UserError(
                 f"--instruction {pattern}: no such task or group.{nearest(pattern, names)}"
             )
-    return _Builder(run, tasks, suite, instruction).build()
+    found = _Builder(run, tasks, suite, instruction).build()
+    if not found.nodes:
+        raise UserError(
+            f"nothing to show of {run.label}:"
+            f" {'; '.join(found.notes) or 'its tasks have no metric'}."
+        )
+    return found
 
 
-def no_interval(plan: Outline, data: Mapping[Part, Series]) -> list[str]:
-    """Return the note that names the scores without an interval; empty if all have one."""
+def no_interval(plan: Outline, with_spread: Collection[Part]) -> list[str]:
+    """Return the note that names the scores without an interval; empty if all have one.
+
+    Args:
+        plan: the scores.
+        with_spread: the parts that have an interval.
+    """
     unsure = []
     for node in plan.nodes:
-        if not all(data[part].has_spread for part in node.pools):
+        if not all(part in with_spread for part in node.pools):
             unsure.append(node.name)
     if not unsure:
         return []
@@ -298,11 +308,14 @@ class _Builder:
     def expand(self, names: Iterable[str], known: dict[str, Node]) -> list[Node]:
         """Return the nodes of `names`; a group without a score is replaced by its members."""
         found: dict[Node, None] = {}  # a dictionary for its order: a task may be in two groups
-        for name in names:
+        left, seen = list(reversed(list(names))), set[str]()
+        while left:
+            name = left.pop()
             if name in known:
                 found[known[name]] = None
-            else:
-                found |= dict.fromkeys(self.expand(self.run.groups.get(name, []), known))
+            elif name not in seen:
+                seen.add(name)
+                left += reversed(self.run.groups.get(name, []))
         return list(found)
 
     def descendants(self, name: str) -> set[str]:
@@ -311,9 +324,12 @@ class _Builder:
 
     def with_descendants(self, names: Iterable[str]) -> set[str]:
         """Return `names`, and the tasks and groups below them at any depth."""
-        found: set[str] = set()
-        for name in names:
-            found |= {name} | self.descendants(name)
+        found, left = set[str](), list(names)
+        while left:
+            name = left.pop()
+            if name not in found:
+                found.add(name)
+                left += self.run.groups.get(name, [])
         return found
 
     def suite_task(self, task: str, metric: str) -> Node | None:
@@ -374,18 +390,19 @@ class _Builder:
         """
         if name not in self.run.groups:
             return ((((name,), metric), 1.0),)
-        results = self.run.file_of(name).data["results"]
-        tasks, total, pooled, documents = [], 0.0, 0.0, 0
+        file = self.run.file_of(name)
+        results = file.data["results"]
+        tasks, total, pooled, documents = [], 0.0, 0.0, 0.0
         for task in tasks_below(self.run, name):
             if metric in results.get(task, {}):
-                value, size = results[task][metric], results[task].get("sample_len") or 0
+                value, size = file.number(task, metric), finite(results[task].get("sample_len"))
                 tasks.append(task)
                 total += value
-                pooled += value * size
-                documents += size
+                pooled += value * (size or 0)
+                documents += size or 0
         if not tasks:
             return ()
-        reported = results[name][metric]
+        reported = file.number(name, metric)
         if _close(total / len(tasks), reported):
             return tuple((((task,), metric), 1 / len(tasks)) for task in tasks)
         if _close(pooled / max(documents, 1), reported):
@@ -404,7 +421,7 @@ class _Builder:
         self, name: str, metric: str, parts: tuple[tuple[Part, float], ...], source: str
     ) -> Node:
         """Return the node called `name`, whose value stands at `source` in the result file."""
-        value = self.run.file_of(source).data["results"][source][metric]
+        value = self.run.file_of(source).number(source, metric)
         higher = higher_is_better(self.run, source, metric)
         return Node(
             name=name,

@@ -12,7 +12,8 @@ def main_metric(run: Run, task: str) -> str | None:
     ``metric_list``. For tasks of the suite, the suite's own choice comes before this.
     """
     config = (run.file_of(task).data.get("configs") or {}).get(task, {})
-    candidates = [(config.get("metadata") or {}).get("main_metric")]
+    metadata = config.get("metadata")  # a list in older releases of lm-eval
+    candidates = [metadata.get("main_metric") if isinstance(metadata, dict) else None]
     if config.get("metric_list"):
         candidates.append(config["metric_list"][0].get("metric"))
     for name in candidates:
@@ -44,9 +45,15 @@ def higher_is_better(run: Run, name: str, metric: str) -> bool:
 
 def tasks_below(run: Run, name: str) -> list[str]:
     """Return the tasks below `name`, in order; itself if it is a task."""
-    if name not in run.groups:
-        return [name]
-    found: dict[str, None] = {}  # a dictionary for its order: a task may be in two groups
-    for child in run.groups[name]:
-        found |= dict.fromkeys(tasks_below(run, child))
+    groups, found, left = run.groups, dict[str, None](), [name]
+    seen = set()
+    while left:
+        name = left.pop()
+        if name in seen:  # in two groups; its tasks are there already
+            continue
+        seen.add(name)
+        if name in groups:
+            left += reversed(groups[name])
+        else:
+            found[name] = None  # a dictionary for its order
     return list(found)

@@ -35,15 +35,17 @@ from lm_eval_partial.files import INCOMPLETE, locked
 from lm_eval_partial.lam import point_name
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
+from lm_eval_partial.models.finite import FiniteHFLM
 from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.sweep import flags
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.point import Runner
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.sweep.tracking import Trackers
-from lm_eval_partial.weights import generation, loading
-from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES, Checkpoint
+from lm_eval_partial.weights import chat_template, generation, loading
+from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
+from lm_eval_partial.weights.side_tokenizer import TOKENIZER_FILES
 from lm_eval_partial.weights.source import Source
 
 logger = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ def sweep(
 
     Raises:
         UserError: an argument is wrong, or the folder holds another run; the message says what
-            differs.
+            differs. Or a weight is not finite at some λ, or a weight file was changed meanwhile.
     """
     # All that can be refused is refused before tasks are downloaded and loaded.
     flags.check({field.name: getattr(config, field.name) for field in fields(config)})
@@ -111,7 +113,8 @@ def sweep(
         asked = [*lam_of, *(f"hf_{side}" for side in baselines)]
         todo = [name for name in asked if name not in finished]
         if todo:
-            runner = Runner(config, tasks, folder, trackers(str(manifest["run"])))
+            started = trackers(str(manifest["run"]))
+            runner = Runner(config, tasks, folder, started, pair.check_unchanged)
             done = len(asked) - len(todo)
             bar = tqdm(todo, total=len(asked), initial=done, unit="point")
             try:
@@ -119,6 +122,9 @@ def sweep(
             finally:
                 shutil.rmtree(folder / INCOMPLETE, ignore_errors=True)
                 runner.trackers.finish()
+            runner.check_place()
+            for name in asked:  # what was finished before may have been taken away since
+                folders.read_point(folder / name)
     return folder
 
 
@@ -141,11 +147,15 @@ def _run(runner: Runner, pair: Pair, lam_of: Mapping[str, float], todo: tqdm) ->
     lm: PartialHFLM | None = None
     for name in todo:
         todo.set_description(name)
+        pair.check_unchanged()  # the model opens the files itself, once more
         if name in lam_of:
             lam = lam_of[name]
             model_args = config.model_args | {"lam": lam}
             if lm is None:
                 lm = _make("partial-hf", model_args, config)
+                lm.check_finite(
+                    list(lam_of.values())
+                )  # before hours are spent on the first of them
             else:
                 lm.set_lam(lam)
             dropped = _drop(lm, name, pair, generation.generation_config(pair))
@@ -196,7 +206,8 @@ def _drop(lm: Any, name: str, pair: Pair, given: GenerationConfig) -> dict[str, 
 
 
 def _make(model: str, model_args: dict[str, Any], config: EvaluatorConfig) -> Any:
-    return get_model(model).create_from_arg_obj(model_args, _flags(config))
+    kind = FiniteHFLM if model == "hf" else get_model(model)
+    return kind.create_from_arg_obj(model_args, _flags(config))
 
 
 def _release() -> None:
@@ -279,9 +290,11 @@ def _open_pair(config: EvaluatorConfig) -> Pair:
 def _check_baselines(config: EvaluatorConfig, pair: Pair, baselines: Sequence[str]) -> None:
     if not config.apply_chat_template:
         return
+    chat_template.check(pair.reference.tokenizer, str(pair.reference))
     for name in baselines:
         side = getattr(pair, name)
         if getattr(side.tokenizer, "chat_template", None) is not None:
+            chat_template.check(side.tokenizer, str(side))
             continue
         others = [other for other in baselines if other != name]
         remedy = f"Give --baselines {others[0]}" if others else "Leave --baselines out"

@@ -78,7 +78,8 @@ def export(
 
     Raises:
         UserError: `output` holds something, the disk is too small, the reference side has no
-            tokenizer, or a file to be copied is a link to something outside of its checkpoint.
+            tokenizer, a file to be copied is a link to something outside of its checkpoint, a
+            weight is not finite, or a weight file was changed meanwhile.
     """
     lam, target = read_lam(lam), resolve_dtype(pair, dtype)
     require_new(output)
@@ -91,6 +92,7 @@ def export(
         logger.warning(note)
     with _unfinished(output) as folder:
         _write_weights(folder, stored, shards, report)
+        pair.check_unchanged()
         small_files.write(folder)
         card = model_card(pair, lam, target, output, command, small_files.notes)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -143,10 +145,7 @@ def _require_space(output: Path, size: int) -> None:
 def _stored(pair: Pair, name: str, tensor: InterpolatedTensor, target: torch.dtype) -> Stored:
     if not tensor.dtype.is_floating_point:
         return Stored(name, tensor, tensor.dtype)
-    # What the model keeps in float32 in a smaller model must not be rounded on the way.
-    if any(re.search(pattern, name) for pattern in pair.architecture.float32):
-        target = torch.promote_types(target, torch.float32)
-    return Stored(name, tensor, target)
+    return Stored(name, tensor, pair.architecture.stored_dtype(name, target))
 
 
 # Weights ------------------------------------------------------------------------------------------

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub import ModelCardData
-from huggingface_hub.repocard import metadata_load
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from lm_eval_partial import __version__
+from lm_eval_partial.errors import UserError
 from lm_eval_partial.lam import Lam, Schedule, format_lam
+from lm_eval_partial.reading import compose_yaml, read_text
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
 
@@ -118,9 +121,22 @@ def _readers(notes: Iterable[str]) -> str:
 def _license(side: Checkpoint) -> str | None:
     """Return the licence that a side's model card states."""
     card = side.find("README.md")
-    try:
-        found = (metadata_load(card) or {}) if card is not None else {}
-    except (ValueError, yaml.YAMLError):
+    if card is None:
         return None
-    stated = found.get("license_name") or found.get("license")
-    return None if stated is None else str(stated)
+    try:
+        front = REGEX_YAML_BLOCK.search(read_text(Path(card), "").removeprefix("\ufeff"))
+        node = compose_yaml(front[2], card, "") if front else None
+    except UserError:  # a card that cannot be read states nothing
+        return None
+    stated = _texts_of(node)
+    return stated.get("license_name") or stated.get("license")
+
+
+def _texts_of(node: Any) -> dict[str, str]:
+    """Return the texts of a YAML mapping by their names; other values are left out."""
+    found = {}
+    for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        scalars = isinstance(name, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)
+        if scalars and not value.tag.endswith(":null"):
+            found[str(name.value)] = str(value.value)
+    return found

@@ -7,6 +7,7 @@ import random
 import shutil
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, GPTNeoConfig
 from lm_eval_partial.prefix import loglikelihood as scoring
 from lm_eval_partial.prefix import tree as prefix_tree
 from lm_eval_partial.prefix.cache import SPARE, Joint, PrefixCache
-from lm_eval_partial.prefix.loglikelihood import Request, score
+from lm_eval_partial.prefix.loglikelihood import Request, score, score_in_full
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.self_check import Kind
 from tests import pico
@@ -237,6 +238,51 @@ def test_out_of_memory_halves_the_budget_and_goes_on(caplog):
     assert f"going on with {model.budget}" in caplog.text
     model.set_budget(1000)
     assert model.budget <= 110, "what did not fit once is not tried again"
+
+
+@pytest.mark.parametrize("way", [score, score_in_full])
+def test_a_batch_is_cut_by_the_memory_it_will_take(way, monkeypatch):
+    requests = few_shot()
+    expected = one_by_one(made("llama"), requests)
+    taken: list[int] = []
+    ask = PrefixModel.ask
+
+    def asked(self, ids, wanted, rows, cache, in_full):
+        seen = cache.start if cache else 0
+        taken.append(self.call_bytes(*ids.shape, seen, len(wanted)))
+        return ask(self, ids, wanted, rows, cache, in_full)
+
+    monkeypatch.setattr(PrefixModel, "ask", asked)
+    calls = {}
+    for room in (None, 400_000, 1):
+        model = PrefixModel(made("llama"), budget=2048)
+        model.set_budget(2048, room)
+        answers = {answer.request: answer[1:] for answer in way(model, requests)}
+        assert_equal([answers[index] for index in range(len(requests))], expected)
+        if room != 1:  # one sequence is the least there is
+            assert max(taken) <= (room or max(taken))
+        calls[room] = len(taken)
+        taken.clear()
+    assert calls[None] < calls[400_000] < calls[1], calls
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_what_a_call_takes_is_foreseen(attention):
+    """The bytes that torch's own operations make at their peak, to within a factor of three."""
+    config = pico.config("llama", 5000, hidden_size=64, num_hidden_layers=2)
+    config._attn_implementation = attention
+    model = pico.model(config, seed=0).eval()
+    asked = PrefixModel(model, budget=4096)
+    for rows, width, wanted in ((1, 64, 60), (8, 128, 900), (16, 256, 16)):
+        ids = torch.zeros(rows, width, dtype=torch.long)
+        with torch.profiler.profile(profile_memory=True) as profile:
+            asked.logits(ids, np.arange(wanted), use_cache=False).log_softmax(-1)
+        held, most = 0, 0
+        for event in profile.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                held += event.nbytes()
+                most = max(most, held)
+        assert most / 3 < asked.call_bytes(rows, width, 0, wanted) < 3 * most
 
 
 def test_out_of_memory_with_one_sequence_is_an_error():

@@ -153,12 +153,15 @@ def test_differences_name_what_is_absent_and_are_counted(tmp_path):
         ),
         (
             {"manifest.json": '{"iden'},
-            r"manifest\.json cannot be read \(.*\)\. Restore it, or give --output_path a new",
+            r"manifest\.json is not JSON \(.*\)\. Restore it, or give --output_path a new",
         ),
-        ({"manifest.json": "[]"}, r"manifest\.json holds no JSON object\. Restore it"),
+        (
+            {"manifest.json": "[]"},
+            r"manifest\.json: the whole: .* dictionary, not \[\]\. Restore it",
+        ),
         (
             {"manifest.json": "{}"},
-            r"manifest\.json is not a sweep's manifest\. Give --output_path a new folder",
+            r"manifest\.json: identity: field required\. Restore it, or give --output_path a new",
         ),
     ],
 )
@@ -192,8 +195,9 @@ def test_a_file_is_no_folder(tmp_path):
             "{}",
             r"lam_0\.50 holds 2 results_\*\.json where a point has one",
         ),
-        (f"results_{DATE}.json", '{"results": {', r"results_.*\.json cannot be read \(.*\)"),
-        (f"results_{DATE}.json", "{}", r"results_.*\.json is not a result of lm-eval"),
+        (f"results_{DATE}.json", '{"results": {', r"results_.*\.json is not JSON \(.*\)"),
+        (f"results_{DATE}.json", "{}", r"results_.*\.json: results: field required"),
+        (f"results_{DATE}.json", '{"results": {}}', r"results_.*\.json: config: field required"),
         (f"samples_a_{DATE}.jsonl", None, r"samples_a_.*\.jsonl is missing"),
         (f"samples_a_{DATE}.jsonl", "", r"samples_a_.*\.jsonl is cut off"),
         (f"samples_a_{DATE}.jsonl", '{"doc_id": 0}\n{"doc', r"samples_a_.*\.jsonl is cut off"),

@@ -561,14 +561,15 @@ def killed(run: Callable[..., int], seconds: float, *flags: str) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_it_ends_as_if_uninterrupted(kills, run, tmp_path):
+def test_killed_at_random_moments_it_ends_as_if_uninterrupted(run, tmp_path):
+    """Three times in a row; `test_crash` does so forty times, each from the beginning."""
+    kills = 3
     flags = "--lam", "0:1:0.25", "--baselines"
     assert run("--lam", "0", out="warm-up") == 0
     start = time.monotonic()
     assert run(*flags, out="whole") == 0
     duration = time.monotonic() - start
-    rng, deaths, reached = random.Random(kills), 0, set()
+    rng, deaths = random.Random(kills), 0
     while deaths < kills:
         if not killed(run, rng.uniform(0, duration), *flags):
             same_trajectory(tmp_path / "out", tmp_path / "whole")
@@ -576,12 +577,9 @@ def test_killed_at_random_moments_it_ends_as_if_uninterrupted(kills, run, tmp_pa
             continue
         deaths += 1
         if (tmp_path / "out").is_dir():
-            left = trajectory.points(tmp_path / "out")
-            reached.add(len(left))
-            for point in left:  # what is there is whole
+            for point in trajectory.points(tmp_path / "out"):  # what is there is whole
                 trajectory.read_point(tmp_path / "out" / point)
     assert run(*flags) == 0
-    assert kills < 20 or len(reached) > 3
     same_trajectory(tmp_path / "out", tmp_path / "whole")
 
 
