@@ -242,6 +242,12 @@ def _rule(pattern: str, value: Any) -> Rule:
         raise _not_a_rule(value) from error
     if not pattern:
         raise _not_a_rule(value)
+    before, star, _ = pattern.partition("*")
+    if star and _is_number(before):  # as text, the rules would read back scaled
+        raise UserError(
+            f"lam: the pattern {_short(pattern)} begins like the factor {before}. Give *.{pattern},"
+            " or the part before it, as in layers.0*."
+        )
     if len(pattern) > MAX_PATTERN:
         raise UserError(
             f"lam: the pattern {pattern[:40]}… has {len(pattern):,} characters; {MAX_PATTERN:,} are"

@@ -19,6 +19,7 @@ from lm_eval_partial.lam import (
     MAX_RULES,
     Rule,
     Schedule,
+    _is_number,
     check_lam,
     format_lam,
     lam_to_json,
@@ -31,6 +32,8 @@ from lm_eval_partial.lam import (
 
 LAMS = st.floats(min_value=-MAX_LAM, max_value=MAX_LAM)
 PATTERNS = st.text(string.ascii_letters + string.digits + "._*", min_size=1, max_size=30)
+# A number and a star are a factor, and refused as the beginning of a pattern.
+PATTERNS = PATTERNS.filter(lambda text: "*" not in text or not _is_number(text.split("*")[0]))
 RULES = st.lists(st.tuples(PATTERNS, LAMS, LAMS), min_size=2, max_size=6, unique_by=lambda r: r[0])
 
 
@@ -112,6 +115,7 @@ BEYOND = "is beyond ±3.4e+38, the largest number of float32. Give a smaller one
         ("mlp:1e308+all:1", "λ is finite and within ±3.4e+38"),
         ("1e30*1e30", BEYOND),
         ("1e30*mlp:1e30+all:1", BEYOND),
+        ({"0*": 0.5, "all": 1}, "the pattern 0* begins like the factor 0. Give *.0*, or the part"),
         ("1*" * 5000 + "x", "lam=x is not a finite number."),
         ("infinity", "lam=infinity is not a finite number."),
         ("-inf", "lam=-inf is not a finite number."),

@@ -19,7 +19,7 @@ from lm_eval.api.samplers import ContextSampler, FirstNSampler
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.utils import set_torch_seed
 
-from lm_eval_partial.errors import UserError, first_line, listing, nearest
+from lm_eval_partial.errors import UserError, listing, nearest
 from lm_eval_partial.results.suite import task_configs
 from lm_eval_partial.sweep.task_files import check_files, check_groups
 
@@ -56,9 +56,14 @@ class Tasks:
             self._loaded = manager.load(config.tasks)
         except OSError as error:  # the Hub out of reach, a data set not there
             raise UserError(f"a task's data could not be loaded: {error}") from error
+        except UserError:  # of a task of the suite
+            raise
         except _WRONG as error:
-            what = f"{type(error).__name__}: {first_line(error)}"
-            raise UserError(f"a task could not be loaded ({what}). Correct its file.") from error
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(
+                f"a task could not be loaded ({what[:500]}). Correct its file, or install what it"
+                " needs."
+            ) from error
         _check_samples(config.samples, self._loaded["tasks"])
         self._check_shots(config.num_fewshot)
         self.task_index = manager.task_index
@@ -116,8 +121,9 @@ class Tasks:
             if not shots or type(sampler) not in (ContextSampler, FirstNSampler):
                 continue
             documents = len(sampler.fewshot_indices or sampler.df)
-            # The document that is asked for is no shot of its own.
-            others = documents - (task.fewshot_cfg.split == task.config.test_split)
+            # The document that is asked for is drawn as well, and then left out.
+            same_split = task.fewshot_cfg.split == task.config.test_split
+            others = documents - (same_split and type(sampler) is ContextSampler)
             if shots > others:
                 raise UserError(
                     f"--num_fewshot {shots}: {name} has {max(0, others)} documents to take shots"
