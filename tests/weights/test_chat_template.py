@@ -66,7 +66,7 @@ class Side:
 
 
 class Model(Partial, Stock):
-    fingerprint = {}  # type: ignore[assignment]
+    fingerprint = {}
 
 
 @pytest.mark.parametrize(
