@@ -320,6 +320,16 @@ def test_a_name_is_shortened_only_below_its_groups_column(tmp_path):
     assert re.findall(r"\w+", out.getvalue())[:4] == ["suite", "suite_area", "suite_own_g", "other"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400])
+def test_a_score_that_is_not_finite_is_named_and_never_the_best(value, tmp_path):
+    for name, acc in (("lam_0.00", 0.25), ("lam_0.50", value), ("lam_1.00", 0.5)):
+        write_point(tmp_path, name, {"a": {"acc,none": acc}})
+    out = StringIO()
+    show(tmp_path, Console(file=out, width=100))
+    assert "0.5000*" in out.getvalue() and "–" in out.getvalue()
+    assert out.getvalue().endswith("not a finite number: acc,none of a at lam_0.50\n")
+
+
 def test_one_point_has_no_best(tmp_path):
     write_point(tmp_path, "lam_0.00", {"a": {"acc,none": 0.5}})
     out = StringIO()
