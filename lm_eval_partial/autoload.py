@@ -69,7 +69,7 @@ class _Loader:
         register()
 
 
-if os.environ.get("LM_EVAL_PARTIAL_AUTOLOAD") != "0":
+if os.environ.get("LM_EVAL_PARTIAL_AUTOLOAD", "").lower() not in ("0", "no", "off", "false"):
     if "lm_eval.models" in sys.modules:
         register()
     else:

@@ -8,6 +8,11 @@ import sys
 from collections.abc import Iterable
 from types import TracebackType
 
+from lm_eval_partial.escape import terminal
+
+_DIGITS = 1000  # of a number in a name that count for its order
+_LINE = 300  # characters of another library's error
+
 
 class UserError(ValueError):
     """Something the user can put right.
@@ -24,8 +29,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def natural(name: str) -> list[str | int]:
     """Return a key that sorts names by the numbers in them: layers.9 before layers.10."""
-    # Text and digits alternate, so that a number is only ever compared with a number.
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    # Text and digits alternate, so that a number is only ever compared with a number. Python
+    # refuses to read more digits than some thousands.
+    parts = re.split(r"(\d+)", name)
+    return [int(part[:_DIGITS]) if part.isdecimal() else part for part in parts]
 
 
 def listing(names: Iterable[str], limit: int = 5) -> str:
@@ -36,9 +43,19 @@ def listing(names: Iterable[str], limit: int = 5) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error, or its type where it has no text."""
+    """Return the first line of another library's error, or its type where it has no text.
+
+    A line that ends in a colon only begins what is said, so it comes with the next one. What cannot
+    be printed is replaced, and what is longer than 300 characters is cut.
+    """
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    text = lines[0]
+    if text.endswith(":") and len(lines) > 1:
+        text = f"{text} {lines[1].strip()}"
+    text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    return text if len(text) <= _LINE else f"{text[:_LINE]}…"
 
 
 def show_without_traceback() -> None:
@@ -54,7 +71,7 @@ def show_without_traceback() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {terminal(str(error))}", file=sys.stderr)
         else:
             previous(kind, error, trace)
 

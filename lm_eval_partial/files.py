@@ -23,6 +23,7 @@ LOCK = ".lock"
 INCOMPLETE = ".incomplete"
 # What file systems take for one name, in bytes: a Chinese character is three.
 FILE_SYSTEM_BYTES = 255
+PATH_BYTES = 4096  # of a whole path
 # Of the names made here: trackers and the Hub put them into longer ones.
 NAME_BYTES = 200
 
@@ -82,6 +83,39 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def require_writable(folder: Path, flag: str) -> None:
+    """Raise `UserError` if nothing can be written into a folder, which need not exist yet.
+
+    Nothing is made: the answer comes before hours of work, and a mistyped name leaves no folder.
+
+    Args:
+        folder: the folder.
+        flag: how it was given, for the message.
+    """
+    try:
+        path = folder.absolute()
+        for part in path.parts:
+            if len(os.fsencode(part)) > FILE_SYSTEM_BYTES:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        existing = path
+        while not os.path.lexists(existing):
+            existing = existing.parent
+        if not existing.is_dir():
+            raise OSError(errno.ENOTDIR, f"{existing} is not a folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, f"no permission to write into {existing}")
+        # What is written below it has names of its own, and systems bound the whole path.
+        if len(os.fsencode(path)) > PATH_BYTES - 2 * FILE_SYSTEM_BYTES:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        shown = str(folder) if len(str(folder)) <= 100 else f"{str(folder)[:100]}…"
+        raise UserError(
+            f"{flag} {shown} cannot be written ({reason}). Give a folder that can be made or"
+            " written into."
+        ) from error
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

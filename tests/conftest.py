@@ -10,7 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# A machine that is busy with something else is no failure.
+slow = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=slow)
+hypothesis.settings.load_profile("any machine")
 
 # Before transformers is imported, which reads them then.
 os.environ["HF_HUB_OFFLINE"] = "1"

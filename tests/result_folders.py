@@ -62,6 +62,7 @@ def write(
         "n-samples": {task: _counts(values) for task, values in tasks.items()},
         "config": model | {"model_dtype": "torch.float32", "limit": limit} | config,
         "lm_eval_version": "0.4.13",
+        "task_hashes": dict.fromkeys(tasks if samples else (), "h"),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"results_{date}.json"

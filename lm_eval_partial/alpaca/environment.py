@@ -16,13 +16,31 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from typing_extensions import NotRequired
+
 from lm_eval_partial.alpaca.runner import hide_secrets
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.reading import Shape, parse_json
 
 PACKAGE = "alpaca_eval==0.6.6"
 # It imports pkg_resources, which setuptools 81 dropped. The other bounds are the newest versions
 # that the tests have passed on.
 REQUIREMENTS = (PACKAGE, "setuptools<81", "openai<4", "pandas<4", "numpy<3", "scikit-learn<1.10")
+AGAIN = "Judgements that were made are kept: run the same command again."
+
+
+class Event(Shape):
+    """A line of the runner's: an error, or what it found about a point."""
+
+    error: NotRequired[str]
+    point: NotRequired[str]
+    done: NotRequired[int]
+    total: NotRequired[int]
+    calls: NotRequired[int]
+    scores: NotRequired[dict[str, float]]
+    unusable: NotRequired[int]
+
+
 RUNNER = Path(__file__).with_name("runner.py")
 
 
@@ -38,9 +56,10 @@ def install(environment: Path) -> Path:
     Raises:
         UserError: a command failed; its own message is on stderr.
     """
+    # Isolated: -m alone would look for modules in the working directory first.
     for command in (
-        [sys.executable, "-m", "venv", str(environment)],
-        [str(environment / "bin" / "python"), "-m", "pip", "install", *REQUIREMENTS],
+        [sys.executable, "-I", "-m", "venv", str(environment)],
+        [str(environment / "bin" / "python"), "-I", "-m", "pip", "install", *REQUIREMENTS],
     ):
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
             raise UserError(f"{' '.join(command)} failed; its message is above.")
@@ -150,7 +169,7 @@ def run(
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.close()
             for line in process.stdout:
-                event = json.loads(line)
+                event = dict(parse_json(line, Event, "the judge's process", AGAIN))
                 if "error" in event:
                     raise UserError(event["error"])
                 yield event
@@ -163,6 +182,5 @@ def run(
             errors.seek(0)
             last = hide_secrets(errors.read()).strip().splitlines()[-1:] or ["no message"]
             raise UserError(
-                f"the judge's process ended with status {status} ({last[0][:300]}). Judgements that"
-                " were made are kept: run the same command again."
+                f"the judge's process ended with status {status} ({last[0][:300]}). {AGAIN}"
             )

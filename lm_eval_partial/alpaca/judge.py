@@ -20,14 +20,30 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_partial.alpaca import outputs
-from lm_eval_partial.alpaca.environment import find_python, run, variables_for
+from lm_eval_partial.alpaca.environment import AGAIN, find_python, run, variables_for
 from lm_eval_partial.alpaca.outputs import Point
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import write_text
+from lm_eval_partial.reading import Shape, read_json
 from lm_eval_partial.results.aggregation import JUDGED
 
 # Takes a point's name, how many judgements there are, and how many there will be.
 Progress = Callable[[str, int, int], None]
+
+
+class Reference(Shape):
+    """An answer to compare with."""
+
+    instruction: Any
+    output: Any
+
+
+class Annotation(Shape):
+    """A judgement; null where none could be read."""
+
+    instruction: str
+    win_rate: float | None
+
 
 REFERENCES = "reference_outputs.json"
 ANNOTATIONS = "annotations.json"
@@ -205,7 +221,8 @@ def _check_complete(point: Point, settings: Settings) -> None:
     counts = (point.file.data.get("n-samples") or {}).get(point.task) or {}
     if settings.length_controlled and counts.get("effective") != counts.get("original"):
         raise UserError(
-            f"{point.name} was run with --limit, on {counts['effective']} of {counts['original']}"
+            f"{point.name} was run with --limit, on {counts.get('effective')} of"
+            f" {counts.get('original')}"
             " instructions, and only over all of them can length be controlled for. Run it without"
             " --limit; or give --win_rate_only."
         )
@@ -226,20 +243,12 @@ def _check_lengths(point: Point, references: Sequence[Mapping[str, str]]) -> Non
 
 
 def _read_reference(path: Path) -> list[dict[str, str]]:
-    try:
-        references = []
-        for row in json.loads(path.read_text(encoding="utf-8")):
-            reference = {"dataset": "alpaca_eval", "generator": "reference"}
-            reference |= {name: str(value) for name, value in row.items()}
-            for required in ("instruction", "output"):
-                reference[required] = str(row[required])
-            references.append(reference)
-        return references
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"--reference_outputs {path} cannot be read ({type(error).__name__}: {error}). Give a"
-            ' JSON list of objects with "instruction" and "output".'
-        ) from error
+    hint = 'Give --reference_outputs a JSON list of objects with "instruction" and "output".'
+    references = []
+    for row in read_json(path, list[Reference], hint):
+        reference = {"dataset": "alpaca_eval", "generator": "reference"}
+        references.append(reference | {name: str(value) for name, value in row.items()})
+    return references
 
 
 def _subset(references: Sequence[dict[str, str]], point: Point) -> list[dict[str, str]]:
@@ -266,7 +275,8 @@ def _claim(folder: Path, settings: Settings) -> None:
     # An empty journal is left where the first call already failed.
     journals = folder.glob("*/journal.jsonl")
     if path.is_file() and any(journal.stat().st_size for journal in journals):
-        recorded = json.loads(path.read_text(encoding="utf-8"))
+        hint = "Restore it, or give --output_path another folder."
+        recorded = read_json(path, dict[str, str | None], hint)
         if recorded != record:
             raise UserError(
                 f"{folder} holds judgements by {_described(recorded)}, not by"
@@ -299,7 +309,7 @@ def _write_result(
     Returns:
         The result file. Win rates are fractions there.
     """
-    judged = json.loads((folder / ANNOTATIONS).read_text(encoding="utf-8"))
+    judged = read_json(folder / ANNOTATIONS, list[Annotation], AGAIN)
     # The result last: where it is, the samples are.
     samples = _samples(point, judged)
     write_text(folder / f"samples_{JUDGED}_{point.file.date}.jsonl", "\n".join(samples) + "\n")
@@ -337,7 +347,7 @@ def _result(
     } | of_run
 
 
-def _samples(point: Point, judged: Sequence[Mapping[str, Any]]) -> list[str]:
+def _samples(point: Point, judged: Sequence[Annotation]) -> list[str]:
     """Return one line of JSON for each document.
 
     Documents have a win rate, but no length-controlled one. The package's model predicts that from
@@ -349,7 +359,7 @@ def _samples(point: Point, judged: Sequence[Mapping[str, Any]]) -> list[str]:
     for sample in point.samples:
         instruction = sample["doc"]["instruction"]
         kept = {"doc_id": sample["doc_id"], "doc": {"instruction": instruction}}
-        kept |= {name: sample[name] for name in _OF_SAMPLE}
+        kept |= {name: sample[name] for name in _OF_SAMPLE if name in sample}
         kept |= {"metrics": ["win_rate"], "win_rate": row_of[instruction]["win_rate"]}
         lines.append(json.dumps(kept, ensure_ascii=False))
     return lines

@@ -9,17 +9,21 @@ torch nor lm_eval.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import NAME_BYTES, name_of, shortened, write_text
 from lm_eval_partial.lam import point_name
-from lm_eval_partial.results.files import ResultFile, Run, find, runs
+from lm_eval_partial.reading import Shape, parse_json
+from lm_eval_partial.results.files import ResultFile, Run, find, lines_of, runs
 
 # The default output folder, inside that of the results.
 FOLDER = "alpaca_eval"
@@ -28,6 +32,21 @@ AGAIN = (
     "Run lm_eval or lm-eval-partial sweep with --tasks alpaca_eval --apply_chat_template"
     " --log_samples."
 )
+
+
+class Document(Shape):
+    """What was asked."""
+
+    instruction: str
+
+
+class Answer(Shape):
+    """One line of the samples, as far as it is read here."""
+
+    doc_id: int
+    doc: Document
+    # A list of one text.
+    filtered_resps: Annotated[list[str], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -179,7 +198,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def _point(run: Run, file: ResultFile) -> Point:
     task = next(task for task in TASKS if task in file.tasks)
-    if run.lam is not None:
+    if run.lam is not None and file.pair:
         name = point_name(run.lam)
         generator = "__".join([_slug(file.config["base"]), _slug(file.config["instruct"]), name])
     else:
@@ -201,17 +220,12 @@ def _slug(text: Any) -> str:
 
 
 def _samples(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path} is missing, and the answers are in it. {AGAIN}")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                sample = json.loads(line)
-                texts = sample["doc"]["instruction"], sample["filtered_resps"][0]
-                if not all(isinstance(text, str) for text in texts):
-                    raise TypeError("the instruction or the answer is no text")
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise UserError(
-                    f"{path}, line {number} is no answer ({error}): the file is damaged. {AGAIN}"
-                ) from error
-            yield sample
+    for number, line in enumerate(lines_of(path), 1):
+        where = f"{path}, line {number}"
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where} is not text in UTF-8. {AGAIN}") from error
+        yield dict(parse_json(text, Answer, where, AGAIN))

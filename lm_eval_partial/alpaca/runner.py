@@ -54,33 +54,37 @@ class Journal:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = path.open("a+b")
-        # Two judges of one point would pay for everything twice.
+        self.lock = threading.Lock()
+        self.entries: dict[str, dict[str, Any]] = {}
+        try:
+            self._claim(path)
+            self._read(path)
+        except Failure:
+            self.file.close()
+            raise
+
+    def _claim(self, path: Path) -> None:
+        """Lock the file: two judges of one point would pay for everything twice."""
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise Failure(
                 f"{path} is in use by another judge. Wait for that one, or stop it."
             ) from None
-        self.lock = threading.Lock()
-        self.entries: dict[str, dict[str, Any]] = {}
-        self._read(path)
 
     def _read(self, path: Path) -> None:
         """Read the entries, and cut off a last line that is incomplete."""
         self.file.seek(0)
         whole = 0  # bytes
         for line in self.file:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
+            entry = _entry(line)
+            if entry is None:
                 break
             self.entries[entry["key"]] = entry
             whole += len(line)
         else:
             return
-        if self.file.read(1):
+        if line.endswith(b"\n") or self.file.read(1):
             raise Failure(
                 f"{path} is damaged after byte {whole}. Restore it, or move it away to judge anew."
             )
@@ -92,17 +96,30 @@ class Journal:
 
     def add(self, key: str, usable: bool, answer: Mapping[str, Any]) -> None:
         """Keep an answer; it is on disk when this returns."""
+        # As it was received: text that is replaced cannot be had back, and was paid for.
         entry = {"key": key, "usable": usable, "answer": answer}
-        line = hide_secrets(json.dumps(entry)).encode() + b"\n"
+        line = json.dumps(entry).encode() + b"\n"
         with self.lock:
             self.file.write(line)
             self.file.flush()
             os.fsync(self.file.fileno())
-            self.entries[key] = json.loads(line)  # as a resumed run reads it: secrets hidden
+            self.entries[key] = json.loads(line)  # as a resumed run reads it
 
     def close(self) -> None:
         """Close the file, which also unlocks it."""
         self.file.close()
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """Return what a line of a journal holds, None if it is cut off or no judgement."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not line.endswith(b"\n") or not isinstance(entry, dict):
+        return None
+    whole = isinstance(entry.get("key"), str) and isinstance(entry.get("answer"), dict)
+    return entry if whole else None
 
 
 class Decoder:
@@ -255,7 +272,10 @@ def secrets() -> list[str]:
 
 
 def hide_secrets(text: str) -> str:
-    """Return `text` without keys, which an endpoint may repeat in its messages."""
+    """Return an error's text without keys, which an endpoint may repeat in its messages.
+
+    It is for nothing that a program reads: a key may be spelled like a field's name.
+    """
     for secret in secrets():
         text = text.replace(secret, "***")
     return text
@@ -432,7 +452,9 @@ def main() -> int:
     os.dup2(2, 1)
 
     def report(**event: Any) -> None:
-        events.write(hide_secrets(json.dumps(event)) + "\n")
+        if "error" in event:
+            event["error"] = hide_secrets(event["error"])
+        events.write(json.dumps(event) + "\n")
         events.flush()
 
     logging.disable(logging.CRITICAL)  # it logs whole prompts and tracebacks of every failed call

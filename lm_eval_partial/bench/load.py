@@ -24,6 +24,7 @@ from rich.table import Table
 
 from lm_eval_partial.bench.models import SIZES, machine, make_pair, peak_anonymous
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.processes import python
 
 SIZE = "364m"
 
@@ -108,15 +109,17 @@ def _ratios(medians: dict[str, Figures]) -> Figures:
 
 
 def _in_process(program: str, base: str, instruct: str, dtype: str, device: str) -> Figures:
-    python = [sys.executable, "-W", "ignore", "-m", "lm_eval_partial.bench.load"]
-    command = [*python, program, base, instruct, dtype, device]
+    worker = ("-m", "lm_eval_partial.bench.load", program, base, instruct, dtype, device)
+    command = python(*worker, options=("-W", "ignore"))
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(
-            f"the benchmark's {program} process failed: {done.stderr.strip().splitlines()[-1]}"
-        )
+        raise UserError(f"the benchmark's {program} process failed: {_last_line(done.stderr)}")
     figures: Figures = json.loads(done.stdout.splitlines()[-1])
     return figures
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
 
 
 def _mergekit(command: str, base: str, instruct: str, output: Path) -> Figures:
@@ -132,7 +135,7 @@ def _mergekit(command: str, base: str, instruct: str, output: Path) -> Figures:
         [command, str(recipe), str(output), "--copy-tokenizer"], capture_output=True, text=True
     )
     if done.returncode:
-        raise UserError(f"{command} failed: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"{command} failed: {_last_line(done.stderr)}")
     written = sum(path.stat().st_size for path in output.rglob("*.safetensors"))
     return {"merge_s": time.perf_counter() - start, "written_gib": written / 2**30}
 

@@ -313,7 +313,7 @@ def vllm(
         context, continuation = stock._encode_pair(*request.args)
         questions.append([context + continuation, len(continuation)])
     done = subprocess.run(
-        [python, worker, folder, str(stock.model.dtype).removeprefix("torch.")],
+        [python, "-I", worker, folder, str(stock.model.dtype).removeprefix("torch.")],
         input=json.dumps(questions),
         capture_output=True,
         text=True,

@@ -23,6 +23,7 @@ from rich.console import Console
 import lm_eval_partial
 from lm_eval_partial.bench.models import machine
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.processes import python
 
 LAMS, MEASURED = "0:1:0.1", (0.0, 0.5, 1.0)
 POINTS = 11
@@ -79,9 +80,7 @@ def seconds(arguments: list[str]) -> float:
     start = time.perf_counter()
     # A busy Hub would be timed too.
     environment = {"HF_HUB_OFFLINE": "1", **os.environ}
-    done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run(python(*arguments), capture_output=True, text=True, env=environment)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"the benchmark's run failed: {last}")

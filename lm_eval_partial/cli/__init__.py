@@ -8,12 +8,12 @@ Exit status: 0 done, 1 failed (one line on stderr says why), 2 usage, 130 interr
 from __future__ import annotations
 
 import argparse
-import shlex
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from lm_eval_partial import __version__
+from lm_eval_partial import __version__, escape
 from lm_eval_partial.cli import (
     alpaca_eval,
     bench,
@@ -65,13 +65,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         command.add_parser(subparsers)
     argv = sys.argv[1:] if argv is None else argv
-    # Manifests and model cards record the command that made them.
-    parser.set_defaults(command=shlex.join(["lm-eval-partial", *argv]))
+    # Manifests and model cards record the command that made them, without its secrets.
+    typed = escape.command(["lm-eval-partial", *argv])
+    # A name of a file may have bytes that are no text, and such files are.
+    parser.set_defaults(command=typed.encode(errors="backslashreplace").decode())
     args = parser.parse_args(argv)
     try:
         status: int = args.run(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escape.terminal(str(error))}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # What the system says of a path is for people. Without one, it is not of a path.
+        if error.filename is None:
+            raise
+        line = (
+            f"{os.fsdecode(error.filename)}: {error.strerror}. Check the path and its permissions."
+        )
+        print(f"error: {escape.terminal(line)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

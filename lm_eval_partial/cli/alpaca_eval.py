@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lm_eval_partial.cli.arguments import path
 
 if TYPE_CHECKING:
     from lm_eval_partial.alpaca.judge import Verdict
@@ -62,7 +63,7 @@ def _add_install(commands: Any) -> None:
         ),
     )
     parser.add_argument(
-        "--environment", type=Path, metavar="DIR", help="where (default: where judge looks for it)"
+        "--environment", type=path, metavar="DIR", help="where (default: where judge looks for it)"
     )
     parser.set_defaults(run=run_install)
 
@@ -86,11 +87,11 @@ def _add_folders(parser: Any) -> None:
     parser.add_argument(
         "results",
         metavar="RESULTS_DIR",
-        type=Path,
+        type=path,
         help="folder of a sweep, or lm_eval's --output_path",
     )
     parser.add_argument(
-        "--output_path", type=Path, metavar="DIR", help="default: RESULTS_DIR/alpaca_eval"
+        "--output_path", type=path, metavar="DIR", help="default: RESULTS_DIR/alpaca_eval"
     )
 
 
@@ -124,12 +125,12 @@ def _add_judge(commands: Any) -> None:
     )
     parser.add_argument(
         "--reference_outputs",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="JSON (default: what came with the instructions)",
     )
     parser.add_argument(
-        "--python", type=Path, metavar="PATH", help="of an environment that has alpaca_eval"
+        "--python", type=path, metavar="PATH", help="of an environment that has alpaca_eval"
     )
     _add_judge_model(parser)
     _add_calls(parser)
@@ -158,7 +159,7 @@ def _add_judge_model(parser: Any) -> None:
 def _add_calls(parser: Any) -> None:
     group = parser.add_argument_group("calls")
     group.add_argument(
-        "--concurrency", type=_positive, default=5, metavar="N", help="calls at a time (default: 5)"
+        "--concurrency", type=int, default=5, metavar="N", help="calls at a time (default: 5)"
     )
     group.add_argument(
         "--timeout",
@@ -169,30 +170,37 @@ def _add_calls(parser: Any) -> None:
     )
     group.add_argument(
         "--attempts",
-        type=_positive,
+        type=int,
         default=6,
         metavar="N",
         help="how often a call is tried, waits doubling (default: 6)",
     )
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+# The least and the most. Waits double: twelve attempts take more than an hour.
+_BOUNDS = {"concurrency": (1, 256), "timeout": (1, 3600), "attempts": (1, 12)}
+
+
+def _check(args: argparse.Namespace) -> None:
+    from lm_eval_partial.errors import UserError
+
+    for name, (least, most) in _BOUNDS.items():
+        value = getattr(args, name)
+        if not least <= value <= most:
+            raise UserError(f"--{name} {value}: give {least} to {most}.")
 
 
 def run_export(args: argparse.Namespace) -> int:
     """Write the files and print their paths."""
     from lm_eval_partial.alpaca import outputs
+    from lm_eval_partial.escape import terminal
 
     points = outputs.read(args.results)
     files = outputs.export(points, args.output_path or args.results / outputs.FOLDER)
-    for path, point in zip(files, points, strict=True):
+    for file, point in zip(files, points, strict=True):
         empty = sum(not row["output"] for row in point.outputs)
         note = f", {empty} empty" if empty else ""
-        print(f"{path}: {len(point.outputs)} outputs of {point.generator}{note}")
+        print(terminal(f"{file}: {len(point.outputs)} outputs of {point.generator}{note}"))
     return 0
 
 
@@ -206,10 +214,11 @@ def run_install(args: argparse.Namespace) -> int:
 
 def run_judge(args: argparse.Namespace) -> int:
     """Judge with a bar on stderr; print win rates, or the estimate of a dry run."""
-    from rich.console import Console
+    _check(args)
     from tqdm import tqdm
 
     from lm_eval_partial.alpaca.judge import Settings, judge
+    from lm_eval_partial.cli.console import PlainConsole
 
     settings = Settings(
         annotators_config=args.annotators_config,
@@ -245,7 +254,7 @@ def run_judge(args: argparse.Namespace) -> int:
         for bar in bars.values():
             bar.close()
     show = _show_estimate if args.dry_run else _show
-    show(verdicts, Console(highlight=False))
+    show(verdicts, PlainConsole())
     return 0
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from pathlib import Path
 from typing import Any
+
+from lm_eval_partial.cli.arguments import path
 
 EXAMPLES = """\
 examples:
@@ -37,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", choices=("load", "scoring", "sweep"), help="what to time")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--json", type=path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument(
         "--rounds", type=int, default=3, help="timed rounds after one warm-up (default 3)"
     )
@@ -100,10 +101,10 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table of `lm_eval_partial.bench`."""
+    _check(args)
     from lm_eval_partial.bench import load, scoring, sweep
     from lm_eval_partial.results.suite import task_configs
 
-    _check(args)
     args.include_path = task_configs()
     bench: Any = {"load": load, "scoring": scoring, "sweep": sweep}[args.part]
     figures = bench.measure(args)
@@ -115,15 +116,31 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+# The least and the most. A workload takes a quarter of the documents.
+_BOUNDS = {
+    "rounds": (1, 1000),
+    "documents": (4, 100_000),
+    "batch_size": (1, 100_000),
+    "limit": (1, 1_000_000),
+}
+
+
 def _check(args: argparse.Namespace) -> None:
     """Raise `UserError` for what would end the benchmark minutes later."""
     from lm_eval_partial.errors import UserError
-    from lm_eval_partial.weights.loading import parse_dtype
+    from lm_eval_partial.files import require_writable
 
-    if args.rounds < 1:
-        raise UserError(f"--rounds {args.rounds}: give 1 or more.")
-    for dtype in (args.stored, args.dtype):
-        parse_dtype(dtype)
+    # What costs nothing comes first: a dtype and a device need PyTorch.
+    for name, (least, most) in _BOUNDS.items():
+        value = getattr(args, name)
+        if value is not None and not least <= value <= most:
+            raise UserError(f"--{name} {value}: give {least} to {most:,}.")
+    if args.json is not None:
+        require_writable(args.json.parent, "--json: the folder")
+        if args.json.is_dir():
+            raise UserError(f"--json {args.json} is a folder. Give a file.")
+    if not all(name.strip() for name in args.tasks.split(",")):
+        raise UserError("--tasks has an empty name. Give names of tasks or groups.")
     if args.vllm and shutil.which(args.vllm) is None:
         raise UserError(
             f"--vllm {args.vllm}: no such command. Give the python of an environment that has vLLM."
@@ -132,21 +149,12 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(
             f"--mergekit {args.mergekit}: no such command. Give the path of mergekit-yaml."
         )
-    _check_device(args.device)
     if (args.base is None) != (args.instruct is None):
         raise UserError("give --base and --instruct, or neither to have models made.")
-    if args.documents < 4:  # a workload takes a quarter of them
-        raise UserError(f"--documents {args.documents}: give 4 or more.")
+    from lm_eval_partial.models.device import check_device
+    from lm_eval_partial.weights.loading import parse_dtype
 
-
-def _check_device(device: str | None) -> None:
-    import torch
-
-    from lm_eval_partial.errors import UserError
-
-    try:
-        kind = torch.device(device or "cpu").type
-    except RuntimeError as error:
-        raise UserError(f"--device {device} is no device. Give cpu, cuda or cuda:0.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {device}: PyTorch sees no GPU here. Give cpu.")
+    for dtype in (args.stored, args.dtype):
+        parse_dtype(dtype)
+    if args.device is not None:
+        check_device(f"--device {args.device}", args.device)

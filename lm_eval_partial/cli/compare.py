@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lm_eval_partial.cli.arguments import path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # How many differing documents are printed for each pair of runs.
 SHOWN = 5
+# Of the bootstrap: more would take hours and gigabytes, and change no digit that is printed.
+MOST_RESAMPLES = 100_000
 
 EXAMPLES = """\
 examples:
@@ -44,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "results",
         metavar="RESULTS",
-        type=Path,
+        type=path,
         nargs="+",
         help=(
             "result file or folder of one model; the first is the reference; of several files in a"
@@ -79,12 +82,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.results.compare` finds."""
+    from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.errors import UserError
     from lm_eval_partial.results.compare import compare, mismatches, read_runs
     from lm_eval_partial.results.suite import read_suite, task_configs
 
-    if args.resamples < 100:
-        raise UserError(f"--resamples {args.resamples}: give 100 or more.")
+    if not 100 <= args.resamples <= MOST_RESAMPLES:
+        raise UserError(f"--resamples {args.resamples}: give 100 to {MOST_RESAMPLES:,}.")
     if not 0 <= args.tolerance < float("inf"):
         raise UserError(f"--tolerance {args.tolerance}: give a number from 0.")
     if args.tolerance and not args.expect_equal:
@@ -95,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         return _parity(runs, differing, args.json)
     found = compare(runs, read_suite(task_configs()), args.resamples)
     if args.json:
-        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        print_json(found.to_dict())
     else:
         show(found)
     return 0
@@ -104,24 +108,25 @@ def run(args: argparse.Namespace) -> int:
 def _parity(runs: Sequence[Run], found: list[list[Mismatch]], as_json: bool) -> int:
     from dataclasses import asdict
 
+    from lm_eval_partial.cli.printing import print_json
+    from lm_eval_partial.escape import terminal
+
     if as_json:
         rows = [list(map(asdict, of_run)) for of_run in found]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return int(any(found))
     for other, of_run in zip(runs[1:], found, strict=True):
         if not of_run:
-            print(f"equal: {runs[0].label} and {other.label}")
+            print(terminal(f"equal: {runs[0].label} and {other.label}"))
             continue
-        print(
-            f"not equal: {runs[0].label} and {other.label}, {len(of_run)} differences",
-            file=sys.stderr,
-        )
+        lines = [f"not equal: {runs[0].label} and {other.label}, {len(of_run)} differences"]
         for mismatch in of_run[:SHOWN]:
             place = f"doc_id {mismatch.doc_id}: " if mismatch.doc_id is not None else ""
-            print(f"  {mismatch.task}, {place}{mismatch.what}", file=sys.stderr)
-            print(f"    {_short(mismatch.one)}\n    {_short(mismatch.two)}", file=sys.stderr)
+            lines.append(f"  {mismatch.task}, {place}{mismatch.what}")
+            lines += [f"    {_short(mismatch.one)}", f"    {_short(mismatch.two)}"]
         if len(of_run) > SHOWN:
-            print(f"  and {len(of_run) - SHOWN} more; --json lists all", file=sys.stderr)
+            lines.append(f"  and {len(of_run) - SHOWN} more; --json lists all")
+        print("\n".join(map(terminal, lines)), file=sys.stderr)
     return int(any(found))
 
 
@@ -133,15 +138,15 @@ def _short(value: Any) -> str:
 def show(found: Comparison) -> None:
     """Print one table for every run but the first, on stdout."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
+    from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.printing import print_table
 
-    console = Console(highlight=False)
-    console.print(f"A  {found.runs[0]}", markup=False, soft_wrap=True)
+    console = PlainConsole()
+    console.print(f"A  {found.runs[0]}", soft_wrap=True)
     for label, differences in zip(found.runs[1:], found.differences, strict=True):
-        console.print(f"B  {label}", markup=False, soft_wrap=True)
+        console.print(f"B  {label}", soft_wrap=True)
         over_tasks = any(row.interval_over_tasks for row in differences)
         table = Table(box=SIMPLE_HEAD)
         for column in ("score", "metric"):
@@ -169,7 +174,7 @@ def show(found: Comparison) -> None:
         soft_wrap=True,
     )
     for note in found.notes:
-        console.print(f"Note: {note}.", markup=False, soft_wrap=True)
+        console.print(f"Note: {note}.", soft_wrap=True)
 
 
 def _is_clear(row: Difference) -> bool:

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lm_eval_partial.cli.arguments import path
+
 EPILOG = """examples:
   lm-eval-partial demo
   lm-eval-partial demo --train --output my_pair
@@ -40,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path,
         default=DEFAULT_OUTPUT,
         metavar="DIR",
         help="new or empty folder for the trained pair (default: ./%(default)s)",
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.train:
         _show(_relative(Path(lm_eval_partial.demo.__file__).parent))
         return 0
-    _require_empty(args.output)
+    _check(args.output, args.seed)
     _train(args.output, args.size, args.seed)
     _show(args.output)
     return 0
@@ -87,10 +89,13 @@ def _show(pair: Path) -> None:
     print(f"  {evaluation_command(pair)}")
 
 
-def _require_empty(output: Path) -> None:
-    """Raise `UserError` if training would write over something."""
+def _check(output: Path, seed: int) -> None:
+    """Raise `UserError` if training would write over something, or could not write."""
     from lm_eval_partial.errors import UserError
+    from lm_eval_partial.files import require_writable
 
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed {seed}: give a whole number from 0 to {2**32 - 1}.")
     if output.is_file():
         raise UserError(
             f"--output {output} is a file. Name a new folder, such as --output {output}_pair."
@@ -100,6 +105,7 @@ def _require_empty(output: Path) -> None:
             f"--output {output} is not empty, and training never overwrites. "
             f"Name a new folder, for example --output {output}_{time.strftime('%H%M')}."
         )
+    require_writable(output, "--output")
 
 
 def _train(output: Path, size: str, seed: int) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from lm_eval_partial.cli.inspect import add_generation_config, add_pair_arguments, open_pair
+from lm_eval_partial.cli.arguments import path
+from lm_eval_partial.cli.inspect import (
+    add_generation_config,
+    add_pair_arguments,
+    check_folder,
+    open_pair,
+)
 
 EXAMPLES = """\
 examples:
@@ -36,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
     add_generation_config(parser)
     parser.add_argument("--lam", required=True, help="λ: 0 is base, 1 instruct")
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="new or empty folder"
+        "--output", required=True, type=path, metavar="DIR", help="new or empty folder"
     )
     parser.add_argument(
         "--dtype", default="auto", help="dtype to store (default auto: what partial-hf loads in)"
@@ -56,11 +61,25 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from lm_eval_partial.errors import UserError
     from lm_eval_partial.lam import read_lam
-    from lm_eval_partial.weights.export import claim_repository, export, push, require_new
 
     lam = read_lam(args.lam)
+    check_folder(args.output)
+    if args.private and not args.push_to_hub:
+        raise UserError("--private is for --push_to_hub, which was not given.")
+    from lm_eval_partial.weights.export import (
+        check_shard_size,
+        claim_repository,
+        export,
+        push,
+        require_new,
+    )
+    from lm_eval_partial.weights.loading import parse_dtype
+
     require_new(args.output)
+    check_shard_size(args.max_shard_size)
+    parse_dtype(args.dtype)
     pair = open_pair(args)
     if args.push_to_hub:  # before gigabytes are written: the name may be taken
         claim_repository(args.push_to_hub, args.private)

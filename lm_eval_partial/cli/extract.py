@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_partial.cli.inspect import add_pair_arguments, open_pair
+from lm_eval_partial.cli.arguments import path
+from lm_eval_partial.cli.inspect import add_pair_arguments, check_folder, open_pair
 
 if TYPE_CHECKING:
     from lm_eval_partial.weights.write_adapter import Kept
@@ -50,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
         ),
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="new or empty folder"
+        "--output", type=path, required=True, metavar="DIR", help="new or empty folder"
     )
     parser.add_argument(
         "--json", action="store_true", help="print JSON instead of a table: one entry a weight"
@@ -60,20 +60,23 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the adapter and print its errors."""
+    from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.errors import UserError
-    from lm_eval_partial.weights.truncation import check_rank
-    from lm_eval_partial.weights.write_adapter import extract, relative_error
 
-    rank = None if args.rank is None else check_rank(args.rank)
     if args.energy is not None and not 0 < args.energy <= 1:
         raise UserError(
             f"--energy {args.energy} is not a share. Give more than 0 and at most 1, such as 0.9."
         )
+    check_folder(args.output)
+    from lm_eval_partial.weights.truncation import check_rank
+    from lm_eval_partial.weights.write_adapter import extract, relative_error
+
+    rank = None if args.rank is None else check_rank(args.rank)
     pair = open_pair(args)
     found = extract(pair, args.output, rank, args.energy, args.rest)
     if args.json:
         rows = [each._asdict() | {"relative_error": relative_error([each])} for each in found]
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
     else:
         show(found, args.output)
     return 0
@@ -83,8 +86,9 @@ def show(found: list[Kept], output: Path) -> None:
     """Print one row for all weights whose names differ only in the layer."""
     import re
 
-    from rich.console import Console
     from rich.table import Table
+
+    from lm_eval_partial.cli.console import PlainConsole
 
     table = Table("weights", "matrices", "rank", "‖ΔW − BA‖ / ‖ΔW‖")
     groups: dict[str, list[Kept]] = {}
@@ -94,14 +98,10 @@ def show(found: list[Kept], output: Path) -> None:
         table.add_row(name, *_cells(group))
     table.add_section()
     table.add_row("all linear layers", *_cells(found))
-    console = Console(highlight=False)
+    console = PlainConsole()
     console.print(table)
     size = sum(file.stat().st_size for file in output.glob("adapter_model.*"))
-    console.print(
-        f"{output}: {size / 2**20:.2f} MiB. Use it as instruct={output}.",
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print(f"{output}: {size / 2**20:.2f} MiB. Use it as instruct={output}.", soft_wrap=True)
 
 
 def _cells(group: list[Kept]) -> tuple[str, str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,11 +53,32 @@ def add_generation_config(parser: argparse.ArgumentParser) -> None:
 
 
 def open_pair(args: argparse.Namespace) -> Pair:
-    """Return the pair that `add_pair_arguments` names."""
+    """Return the pair that `add_pair_arguments` names.
+
+    Raises:
+        UserError: the pair cannot be opened, or ``--output`` lies inside one of its sides.
+    """
+    from lm_eval_partial.errors import UserError
     from lm_eval_partial.weights.pair import Pair
     from lm_eval_partial.weights.source import Source
 
+    output: Path | None = getattr(args, "output", None)
+    for side in ("base", "instruct"):
+        folder = Path(getattr(args, side))
+        if output and folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"--output {output} is inside of --{side} {folder}, which is only read. Give"
+                " --output a folder elsewhere."
+            )
     return Pair.of(Source.of(vars(args)))
+
+
+def check_folder(output: Path) -> None:
+    """Raise `UserError` if nothing can be written into ``--output``."""
+    from lm_eval_partial.files import require_writable
+
+    if not os.path.isfile(output):  # of which each command says something of its own
+        require_writable(output, "--output")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -86,16 +108,18 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what `lm_eval_partial.weights.inspection` finds."""
-    from lm_eval_partial.cli.inspect_tables import show
+    """Print what `lm_eval_partial.weights.inspection` finds; return 1 if it rules out the pair."""
     from lm_eval_partial.lam import read_lam
+
+    lam = None if args.lam is None else read_lam(args.lam)
+    from lm_eval_partial.cli.inspect_tables import show, usable
+    from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.weights.inspection import inspect_pair
 
     pair = open_pair(args)
-    lam = None if args.lam is None else read_lam(args.lam)
     found = inspect_pair(pair, read_weights=not args.headers_only, lam=lam)
     if args.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json(found)
     else:
         show(found)
-    return 0
+    return 0 if usable(found) else 1

@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
 from rich.table import Column, Table
 
+from lm_eval_partial.cli.console import PlainConsole
 from lm_eval_partial.errors import natural
 from lm_eval_partial.files import readable_bytes
 from lm_eval_partial.lam import format_lam
@@ -22,8 +22,7 @@ KINDS = ("attention", "mlp", "norm", "other")
 
 def show(report: dict[str, Any]) -> None:
     """Print a report of `inspect_pair` for people: tables on stdout."""
-    # Paths and tokens such as [/INST] are not markup.
-    console = Console(highlight=False, markup=False)
+    console = PlainConsole()
     console.print(_summary(report))
     if report["update"] is not None:
         console.print(_update_table(report["update"]))
@@ -39,8 +38,16 @@ def show(report: dict[str, Any]) -> None:
         )
     lines.append(_generation_line(report["generation_config"]))
     lines += [_sharing_line(report["share_prefix"]), _memory_line(report)]
-    for line in (*lines, "This pair can be interpolated."):
+    verdict = "This pair can be interpolated."
+    if not usable(report):
+        verdict = "This pair cannot be interpolated: some of its weights are no numbers."
+    for line in (*lines, verdict):
         console.print(line, soft_wrap=True)
+
+
+def usable(report: dict[str, Any]) -> bool:
+    """Return whether all weights that were read are finite numbers."""
+    return report["update"] is None or not any(report["update"]["not_finite"].values())
 
 
 def _summary(report: dict[str, Any]) -> Table:
@@ -175,7 +182,9 @@ def _update_table(update: dict[str, Any]) -> Table:
     layers = update["layers"]
     present = set().union(*layers.values())
     kinds = [kind for kind in KINDS if kind in present]
-    table = Table("layers", *kinds, title=f"‖ΔW‖/‖W‖: {update['overall']:.4f} over all matrices")
+    table = Table(
+        "layers", *kinds, title=f"‖ΔW‖/‖W‖: {_number(update['overall'])} over all matrices"
+    )
     # A model may have several stacks of layers, such as a decoder and a vision tower.
     stacks: dict[str, list[str]] = {}
     for name in layers:
@@ -189,10 +198,17 @@ def _update_table(update: dict[str, Any]) -> Table:
             table.add_row(band[0] + last, *(_mean(inside, kind) for kind in kinds))
         table.add_section()
     for name, value in update["groups"].items():
-        table.add_row(name, f"{value:.4f}", *[""] * (len(kinds) - 1))
+        table.add_row(name, _number(value), *[""] * (len(kinds) - 1))
     return table
 
 
-def _mean(layers: list[dict[str, float]], kind: str) -> str:
+def _mean(layers: list[dict[str, float | None]], kind: str) -> str:
     values = [layer[kind] for layer in layers if kind in layer]
-    return f"{sum(values) / len(values):.4f}" if values else ""
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values):
+        return _number(None)
+    return _number(sum(numbers) / len(numbers)) if numbers else ""
+
+
+def _number(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.4f}"

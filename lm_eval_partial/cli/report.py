@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_partial.cli.arguments import path
+
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from lm_eval_partial.results.trajectory import Curve, Trajectory
 
 
@@ -35,13 +38,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "folders",
         metavar="DIR",
-        type=Path,
+        type=path,
         nargs="+",
         help="folder with the result files of a pair",
     )
     parser.add_argument(
         "--output_path",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="where to write (default: into DIR, if there is one)",
     )
@@ -60,6 +63,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report and print where, below a short table."""
     from lm_eval_partial.errors import UserError
+    from lm_eval_partial.escape import terminal
+    from lm_eval_partial.files import require_writable
     from lm_eval_partial.results.aggregation import INSTRUCTION
     from lm_eval_partial.results.suite import read_suite, task_configs
     from lm_eval_partial.results.trajectory import read
@@ -68,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{len(args.folders)} folders make one report. Say where it goes: --output_path DIR."
         )
+    if args.output_path is not None:
+        require_writable(args.output_path, "--output_path")
     found = read(args.folders, read_suite(task_configs()), args.instruction or INSTRUCTION)
 
     # It imports matplotlib, which takes a second: only once the files are known to be good.
@@ -76,18 +83,17 @@ def run(args: argparse.Namespace) -> int:
     paths = write(found, args.output_path or args.folders[0])
     for trajectory in found:
         show(trajectory)
-    for path in paths:
-        print(path)
+    for written in paths:
+        print(terminal(str(written)))
     return 0
 
 
 def show(trajectory: Trajectory) -> None:
     """Print the overall scores and areas over λ on stdout, the best in bold."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from lm_eval_partial.cli.console import PlainConsole, bold
     from lm_eval_partial.cli.printing import print_table
     from lm_eval_partial.report.tables import number
 
@@ -96,27 +102,24 @@ def show(trajectory: Trajectory) -> None:
     for curve in (trajectory.icl, trajectory.instruction, *trajectory.areas):
         if curve:
             curves[curve.node.name] = curve
-    table = Table(
-        title=f"{escape(trajectory.name)}: scores over λ", title_justify="left", box=SIMPLE_HEAD
-    )
+    title = f"{trajectory.name}: scores over λ"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     for name in trajectory.columns:
         table.add_column(name, justify="right", no_wrap=True)
     for curve in curves.values():
-        cells = [number(value) for value in curve.values.tolist()]
         best = trajectory.lams.index(curve.best.lam)
-        cells[best] = f"[bold]{cells[best]}[/]"
-        table.add_row(escape(curve.node.label), *cells)
+        cells: list[str | Text] = []
+        for index, value in enumerate(curve.values.tolist()):
+            cells.append(bold(number(value)) if index == best else number(value))
+        table.add_row(curve.node.label, *cells)
     print_table(table)
-    console = Console(highlight=False)
+    console = PlainConsole()
     for curve in list(curves.values())[:1]:
-        console.print(
-            f"Best λ for {curve.node.label}: {summary(curve, trajectory.lams)}",
-            markup=False,
-            soft_wrap=True,
-        )
+        text = f"Best λ for {curve.node.label}: {summary(curve, trajectory.lams)}"
+        console.print(text, soft_wrap=True)
     for note in trajectory.notes:
-        console.print(f"Note: {note}.", markup=False, soft_wrap=True)
+        console.print(f"Note: {note}.", soft_wrap=True)
 
 
 def summary(curve: Curve, lams: Sequence[float]) -> str:

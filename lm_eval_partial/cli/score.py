@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lm_eval_partial.cli.arguments import path
 
 if TYPE_CHECKING:
     from lm_eval_partial.results.suite import Scores
@@ -32,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "results",
         metavar="RESULTS",
-        type=Path,
+        type=path,
         help="a result file of lm_eval, or a folder: its newest one",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -41,13 +42,18 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.results.suite` finds."""
+    from lm_eval_partial.cli.printing import print_json
+    from lm_eval_partial.errors import UserError
     from lm_eval_partial.results.files import read_result
     from lm_eval_partial.results.suite import read_suite, score, task_configs
 
     file, result = read_result(args.results)
-    scores = score(result, read_suite(task_configs()))
+    try:
+        scores = score(result, read_suite(task_configs()))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     if args.json:
-        print(json.dumps({"file": str(file), **scores.to_dict()}, indent=2, ensure_ascii=False))
+        print_json({"file": str(file), **scores.to_dict()})
     else:
         show(scores, file, result.get("model_name"))
     return 0
@@ -55,19 +61,17 @@ def run(args: argparse.Namespace) -> int:
 
 def show(scores: Scores, file: Path, model: object) -> None:
     """Print a table on stdout."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(str(model)) if model else None, title_justify="left")
+    from lm_eval_partial.cli.console import PlainConsole, bold
+
+    table = Table(title=str(model) if model else None, title_justify="left")
     table.add_column("area / task")
     table.add_column("main metric")
     table.add_column("documents", justify="right")
     table.add_column("score", justify="right")
     for area, mean in scores.areas.items():
-        table.add_row(
-            f"[bold]{area.removeprefix('partial_icl_')}", "", "", f"[bold]{_number(mean)}"
-        )
+        table.add_row(bold(area.removeprefix("partial_icl_")), "", "", bold(_number(mean)))
         for task in scores.tasks:
             if task.area != area:
                 continue
@@ -80,20 +84,19 @@ def show(scores: Scores, file: Path, model: object) -> None:
             )
         table.add_section()
     table.add_row(
-        "[bold]ICL score", f"mean of {len(scores.tasks)} tasks", "", f"[bold]{_number(scores.icl)}"
+        bold("ICL score"), f"mean of {len(scores.tasks)} tasks", "", bold(_number(scores.icl))
     )
-    console = Console(highlight=False)
+    console = PlainConsole()
     console.print(table)
     if scores.missing:
         names = [task.removeprefix("partial_") for task in scores.missing]
         console.print(
             f"No ICL score: {len(names)} of {len(scores.tasks)} tasks were not run:"
-            f" {', '.join(names)}",
-            markup=False,
+            f" {', '.join(names)}"
         )
     for caveat in scores.caveats:
-        console.print(caveat, markup=False)
-    console.print(str(file), markup=False, soft_wrap=True)
+        console.print(caveat)
+    console.print(str(file), soft_wrap=True)
 
 
 def _number(value: float | None) -> str:

@@ -7,10 +7,13 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lm_eval_partial.errors import UserError
+from lm_eval_partial.errors import UserError, first_line
+from lm_eval_partial.weights.source import as_bool
 
 # Flags of lm_eval that have no meaning here, or another. `sweep.run` refuses them; the help leaves
 # them out.
@@ -74,13 +77,16 @@ def add_parser(subparsers: Any) -> None:
     # Without this, argparse would take the value of --lam -0.5:1:0.5 for a flag.
     parser._negative_number_matcher = re.compile(r"-[\d.][\d.,:]*$")
     parser.set_defaults(run=run)
-    # The harness's parser imports torch, which other commands need not wait for.
+    # Other commands need not wait for the harness's parser.
     parse = parser.parse_known_args
 
     def parse_with_the_harness(*args: Any, **kwargs: Any) -> Any:
         parser.parse_known_args = parse
         _add_flags_of_the_harness(parser)
-        return parse(*args, **kwargs)
+        try:
+            return parse(*args, **kwargs)
+        except (ValueError, RecursionError) as error:  # JSON, which the harness's actions read
+            parser.error(first_line(error))
 
     parser.parse_known_args = parse_with_the_harness
 
@@ -88,30 +94,50 @@ def add_parser(subparsers: Any) -> None:
 def _add_flags_of_the_harness(parser: Any) -> None:
     from lm_eval._cli.run import Run
 
+    from lm_eval_partial.sweep import flags
+
     harness: Any = Run(argparse.ArgumentParser().add_subparsers())
+    # The harness takes any text for the name of a template, and any but three for false.
+    types: dict[str, Callable[[str], Any]] = {
+        "apply_chat_template": flags.template,
+        "fewshot_as_multiturn": partial(as_bool, "--fewshot_as_multiturn"),
+    }
     for action in harness._parser._actions:
         if action.dest in _HIDDEN:
             action.help = argparse.SUPPRESS
+        read = types.get(action.dest, action.type)
+        if read not in (None, str, int, float):  # whose errors argparse knows to say
+            action.type = _explained(read)
     parser._add_container_actions(harness._parser)
+
+
+def _explained(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a type of argparse's whose errors are shown; it hides those of a `ValueError`."""
+
+    def explained(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(first_line(error)) from error
+
+    return explained
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the sweep with bars and logs on stderr; print the trajectory."""
-    from rich.console import Console
-
+    lams = _check(args)
+    from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.sweep_table import show
-    from lm_eval_partial.lam import parse_lams
     from lm_eval_partial.sweep.folder import points
     from lm_eval_partial.sweep.run import sweep
 
     # Otherwise tokenizers warns whenever a process is forked after it was used.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if args.model not in (None, "partial-hf"):
-        raise UserError(f"--model {args.model}: a sweep is of partial-hf. Leave --model out.")
-    lams = parse_lams(args.lam)
     config = _config(args)
     trackers = _trackers(config)
     _log_once()
+    # The heavy imports come once the flags are known to be right.
+
     try:
         folder = sweep(config, lams, _baselines(args), args.command, trackers)
     except KeyboardInterrupt:
@@ -122,14 +148,56 @@ def run(args: argparse.Namespace) -> int:
         )
         print("The same command goes on from there.", file=sys.stderr)
         return 130
-    show(folder, Console(highlight=False))
+    show(folder, PlainConsole())
     return 0
+
+
+def _check(args: argparse.Namespace) -> list[float]:
+    """Return the λ, once all that costs nothing to look at is right."""
+    from lm_eval_partial.lam import parse_lams
+    from lm_eval_partial.sweep import flags
+
+    if args.model not in (None, "partial-hf"):
+        raise UserError(f"--model {args.model}: a sweep is of partial-hf. Leave --model out.")
+    lams = parse_lams(args.lam)
+    # A config file may hold what the flags leave out.
+    given = _config_file(args.config) if args.config else {}
+    model_args = _model_args(args) or given.get("model_args") or {}
+    given |= {name: value for name, value in vars(args).items() if value is not None}
+    given["model_args"] = model_args
+    if not given.get("output_path"):
+        raise UserError("--output_path is missing. Give the folder that the results go to.")
+    flags.check(given)
+    for side in ("base", "instruct"):
+        if isinstance(model_args, dict) and not model_args.get(side):
+            raise UserError(f"--{side} is missing. Give a folder or a Hub id.")
+    if device := given.get("device"):
+        from lm_eval_partial.models.device import check_device  # torch, only if it is asked for
+
+        check_device(f"--device {device}", device)
+    return lams
+
+
+def _config_file(path: str) -> dict[str, Any]:
+    """Return what a config file of the harness holds."""
+    import yaml  # type: ignore[import-untyped]
+
+    from lm_eval_partial.reading import compose_yaml, read_text
+
+    hint = "Give a YAML file of lm_eval's flags, such as limit: 10."
+    text = read_text(Path(path), hint, limit=2**20)
+    compose_yaml(text, path, hint)
+    try:
+        found = yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path} cannot be read ({first_line(error)}). {hint}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"--config {path} holds no names and values. {hint}")
+    return {str(name): value for name, value in found.items()}
 
 
 def _trackers(config: Any) -> Any:
     """Return what makes the trackers, once their packages are known to be there."""
-    from functools import partial
-
     from lm_eval_partial.sweep.tracking import Trackers, require
 
     for module in ("wandb", "trackio"):
@@ -157,9 +225,6 @@ def _config(args: argparse.Namespace) -> Any:
     from lm_eval.utils import setup_logging
 
     setup_logging()
-    # A config file (--config) may hold it too, which is read below.
-    if not (args.output_path or args.config):
-        raise UserError("--output_path is missing. Give the folder that the results go to.")
     given = argparse.Namespace()
     for field in fields(EvaluatorConfig):
         if hasattr(args, field.name):
@@ -170,13 +235,8 @@ def _config(args: argparse.Namespace) -> Any:
         config = EvaluatorConfig.from_cli(given)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(str(error)) from error
-    for side in ("base", "instruct"):
-        if side not in config.model_args:
-            raise UserError(f"--{side} is missing. Give a folder or a Hub id.")
     # Again: a config file would have the last word. predict_only is nothing without samples.
     config.log_samples = config.predict_only or not args.no_log_samples
-    if config.output_path is None:
-        raise UserError("--output_path is missing. Give the folder that the results go to.")
     _include_suite(config)
     return config
 

@@ -10,8 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from lm_eval_partial.results.files import ResultFile, Run
+from lm_eval_partial.cli.console import bold
+from lm_eval_partial.errors import listing
+from lm_eval_partial.escape import terminal
+from lm_eval_partial.results.files import ResultFile, Run, finite
 from lm_eval_partial.results.main_metric import (
     group_metric,
     higher_is_better,
@@ -20,7 +24,7 @@ from lm_eval_partial.results.main_metric import (
 )
 from lm_eval_partial.results.suite import read_suite, task_configs
 from lm_eval_partial.results.uncertainty import best_lam
-from lm_eval_partial.sweep.folder import Result, points, read_point
+from lm_eval_partial.sweep.folder import points, read_point
 
 
 def columns(run: Run) -> dict[str, str]:
@@ -67,8 +71,8 @@ def show(folder: Path, console: Console) -> None:
     table.add_column("λ")
     best: dict[str, str | None] = {}
     for name, metric in shown.items():
-        header = f"{_short(name, run, shown)}\n{metric.removesuffix(',none')}"
-        table.add_column(header, justify="right", overflow="fold")
+        header = [terminal(_short(name, run, shown)), terminal(metric.removesuffix(",none"))]
+        table.add_column(Text("\n".join(header)), justify="right", overflow="fold")
         best[name] = _best(results, name, metric, higher_is_better(run, name, metric))
     stock = [name for name in results if not name.startswith("lam_")]
     for point, result in results.items():
@@ -83,6 +87,8 @@ def show(folder: Path, console: Console) -> None:
     console.print(table)
     if any(best.values()):
         console.print("* best λ on these documents")
+    if lost := _not_finite(results, shown):
+        console.print(f"not a finite number: {listing(lost, 10)}", markup=False, soft_wrap=True)
 
 
 def _short(name: str, run: Run, shown: Mapping[str, str]) -> str:
@@ -94,12 +100,26 @@ def _short(name: str, run: Run, shown: Mapping[str, str]) -> str:
     return short
 
 
-def _value(result: Result, name: str, metric: str) -> float:
-    value = result["results"].get(name, {}).get(metric)
-    return value if isinstance(value, int | float) else math.nan
+def _value(result: dict[str, Any], name: str, metric: str) -> float:
+    """Return the score; NaN if there is none, or it is not finite."""
+    value = finite(result["results"].get(name, {}).get(metric))
+    return math.nan if value is None else value
 
 
-def _best(results: Mapping[str, Result], name: str, metric: str, higher: bool) -> str | None:
+def _not_finite(results: Mapping[str, dict[str, Any]], shown: Mapping[str, str]) -> list[str]:
+    """Return the scores that are numbers and not finite, each with its point."""
+    found = []
+    for point, result in results.items():
+        for name, metric in shown.items():
+            value = result["results"].get(name, {}).get(metric)
+            if isinstance(value, int | float) and finite(value) is None:
+                found.append(f"{metric} of {name} at {point}")
+    return found
+
+
+def _best(
+    results: Mapping[str, dict[str, Any]], name: str, metric: str, higher: bool
+) -> str | None:
     """Return the point with the best score, if there are two to choose from."""
     scores: dict[float, float] = {}
     names: dict[float, str] = {}
@@ -111,7 +131,7 @@ def _best(results: Mapping[str, Result], name: str, metric: str, higher: bool) -
     return names[best_lam(scores, higher)] if len(scores) > 1 else None
 
 
-def _cell(value: Any, best: bool) -> str:
+def _cell(value: Any, best: bool) -> str | Text:
     if math.isnan(value):
         return "–"
-    return f"[bold]{value:.4f}*[/bold]" if best else f"{value:.4f} "
+    return bold(f"{value:.4f}*") if best else f"{value:.4f} "

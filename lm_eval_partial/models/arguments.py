@@ -1,4 +1,4 @@
-"""The ``--model_args`` of ``partial-hf``: checked by name before a weight file is opened.
+"""The ``--model_args`` of ``partial-hf``: checked before a weight file is opened.
 
 `HFLM` hands what it does not know to transformers, where a typo surfaces minutes later as a
 TypeError of a model class. Here it is caught first, with the nearest name.
@@ -6,11 +6,14 @@ TypeError of a model class. Here it is caught first, with the nearest name.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import sanitize_model_name
@@ -18,7 +21,9 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig
 
 from lm_eval_partial.errors import UserError, nearest
 from lm_eval_partial.files import FILE_SYSTEM_BYTES
-from lm_eval_partial.weights import source
+from lm_eval_partial.models.device import check_device
+from lm_eval_partial.weights import loading, source
+from lm_eval_partial.weights.source import as_bool
 
 # The arguments that PartialHFLM adds to HFLM's; trust_remote_code is in both.
 OWN = (
@@ -65,12 +70,46 @@ SPEED_ONLY = (
 )
 
 
+@functools.cache
+def boolean_names() -> frozenset[str]:
+    """Return the arguments that are true or false: ours, the loader's and the harness's."""
+    ours = {"merge", "share_prefix", "low_cpu_mem_usage"}
+    quantisation = {"load_in_8bit", "load_in_4bit", "bnb_4bit_use_double_quant"}
+    harness = set()
+    for name, parameter in inspect.signature(HFLM.__init__).parameters.items():
+        kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
+        if "bool" in kinds and "str" not in kinds:
+            harness.add(name)
+    return frozenset(ours | quantisation | harness)
+
+
+def booleans(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments, with those that are true or false as such.
+
+    Any text is true to Python, so that ``trust_remote_code=no`` would run a stranger's code.
+
+    Raises:
+        UserError: one is neither true nor false.
+    """
+    read = dict(given)
+    for name in given.keys() & boolean_names():
+        if given[name] is not None:  # None stands for an argument that was left out
+            read[name] = as_bool(name, given[name])
+    return read
+
+
 def check(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments without those that change nothing (``peft=None``, ``backend=causal``).
 
     Raises:
         UserError: an argument is never right here.
     """
+    for name in given:
+        if name.isdigit():  # lam=0,5 is cut at its comma
+            raise UserError(
+                f"{name} is no argument. Arguments are NAME=VALUE with commas between; the decimal"
+                " sign is a point, as in lam=0.5."
+            )
     parameters = inspect.signature(HFLM.__init__).parameters
     for name in given.keys() & INSTEAD.keys():
         # The harness itself passes some at their defaults, and backend=causal is what this is.
@@ -79,7 +118,33 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
             meaningless.append(parameters[name].default)
         if given[name] not in meaningless:
             raise UserError(f"{name}= does not go with partial-hf: {INSTEAD[name]}.")
+    check_values(given)
     return {name: value for name, value in given.items() if name not in INSTEAD}
+
+
+def check_values(given: Mapping[str, Any]) -> None:
+    """Raise `UserError` for an argument of the harness whose value no model could be made with."""
+    loading.parse_dtype(given.get("dtype"))
+    for name in ("softmax_dtype", "mixed_precision_dtype"):
+        value = given.get(name)
+        if value is not None and getattr(torch, str(value).removeprefix("torch."), None) not in (
+            loading.FLOATS
+        ):
+            raise UserError(f"{name}={value} is no dtype. Give float32, bfloat16 or float16.")
+    for name, least in (("max_length", 1), ("max_batch_size", 1), ("prefix_token_id", 0)):
+        value = given.get(name)
+        if value is not None and (type(value) is not int or value < least):
+            raise UserError(f"{name}={value} is no whole number from {least} on. Give one.")
+    value = given.get("batch_size")
+    if value is not None and not re.fullmatch(r"[1-9]\d*|auto(:[1-9]\d*)?", str(value)):
+        raise UserError(
+            f"batch_size={value} is neither a number from 1 on nor auto. Give batch_size=8, say, or"
+            " batch_size=auto."
+        )
+    for name in ("max_memory_per_gpu", "max_cpu_memory"):
+        value = given.get(name)
+        if value is not None and not re.fullmatch(r"\d+|\d+(\.\d+)?[KMG]i?B", str(value), re.I):
+            raise UserError(f"{name}={value} is no amount of memory. Give {name}=20GiB, say.")
 
 
 def with_flags(given: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,6 +165,9 @@ def with_flags(given: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, 
             raise UserError(
                 f"--{name} {flag} and {name}={argument} in --model_args differ. Give one."
             )
+        # The flag has a default that is not there on most machines; what is typed has none.
+        if name == "device" and isinstance(argument, str):
+            check_device(f"device={argument}", argument)
         value = flag if argument is None else argument
         if value is not None:
             merged[name] = value
@@ -126,16 +194,24 @@ def unknown(given: Iterable[str]) -> list[str]:
     return [name for name in given if name not in _known()]
 
 
-def check_fields(given: Iterable[str], config: PreTrainedConfig) -> None:
-    """Raise `UserError` for a name that is no field of the model's config either."""
-    known, fields = _known(), set(config.to_dict())
-    for name in given:
+def check_fields(given: Mapping[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
+    """Return fields of the model's config that are overridden, true and false as such.
+
+    Raises:
+        UserError: a name is no such field, or a value is neither true nor false where one is.
+    """
+    known, fields = _known(), config.to_dict()
+    read = dict(given)
+    for name, value in given.items():
         if name not in fields:
-            hint = nearest(name, known | fields) or (
+            hint = nearest(name, known | fields.keys()) or (
                 f" partial-hf knows: {', '.join(sorted(known))}; and the fields of the model's"
                 " config."
             )
             raise UserError(f"unknown argument {name}=.{hint}")
+        if isinstance(fields[name], bool) and value is not None:
+            read[name] = as_bool(name, value)
+    return read
 
 
 def _known() -> set[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -17,15 +16,17 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
+from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import __version__ as transformers_version
 from transformers.distributed.configuration_utils import DistributedConfig
 
-from lm_eval_partial import __version__
-from lm_eval_partial.errors import UserError
+from lm_eval_partial import __version__, escape
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json, read_lam
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
+from lm_eval_partial.models.device import check_device
+from lm_eval_partial.models.finite import Finite
 from lm_eval_partial.models.partial import Partial
 from lm_eval_partial.models.shared_prefix import SharedPrefixHFLM
 from lm_eval_partial.weights import loading, memory
@@ -34,14 +35,14 @@ from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.source import NAMES as SOURCE
 from lm_eval_partial.weights.source import Source
 
-logger = logging.getLogger(__name__)
+logger = escape.logger(__name__)
 
 # From this many times float32's time on, a CPU's half precision is worth a warning.
 SLOW = 2.0
 
 
 @register_model("partial-hf")
-class PartialHFLM(Partial, SharedPrefixHFLM):
+class PartialHFLM(Partial, Finite, SharedPrefixHFLM):
     """θ(λ) = θ_base + λ (θ_instruct − θ_base) as an lm-eval model (arXiv 2504.11626).
 
     Attributes:
@@ -92,14 +93,19 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
             UserError: an argument is wrong or the pair cannot be interpolated. No weight was read.
         """
         arguments.check_name(model)
-        source, others = _read_arguments(
-            kwargs | {"base": base, "instruct": instruct}, dtype, share_prefix
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device != EvaluatorConfig().device:  # which the harness passes on if none was given
+            check_device(f"device={device}", device)
+        given = arguments.booleans(
+            kwargs
+            | {"base": base, "instruct": instruct, "merge": merge, "share_prefix": share_prefix}
         )
+        merge, share_prefix = given.pop("merge") is True, given.pop("share_prefix") is not False
+        source, others = _read_arguments(given, dtype)
         self._open(source, lam, merge=merge, rank=rank, rest=rest, schedule=schedule)
         self._dtype = loading.resolve_dtype(self.pair, dtype)
         self._quantization = quantization_config or arguments.take_quantization(others)
         self._settings = _without(others, SPEED_ONLY) | {"share_prefix": share_prefix}
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if loading.parse_dtype(dtype) is None and str(device) == "cpu":
             self._warn_if_slow()
         super().__init__(
@@ -127,10 +133,13 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
         A response cache in use is closed, since it holds the answers of the λ before.
 
         Raises:
-            UserError: `lam` is not finite, or a schedule that does not fit the model.
+            UserError: `lam` is not finite, a schedule that does not fit the model, a weight is not
+                finite there, or a weight file was changed since it was opened.
         """
         lam = read_lam(lam)
-        self.pair.assign(self._scaled(lam))  # first: it refuses a schedule that does not fit
+        # First what can be refused with the model as it is.
+        self.pair.assign(self._scaled(lam))
+        self.pair.check_unchanged()
         if self.cache_hook.dbdict is not None:
             self.cache_hook.dbdict.close()
             self.cache_hook = CacheHook(None)
@@ -143,6 +152,15 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
         self.batch_sizes: dict[int, int] = {}  # found for the model before
         self.forget_paths()
         self._warn_if_extrapolating()
+
+    def check_finite(self, lams: Sequence[float]) -> None:
+        """Raise `UserError` if a weight is not a finite number at one of some λ.
+
+        Where the model is at λ = 0, this reads the weights of the instruct side.
+        """
+        # Weights are linear in λ: between two ends none is larger than at both.
+        ends = {min(lams), max(lams)} - {self.lam}
+        loading.check_finite(self.pair, map(self._scaled, ends), self._dtype, self._merge)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -258,7 +276,7 @@ class PartialHFLM(Partial, SharedPrefixHFLM):
 
 
 def _read_arguments(
-    given: dict[str, Any], dtype: str | torch.dtype | None, share_prefix: bool
+    given: dict[str, Any], dtype: str | torch.dtype | None
 ) -> tuple[Source, dict[str, Any]]:
     """Return the pair that is named, and the other arguments.
 
@@ -271,12 +289,11 @@ def _read_arguments(
     source = Source.of(given)
     others = _without(given, SOURCE)
     loading.parse_dtype(dtype)
-    if not isinstance(share_prefix, bool):
-        raise UserError(f"share_prefix={share_prefix} is neither True nor False.")
     if unknown := arguments.unknown(others):
         where = source.base, source.base_revision, source.base_subfolder
         base = Checkpoint("base", *where, source.trust_remote_code)
-        arguments.check_fields(unknown, model_config(base))
+        fields = {name: others[name] for name in unknown}
+        others |= arguments.check_fields(fields, model_config(base))
     return source, others
 
 

@@ -6,24 +6,24 @@ and gives what its answers depend on as `fingerprint`.
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from lm_eval.api.model import CacheHook
 from lm_eval.utils import sanitize_model_name, simple_parse_args_string
 
-from lm_eval_partial import __version__
+from lm_eval_partial import __version__, escape
 from lm_eval_partial.errors import UserError, show_without_traceback
 from lm_eval_partial.files import NAME_BYTES, name_of, shortened
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json, name_lam, read_lam, scaled
 from lm_eval_partial.models import arguments, response_cache
-from lm_eval_partial.weights import truncation
+from lm_eval_partial.weights import chat_template, truncation
+from lm_eval_partial.weights.guard import opening
 from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.source import Source
 from lm_eval_partial.weights.update_size import sampled_update, unrelated
 
-logger = logging.getLogger(__name__)
+logger = escape.logger(__name__)
 
 
 class Partial(ABC):
@@ -35,6 +35,7 @@ class Partial(ABC):
 
     pair: Pair
     cache_hook: CacheHook
+    tokenizer: Any
     _lam: Lam | None
     # Of the class: the harness may build a second model from the same dictionary.
     _generated_names: ClassVar[set[str]] = set()
@@ -174,6 +175,24 @@ class Partial(ABC):
         if cache_hook.dbdict is not None:
             response_cache.claim(cache_hook.dbdict, self.fingerprint)
         super().set_cache_hook(cache_hook)  # type: ignore[misc]
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Return a chat as text, as `HFLM` does. Raises `UserError` if the template cannot."""
+        own = self.pair.tokenizer == self.pair.reference.path
+        where = str(self.pair.reference) if own else f"tokenizer={self.pair.tokenizer}"
+        # Before the first chat; the answer is kept.
+        chat_template.check(self.tokenizer, where)
+        hint = (
+            "Leave --apply_chat_template out, or give tokenizer=... with the path of another"
+            " tokenizer."
+        )
+        with opening(f"{where}: its chat_template cannot be rendered", hint):
+            text: str = super().apply_chat_template(  # type: ignore[misc]
+                chat_history, add_generation_prompt
+            )
+            return text
 
     def pair_info(self) -> dict[str, Any]:
         """Return what ``results["config"]`` records of the pair and λ, for any backend."""

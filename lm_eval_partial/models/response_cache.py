@@ -10,6 +10,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from lm_eval_partial.errors import UserError, listing
+from lm_eval_partial.reading import parse_json
 
 KEY = "lm_eval_partial:identity"  # request keys are SHA-256 digests, so this cannot be one
 
@@ -32,7 +33,9 @@ def claim(cache: MutableMapping[str, Any], fingerprint: Mapping[str, Any]) -> No
             )
         cache[KEY] = json.dumps(fingerprint, sort_keys=True)
         return
-    recorded = json.loads(cache[KEY])
+    hint = "Give --use_cache another path."
+    where = "the record of the model in the file given to --use_cache"
+    recorded = parse_json(str(cache[KEY]), dict[str, Any], where, hint)
     differing = []
     for name in sorted(recorded.keys() | fingerprint.keys()):
         before, now = recorded.get(name), fingerprint.get(name)

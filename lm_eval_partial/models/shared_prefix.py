@@ -7,7 +7,6 @@ The package `prefix` does the work. Requests that it cannot take, and all reques
 from __future__ import annotations
 
 import atexit
-import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 from transformers import GenerationConfig
 
+from lm_eval_partial import escape
 from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
 from lm_eval_partial.prefix.generation import Group, going_on, groups, padded_between, rows_that_fit
 from lm_eval_partial.prefix.loglikelihood import Request, score, score_in_full
@@ -32,7 +32,7 @@ from lm_eval_partial.prefix.tree import Ints
 from lm_eval_partial.weights import generation
 from lm_eval_partial.weights.memory import free_cpu_bytes, free_gpu_bytes
 
-logger = logging.getLogger(__name__)
+logger = escape.logger(__name__)
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -500,10 +500,8 @@ def _remind_at_exit(reason: str, count: int) -> None:
 
 def _remind() -> None:
     for reason, count in _in_full.items():
-        print(
-            f"lm_eval_partial: {count:,} requests were computed in full, not shared: {reason}",
-            file=sys.stderr,
-        )
+        line = f"lm_eval_partial: {count:,} requests were computed in full, not shared: {reason}"
+        print(escape.terminal(line), file=sys.stderr)
 
 
 def _failed(model: PrefixModel) -> str:

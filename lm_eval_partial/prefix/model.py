@@ -5,7 +5,6 @@ What `loglikelihood` and `generation` stand on; knows transformers, not lm-eval.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
+from lm_eval_partial import escape
 from lm_eval_partial.errors import first_line
 from lm_eval_partial.prefix.cache import Joint, PrefixCache
 from lm_eval_partial.prefix.device import on_device, without_plans
@@ -27,7 +27,7 @@ from lm_eval_partial.prefix.self_check import OWN_NOISE, DisagreementError, Kind
 from lm_eval_partial.prefix.traits import CACHE_NAMES, Traits
 from lm_eval_partial.prefix.tree import Ints
 
-logger = logging.getLogger(__name__)
+logger = escape.logger(__name__)
 
 AnyCache = PrefixCache | OwnCache
 

@@ -17,6 +17,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from lm_eval_partial.escape import terminal
 from lm_eval_partial.lam import format_lam
 from lm_eval_partial.report.tables import ranges
 from lm_eval_partial.results.trajectory import Curve, Trajectory
@@ -42,6 +43,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "lines.markersize": 3.5,
     "svg.hashsalt": "lm_eval_partial",  # the same figure is the same file
+    "text.parse_math": False,  # a name may have dollar signs
 }
 DASHED = (0, (4, 3))
 MOST_AREAS = 9
@@ -110,7 +112,8 @@ def pairs(trajectories: Sequence[Trajectory]) -> Figure:
                 continue
             colour = COLOURS[index % len(COLOURS)]
             _line(axes, trajectory.lams, curve, colour, MARKERS[index % len(MARKERS)])
-            ends.append((float(curve.change[0]), trajectory.lams[0], trajectory.name, colour))
+            name = terminal(trajectory.name)
+            ends.append((float(curve.change[0]), trajectory.lams[0], name, colour))
         _lambda_axis(axes, lams)
         _names(axes, ends)
         axes.set_xlabel("λ   (0: base, 1: instruct)")
@@ -148,8 +151,8 @@ def tradeoff(trajectory: Trajectory) -> Figure | None:
         stock = zip(across.values[count:], up.values[count:], strict=True)
         for baseline, place in zip(trajectory.baselines, stock, strict=True):
             axes.plot(*place, STOCK[baseline], color=INK, fillstyle="none", markersize=7)
-        axes.set_xlabel(f"instruction following: {across.node.label}{_unit(across)}")
-        axes.set_ylabel(f"in-context learning: {up.node.label}{_unit(up)}")
+        axes.set_xlabel(f"instruction following: {_label(across)}{_unit(across)}")
+        axes.set_ylabel(f"in-context learning: {_label(up)}{_unit(up)}")
     return figure
 
 
@@ -186,6 +189,10 @@ def _crowded(place: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> bool:
     return bool((np.abs(others - place) < (0.1, 0.05)).all(axis=1).any())
 
 
+def _label(curve: Curve) -> str:
+    return terminal(curve.node.label)
+
+
 def _unit(curve: Curve) -> str:
     return " (%)" if curve.node.percent else ""
 
@@ -199,7 +206,7 @@ def _bars(curve: Curve, count: int) -> np.ndarray[Any, Any]:
 def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> None:
     """Draw the percent difference of one score over λ, with the baselines and the best λ."""
     lams, count, best = trajectory.lams, len(trajectory.lams), curve.best
-    axes.set_title(curve.node.label, pad=14)
+    axes.set_title(_label(curve), pad=14)
     axes.axhline(0, color=FAINT, linewidth=0.8, linestyle=DASHED)
     _lambda_axis(axes, lams)
     if np.isnan(curve.change[:count]).all():

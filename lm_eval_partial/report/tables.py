@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 
 import numpy as np
 
+from lm_eval_partial import escape
 from lm_eval_partial.lam import format_lam
 from lm_eval_partial.results.metrics import Array
 from lm_eval_partial.results.trajectory import Best, Curve, Trajectory
@@ -38,16 +38,13 @@ class Table:
         """Return the table without its caption, the best of each row in bold."""
         lines = [_markdown_line(self.head), "|" + " --- |" + " ---: |" * (len(self.head) - 1)]
         for row in self.rows:
-            cells = row.cells.copy()
-            if row.best is not None:
-                cells[row.best] = f"**{cells[row.best]}**"
-            lines.append(_markdown_line(cells))
+            lines.append(_markdown_line(row.cells, row.best))
         return "\n".join(lines)
 
     def html(self) -> str:
         """Return the table in a box that scrolls sideways, by keyboard too."""
-        caption = escape(self.caption)
-        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in self.head)
+        caption = escape.html(self.caption)
+        head = "".join(f'<th scope="col">{escape.html(name)}</th>' for name in self.head)
         body = "\n".join(map(_html_row, self.rows))
         return (
             f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table>'
@@ -56,13 +53,15 @@ class Table:
         )
 
 
-def _markdown_line(cells: list[str]) -> str:
-    # A name may hold what Markdown would read as the end of a cell.
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _markdown_line(cells: list[str], best: int | None = None) -> str:
+    shown = list(map(escape.markdown, cells))
+    if best is not None:
+        shown[best] = f"**{shown[best]}**"
+    return f"| {' | '.join(shown)} |"
 
 
 def _html_row(row: Row) -> str:
-    name, *values = map(escape, row.cells)
+    name, *values = map(escape.html, row.cells)
     cells = f'<th scope="row">{name}</th>'
     for index, value in enumerate(values, 1):
         cells += f'<td class="best">{value}</td>' if index == row.best else f"<td>{value}</td>"

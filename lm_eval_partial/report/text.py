@@ -34,7 +34,10 @@ def describe(trajectory: Trajectory) -> str:
     """Return one line on how the numbers were made."""
     settings = trajectory.settings
     lowest, highest = format_lam(trajectory.lams[0]), format_lam(trajectory.lams[-1])
-    fewest, most = settings["shots"][0], settings["shots"][-1]
+    # Results may not say.
+    fewest, most = (
+        (settings["shots"][0], settings["shots"][-1]) if settings["shots"] else ("?", "?")
+    )
     documents = "all documents"
     if settings["limit"]:
         documents = f"at most {settings['limit']:g} documents a task (--limit)"

@@ -12,14 +12,16 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lm_eval_partial import __version__
-from lm_eval_partial.files import write_bytes
+from lm_eval_partial import __version__, escape
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.files import NAME_BYTES, shortened, write_bytes
 from lm_eval_partial.report import figures, page, tables, text
 from lm_eval_partial.results.trajectory import Curve, Trajectory
 
@@ -44,7 +46,7 @@ def write(trajectories: Sequence[Trajectory], folder: Path) -> list[Path]:
     """Write the report into `folder`, which is made if need be, and return the paths of its files.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written, or the folder of the figures is a link.
     """
     pictures = dict(_figures(trajectories))
     # Everything is computed before anything is written: an error leaves the old report as it was.
@@ -56,16 +58,25 @@ def write(trajectories: Sequence[Trajectory], folder: Path) -> list[Path]:
     for name, figure in pictures.items():
         for kind in ("png", "svg"):
             contents[f"figures/{name}.{kind}"] = figures.image(figure, kind)
+    _check_place(folder / "figures")
     for name, content in contents.items():
         write_bytes(folder / name, content)
     return [folder / name for name in contents]
 
 
+def _check_place(folder: Path) -> None:
+    # The results may be a stranger's. A link in a file's place is replaced; this one is followed.
+    if folder.is_symlink():
+        raise UserError(
+            f"{folder} is a link to {os.path.realpath(folder)}. Remove the link, or give another"
+            " --output_path."
+        )
+
+
 def _figures(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, Figure]]:
     """Yield the name and the figure of every picture."""
     several = len(trajectories) > 1
-    for trajectory in trajectories:
-        prefix = _prefix(trajectory, several)
+    for trajectory, prefix in zip(trajectories, _prefixes(trajectories), strict=True):
         yield f"{prefix}percent_difference", figures.percent_difference(trajectory)
         if found := figures.tradeoff(trajectory):
             yield f"{prefix}tradeoff", found
@@ -73,13 +84,21 @@ def _figures(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, Figure]]
         yield "pairs", figures.pairs(trajectories)
 
 
-def _prefix(trajectory: Trajectory, several: bool) -> str:
-    """Return what the names of a pair's figures begin with, if there are `several` pairs."""
-    return f"{_slug(trajectory.name)}_" if several else ""
+def _prefixes(trajectories: Sequence[Trajectory]) -> list[str]:
+    """Return what the names of each pair's figures begin with, which differs if there are several.
 
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).strip("_")
+    Of a pair's name only what is a plain part of a file's name is left.
+    """
+    if len(trajectories) == 1:
+        return [""]
+    found: list[str] = []
+    for number, trajectory in enumerate(trajectories, 1):
+        word = re.sub(r"[^\w.-]+", "_", trajectory.name).strip("_.")
+        prefix = f"{shortened(word, NAME_BYTES // 2)}_"
+        while prefix in found:  # "a b" and "a_b"
+            prefix = f"{number}_{prefix}"
+        found.append(prefix)
+    return found
 
 
 def trajectory_csv(trajectories: Sequence[Trajectory]) -> str:
@@ -109,7 +128,8 @@ def _csv_rows(trajectory: Trajectory, curve: Curve, kind: str) -> Iterator[list[
         curve.change_low,
         curve.change_high,
     )
-    score = [trajectory.name, kind, curve.node.name, curve.node.metric, curve.documents]
+    names = (trajectory.name, kind, curve.node.name, curve.node.metric)
+    score = [*map(escape.csv_cell, names), curve.documents]
     for (model, lam), *numbers in zip(models, *arrays, strict=True):
         if math.isfinite(numbers[0]):
             cells = [f"{value:.6g}" if math.isfinite(value) else "" for value in numbers]
@@ -120,7 +140,7 @@ def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str
     """Return the report as Markdown, with the figures named `pictures`."""
     names = ", ".join(trajectory.name for trajectory in trajectories)
     lines = [
-        f"# Partial adaptation: {names}",
+        f"# Partial adaptation: {escape.markdown(names)}",
         "",
         (
             "θ(λ) = θ_base + λ (θ_instruct − θ_base). Scores are percent where the metric is a"
@@ -130,21 +150,23 @@ def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str
     ]
     if "pairs" in pictures:
         lines += ["", "![All pairs](figures/pairs.svg)"]
-    for trajectory in trajectories:
-        lines += _markdown_of_pair(trajectory, _prefix(trajectory, len(trajectories) > 1))
+    for trajectory, prefix in zip(trajectories, _prefixes(trajectories), strict=True):
+        lines += _markdown_of_pair(trajectory, prefix)
     return "\n".join(lines) + "\n"
 
 
 def _markdown_of_pair(trajectory: Trajectory, prefix: str) -> Iterator[str]:
     """Yield the lines of one pair, whose figures' names begin with `prefix`."""
-    yield from ("", f"## {trajectory.name}", "", text.describe(trajectory))
+    yield from ("", f"## {escape.markdown(trajectory.name)}")
+    yield from ("", escape.markdown(text.describe(trajectory)))
     for note in trajectory.notes:
-        yield f"\nNote: {note}."
+        yield f"\nNote: {escape.markdown(note)}."
     yield from ("", f"![Percent difference from λ = 1](figures/{prefix}percent_difference.svg)")
     yield from ("", "### Percent difference from λ = 1", "", tables.changes(trajectory).markdown())
     yield from ("", "### Best λ", "", text.BEST, "", tables.best(trajectory).markdown())
     if paid := tables.tradeoff(trajectory):
-        yield from ("", "### The price in instruction following", "", text.axis(trajectory))
+        yield from ("", "### The price in instruction following")
+        yield from ("", escape.markdown(text.axis(trajectory)))
         yield from ("", f"![Trade-off](figures/{prefix}tradeoff.svg)")
         yield from ("", paid.markdown())
     if budget := tables.budget(trajectory):

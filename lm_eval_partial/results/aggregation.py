@@ -15,7 +15,7 @@ Tasks about following instructions are one axis, all others (in-context learning
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import chain
@@ -23,7 +23,7 @@ from itertools import chain
 import numpy as np
 
 from lm_eval_partial.errors import UserError, listing, nearest
-from lm_eval_partial.results.files import Run
+from lm_eval_partial.results.files import Run, finite
 from lm_eval_partial.results.main_metric import (
     group_metric,
     higher_is_better,
@@ -32,7 +32,7 @@ from lm_eval_partial.results.main_metric import (
     tasks_below,
 )
 from lm_eval_partial.results.metrics import Array
-from lm_eval_partial.results.series import Part, Series
+from lm_eval_partial.results.series import Part
 from lm_eval_partial.results.suite import Suite
 
 INSTRUCTION = ("partial_demo_chat*", "partial_if*", "*ifeval*", "*alpaca_eval*", "*mt_bench*")
@@ -75,8 +75,7 @@ class Node:
         Args:
             values: gives a part's values, all parts' arrays having one shape.
         """
-        weighted = [weight * values(part) for part, weight in self.parts]
-        return np.asarray(self.scale * sum(weighted))
+        return np.asarray(self.scale * sum(weight * values(part) for part, weight in self.parts))
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,8 @@ def outline(
         instruction: names or shell patterns of the tasks that are about following instructions.
 
     Raises:
-        UserError: a task of the suite is without its main metric, or a pattern in `instruction`
-            matches no task.
+        UserError: a task of the suite is without its main metric, no task has one, a metric is not
+            a finite number, or a pattern in `instruction` matches no task.
     """
     names = [*runs[0].groups, *runs[0].tasks]
     # The default patterns name tasks that a run need not have; a pattern that was typed must match.
@@ -137,14 +136,25 @@ def outline(
             raise UserError(
                 f"--instruction {pattern}: no such task or group.{nearest(pattern, names)}"
             )
-    return _Builder(runs, tasks, suite, instruction).build()
+    found = _Builder(runs, tasks, suite, instruction).build()
+    if not found.nodes:
+        raise UserError(
+            f"nothing to show of {runs[0].label}:"
+            f" {'; '.join(found.notes) or 'its tasks have no metric'}."
+        )
+    return found
 
 
-def no_interval(plan: Outline, data: Mapping[Part, Series]) -> list[str]:
-    """Return the note that names the scores without an interval; empty if all have one."""
+def no_interval(plan: Outline, with_spread: Collection[Part]) -> list[str]:
+    """Return the note that names the scores without an interval; empty if all have one.
+
+    Args:
+        plan: the scores.
+        with_spread: the parts that have an interval.
+    """
     unsure = []
     for node in plan.nodes:
-        if not all(data[part].has_spread for part in node.pools):
+        if not all(part in with_spread for part in node.pools):
             unsure.append(node.name)
     if not unsure:
         return []
@@ -307,11 +317,14 @@ class _Builder:
     def expand(self, names: Iterable[str], known: dict[str, Node]) -> list[Node]:
         """Return the nodes of `names`; a group without a score is replaced by its members."""
         found: dict[Node, None] = {}  # a dictionary for its order: a task may be in two groups
-        for name in names:
+        left, seen = list(reversed(list(names))), set[str]()
+        while left:
+            name = left.pop()
             if name in known:
                 found[known[name]] = None
-            else:
-                found |= dict.fromkeys(self.expand(self.run.groups.get(name, []), known))
+            elif name not in seen:
+                seen.add(name)
+                left += reversed(self.run.groups.get(name, []))
         return list(found)
 
     def descendants(self, name: str) -> set[str]:
@@ -320,9 +333,12 @@ class _Builder:
 
     def with_descendants(self, names: Iterable[str]) -> set[str]:
         """Return `names`, and the tasks and groups below them at any depth."""
-        found: set[str] = set()
-        for name in names:
-            found |= {name} | self.descendants(name)
+        found, left = set[str](), list(names)
+        while left:
+            name = left.pop()
+            if name not in found:
+                found.add(name)
+                left += self.run.groups.get(name, [])
         return found
 
     def suite_task(self, task: str, metric: str) -> Node | None:
@@ -388,23 +404,22 @@ class _Builder:
         tasks = [task for task in tasks_below(self.run, name) if metric in results.get(task, {})]
         if not tasks:
             return ()
-        sizes = [results[task].get("sample_len") or 0 for task in tasks]
+        sizes = [finite(results[task].get("sample_len")) or 0.0 for task in tasks]
         if len({*sizes}) > 1 and self.is_mean(name, metric, tasks, sizes):
             return (((tuple(tasks), metric), 1.0),)
-        if self.is_mean(name, metric, tasks, [1] * len(tasks)):
+        if self.is_mean(name, metric, tasks, [1.0] * len(tasks)):
             return _pools(tasks, sizes, metric)
         return ()
 
-    def is_mean(self, name: str, metric: str, tasks: list[str], weights: list[int]) -> bool:
+    def is_mean(self, name: str, metric: str, tasks: list[str], weights: list[float]) -> bool:
         """Return whether a group's value is the weighted mean of some tasks' in every run."""
+        if not sum(weights):
+            return False
         for run in self.runs:
-            results = run.file_of(name).data["results"]
-            values = [results.get(each, {}).get(metric) for each in (name, *tasks)]
-            if not all(isinstance(value, int | float) for value in values) or not sum(weights):
-                return False
-            reported, *of_tasks = values
-            total = sum(weight * value for weight, value in zip(weights, of_tasks, strict=True))
-            if not _close(total / sum(weights), reported):
+            file = run.file_of(name)
+            values = [file.number(task, metric) for task in tasks]
+            total = sum(weight * value for weight, value in zip(weights, values, strict=True))
+            if not _close(total / sum(weights), file.number(name, metric)):
                 return False
         return True
 
@@ -420,7 +435,7 @@ class _Builder:
         self, name: str, metric: str, parts: tuple[tuple[Part, float], ...], source: str
     ) -> Node:
         """Return the node called `name`, whose value stands at `source` in the result file."""
-        values = [run.values(source).get(metric) for run in self.runs]
+        values = [run.file_of(source).number(source, metric) for run in self.runs]
         return Node(
             name=name,
             label=self.label(name),
@@ -431,12 +446,12 @@ class _Builder:
         )
 
 
-def _pools(tasks: list[str], sizes: list[int], metric: str) -> tuple[tuple[Part, float], ...]:
+def _pools(tasks: list[str], sizes: list[float], metric: str) -> tuple[tuple[Part, float], ...]:
     """Return the parts of a plain mean of tasks: each task, or tasks of few documents together.
 
     From one document no spread can be had. Tasks of one size count alike in a pool, too.
     """
-    pools: dict[tuple[int, int], list[str]] = {}
+    pools: dict[tuple[float, int], list[str]] = {}
     for number, (task, size) in enumerate(zip(tasks, sizes, strict=True)):
         pools.setdefault((size, 0 if size < FEW else number), []).append(task)
     return tuple(((tuple(pool), metric), len(pool) / len(tasks)) for pool in pools.values())

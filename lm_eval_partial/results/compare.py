@@ -17,7 +17,7 @@ else.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,9 @@ from lm_eval_partial.results.suite import Suite
 Interval = tuple[float, float]
 CLUSTERS = 5
 """Tasks that a group needs for an interval over tasks: two or three clusters are too few."""
+
+NOT_FINITE = "a number that is not finite"
+"""The difference between two runs that both have it."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,12 @@ def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS
     tasks, left = common_tasks(found)
     plan = outline(found, tasks, suite)
     check_settings(found, tasks_of(plan.parts))
-    data = load(found, plan.parts)
+    data = dict(load(found, plan.parts))
+    with_spread = {part for part, series in data.items() if series.has_spread}
     pools: dict[Part, _Pool] = {}
     for part, series in data.items():
         replicates = None
-        if series.has_spread:
+        if part in with_spread:
             replicates = uncertainty.bootstrap(series, str(part), rounds)
         pools[part] = _Pool(series, replicates)
 
@@ -163,7 +167,7 @@ def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS
         runs=[run.label for run in found],
         files=[run.paths for run in found],
         differences=_with_holm(differences),
-        notes=[*plan.notes, *_notes(data, left), *no_interval(plan, data)],
+        notes=[*plan.notes, *_notes(data, left), *no_interval(plan, with_spread)],
     )
 
 
@@ -285,11 +289,23 @@ def mismatches(one: Run, two: Run, tolerance: float = 0.0) -> list[Mismatch]:
     check_settings([one, two], tasks)
     found = [Mismatch(task, None, "task", task in one.tasks, task in two.tasks) for task in left]
     for task in tasks:
+        scores = _not_finite(one.values(task)), _not_finite(two.values(task))
+        if any(scores):
+            found.append(Mismatch(task, None, NOT_FINITE, *scores))
         ours, theirs = _samples(one, task), _samples(two, task)
         for key in sorted(ours.keys() | theirs.keys()):
             difference = _sample_difference(ours.get(key), theirs.get(key), tolerance)
             if difference:
                 found.append(Mismatch(task, key[0], *difference))
+    return found
+
+
+def _not_finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics that are numbers and not finite: equal to nothing, whatever the other."""
+    found = {}
+    for metric, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            found[metric] = value
     return found
 
 
@@ -313,6 +329,8 @@ def _sample_difference(
     ):
         if not _equal(ours, theirs, tolerance):
             return what, ours, theirs
+    if one.unscored or two.unscored or _not_finite(one.values) or _not_finite(two.values):
+        return NOT_FINITE, [one.responses, one.values], [two.responses, two.values]
     return None
 
 
@@ -321,8 +339,6 @@ def _equal(one: Any, two: Any, tolerance: float) -> bool:
 
     Numbers may be written as text, as the harness writes log-likelihoods.
     """
-    if one == two:
-        return True
     if isinstance(one, dict) and isinstance(two, dict):
         if one.keys() != two.keys():
             return False
@@ -331,9 +347,10 @@ def _equal(one: Any, two: Any, tolerance: float) -> bool:
         if len(one) != len(two):
             return False
         return all(_equal(a, b, tolerance) for a, b in zip(one, two, strict=True))
+    if one == two:
+        return True
     try:
         ours, theirs = float(one), float(two)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
-    # NaN equals nothing, itself included, but two runs that both have it are alike.
-    return abs(ours - theirs) <= tolerance or (math.isnan(ours) and math.isnan(theirs))
+    return abs(ours - theirs) <= tolerance  # false for NaN, which equals nothing

@@ -13,20 +13,28 @@ Known gap: requests and prompts are not read, only their hashes.
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from typing_extensions import NotRequired, TypedDict
+
+from lm_eval_partial import reading
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.files import INCOMPLETE
+from lm_eval_partial.files import INCOMPLETE, readable_bytes
 from lm_eval_partial.lam import format_lam
+from lm_eval_partial.reading import SMALL, Shape
 
 DATE = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
-DOC_ID = re.compile(r'\{"doc_id": (\d+), ')
+DOC_ID = re.compile(rb'\{"doc_id": (\d+), ')
 # What a sample has besides its metrics, which older releases of lm-eval do not list.
 NO_METRICS = {
     *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter"),
@@ -34,24 +42,118 @@ NO_METRICS = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
+# Bytes of a line of samples: one document with its shots, which are kilobytes.
+LINE = SMALL
+# Groups inside one another; the deepest of lm_eval's are four.
+DEEPEST = 20
+AGAIN = (
+    "If it was cut short, delete it and run lm_eval again; else give a results_*.json of lm_eval."
+)
+
+
+class Listed(Shape, total=False):
+    """An entry of a task's ``metric_list``."""
+
+    metric: str
+    aggregation: str | None
+
+
+class TaskConfig(Shape, total=False):
+    """What a task is made of, as far as it is read here."""
+
+    metric_list: list[Listed] | None
+
+
+class Counts(Shape, total=False):
+    """How many documents a task has, and on how many it was run."""
+
+    original: int | float | None
+    effective: int | float | None
+
+
+class Settings(Shape, total=False):
+    """What a run says about its model and settings; of a pair also ``base``, ``lam`` and so on."""
+
+    limit: int | float | None
+
+
+# Names that no class can have.
+_Counted = TypedDict(
+    "_Counted",
+    {
+        "n-samples": dict[str, Counts] | None,
+        "n-shot": dict[str, int | float | str | None] | None,
+    },
+    total=False,
+)
+
+
+class Result(_Counted, Shape):
+    """A result file of lm_eval, as far as it is read here. Metrics may be text, such as "N/A"."""
+
+    results: dict[str, dict[str, Any]]
+    config: NotRequired[Settings | None]
+    configs: NotRequired[dict[str, TaskConfig] | None]
+    group_subtasks: NotRequired[dict[str, list[str] | None] | None]
+    higher_is_better: NotRequired[dict[str, dict[str, Any] | None] | None]
+    task_hashes: NotRequired[dict[str, Any] | None]
+    versions: NotRequired[dict[str, Any] | None]
+
+
+def read_json(path: Path, hint: str = AGAIN) -> dict[str, Any]:
     """Return the content of one result file.
 
+    Args:
+        path: the file.
+        hint: what to do if it is damaged.
+
     Raises:
-        UserError: it is not a result file of lm_eval, or only a part of one.
+        UserError: it is not a result file of lm_eval, or only a part of one. The first wrong field
+            is named.
     """
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not JSON ({error}). If it was cut short, delete it and run lm_eval again;"
-            " else give a results_*.json of lm_eval."
-        ) from error
-    if not isinstance(result, dict) or not isinstance(result.get("results"), dict):
-        raise UserError(f'{path} has no "results". Give a results_*.json of lm_eval.')
+    result = dict[str, Any](reading.read_json(path, Result, hint, reading.LARGE))
+    check_groups(result.get("group_subtasks") or {}, str(path), hint)
+    lam = (result.get("config") or {}).get("lam")
+    # A schedule is text, which says nothing here.
+    if isinstance(lam, int | float) and not isinstance(lam, bool) and finite(lam) is None:
+        raise UserError(f"{path}: config.lam: expected a finite number, not {lam!r:.60}. {hint}")
     return result
+
+
+def finite(value: Any) -> float | None:
+    """Return a number as a float; None for what is no number, not finite, or too large."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # False for NaN too. An integer may have thousands of digits.
+    return float(value) if abs(value) <= sys.float_info.max else None
+
+
+def check_groups(groups: Mapping[str, Sequence[str] | None], where: str, hint: str) -> None:
+    """Refuse groups that are inside themselves, which could not be followed to their tasks.
+
+    Args:
+        groups: names of the tasks and groups directly below each.
+        where: the files they are from, for the message.
+        hint: what to do.
+
+    Raises:
+        UserError: one is; it is named.
+    """
+    below = {name: children for name, children in groups.items() if children}
+    order = TopologicalSorter(below)
+    try:
+        order.prepare()
+    except CycleError as error:
+        circle = " → ".join(error.args[1][:DEEPEST])
+        raise UserError(
+            f"{where}: group_subtasks: {circle}: a group inside itself. {hint}"
+        ) from error
+    for _ in range(DEEPEST):
+        order.done(*order.get_ready())
+    if order.is_active():
+        raise UserError(
+            f"{where}: group_subtasks: more than {DEEPEST} groups, each in the next. {hint}"
+        )
 
 
 def paths(path: Path) -> list[Path]:
@@ -108,9 +210,23 @@ def find(path: Path) -> list[ResultFile]:
     return [ResultFile(file, read_json(file)) for file in paths(path)]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One line of a samples file: one document under one filter."""
+def samples_file(folder: Path, task: str, date: str) -> Path:
+    """Return where the harness writes the samples of a task beside a result file of that date.
+
+    Raises:
+        UserError: the task's name is that of a file in another folder.
+    """
+    name = f"samples_{task}_{date}.jsonl"
+    if Path(name).name != name:
+        raise UserError(
+            f"the task {task!r} in {folder} has a name that leads to another folder, so its samples"
+            " are not read. Take the task out of the result file, or rename it there."
+        )
+    return folder / name
+
+
+class Sample(NamedTuple):
+    """One line of a samples file: one document under one filter. There may be millions."""
 
     doc_id: int
     filter: str
@@ -122,6 +238,24 @@ class Sample:
     """What the model said, after the filter."""
     values: dict[str, Any]
     """Metric → the document's value."""
+
+    @property
+    def unscored(self) -> bool:
+        """Whether a log-likelihood is NaN or infinite, so that the choice made means nothing.
+
+        Minus infinity is a log-likelihood: that of a token which the model rules out.
+        """
+        for response in self.responses if type(self.responses) is list else ():
+            # (log-likelihood, is greedy), which the harness writes as text. All else is a text that
+            # was generated, and may say "nan".
+            if type(response) is not list or len(response) != 2:
+                continue
+            logprob, is_greedy = response
+            if logprob not in ("nan", "inf", math.inf) and logprob == logprob:
+                continue
+            if is_greedy in ("True", "False", True, False):
+                return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -205,34 +339,48 @@ class ResultFile:
         """
         return (self.data.get(kind) or {}).get(task)
 
+    def number(self, name: str, metric: str) -> float:
+        """Return the value of a task's or group's metric.
+
+        Raises:
+            UserError: it is not a finite number; run, task and metric are named.
+        """
+        value = self.data["results"].get(name, {}).get(metric)
+        number = finite(value)
+        if number is None:
+            raise UserError(
+                f"{metric} of {name} in {self.path} ({label(self)}) is {value!r:.60}, expected a"
+                " number. Run it again."
+            )
+        return number
+
     def samples(self, task: str) -> Iterator[Sample]:
         """Return the logged samples of a task, in the order of the file.
 
         Raises:
             UserError: they were not logged, or a line of the file is damaged.
         """
-        path = self.path.parent / f"samples_{task}_{self.date}.jsonl"
-        if not path.is_file():
+        path = samples_file(self.path.parent, task, self.date)
+        if not os.path.isfile(path):  # also where the name is longer than a file's can be
             raise UserError(
                 f"{self.path} has no samples of {task} beside it (no {path.name}), and without them"
                 " documents cannot be paired. Run lm_eval again with --log_samples."
             )
         filters, seen = self._filters(task), Counter[int]()
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    row = _row(line)
-                    # Before lm-eval 0.4.7 a sample does not name its filter. A document's samples
-                    # are in the order of the filters.
-                    if "filter" not in row:
-                        row["filter"] = filters[seen[row["doc_id"]]]
-                    seen[row["doc_id"]] += 1
-                    yield _sample(row)
-                except (ValueError, LookupError, TypeError, AttributeError) as error:
-                    raise UserError(
-                        f"{path}, line {number} is not a sample of lm_eval ({error}): the file is"
-                        " cut short or damaged. Run lm_eval again with --log_samples."
-                    ) from error
+        for number, line in enumerate(lines_of(path), 1):
+            try:
+                row = _row(line)
+                # Before lm-eval 0.4.7 a sample does not name its filter. A document's samples
+                # are in the order of the filters.
+                if "filter" not in row:
+                    row["filter"] = filters[seen[row["doc_id"]]]
+                seen[row["doc_id"]] += 1
+                yield _sample(row)
+            except _DAMAGED as error:
+                raise UserError(
+                    f"{path}, line {number} is not a sample of lm_eval ({error}): the file is"
+                    " cut short or damaged. Run lm_eval again with --log_samples."
+                ) from error
 
     def _filters(self, task: str) -> list[str]:
         """Return the filters of a task, in the order in which the harness ran them."""
@@ -244,18 +392,44 @@ class ResultFile:
         return list(found)
 
 
-def _row(line: str) -> dict[str, Any]:
+# What reading a line raises that is damaged, or has other types than a sample has.
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file of samples, whatever their number.
+
+    Raises:
+        UserError: the file cannot be read, or a line is longer than a sample ever is.
+    """
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(LINE + 1):
+                if len(line) > LINE:
+                    raise UserError(
+                        f"{path} has a line of more than {readable_bytes(LINE)}, and no sample has"
+                        " so much. Run lm_eval again with --log_samples."
+                    )
+                yield line
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}). Run lm_eval again with"
+            " --log_samples."
+        ) from error
+
+
+def _row(line: bytes) -> dict[str, Any]:
     # Prompts are most of a line and stand before the answers, so what precedes the answers is not
     # parsed. Quotes inside strings are escaped: the key cannot be found in a prompt.
-    start, cut = DOC_ID.match(line), line.rfind('"filtered_resps": ')
+    start, cut = DOC_ID.match(line), line.rfind(b'"filtered_resps": ')
     if start and cut > 0:
-        return {"doc_id": int(start[1]), **json.loads("{" + line[cut:])}
-    return dict(json.loads(line))
+        return {"doc_id": int(start[1]), **json.loads("{" + line[cut:].decode())}
+    return dict(json.loads(line.decode()))
 
 
 def _sample(row: dict[str, Any]) -> Sample:
     metrics = row["metrics"] if "metrics" in row else row.keys() - NO_METRICS
-    return Sample(
+    sample = Sample(
         doc_id=row["doc_id"],
         filter=row["filter"],
         document=(row["doc_hash"], row["target_hash"]),
@@ -263,6 +437,13 @@ def _sample(row: dict[str, Any]) -> Sample:
         responses=row["filtered_resps"],
         values={metric: row[metric] for metric in metrics if metric in row},
     )
+    # By hand: a schema takes twice as long as all of the above, and there are millions of lines.
+    if type(sample.doc_id) is not int or not 0 <= sample.doc_id < 2**63:
+        raise ValueError("doc_id is no number of a document")
+    one, two = sample.document
+    if not (type(one) is type(two) is type(sample.prompt) is type(sample.filter) is str):
+        raise ValueError("the filter or a hash is no text")
+    return sample
 
 
 @dataclass(frozen=True)
@@ -298,6 +479,7 @@ class Run:
             for name, children in (file.data.get("group_subtasks") or {}).items():
                 if children:
                     found[name] = children
+        check_groups(found, ", ".join(self.paths), AGAIN)  # each file alone may be sound
         return found
 
     def file_of(self, name: str) -> ResultFile:
@@ -322,12 +504,12 @@ def runs(files: Iterable[ResultFile]) -> list[Run]:
     models: dict[tuple[str, ...], list[ResultFile]] = {}
     for file in files:
         models.setdefault(file.model, []).insert(0, file)
-    found = [Run(_label(files[0]), tuple(files)) for files in models.values()]
+    found = [Run(label(files[0]), tuple(files)) for files in models.values()]
     return sorted(found, key=lambda run: (run.lam is None, run.lam or 0, run.label))
 
 
-def _label(file: ResultFile) -> str:
-    """Return what to call the model in tables."""
+def label(file: ResultFile) -> str:
+    """Return what to call the model in tables and messages."""
     if file.lam is not None:
         return f"λ = {format_lam(file.lam)}"
     return str(file.pretrained or file.data.get("model_name") or file.path.parent.name)

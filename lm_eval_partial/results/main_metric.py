@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from lm_eval_partial.results.files import Run
 
@@ -21,7 +20,8 @@ def main_metric(run: Run, task: str) -> str | None:
     ``metric_list``. For tasks of the suite, the suite's own choice comes before this.
     """
     config = (run.file_of(task).data.get("configs") or {}).get(task, {})
-    candidates = [(config.get("metadata") or {}).get("main_metric")]
+    metadata = config.get("metadata")  # a list in older releases of lm-eval
+    candidates = [metadata.get("main_metric") if isinstance(metadata, dict) else None]
     if config.get("metric_list"):
         candidates.append(config["metric_list"][0].get("metric"))
     for name in candidates:
@@ -51,7 +51,7 @@ def higher_is_better(run: Run, name: str, metric: str) -> bool:
     return better.get(metric.split(",")[0]) is not False
 
 
-def is_fraction(run: Run, name: str, metric: str, values: Iterable[Any]) -> bool:
+def is_fraction(run: Run, name: str, metric: str, values: Iterable[float]) -> bool:
     """Return whether a metric is a fraction, which is shown as percent.
 
     Known metrics are told by their names. Of others, more must be better (a perplexity may be below
@@ -66,17 +66,22 @@ def is_fraction(run: Run, name: str, metric: str, values: Iterable[Any]) -> bool
     plain = metric.split(",")[0]
     if OF_100.fullmatch(plain):
         return False
-    numbers = [value for value in values if isinstance(value, int | float)]
-    if FRACTIONS.fullmatch(plain):
-        return all(-1 <= value <= 1 for value in numbers)
-    return higher_is_better(run, name, metric) and all(0 <= value <= 1 for value in numbers)
+    least = -1 if FRACTIONS.fullmatch(plain) else 0
+    known = least < 0 or higher_is_better(run, name, metric)
+    return known and all(least <= value <= 1 for value in values)
 
 
 def tasks_below(run: Run, name: str) -> list[str]:
     """Return the tasks below `name`, in order; itself if it is a task."""
-    if name not in run.groups:
-        return [name]
-    found: dict[str, None] = {}  # a dictionary for its order: a task may be in two groups
-    for child in run.groups[name]:
-        found |= dict.fromkeys(tasks_below(run, child))
+    groups, found, left = run.groups, dict[str, None](), [name]
+    seen = set()
+    while left:
+        name = left.pop()
+        if name in seen:  # in two groups; its tasks are there already
+            continue
+        seen.add(name)
+        if name in groups:
+            left += reversed(groups[name])
+        else:
+            found[name] = None  # a dictionary for its order
     return list(found)

@@ -23,6 +23,9 @@ Array = NDArray[np.float64]
 Finish = Callable[[Array, Array], Array]
 """(sums [..., k], documents [...]) → metric [...]."""
 
+MOST_NUMBERS = 2**27
+"""Of one metric: 1 GiB. A confusion matrix of hundreds of classes for each document has more."""
+
 
 def rows(values: Sequence[Sequence[Any]], aggregation: str | None) -> tuple[Array, Finish] | None:
     """Return every document's numbers and the function that turns their sums into the metric.
@@ -37,7 +40,7 @@ def rows(values: Sequence[Sequence[Any]], aggregation: str | None) -> tuple[Arra
     """
     try:
         return _KNOWN.get(_name(aggregation), _mean)(values)
-    except (TypeError, ValueError):  # values of another form than this aggregation takes
+    except (TypeError, ValueError, OverflowError):  # of another form than this aggregation takes
         return None
 
 
@@ -71,7 +74,11 @@ def _confusion(values: Sequence[Sequence[Any]]) -> tuple[Array, list[Any]]:
     cells = []
     for column in values:
         cells.append([index[gold] * len(classes) + index[predicted] for gold, predicted in column])
-    return np.eye(len(classes) ** 2)[np.array(cells)].swapaxes(0, 1), classes
+    if len(cells) * len(cells[0]) * len(classes) ** 2 > MOST_NUMBERS:
+        raise ValueError("too many classes")
+    table = np.zeros((len(cells[0]), len(cells), len(classes) ** 2))
+    np.put_along_axis(table, np.array(cells).T[..., None], 1.0, axis=2)
+    return table, classes
 
 
 def _mean(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:

@@ -8,15 +8,19 @@ same documents are allowed and counted, because one may want to compare two chat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.results import metrics
-from lm_eval_partial.results.files import ResultFile, Run
+from lm_eval_partial.results.files import ResultFile, Run, label
 from lm_eval_partial.results.metrics import Array, Finish
 
 Part = tuple[tuple[str, ...], str]
@@ -133,16 +137,20 @@ def series(runs: Sequence[Run], task: str, metric: str) -> Series:
             run, or do not add up to what the result file reports.
     """
     files = [run.file_of(task) for run in runs]
-    reported = np.array([_reported(run, task, metric) for run in runs])
-    columns = [_column(file, task, metric) for file in files]
-    for file, column in zip(files[1:], columns[1:], strict=True):
-        _check_documents(task, files[0], columns[0], file, column)
-    documents, other_prompts = len(columns[0]), 0
-    for results in zip(*columns, strict=True):
-        other_prompts += len({result.prompt for result in results}) > 1
+    reported = np.array([file.number(task, metric) for file in files])
+    columns: list[_Column] = []
+    other_prompts: Any = False
+    for file in files:
+        column = _column(file, task, metric)
+        columns.append(column)
+        if column is not columns[0]:
+            _check_documents(task, files[0], columns[0], file, column)
+            other_prompts |= column.prompts != columns[0].prompts
+            column.forget_documents()
+    documents, other_prompts = len(columns[0].values), int(np.count_nonzero(other_prompts))
 
     aggregation = _aggregation(files[0], task, metric)
-    found = metrics.rows(list(map(_values, columns)), aggregation)
+    found = metrics.rows([column.values for column in columns], aggregation)
     if found is not None:
         recomputed = found[1](found[0].sum(0), np.full(len(files), float(documents)))
         wrong = np.flatnonzero(~np.isclose(recomputed, reported, rtol=1e-6, atol=1e-9))
@@ -186,35 +194,29 @@ def tasks_of(parts: Iterable[Part]) -> list[str]:
     return list(found)
 
 
-def load(runs: Sequence[Run], parts: Iterable[Part]) -> dict[Part, Series]:
-    """Return the series of every part. Raises `UserError` as `series`."""
-    # A task is in its own part and in those of its groups. Its samples are read once.
+def load(runs: Sequence[Run], parts: Sequence[Part]) -> Iterator[tuple[Part, Series]]:
+    """Yield every part and its series, in the order of `parts`. Raises `UserError` as `series`.
+
+    A task is in its own part and in those of its groups. Its samples are read once, and its series
+    is kept for as long as a part needs it.
+    """
+    needed = Counter((task, metric) for tasks, metric in parts for task in tasks)
     single: dict[tuple[str, str], Series] = {}
-    loaded: dict[Part, Series] = {}
     for tasks, metric in parts:
-        for task in tasks:
-            if (task, metric) not in single:
-                single[task, metric] = series(runs, task, metric)
-        members = [single[task, metric] for task in tasks]
-        loaded[tasks, metric] = members[0] if len(members) == 1 else pool(members)
-    return loaded
+        members = []
+        for key in ((task, metric) for task in tasks):
+            if key not in single:
+                single[key] = series(runs, *key)
+            members.append(single[key])
+            needed[key] -= 1
+            if not needed[key]:
+                del single[key]
+        yield (tasks, metric), members[0] if len(members) == 1 else pool(members)
 
 
 def _nothing(sums: Array, documents: Array) -> Array:
     """Stand in for the function of a series that has no rows."""
     raise NotImplementedError("this metric is not computed from documents")
-
-
-def _reported(run: Run, task: str, metric: str) -> float:
-    """Return the value in the result file. Raises `UserError` if it is not a finite number."""
-    value = run.values(task).get(metric)
-    # Python's JSON reads NaN, and True is an int.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise UserError(
-            f"{metric} of {task} in {run.file_of(task).path} is {value!r}, expected a number. Run"
-            " it again."
-        )
-    return float(value)
 
 
 def _aggregation(file: ResultFile, task: str, metric: str) -> str | None:
@@ -227,57 +229,88 @@ def _aggregation(file: ResultFile, task: str, metric: str) -> str | None:
     return None
 
 
-class _Result(NamedTuple):
-    """One document's result. Less than a `Sample`, of which a large task has gigabytes."""
+@dataclass
+class _Column:
+    """One run's results of a task, by the documents' ids.
 
-    doc_id: int
-    document: tuple[str, str]
-    """Hashes of the document and of its target."""
-    prompt: str
-    value: Any
+    Arrays of numbers: of a large task, samples are gigabytes. Hashes are of this process.
+    """
+
+    ids: NDArray[np.int64]
+    """[documents], rising."""
+    hashes: NDArray[np.int64]
+    """[documents], of each document and its target."""
+    prompts: NDArray[np.int64]
+    """[documents], of each prompt."""
+    values: Sequence[Any]
+    """What the samples log for the metric: an array where these are numbers."""
+
+    def forget_documents(self) -> None:
+        """Drop all but the values: they are no longer needed once documents are compared."""
+        self.ids = self.hashes = self.prompts = np.empty(0, np.int64)
 
 
-def _values(column: list[_Result]) -> list[Any]:
-    return [result.value for result in column]
+def _column(file: ResultFile, task: str, metric: str) -> _Column:
+    """Return the result of every document, by its id.
 
-
-def _column(file: ResultFile, task: str, metric: str) -> list[_Result]:
-    """Return the result of every document, by its id."""
+    Raises:
+        UserError: there are no samples of this filter, or documents whose log-likelihoods are no
+            numbers.
+    """
     name, _, only = metric.partition(",")
-    found = []
+    numbers = array("q")
+    values: list[Any] = []
+    known: dict[Any, Any] = {}
+    unscored = 0
     for sample in file.samples(task):
         if sample.filter == only:
+            numbers.extend((sample.doc_id, hash(sample.document), hash(sample.prompt)))
             value = sample.values.get(name)
-            found.append(_Result(sample.doc_id, sample.document, sample.prompt, value))
-    if not found:
+            values.append(_once(value, known) if type(value) is list else value)
+            unscored += sample.unscored
+    if not values:
         raise UserError(
             f"the samples of {task} beside {file.path} have none of filter {only}. Run lm_eval"
             " again."
         )
-    # By id alone: values need not be comparable.
-    return sorted(found, key=lambda result: result.doc_id)
+    if unscored:
+        raise UserError(
+            f"{unscored} of {len(values)} documents of {task} beside {file.path} ({label(file)})"
+            " have log-likelihoods that are not numbers (NaN), so their scores mean nothing. The"
+            f" model's weights or numbers are not finite there. Move {file.path.parent} away."
+        )
+    ids, hashes, prompts = np.array(numbers, dtype=np.int64).reshape(-1, 3).T
+    order = np.argsort(ids, kind="stable")
+    by_id: Sequence[Any] = [values[place] for place in order]
+    if all(type(value) in (int, float) for value in by_id):
+        with suppress(OverflowError):  # an integer too large for a float
+            by_id = np.array(by_id, dtype=float)  # type: ignore[assignment]
+    return _Column(ids[order], hashes[order], prompts[order], by_id)
+
+
+def _once(value: list[Any], known: dict[Any, Any]) -> Any:
+    """Return a value that `known` holds once: there are few pairs of (right, predicted) labels."""
+    # With their types: 1 is equal to True, and to 1.0.
+    key = tuple(value), tuple(map(type, value))
+    try:
+        return known.setdefault(key, key[0])
+    except TypeError:  # lists inside
+        return value
 
 
 def _check_documents(
-    task: str,
-    first: ResultFile,
-    ours: list[_Result],
-    other: ResultFile,
-    theirs: list[_Result],
+    task: str, first: ResultFile, ours: _Column, other: ResultFile, theirs: _Column
 ) -> None:
     """Raise `UserError` unless two runs have the same documents in the same order."""
-    if len(ours) != len(theirs):
+    if len(ours.ids) != len(theirs.ids):
         raise UserError(
-            f"{task} was run on {len(ours)} documents in {first.path} and on {len(theirs)} in"
-            f" {other.path}. Run both with the same --limit."
+            f"{task} was run on {len(ours.ids)} documents in {first.path} and on {len(theirs.ids)}"
+            f" in {other.path}. Run both with the same --limit."
         )
-    differing = []
-    for one, two in zip(ours, theirs, strict=True):
-        if (one.doc_id, one.document) != (two.doc_id, two.document):
-            differing.append(one.doc_id)
-    if differing:
+    differing = np.flatnonzero((ours.ids != theirs.ids) | (ours.hashes != theirs.hashes))
+    if len(differing):
         raise UserError(
             f"{task} was run on different documents in {first.path} and in {other.path}:"
-            f" {len(differing)} of {len(ours)} differ, the first is doc_id {differing[0]}. Run both"
-            " with the same data set."
+            f" {len(differing)} of {len(ours.ids)} differ, the first is doc_id"
+            f" {ours.ids[differing[0]]}. Run both with the same data set."
         )

@@ -12,7 +12,6 @@ Known gap: standard errors are left out, because the harness gives none for macr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import yaml  # type: ignore[import-untyped]
 
 import lm_eval_partial
 from lm_eval_partial.errors import UserError, listing
+from lm_eval_partial.results.files import finite
 
 Suite = dict[str, dict[str, str]]
 """Area → task → main metric, spelled "metric,filter" as in result files."""
@@ -135,7 +135,7 @@ def _task_score(result: Mapping[str, Any], area: str, task: str, metric: str) ->
         if metric in found:
             value = _percent(name, metric, found[metric])
             return TaskScore(area, task, metric, value, _documents(result, name))
-        if len(children.get(name, [])) != 1:
+        if len(children.get(name) or []) != 1:
             break
         name = children[name][0]
     metrics = [key for key in results.get(name, {}) if "," in key and "_stderr" not in key]
@@ -149,34 +149,36 @@ def _task_score(result: Mapping[str, Any], area: str, task: str, metric: str) ->
 
 def _percent(name: str, metric: str, value: object) -> float:
     """Return a fraction as percent. Raises `UserError` if it is none."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not 0 <= value <= 1
-    ):
+    number = finite(value)
+    if number is None or not 0 <= number <= 1:
         raise UserError(
-            f"{metric} of {name} is {value!r}, expected a number from 0 to 1. Run the task again."
+            f"{metric} of {name} is {value!r:.60}, expected a number from 0 to 1. Run the task"
+            " again."
         )
-    return 100.0 * value
+    return 100.0 * number
 
 
-def _documents(result: Mapping[str, Any], name: str) -> int | None:
-    """Return how many documents `name` was scored on, adding up the parts of a group."""
+def _documents(
+    result: Mapping[str, Any], name: str, known: dict[str, int | None] | None = None
+) -> int | None:
+    """Return how many documents `name` was scored on, adding up the parts of a group.
+
+    Args:
+        result: of a file, whose groups are not inside themselves.
+        name: of a task or group.
+        known: what was found before: two groups may share a third.
+    """
     counts = result.get("n-samples") or {}
     if name in counts:
         effective = counts[name].get("effective")
         return effective if isinstance(effective, int) else None
-    children = (result.get("group_subtasks") or {}).get(name, [])
-    if not children:
-        return None
-    total = 0
-    for child in children:
-        count = _documents(result, child)
-        if count is None:
-            return None
-        total += count
-    return total
+    known = {} if known is None else known
+    if name not in known:
+        children = (result.get("group_subtasks") or {}).get(name) or []
+        found = [_documents(result, child, known) for child in children]
+        numbers = [count for count in found if count is not None]
+        known[name] = sum(numbers) if found and len(numbers) == len(found) else None
+    return known[name]
 
 
 def _caveats(result: Mapping[str, Any]) -> list[str]:

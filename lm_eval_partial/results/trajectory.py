@@ -9,8 +9,9 @@ are known by their folders (``hf_base``, ``hf_instruct``) or by their models' na
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -250,22 +251,27 @@ def _trajectory(
             baselines[which] = found
     tasks, left = common_tasks(points)
     plan = outline(points, tasks, suite, instruction)
-    data, pools = _read_pools(points, list(baselines.values()), plan.parts)
-    notes = [*plan.notes, *_notes(points, baselines, left), *no_interval(plan, data)]
+    curves, with_spread = _curves(points, list(baselines.values()), plan, lams)
+    notes = [*plan.notes, *_notes(points, baselines, left), *no_interval(plan, with_spread)]
     if alone:  # with other pairs about, what is left may be theirs
         notes += _unused(rest, baselines)
     config = files[0].config
     return Trajectory(
-        name=folder.resolve().name + ("" if alone else f": {_describe(config)}"),
+        name=_folder_name(folder) + ("" if alone else f": {_describe(config)}"),
         base=str(config["base"]),
         instruct=str(config["instruct"]),
         lams=lams,
         baselines=list(baselines),
         outline=plan,
-        curves={node.name: _curve(node, pools, lams) for node in plan.nodes},
+        curves=curves,
         settings=_settings(files, tasks),
         notes=notes,
     )
+
+
+def _folder_name(folder: Path) -> str:
+    """Return the name of a folder as text that can be written, whatever its bytes are."""
+    return os.fsencode(folder.resolve().name).decode(errors="replace")
 
 
 def _describe(config: dict[str, Any]) -> str:
@@ -305,25 +311,41 @@ def _unused(rest: list[ResultFile], baselines: dict[str, Run]) -> Iterator[str]:
         yield f"neither at a λ of this pair nor its ends, left out: {listing(folders)}"
 
 
-def _read_pools(
+def _curves(
+    points: list[Run], baselines: list[Run], plan: Outline, lams: list[float]
+) -> tuple[dict[str, Curve], set[Part]]:
+    """Return every node's curve by its name, and which parts have an interval.
+
+    Pools are read one after the other, and each is dropped once no node waits for it.
+    """
+    waiting: dict[Part, list[_Mean]] = {}
+    for mean in (means := {node.name: _Mean(node, lams) for node in plan.nodes}).values():
+        for part in mean.node.pools:
+            waiting.setdefault(part, []).append(mean)
+    with_spread = set()
+    for part, pool in _pools(points, baselines, plan.parts):
+        if pool.resampled is not None:
+            with_spread.add(part)
+        for mean in waiting.pop(part):
+            mean.add(part, pool)
+    return {name: mean.curve for name, mean in means.items()}, with_spread
+
+
+def _pools(
     points: list[Run], baselines: list[Run], parts: Sequence[Part]
-) -> tuple[dict[Part, Series], dict[Part, _Pool]]:
-    """Return the series of every part, and what all models scored on it."""
+) -> Iterator[tuple[Part, _Pool]]:
+    """Yield every part, and what all models scored on it."""
     models = [*points, *baselines]
     # Documents are paired over all models, so parts that the same baselines lack go together.
     together: dict[tuple[bool, ...], list[Part]] = {}
     for part in parts:
         has_tasks = tuple(set(part[0]).issubset(run.tasks) for run in models)
         together.setdefault(has_tasks, []).append(part)
-    data: dict[Part, Series] = {}
-    pools: dict[Part, _Pool] = {}
     for has_tasks, members in together.items():
         columns = [run for run, has in zip(models, has_tasks, strict=True) if has]
         check_settings(columns, tasks_of(members))
-        for part, series in load(columns, members).items():
-            data[part] = series
-            pools[part] = _pool(part, series, has_tasks, points)
-    return data, pools
+        for part, series in load(columns, members):
+            yield part, _pool(part, series, has_tasks, points)
 
 
 def _pool(part: Part, series: Series, has_tasks: tuple[bool, ...], points: list[Run]) -> _Pool:
@@ -361,7 +383,7 @@ def _settings(files: list[ResultFile], tasks: list[str]) -> dict[str, Any]:
         "base_sha": config.get("base_sha"),
         "instruct_sha": config.get("instruct_sha"),
         "limit": config.get("limit"),
-        "shots": sorted({count for count in shots.values() if count is not None}),
+        "shots": sorted({count for count in shots.values() if isinstance(count, int | float)}),
         "versions": {
             "lm_eval": files[-1].data.get("lm_eval_version"),
             "lm_eval_partial": config.get("lm_eval_partial_version"),
@@ -371,95 +393,122 @@ def _settings(files: list[ResultFile], tasks: list[str]) -> dict[str, Any]:
     }
 
 
-def _curve(node: Node, pools: dict[Part, _Pool], lams: list[float]) -> Curve:
-    """Return one score of all models, with intervals where all its pools have them."""
-    reference = lams.index(1.0)
-    values = node.mean(lambda part: pools[part].reported)
-    sign = 1 if node.higher_is_better else -1
-    naive = int(uncertainty.nearest_best(sign * values[None, : len(lams)], reference)[0])
-    best = Best(lams[naive], float(values[naive] - values[reference]))
-    low = high = change_low = change_high = np.full_like(values, np.nan)
-    resampled = _mean_if_known(node, lambda part: pools[part].resampled)
-    halves = _mean_if_known(node, lambda part: pools[part].halves)
-    loss_bound = np.full(len(lams), np.nan)
-    if resampled is not None and halves is not None:
-        low, high = _interval(node, pools, resampled)
-        loss_bound = _loss_bound(node, pools, resampled[:, : len(lams)], reference)
-        # Of the changes, not the change of the ends: numerator and reference vary together.
-        change_low, change_high = uncertainty.interval(_change(resampled, reference))
-        best = _cross_fitted(best, halves, lams, sign)
-        best = _among_all(best, sign * values[: len(lams)], sign * resampled[:, : len(lams)], lams)
-    return Curve(
-        node=node,
-        documents=sum(pools[part].documents for part in node.pools),
-        values=values,
-        low=low,
-        high=high,
-        change=_change(values, reference),
-        change_low=change_low,
-        change_high=change_high,
-        loss_bound=loss_bound,
-        best=best,
-    )
+class _Mean:
+    """The weighted mean of one node, from pools that come in any order; then its curve.
 
-
-def _interval(node: Node, pools: dict[Part, _Pool], resampled: Array) -> tuple[Array, Array]:
-    """Return the ends of every model's interval: Wilson's where all documents are right or wrong.
-
-    Elsewhere it is the bootstrap's.
+    They are added in the node's own order, on which the last digits depend. A pool that comes
+    before its turn is kept until then.
     """
-    if any(pools[part].flips is None for part in node.pools):
-        return uncertainty.interval(resampled)
-    parts = []
-    for part, weight in node.parts:
-        pool = pools[part]
-        parts.append((weight, pool.reported, *intervals.wilson(pool.reported, pool.documents)))
-    low, high = intervals.combined(parts)
-    return node.scale * low, node.scale * high
 
+    curve: Curve
 
-def _loss_bound(node: Node, pools: dict[Part, _Pool], resampled: Array, reference: int) -> Array:
-    """Return what every λ loses at most against λ = 1, one-sided, [λ].
+    def __init__(self, node: Node, lams: list[float]) -> None:
+        self.node, self.lams = node, lams
+        self.left = list(node.parts)
+        self.early: dict[Part, _Pool] = {}
+        self.documents = 0
+        # 0 is where a sum starts; None stands for a part that has no interval.
+        self.reported: Array | None = np.zeros(())
+        self.resampled: Array | None = np.zeros(())
+        self.halves: Array | None = np.zeros(())
+        self.shares: list[tuple[float, _Pool]] = []
 
-    Args:
-        node: the score.
-        pools: of its parts.
-        resampled: the score at every λ, [rounds, λ].
-        reference: the column of λ = 1.
-    """
-    level = 2 * intervals.LEVEL - 1  # its one end leaves out as much as the 95 % bound
-    if any(pools[part].flips is None for part in node.pools):
+    def add(self, part: Part, pool: _Pool) -> None:
+        """Take the pool of a part; after the last one the curve is there."""
+        self.early[part] = pool
+        while self.left and self.left[0][0] in self.early:
+            part, weight = self.left.pop(0)
+            pool = self.early.pop(part)
+            self.documents += pool.documents
+            self.shares.append((weight, replace(pool, resampled=None, halves=None)))
+            self.reported = _plus(self.reported, weight, pool.reported)
+            self.resampled = _plus(self.resampled, weight, pool.resampled)
+            self.halves = _plus(self.halves, weight, pool.halves)
+        if not self.left:
+            self.curve = self._curve()
+            self.reported = self.resampled = self.halves = None
+
+    def _curve(self) -> Curve:
+        """Return the score of all models, with intervals where all its pools have them."""
+        node, lams, scale = self.node, self.lams, self.node.scale
+        assert self.reported is not None
+        values = scale * self.reported
+        reference = lams.index(1.0)
         sign = 1 if node.higher_is_better else -1
-        losses = sign * (resampled[:, [reference]] - resampled)
-        bound: Array = np.quantile(losses, intervals.LEVEL, axis=0)
-    else:
+        naive = int(uncertainty.nearest_best(sign * values[None, : len(lams)], reference)[0])
+        best = Best(lams[naive], float(values[naive] - values[reference]))
+        low = high = change_low = change_high = np.full_like(values, np.nan)
+        loss_bound = np.full(len(lams), np.nan)
+        if self.resampled is not None and self.halves is not None:
+            resampled = scale * self.resampled
+            low, high = self._interval(resampled)
+            loss_bound = self._loss_bound(resampled[:, : len(lams)], reference)
+            # Of the changes, not the change of the ends: numerator and reference vary together.
+            change_low, change_high = uncertainty.interval(_change(resampled, reference))
+            best = _cross_fitted(best, scale * self.halves, lams, sign)
+            best = _among_all(
+                best, sign * values[: len(lams)], sign * resampled[:, : len(lams)], lams
+            )
+        return Curve(
+            node=node,
+            documents=self.documents,
+            values=values,
+            low=low,
+            high=high,
+            change=_change(values, reference),
+            change_low=change_low,
+            change_high=change_high,
+            loss_bound=loss_bound,
+            best=best,
+        )
+
+    @property
+    def _of_shares(self) -> bool:
+        """Whether all documents are right or wrong."""
+        return all(pool.flips is not None for _, pool in self.shares)
+
+    def _interval(self, resampled: Array) -> tuple[Array, Array]:
+        """Return the ends of every model's interval: Wilson's where documents are right or wrong.
+
+        Elsewhere it is the bootstrap's.
+        """
+        if not self._of_shares:
+            return uncertainty.interval(resampled)
         parts = []
-        for part, weight in node.parts:
-            gained, lost = _known(pools[part].flips)
-            if not node.higher_is_better:
-                gained, lost = lost, gained
-            estimate = (lost - gained) / pools[part].documents
-            ends = intervals.agresti_min(lost, gained, pools[part].documents, level)
-            parts.append((weight, estimate, *ends))
-        bound = node.scale * intervals.combined(parts)[1]
-    bound[reference] = 0
-    return bound
+        for weight, pool in self.shares:
+            ends = intervals.wilson(pool.reported, pool.documents)
+            parts.append((weight, pool.reported, *ends))
+        low, high = intervals.combined(parts)
+        return self.node.scale * low, self.node.scale * high
+
+    def _loss_bound(self, resampled: Array, reference: int) -> Array:
+        """Return what every λ loses at most against λ = 1, one-sided, [λ].
+
+        Args:
+            resampled: the score at every λ, [rounds, λ].
+            reference: the column of λ = 1.
+        """
+        sign = 1 if self.node.higher_is_better else -1
+        if self._of_shares:
+            parts = []
+            for weight, pool in self.shares:
+                assert pool.flips is not None
+                gained, lost = pool.flips[::sign]
+                estimate = (lost - gained) / pool.documents
+                # One end of this leaves out as much as a one-sided bound of 95 %.
+                ends = intervals.agresti_min(lost, gained, pool.documents, 2 * intervals.LEVEL - 1)
+                parts.append((weight, estimate, *ends))
+            bound = self.node.scale * intervals.combined(parts)[1]
+        else:
+            losses = sign * (resampled[:, [reference]] - resampled)
+            bound = np.quantile(losses, intervals.LEVEL, axis=0)
+        bound[reference] = 0
+        return np.asarray(bound)
 
 
-def _known(value: Array | None) -> Array:
-    assert value is not None
-    return value
-
-
-def _mean_if_known(node: Node, values: Callable[[Part], Array | None]) -> Array | None:
-    """Return the weighted mean of the parts' values, None if those of a part are None."""
-    known: dict[Part, Array] = {}
-    for part in node.pools:
-        value = values(part)
-        if value is None:
-            return None
-        known[part] = value
-    return node.mean(known.__getitem__)
+def _plus(total: Array | None, weight: float, values: Array | None) -> Array | None:
+    """Return the total and the weighted values; None once some are not known."""
+    return None if total is None or values is None else total + weight * values
 
 
 def _change(values: Array, reference: int) -> Array:

@@ -16,19 +16,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import NotRequired
+
+from lm_eval_partial import reading
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import write_text
+from lm_eval_partial.lam import check_lam
+from lm_eval_partial.reading import Shape
+from lm_eval_partial.results.files import LINE, Settings, read_json, samples_file
 
 MANIFEST = "manifest.json"
 BASELINES = ("base", "instruct")
 
-Result = dict[str, Any]
-
+SHOWN = 200  # characters of a recorded value in a message
 
 # The manifest -------------------------------------------------------------------------------------
 
 # The key of the fingerprint in the manifest, as folders on disk have it.
 FINGERPRINT = "identity"
+
+
+class Manifest(Shape):
+    """What a sweep's folder says of its points."""
+
+    identity: dict[str, Any]
+    run: NotRequired[str]
+
+
+class Point(Shape):
+    """A result of a sweep is one of lm_eval's that says of which model it is."""
+
+    config: Settings
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -51,12 +69,21 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
                 " --output_path a new folder."
             )
         return None
-    manifest = _read_json(
-        file, f"Restore it, or give --output_path a new folder; the points in {folder} stay."
-    )
-    if not isinstance(manifest.get(FINGERPRINT), dict):
-        raise UserError(f"{file} is not a sweep's manifest. Give --output_path a new folder.")
-    return manifest
+    hint = f"Restore it, or give --output_path a new folder; the points in {folder} stay."
+    return dict(reading.read_json(file, Manifest, hint))
+
+
+def place(folder: Path) -> list[tuple[int, int] | None]:
+    """Return what tells a sweep's folder and its manifest from others put in their place."""
+    return [_number(folder), _number(folder / MANIFEST)]
+
+
+def _number(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -69,6 +96,8 @@ def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         UserError: the folder holds points of another run; the message names the fields that differ.
     """
+    for left in folder.glob(f".{MANIFEST}.*.incomplete"):  # by a sweep killed while it wrote
+        left.unlink(missing_ok=True)
     recorded = read_manifest(folder)
     # Without a finished point there is nothing to mix up, and the manifest is replaced.
     if recorded is not None and points(folder):
@@ -105,7 +134,10 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _shown(fields: Mapping[str, Any], name: str) -> str:
-    return json.dumps(fields[name], ensure_ascii=False) if name in fields else "absent"
+    if name not in fields:
+        return "absent"
+    text = json.dumps(fields[name], ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 # Points -------------------------------------------------------------------------------------------
@@ -116,14 +148,14 @@ def points(folder: Path) -> list[str]:
     lams = []
     for path in folder.glob("lam_*"):
         try:
-            lams.append((float(path.name.removeprefix("lam_")), path.name))
-        except ValueError:
+            lams.append((check_lam(path.name.removeprefix("lam_")), path.name))
+        except UserError:
             raise UserError(f"{path} is no point of a sweep. Move it away.") from None
     stock = [f"hf_{side}" for side in BASELINES if (folder / f"hf_{side}").is_dir()]
     return [name for _, name in sorted(lams)] + stock
 
 
-def read_point(path: Path) -> Result:
+def read_point(path: Path) -> dict[str, Any]:
     """Return the result of a finished point.
 
     Raises:
@@ -135,14 +167,13 @@ def read_point(path: Path) -> Result:
         raise UserError(
             f"{path} holds {len(files) or 'no'} results_*.json where a point has one. {again}"
         )
-    result = _read_json(files[0], again)
-    if not isinstance(result.get("results"), dict) or not isinstance(result.get("config"), dict):
-        raise UserError(f"{files[0]} is not a result of lm-eval. {again}")
+    result = read_json(files[0], again)
+    reading.check_shape(result, Point, str(files[0]), again)
     # The harness writes samples of every task that has a hash, under the date of the result.
     date = files[0].stem.removeprefix("results_")
     for task in result.get("task_hashes") or {}:
-        samples = path / f"samples_{task}_{date}.jsonl"
-        if not samples.is_file():
+        samples = samples_file(path, task, date)
+        if not os.path.isfile(samples):  # also where the name is longer than a file's can be
             raise UserError(f"{samples} is missing. {again}")
         if not _is_whole(samples):
             raise UserError(f"{samples} is cut off. {again}")
@@ -151,26 +182,17 @@ def read_point(path: Path) -> Result:
 
 def _is_whole(samples: Path) -> bool:
     """Return whether the last line is complete. Only that is read: samples may be gigabytes."""
-    with open(samples, "rb") as handle:
-        size, window = handle.seek(0, os.SEEK_END), 2**16
-        # One line holds a document with its shots and may be longer than the window.
-        while True:
-            handle.seek(max(0, size - window))
-            lines = handle.read().splitlines(keepends=True)
-            if len(lines) > 1 or window >= size:
-                break
-            window *= 8
     try:
-        return bool(lines) and lines[-1].endswith(b"\n") and isinstance(json.loads(lines[-1]), dict)
-    except ValueError:
+        with open(samples, "rb") as handle:
+            size, window = handle.seek(0, os.SEEK_END), 2**16
+            # One line holds a document with its shots and may be longer than the window.
+            while True:
+                handle.seek(max(0, size - window))
+                lines = handle.read(window).splitlines(keepends=True)
+                if len(lines) > 1 or window >= min(size, LINE):
+                    break
+                window *= 8
+        whole = bool(lines) and lines[-1].endswith(b"\n")
+        return whole and isinstance(json.loads(lines[-1]), dict)
+    except (ValueError, RecursionError, OSError):
         return False
-
-
-def _read_json(file: Path, hint: str) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} cannot be read ({error}). {hint}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file} holds no JSON object. {hint}")
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import (
     INCOMPLETE,
     NAME_BYTES,
+    explained,
     free_bytes,
     publish,
     readable_bytes,
@@ -35,12 +36,37 @@ _PASSED_ON = (
 
 
 class Runner:
-    """Evaluates one model after another, each into a point of the folder."""
+    """Evaluates one model after another, each into a point of the folder.
+
+    Args:
+        config: of the harness's own command.
+        tasks: loaded already.
+        folder: of the points.
+        trackers: the experiment trackers.
+        check_unchanged: raises `UserError` if the models' files are not those that the folder is
+            of; asked before a model is evaluated, and before anything of it is written.
+    """
 
     def __init__(
-        self, config: EvaluatorConfig, tasks: Tasks, folder: Path, trackers: Trackers
+        self,
+        config: EvaluatorConfig,
+        tasks: Tasks,
+        folder: Path,
+        trackers: Trackers,
+        check_unchanged: Callable[[], None],
     ) -> None:
         self.config, self.tasks, self.folder, self.trackers = config, tasks, folder, trackers
+        self._check_unchanged = check_unchanged
+        self.place = folders.place(folder)
+
+    def check_place(self) -> None:
+        """Raise `UserError` unless the folder is the one that the sweep began with."""
+        if folders.place(self.folder) != self.place:
+            raise UserError(
+                f"{self.folder} was removed or replaced while the sweep was running, and points in"
+                " it may be lost. Start the same command again: it runs the points that are"
+                " missing."
+            )
 
     def point(
         self,
@@ -62,6 +88,8 @@ class Runner:
             recorded: what else ``results["config"]`` says.
         """
         config = self.config
+        self._check_unchanged()
+        self.check_place()
         # Written aside and renamed when whole, so that a killed sweep leaves only finished points.
         unfinished = self.folder / INCOMPLETE
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -80,11 +108,14 @@ class Runner:
         # The harness names a folder by the path of a stock model, which may be longer than a name.
         general.model_name_sanitized = shortened(str(general.model_name_sanitized), NAME_BYTES)
         result = self._evaluate(lm, model, model_args)
+        self._check_unchanged()
         result["config"] |= recorded or {}
         samples = result.pop("samples", None)
         self.trackers.log(name, lam, result, samples)
         _save(tracker, result, samples)
-        (written,) = unfinished.iterdir()
+        self.check_place()
+        with explained(unfinished):
+            (written,) = list(unfinished.iterdir()) or [unfinished]
         folders.read_point(written)  # a resumed sweep would reject what this rejects
         publish(written, self.folder / name)
         config.write_out = False  # the prompts are the same at the next point

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,26 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 from tqdm import tqdm
 from transformers import GenerationConfig
 
-from lm_eval_partial import __version__
+from lm_eval_partial import __version__, escape
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import INCOMPLETE, locked
 from lm_eval_partial.lam import point_name
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
+from lm_eval_partial.models.finite import FiniteHFLM
 from lm_eval_partial.models.hf import PartialHFLM
+from lm_eval_partial.sweep import flags
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.point import Runner
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.sweep.tracking import Trackers
-from lm_eval_partial.weights import generation, loading
-from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES, Checkpoint
+from lm_eval_partial.weights import chat_template, generation, loading
+from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
+from lm_eval_partial.weights.side_tokenizer import TOKENIZER_FILES
 from lm_eval_partial.weights.source import Source
 
-logger = logging.getLogger(__name__)
+logger = escape.logger(__name__)
 
 # The flags that a point's answers or files depend on: part of the fingerprint. The others change
 # speed or messages.
@@ -87,13 +90,14 @@ def sweep(
 
     Raises:
         UserError: an argument is wrong, or the folder holds another run; the message says what
-            differs.
+            differs. Or a weight is not finite at some λ, or a weight file was changed meanwhile.
     """
+    # All that can be refused is refused before tasks are downloaded and loaded.
+    flags.check({field.name: getattr(config, field.name) for field in fields(config)})
     folder = Path(str(config.output_path))
     _take_flags(config)
-    # All that can be refused is refused before tasks are downloaded and loaded.
     _check(config)
-    pair = _open_pair(config.model_args)
+    pair = _open_pair(config)
     _check_baselines(config, pair, baselines)
     recorded = folders.read_manifest(folder) or {}
     tasks = Tasks(config)
@@ -108,7 +112,8 @@ def sweep(
         asked = [*lam_of, *(f"hf_{side}" for side in baselines)]
         todo = [name for name in asked if name not in finished]
         if todo:
-            runner = Runner(config, tasks, folder, trackers(str(manifest["run"])))
+            started = trackers(str(manifest["run"]))
+            runner = Runner(config, tasks, folder, started, pair.check_unchanged)
             done = len(asked) - len(todo)
             bar = tqdm(todo, total=len(asked), initial=done, unit="point")
             try:
@@ -116,6 +121,9 @@ def sweep(
             finally:
                 shutil.rmtree(folder / INCOMPLETE, ignore_errors=True)
                 runner.trackers.finish()
+            runner.check_place()
+            for name in asked:  # what was finished before may have been taken away since
+                folders.read_point(folder / name)
     return folder
 
 
@@ -138,11 +146,15 @@ def _run(runner: Runner, pair: Pair, lam_of: Mapping[str, float], todo: tqdm) ->
     lm: PartialHFLM | None = None
     for name in todo:
         todo.set_description(name)
+        pair.check_unchanged()  # the model opens the files itself, once more
         if name in lam_of:
             lam = lam_of[name]
             model_args = config.model_args | {"lam": lam}
             if lm is None:
                 lm = _make("partial-hf", model_args, config)
+                lm.check_finite(
+                    list(lam_of.values())
+                )  # before hours are spent on the first of them
             else:
                 lm.set_lam(lam)
             dropped = _drop(lm, name, pair, generation.generation_config(pair))
@@ -193,7 +205,8 @@ def _drop(lm: Any, name: str, pair: Pair, given: GenerationConfig) -> dict[str, 
 
 
 def _make(model: str, model_args: dict[str, Any], config: EvaluatorConfig) -> Any:
-    return get_model(model).create_from_arg_obj(model_args, _flags(config))
+    kind = FiniteHFLM if model == "hf" else get_model(model)
+    return kind.create_from_arg_obj(model_args, _flags(config))
 
 
 def _release() -> None:
@@ -228,19 +241,29 @@ def _flags(config: EvaluatorConfig) -> dict[str, Any]:
 
 
 def _take_flags(config: EvaluatorConfig) -> None:
-    """Make flags of the model arguments that are both, so that they hold for stock models too."""
+    """Bring arguments and flags to one spelling, which holds for stock models too.
+
+    Model arguments that are flags as well become flags, and what is true or false is read so.
+    """
+    _replace_arguments(config, arguments.booleans(config.model_args))
     config.model_args = arguments.with_flags(config.model_args, _flags(config))
     for name in arguments.FLAGS:
         setattr(config, name, config.model_args.pop(name, None))
+    config.gen_kwargs = flags.generation_settings(config.gen_kwargs)
+
+
+def _replace_arguments(config: EvaluatorConfig, read: Mapping[str, Any]) -> None:
+    """Give model arguments other values, also where the tasks' metadata repeats them."""
+    for name, value in read.items():
+        if name in config.model_args and config.metadata.get(name) == config.model_args[name]:
+            config.metadata[name] = value
+        config.model_args[name] = value
 
 
 def _check(config: EvaluatorConfig) -> None:
     """Raise `UserError` for what a sweep cannot do."""
-    if not config.tasks:
-        raise UserError(
-            "--tasks is missing. Give names of tasks or groups; lm_eval ls tasks lists what"
-            " there is."
-        )
+    if not config.model_args.get("trust_remote_code"):  # such code may have settings of its own
+        flags.check_names(config.gen_kwargs, vars(GenerationConfig()))
     for name, instead in _INSTEAD.items():
         if getattr(config, name):
             raise UserError(f"--{name} does not go with sweep: {instead}.")
@@ -255,19 +278,22 @@ def _check(config: EvaluatorConfig) -> None:
         )
 
 
-def _open_pair(model_args: Mapping[str, Any]) -> Pair:
-    given = arguments.check(model_args)
+def _open_pair(config: EvaluatorConfig) -> Pair:
+    given = arguments.check(config.model_args)
     pair = Pair.of(Source.of(given))
-    arguments.check_fields(arguments.unknown(given), pair.config)
+    overridden = {name: given[name] for name in arguments.unknown(given)}
+    _replace_arguments(config, arguments.check_fields(overridden, pair.config))
     return pair
 
 
 def _check_baselines(config: EvaluatorConfig, pair: Pair, baselines: Sequence[str]) -> None:
     if not config.apply_chat_template:
         return
+    chat_template.check(pair.reference.tokenizer, str(pair.reference))
     for name in baselines:
         side = getattr(pair, name)
         if getattr(side.tokenizer, "chat_template", None) is not None:
+            chat_template.check(side.tokenizer, str(side))
             continue
         others = [other for other in baselines if other != name]
         remedy = f"Give --baselines {others[0]}" if others else "Leave --baselines out"
@@ -284,7 +310,7 @@ def fingerprint(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, 
     """
     dtype = loading.resolve_dtype(pair, config.model_args.get("dtype", "auto"))
     on_gpu = torch.cuda.is_available() and "cpu" not in str(config.device)
-    fields = {
+    recorded = {
         "base_sha": pair.base.sha,
         "instruct_sha": pair.instruct.sha,
         "files": _digests(pair.base) | _digests(pair.instruct),
@@ -304,7 +330,7 @@ def fingerprint(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, 
         },
     }
     # Through JSON, so that it compares equal to what the manifest gives back.
-    found: dict[str, Any] = json.loads(json.dumps(fields, default=str))
+    found: dict[str, Any] = json.loads(json.dumps(recorded, default=str))
     return found
 
 

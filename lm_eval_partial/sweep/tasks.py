@@ -9,14 +9,22 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml  # type: ignore[import-untyped]
+from lm_eval.api.samplers import ContextSampler, FirstNSampler
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.utils import set_torch_seed
 
-from lm_eval_partial.errors import UserError
+from lm_eval_partial.errors import UserError, listing, nearest
+from lm_eval_partial.results.suite import task_configs
+from lm_eval_partial.sweep.task_files import check_files, check_groups
+
+# What the harness raises for a task file that is wrong.
+_WRONG = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError)
 
 
 class Tasks:
@@ -34,17 +42,30 @@ class Tasks:
 
     def __init__(self, config: EvaluatorConfig) -> None:
         given, model_args = config.metadata, config.model_args
+        check_files(_folders_of_others(config.include_path), _as_list(config.tasks))
         try:
             manager = config.process_tasks(given)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, yaml.YAMLError) as error:
             raise UserError(
-                f"{error}. lm_eval ls tasks lists what there is; --include_path adds a folder."
+                f"{' '.join(str(error).split())}. lm_eval ls tasks lists what there is;"
+                " --include_path adds a folder."
             ) from error
+        check_groups(config.tasks, manager.task_index)
         seed(config.seed)
         try:
             self._loaded = manager.load(config.tasks)
         except OSError as error:  # the Hub out of reach, a data set not there
             raise UserError(f"a task's data could not be loaded: {error}") from error
+        except UserError:  # of a task of the suite
+            raise
+        except _WRONG as error:
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(
+                f"a task could not be loaded ({what[:500]}). Correct its file, or install what it"
+                " needs."
+            ) from error
+        _check_samples(config.samples, self._loaded["tasks"])
+        self._check_shots(config.num_fewshot)
         self.task_index = manager.task_index
         self._state = _random_state()
         self._built: dict[str, tuple[list[Any], Any]] = {}
@@ -78,9 +99,7 @@ class Tasks:
         """Return version, shots and a digest of the config of every task."""
         found = {}
         for name, task in sorted(self._loaded["tasks"].items()):
-            default = task.get_config("num_fewshot")
-            # As the harness: a task with num_fewshot: 0 keeps it, whatever is asked for.
-            shots = (default or 0) if num_fewshot is None or default == 0 else num_fewshot
+            shots = _shots(task, num_fewshot)
             settings = {**task.dump_config(), "metadata": None, "num_fewshot": None}
             text = json.dumps(settings, default=repr, sort_keys=True)
             # A function (process_docs of fewshot_config) shows its address, which is another in
@@ -93,6 +112,24 @@ class Tasks:
             }
         return found
 
+    def _check_shots(self, num_fewshot: int | None) -> None:
+        """Raise `UserError` if a task has fewer documents for its shots than it needs."""
+        for name, task in self._loaded["tasks"].items():
+            sampler: Any = getattr(task, "sampler", None)
+            shots = _shots(task, num_fewshot)
+            # A sampler of a task's own may have documents of its own.
+            if not shots or type(sampler) not in (ContextSampler, FirstNSampler):
+                continue
+            documents = len(sampler.fewshot_indices or sampler.df)
+            # The document that is asked for is drawn as well, and then left out.
+            same_split = task.fewshot_cfg.split == task.config.test_split
+            others = documents - (same_split and type(sampler) is ContextSampler)
+            if shots > others:
+                raise UserError(
+                    f"--num_fewshot {shots}: {name} has {max(0, others)} documents to take shots"
+                    " from. Give fewer."
+                )
+
     def _build(self, name: str, task: Any, build: Callable[..., None], **kwargs: Any) -> None:
         if name not in self._built:
             build(**kwargs)
@@ -101,6 +138,42 @@ class Tasks:
         # Copies, arguments and documents too: models and metrics may write into them.
         task._instances = copy.deepcopy(requests)
         _set_random_state(state)
+
+
+def _shots(task: Any, num_fewshot: int | None) -> int:
+    default = task.get_config("num_fewshot")
+    # As the harness: a task with num_fewshot: 0 keeps it, whatever is asked for.
+    return (default or 0) if num_fewshot is None or default == 0 else num_fewshot
+
+
+def _check_samples(samples: Any, tasks: Mapping[str, Any]) -> None:
+    """Raise `UserError` if ``--samples`` names a task or a document that is not there."""
+    for name, numbers in (samples or {}).items():
+        if name not in tasks:
+            raise UserError(
+                f"--samples: {name} is not among the tasks that are run.{nearest(name, tasks)}"
+                f" Those are: {listing(tasks)}."
+            )
+        documents = len(tasks[name].eval_docs)
+        if max(numbers) >= documents:
+            raise UserError(
+                f"--samples: {name} has {documents:,} documents, numbered from 0, and"
+                f" {max(numbers)} is asked for."
+            )
+
+
+def _folders_of_others(include_path: Any) -> list[Any]:
+    """Return the folders of ``--include_path`` but for that of the suite."""
+    folders = include_path if isinstance(include_path, list | tuple) else [include_path]
+    ours = task_configs().resolve()
+    return [each for each in folders if each and Path(each).resolve() != ours]
+
+
+def _as_list(tasks: Any) -> list[Any]:
+    found: list[Any] = []
+    for each in tasks if isinstance(tasks, list | tuple) else [tasks]:
+        found += each.split(",") if isinstance(each, str) else [each]
+    return found
 
 
 def seed(seeds: Sequence[int | None]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 from typing import Any
 
 from lm_eval.loggers import TrackioLogger, WandbLogger
 
+from lm_eval_partial import escape
 from lm_eval_partial.errors import UserError
 
-logger = logging.getLogger(__name__)
+logger = escape.logger(__name__)
 
 
 class Trackers:

@@ -13,7 +13,6 @@ refused by name.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 import re
@@ -31,37 +30,25 @@ from transformers import PreTrainedConfig
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.weights.architecture import Architecture
-from lm_eval_partial.weights.checkpoint import (
+from lm_eval_partial.weights.checkpoint import Checkpoint
+from lm_eval_partial.weights.checkpoint_files import (
     WEIGHT_FILES,
-    Checkpoint,
     find_file,
     full_precision,
     looks_local,
 )
 from lm_eval_partial.weights.interpolate import LazyTensor
+from lm_eval_partial.weights.lora_config import CONFIG_FILE, read_lora_config
 from lm_eval_partial.weights.low_rank import LowRank
+from lm_eval_partial.weights.patterns import Patterns
+from lm_eval_partial.weights.unchanged import OpenedFile
 from lm_eval_partial.weights.vocabulary import AlignedRows, Alignment
 
-CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."  # before the names of a model that peft has wrapped
 # A field of a safetensors file's metadata: the fingerprint of the weights an update was made for.
 BASE_FINGERPRINT = "base_fingerprint"
 
-# Fields of a LoraConfig that leave the update W + s·BA, or say how it was trained.
-_LINEAR_FIELDS = {
-    "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision",
-    "r", "lora_alpha", "rank_pattern", "alpha_pattern",
-    "use_rslora", "fan_in_fan_out", "bias", "use_dora",
-    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
-    "trainable_token_indices", "ensure_weight_tying",
-    "inference_mode", "lora_dropout", "init_lora_weights",
-    "eva_config", "corda_config", "lora_ga_config",
-    "loftq_config", "qalora_group_size", "target_modules_to_tie",
-    "megatron_core", "megatron_config", "runtime_config",
-}  # fmt: skip
-# Starting points of training that leave the base weights as they were.
-_HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _PART = re.compile(
     r"""
     (?P<module>.+)\.(?:
@@ -131,47 +118,22 @@ class Adapter(Checkpoint):
 
     def _open_config(self) -> PreTrainedConfig:
         """Return the config of base + adapter; only the adapter's own headers are read."""
-        self._lora = self._read_lora_config()
-        self._check_kind()
+        self.opened.append(OpenedFile(str(self.find(CONFIG_FILE))))
+        self._lora = read_lora_config(self)
+        self._patterns = {}
+        for field in ("rank_pattern", "alpha_pattern"):
+            where = f"{self}: {CONFIG_FILE}: {field}"
+            self._patterns[field] = Patterns(self._lora.get(field) or {}, where)
         self._architecture = Architecture(self.base)
         self._read_parts()
         self._check_base()
         config = copy.deepcopy(self.base.config)
         text, embedding = config.get_text_config(), self._dense.get(self._architecture.embedding)
-        if embedding is not None:
+        if embedding is not None and embedding.shape:
             text.vocab_size = embedding.shape[0]
         if self._unties:
             config.tie_word_embeddings = text.tie_word_embeddings = False
         return config
-
-    def _read_lora_config(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads(Path(str(self.find(CONFIG_FILE))).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{self}: {CONFIG_FILE} cannot be read ({error}). Fetch the adapter again."
-            ) from error
-
-    def _check_kind(self) -> None:
-        kind, start = self._lora.get("peft_type"), self._lora.get("init_lora_weights", True)
-        instead = (
-            "Merge it into its base (peft: merge_and_unload, then save_pretrained) and give the"
-            " merged folder."
-        )
-        if kind != "LORA":
-            raise UserError(f"{self} is an adapter of kind {kind}; LORA is expected. {instead}")
-        # A field that is unknown may change the formula; one that is empty or off does not.
-        unknown = {name for name, value in self._lora.items() if value} - _LINEAR_FIELDS
-        if unknown:
-            raise UserError(
-                f"{self} sets {listing(unknown)}, which is more than W + s·BA. {instead}"
-            )
-        if start not in _HARMLESS_STARTS:
-            raise UserError(
-                f"{self} was trained with init_lora_weights={start!r}, which changes the base"
-                " weights too. Convert it (peft: save_pretrained with"
-                " path_initial_model_for_weight_conversion) and give the converted adapter."
-            )
 
     def _read_parts(self) -> None:
         """Sort the adapter's tensors by the name of the weight that they change."""
@@ -189,6 +151,11 @@ class Adapter(Checkpoint):
                 dense = re.sub(r"\.(base_layer|modules_to_save|token_adapter)\b", "", key)
                 self._dense[self._name(dense)] = tensor
                 continue
+            if not tensor.dtype.is_floating_point:
+                raise UserError(
+                    f"{self}: {key} holds integers, as a quantised adapter does, which cannot be"
+                    " added to weights. Give the adapter as it was trained."
+                )
             name, part = self._name(f"{found['module']}.weight"), str(found.lastgroup)
             if part == "rows":
                 self._rows[name] = tensor
@@ -364,7 +331,8 @@ class Adapter(Checkpoint):
         if isinstance(found, dict):  # by the end of a module's name
             module = name.removesuffix(".weight")
             found = next((ids for key, ids in found.items() if module.endswith(key)), [])
-        if len(found) != rows.shape[0] or max(found) >= dense.shape[0]:
+        self._check_shape(f"trained rows of {name}", rows.shape[1:], dense.shape[1:])
+        if len(found) != rows.shape[0] or max(found, default=0) >= dense.shape[0]:
             raise UserError(
                 f"{self}: trainable_token_indices names {len(found)} tokens of {name}, the file has"
                 f" {rows.shape[0]} rows for its {dense.shape[0]:,}. Fetch the adapter again."
@@ -379,9 +347,14 @@ class Adapter(Checkpoint):
             raise UserError(
                 f"{self}: {module} has only one of lora_A and lora_B. Fetch the adapter again."
             )
-        rank = self._pattern("rank_pattern", module, self._lora.get("r"))
-        alpha = self._pattern("alpha_pattern", module, self._lora.get("lora_alpha"))
-        if not down.shape[0] == up.shape[1] == rank:
+        rank = self._patterns["rank_pattern"].find(module, self._lora["r"])
+        alpha = self._patterns["alpha_pattern"].find(module, self._lora["lora_alpha"])
+        if len(down.shape) != 2 or len(up.shape) != 2 or down.shape[0] != up.shape[1]:
+            raise UserError(
+                f"{self}: lora_A {list(down.shape)} and lora_B {list(up.shape)} of {module} are not"
+                " [rank, in] and [out, rank]. Fetch the adapter again."
+            )
+        if down.shape[0] != rank:
             raise UserError(
                 f"{self}: {module} has rank {down.shape[0]}, {CONFIG_FILE} says {rank}. Put config"
                 " and weights of one adapter together."
@@ -393,17 +366,31 @@ class Adapter(Checkpoint):
             by_input = self._lora.get("fan_in_fan_out")
             transposed = name == self._architecture.embedding or bool(by_input)
         self._check_shape(name, shape[::-1] if transposed else shape, expected)
-        scale = alpha / (math.sqrt(rank) if self._lora.get("use_rslora") else rank)
-        return LowRank(dense, down, up, scale, transposed, parts.magnitude)
+        if parts.magnitude is not None:
+            self._check_shape(f"{name}'s magnitude", parts.magnitude.shape, up.shape[:1])
+        if bool(self._lora.get("use_dora")) != (parts.magnitude is not None):
+            raise UserError(
+                f"{self}: use_dora in {CONFIG_FILE} is {bool(self._lora.get('use_dora'))}, and"
+                f" {module} has {'no' if parts.magnitude is None else 'a'} lora_magnitude_vector."
+                " Put config and weights of one adapter together."
+            )
+        return LowRank(
+            dense, down, up, self._scale(module, alpha, rank), transposed, parts.magnitude
+        )
 
-    def _pattern(self, field: str, module: str, default: Any) -> Any:
-        """Return a module's value in a field of patterns, or the default."""
-        patterns = self._lora.get(field) or {}
-        for key, value in patterns.items():
-            # As peft matches them: a regular expression for the last parts of a name.
-            if re.match(rf"(.*\.)?({key})$", module):
-                return value
-        return default
+    def _scale(self, module: str, alpha: Any, rank: Any) -> float:
+        """Return s = α/r, or with rsLoRA α/√r. Raises `UserError` if it is not a finite number."""
+        try:
+            scale = alpha / (math.sqrt(rank) if self._lora.get("use_rslora") else rank)
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+            scale = math.nan
+        if math.isfinite(scale):
+            return float(scale)
+        raise UserError(
+            f"{self}: the update of {module} cannot be scaled by lora_alpha / r = {alpha} / {rank}:"
+            f" both are to be finite numbers, and r 1 or more. Correct them in {CONFIG_FILE}, or"
+            " fetch the adapter again."
+        )
 
     def _check_shape(self, name: str, found: Sequence[int], expected: Sequence[int]) -> None:
         if tuple(found) != tuple(expected):

@@ -8,7 +8,9 @@ match.
 from __future__ import annotations
 
 import copy
+import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -26,6 +28,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from lm_eval_partial.errors import UserError, first_line
 from lm_eval_partial.weights.checkpoint import Checkpoint
+from lm_eval_partial.weights.guard import model_seconds, opening
 from lm_eval_partial.weights.interpolate import LazyTensor
 
 
@@ -59,6 +62,8 @@ class Architecture:
         linear: names of the weights of linear layers, the head left out, and whether they are
             stored as [in, out].
         float32: patterns of names that the model may keep in float32 whatever its dtype.
+        buffers: names of what is no weight, such as masks.
+        integers: names of tensors that are not floating.
         tied: names of tensors that are another tensor, and of which; none if the config unties.
 
     Args:
@@ -70,10 +75,16 @@ class Architecture:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.model_class = model_class(checkpoint)
+        source = checkpoint.model_source
+        what = f"{source}: no {self.model_class.__name__} can be made as its config.json says"
+        with opening(what, "Fetch it again.", model_seconds(source.trust_remote_code)):
+            self._describe(model_config(checkpoint))
+
+    def _describe(self, config: PreTrainedConfig) -> None:
+        """Make the model without its weights, and keep what is asked of it."""
         with torch.device("meta"):
             # A copy, because some models write into their config.
-            config = copy.deepcopy(model_config(checkpoint))
-            model: PreTrainedModel = self.model_class(config)
+            model: PreTrainedModel = self.model_class(copy.deepcopy(config))
         self._prefix = model.base_model_prefix
         self._state = model.state_dict()
         rules = get_model_conversion_mapping(model)
@@ -95,8 +106,11 @@ class Architecture:
             *(model._keep_in_fp32_modules or ()),
             *(model._keep_in_fp32_modules_strict or ()),
         }
-        # Buffers are computed by the model itself; what is tied is filled by another tensor.
-        self._optional = {*dict(model.named_buffers()), self.head, *self.tied}
+        self.buffers = set(dict(model.named_buffers()))
+        floating = {name for name, tensor in self._state.items() if tensor.is_floating_point()}
+        self.integers = self._state.keys() - floating
+        # What transformers does not ask for either: the model computes it.
+        self._optional = re.compile("|".join(model._keys_to_ignore_on_load_missing or ["(?!)"]))
 
     def place(self, tensors: Mapping[str, LazyTensor]) -> dict[str, Placed]:
         """Return the tensors that the model needs, by name: in the model, or on disk if fused.
@@ -134,22 +148,45 @@ class Architecture:
             return layer[1], kind
         return "", "final norm" if kind == "norm" else kind
 
-    def missing(self, placed: Iterable[Placed]) -> set[str]:
-        """Return the model's tensors that nothing fills.
+    def missing(self, placed: Iterable[Placed], tied: bool) -> set[str]:
+        """Return the model's tensors that nothing fills, or that are fused of too few.
 
         Transformers would fill them with random numbers.
-        """
-        filled = set[str]().union(*map(self._filled_by, placed))
-        return set(self._state) - filled - self._optional
 
-    def _filled_by(self, placed: Placed) -> set[str]:
-        """Return the model's tensors that one on disk fills: several where the loader cuts it."""
-        names = {placed.name}
-        for converter in () if placed.as_is else self._converters:
+        Args:
+            placed: what there is, with tied weights settled.
+            tied: whether weights that may be tied are one tensor.
+        """
+        values: dict[str, int] = defaultdict(int)  # of those that are fused, by the first name
+        filled = set(self.tied) if tied else set[str]()
+        for each in placed:
+            if each.as_is:
+                filled.add(each.name)
+            else:
+                values[each.name] += math.prod(each.tensor.shape)
+        for name, found in values.items():
+            names = self._fused_into(name)
+            # As many values as there are on disk, or fewer: Inkling's have rows of padding.
+            if found >= sum(self._state[name].numel() for name in names):
+                filled |= names
+        absent = set(self._state) - filled
+        return {name for name in absent if not self._optional.search(name)}
+
+    def _fused_into(self, name: str) -> set[str]:
+        """Return the model's tensors that the loader makes together, by the name of the first."""
+        names = {name}
+        for converter in self._converters:
             first, *others = converter.target_patterns
-            if first in placed.name:
-                names |= {placed.name.replace(first, other, 1) for other in others}
-        return names
+            if first in name:
+                names |= {name.replace(first, other, 1) for other in others}
+        return names & self._state.keys()
+
+    def stored_dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        """Return what a tensor is stored in, in a model of `dtype`."""
+        # What the model keeps in float32 in a smaller model must not be rounded on the way.
+        if any(re.search(pattern, name) for pattern in self.float32):
+            return torch.promote_types(dtype, torch.float32)
+        return dtype
 
 
 def _kind_of(name: str) -> str:
@@ -185,7 +222,7 @@ def model_class(checkpoint: Checkpoint) -> type[PreTrainedModel]:
     """
     config = checkpoint.config
     found: Any
-    remote = getattr(config, "auto_map", {}).get("AutoModelForCausalLM")
+    remote = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
     if remote is not None and checkpoint.trust_remote_code:
         source = checkpoint.model_source
         try:

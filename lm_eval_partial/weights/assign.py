@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import filterfalse
 from typing import NamedTuple
+
+import regex  # type: ignore[import-untyped]
 
 from lm_eval_partial.errors import UserError, listing, nearest
 from lm_eval_partial.lam import Lam, Rule, Schedule
@@ -65,10 +67,14 @@ def assign(
     if not isinstance(lam, Schedule):
         return dict.fromkeys(parameters, Assigned(lam, ""))
     places = _places(architecture, parameters)
+    having = _having(parameters)
     assigned: dict[str, Assigned] = {}
     for rule in lam.rules:
         matches = _matcher(rule.pattern)
-        matched = [key for key, name in parameters.items() if matches(places[key], key, name)]
+        matched = []
+        for key in _candidates(rule.pattern, parameters, having):
+            if matches(places[key], key, parameters[key]):
+                matched.append(key)
         if not matched:
             raise _unmatched(rule, parameters)
         # The first rule that matches counts, so later ones get what is left.
@@ -120,12 +126,42 @@ def _places(architecture: Architecture, parameters: Mapping[str, str]) -> dict[s
     return places
 
 
+def _having(parameters: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return which parameters have a part in one of their names, for each part."""
+    having: dict[str, list[str]] = {}
+    for key, name in parameters.items():
+        for part in {*key.split("."), *name.split(".")}:
+            having.setdefault(part, []).append(key)
+    return having
+
+
+def _candidates(
+    pattern: str, parameters: Mapping[str, str], having: Mapping[str, list[str]]
+) -> Iterable[str]:
+    """Return the parameters that may match a pattern: those with its rarest part.
+
+    Thousands of rules that each name one of thousands of parameters are then read in a second.
+    """
+    if pattern in GROUPS:
+        return parameters
+    parts = [part for part in pattern.split(".") if "*" not in part]
+    return min((having.get(part, []) for part in parts), key=len, default=parameters)
+
+
 def _matcher(pattern: str) -> Callable[[Place, str, str], bool]:
     """Return whether a place, a name on disk and a name in the model match a pattern."""
     if pattern in GROUPS:
         return lambda place, key, name: GROUPS[pattern](place, name)
     # Whole parts of a name: layers.1 is not a part of layers.10.
-    expression = re.compile(r"(^|\.)" + re.escape(pattern).replace(r"\*", ".*") + r"(\.|$)")
+    if "*" not in pattern:
+        whole = f".{pattern}."
+        return lambda place, key, name: whole in f".{name}." or whole in f".{key}."
+    first, *others = map(re.escape, re.split(r"\*+", pattern))
+    # A star takes as little as it can and is never tried again, which would find nothing more and
+    # take for ever with many stars.
+    middle, last = others[:-1], others[-1:]
+    stars = [rf"(?>.*?{piece})" for piece in middle] + [rf".*?{piece}" for piece in last]
+    expression = regex.compile(rf"(?:^|\.){first}{''.join(stars)}(?:\.|$)")
     return lambda place, key, name: bool(expression.search(name) or expression.search(key))
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.weights.finite import check_side
 from lm_eval_partial.weights.low_rank import LowRank
 
 
@@ -28,7 +29,7 @@ def attach(model: PreTrainedModel, updates: Mapping[str, LowRank]) -> None:
             are left out.
 
     Raises:
-        UserError: a module is not in memory.
+        UserError: a module is not in memory, or an update is not finite.
     """
     weights = dict(model.named_parameters(remove_duplicate=False))
     for name, update in updates.items():
@@ -43,9 +44,10 @@ def attach(model: PreTrainedModel, updates: Mapping[str, LowRank]) -> None:
         # In float32 beside half-precision weights, as peft keeps it.
         dtype = torch.promote_types(weight.dtype, torch.float32)
         for part, value in (("down", update.down), ("up", update.up)):
-            module.register_buffer(
-                f"low_rank_{part}", value[...].to(weight.device, dtype), persistent=False
-            )
+            # A copy, not the mapped file itself, which may be written to while this is in use.
+            held = value[...].to(weight.device, dtype, copy=True)
+            check_side(f"the update of {name}", "instruct", held)
+            module.register_buffer(f"low_rank_{part}", held, persistent=False)
         module.low_rank_scale = 0.0
         module.register_forward_hook(
             _add_to_embedding if isinstance(module, torch.nn.Embedding) else _add_to_linear
@@ -63,12 +65,27 @@ def set_scales(model: PreTrainedModel, scales: Mapping[str, float]) -> None:
     Args:
         model: what `attach` was given.
         scales: name of a weight to λs; names without an update are left out.
+
+    Raises:
+        UserError: λs is beyond float32, in which updates are added.
     """
+    check_scales(scales)
     modules = dict(model.named_modules(remove_duplicate=False))
     for name, scale in scales.items():
         module = modules.get(name.rpartition(".")[0])
         if hasattr(module, "low_rank_scale"):
             module.low_rank_scale = scale  # type: ignore[union-attr]
+
+
+def check_scales(scales: Mapping[str, float]) -> None:
+    """Raise `UserError` if some λs is beyond float32, in which updates are added."""
+    largest = torch.finfo(torch.float32).max
+    for name, scale in scales.items():
+        if not abs(scale) <= largest:
+            raise UserError(
+                f"the update of {name} is scaled by {scale:g} (λ · α/r), which float32 does not"
+                " hold. Give a λ nearer to [0, 1]."
+            )
 
 
 def _add_to_linear(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> Any:

@@ -9,11 +9,8 @@ Known gaps: weight file variants (``model.fp16.safetensors``) and GGUF are not l
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import json
 import os
 import pickle
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,49 +21,33 @@ from safetensors import SafetensorError, safe_open
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.utils.hub import cached_file, extract_commit_hash
+from transformers.utils.hub import extract_commit_hash
 
 from lm_eval_partial.errors import UserError, first_line, listing, natural
+from lm_eval_partial.weights.checkpoint_files import (
+    WEIGHT_FILES,
+    find_file,
+    full_precision,
+    looks_local,
+    open_bin,
+    sample,
+    shard_names,
+)
+from lm_eval_partial.weights.fields import ModelFields, check_dtypes, read_fields
+from lm_eval_partial.weights.guard import model_seconds, opening
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES, DTYPES, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
-
-# Names and order of transformers' own loader (modeling_utils._get_resolved_checkpoint_files).
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-_SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-# Each holds the tokens of a tokenizer; asked for by name on the Hub.
-_VOCABULARY_FILES = (
-    "tokenizer.json",
-    *_SENTENCEPIECE_FILES,
-    *("vocab.json", "vocab.txt", "vocab.bpe", "tekken.json", "qwen.tiktoken", "tiktoken.model"),
-)
-TOKENIZER_FILES = (*_VOCABULARY_FILES, "tokenizer_config.json")
-# In a folder, whatever is called like a part of a tokenizer.
-_TOKENIZER_NAME = re.compile(
-    r"tokeniz|tekken|vocab|merges|spiece|sentencepiece|(special|added)_tokens|\.(tiktoken|model)$"
-)
-# Ends of the names of quantised copies, such as llama-3-8b-bnb-4bit or Llama-2-7B-GPTQ.
-_QUANTISED_NAME = re.compile(
-    r"([-_.](unsloth|bnb|gptq|awq|gguf|exl2|hqq|fp8|nf4|int[48]|w[48]a16|[48]bit|dynamic))+$", re.I
-)
-_LFS_POINTER = b"version https://git-lfs"
+from lm_eval_partial.weights.side_tokenizer import has_tokenizer_files, open_tokenizer_of
+from lm_eval_partial.weights.unchanged import FileTensor, OpenedFile
 
 _ORIGINAL_FILES = (
     "Its consolidated.* files are in their authors' own format, which transformers does not read."
     " Fetch the repository's *.safetensors, config.json and tokenizer.json too (not only"
     " original/), or take a repository that is converted; such names often end in -hf."
 )
-
-_BLOCK = 16 * 1024  # bytes a fingerprint reads at one place
-_BLOCKS = 256  # places a fingerprint reads in one file
 
 
 class SafetensorsSlice:
@@ -93,6 +74,7 @@ class Checkpoint:
             decides.
         updates: its low-rank updates, by the name of the weight in the model.
         notes: what a user should know of it, one line each.
+        opened: its files that must stay as they are, as far as they were opened.
 
     Args:
         role: ``base`` or ``instruct``; names the side in messages.
@@ -120,6 +102,7 @@ class Checkpoint:
         self.revision = str(revision)
         self.subfolder = subfolder
         self.trust_remote_code = trust_remote_code
+        self.opened: list[OpenedFile] = []
         self.config: PreTrainedConfig = self._open_config()
 
     @classmethod
@@ -158,34 +141,38 @@ class Checkpoint:
             raise UserError(
                 f"{self}: no such folder. Give a folder with a config.json, or a Hub id."
             )
-        try:
-            self._check_remote_code()
+        what = f"{self}: no model config could be read at revision {self.revision!r}"
+        # A config's own code may raise anything.
+        with opening(what, seconds=model_seconds(self.trust_remote_code)):
+            if self.find("config.json") is not None:
+                self._check_fields(read_fields(self, "config.json", ModelFields))
             config: PreTrainedConfig = AutoConfig.from_pretrained(
                 self.path, trust_remote_code=self.trust_remote_code, **self.location
             )
-        except UserError:
-            raise
-        except Exception as error:  # a config's own code may raise anything
-            raise UserError(
-                f"{self}: no model config could be read at revision {self.revision!r}."
-                f" {first_line(error)}"
-            ) from error
         self._check_unquantised(getattr(config, "quantization_config", None))
         return config
 
-    def _check_remote_code(self) -> None:
-        """Raise `UserError` if the config needs code of its own that may not be run."""
-        path = self.find("config.json")
-        if path is None or self.trust_remote_code:
+    def _check_fields(self, fields: ModelFields) -> None:
+        """Raise `UserError` if a config needs code that may not be run, or has a wrong dtype."""
+        check_dtypes(fields, f"{self}: config.json")
+        if self.trust_remote_code:
             return
-        fields = json.loads(Path(path).read_text(encoding="utf-8"))
         kind, code = fields.get("model_type"), fields.get("auto_map") or {}
         if "AutoConfig" in code and kind not in CONFIG_MAPPING:
             raise UserError(
                 f"{self}: transformers has no model type {kind!r}; its code lies beside the weights"
-                f" ({code['AutoConfig'].partition('.')[0]}.py). Read it, then add"
+                f" ({str(code['AutoConfig']).partition('.')[0]}.py). Read it, then add"
                 " trust_remote_code=True (commands: --trust_remote_code)."
             )
+        for name in ("attn_implementation", "_attn_implementation"):
+            kernels = fields.get(name)
+            # Transformers would fetch them from the Hub, and run them.
+            if isinstance(kernels, str) and "/" in kernels:
+                raise UserError(
+                    f"{self}: config.json: {name} asks for code of {kernels}. Remove that field, or"
+                    " read that code and add trust_remote_code=True (commands:"
+                    " --trust_remote_code)."
+                )
 
     def _check_unquantised(self, quantization: Any) -> None:
         if quantization is None:
@@ -195,11 +182,12 @@ class Checkpoint:
             method = quantization.get("quant_method", "quantized")
         raise UserError(
             f"{self} is a pre-quantised checkpoint ({method}): its integers cannot be"
-            f" interpolated. {self._unquantised}"
+            f" interpolated. {self.unquantised}"
         )
 
     @property
-    def _unquantised(self) -> str:
+    def unquantised(self) -> str:
+        """What to give instead, where this is a quantised checkpoint; a sentence."""
         name = full_precision(self.path)
         guess = f", perhaps {self.role}={name}" if name else ""
         return f"Give the unquantised checkpoint{guess}."
@@ -250,58 +238,12 @@ class Checkpoint:
         """
         if self.tokenizer_source is not self:
             return self.tokenizer_source.tokenizer
-        if not self.has_tokenizer_files:
-            return None
-        try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                self.path, trust_remote_code=self.trust_remote_code, **self.location
-            )
-        # Tokenizers, sentencepiece and remote code each raise their own errors. None here would let
-        # embedding rows be matched by position, without a word.
-        except Exception as error:
-            raise UserError(
-                f"{self}: its tokenizer could not be opened ({type(error).__name__}:"
-                f" {first_line(error)}).{self._tokenizer_hint(error)}"
-            ) from error
-        self._check_has_tokens(tokenizer)
-        return tokenizer
+        return open_tokenizer_of(self)
 
     @cached_property
     def has_tokenizer_files(self) -> bool:
         """Whether it has a file of a tokenizer, readable or not."""
-        if not os.path.isdir(self.path):
-            return any(map(self.find, TOKENIZER_FILES))
-        found = False
-        for path in Path(self.path, self.subfolder).glob("*"):
-            if path.is_file() and _TOKENIZER_NAME.search(path.name):
-                _check_not_pointer(path)
-                found = True
-        return found
-
-    def _tokenizer_hint(self, error: Exception) -> str:
-        if "trust_remote_code" in str(error):
-            return " Read that code, then add trust_remote_code=True."
-        # Transformers tries tiktoken where sentencepiece is missing, and then asks for that.
-        found = next(filter(self.find, _SENTENCEPIECE_FILES), None)
-        missing = [name for name in ("sentencepiece", "protobuf") if not _installed(name)]
-        if found and missing and not self.find("tokenizer.json"):
-            return (
-                f" Its tokens are in {found} alone, which takes sentencepiece and protobuf to read."
-                f" Install what is missing: pip install {' '.join(missing)}."
-            )
-        return ""
-
-    def _check_has_tokens(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise `UserError` where transformers made a tokenizer without a vocabulary."""
-        tokens = len(tokenizer.get_vocab())
-        rows = getattr(self.config.get_text_config(), "vocab_size", 0)
-        # Tokenizers of bytes or characters need no file, and have a row for most of their tokens.
-        if 2 * tokens < rows and not any(map(self.find, _VOCABULARY_FILES)):
-            raise UserError(
-                f"{self}: its tokenizer has {tokens:,} tokens for {rows:,} embedding rows, as there"
-                " is no vocabulary beside tokenizer_config.json. Fetch tokenizer.json or"
-                " tokenizer.model too."
-            )
+        return has_tokenizer_files(self)
 
     @cached_property
     def vocabulary(self) -> Mapping[str, int] | None:
@@ -333,19 +275,13 @@ class Checkpoint:
         return bool(self.find("params.json") or self.find("original/params.json"))
 
     def _shards(self, index: str) -> Iterator[str]:
-        try:
-            shard_of = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-            names = sorted(set(shard_of.values()), key=natural)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self}: {Path(index).name} is not a weight index. Fetch it again."
-            ) from error
-        for name in names:
+        where = Path(index).name
+        for name in shard_names(Path(index), f"{self}: {where}"):
             shard = self.find(name)
             if shard is None:
                 raise UserError(
-                    f"{self}: shard {name} is missing, named by {Path(index).name}. Fetch the"
-                    " checkpoint again."
+                    f"{self}: shard {name} is missing, named by {where}. Fetch the checkpoint"
+                    " again."
                 )
             yield shard
 
@@ -358,13 +294,16 @@ class Checkpoint:
         """Return the tensors of weight files by name; only headers are read.
 
         Raises:
-            UserError: a file is damaged, or holds quantised tensors.
+            UserError: a file is damaged, or holds quantised tensors; or, when a tensor is read, the
+                file was changed since.
         """
         tensors: dict[str, LazyTensor] = {}
         for file in files:
-            reader = open_safetensors if file.endswith(".safetensors") else _open_bin
+            reader = open_safetensors if file.endswith(".safetensors") else open_bin
+            opened = OpenedFile(file)  # before its header is read, which must be of this version
+            self.opened.append(opened)
             try:
-                tensors |= reader(file)
+                found = reader(file)
             except (
                 SafetensorError,
                 RuntimeError,
@@ -376,13 +315,19 @@ class Checkpoint:
                     f"{self}: {Path(file).name} is truncated or damaged ({first_line(error)})."
                     " Fetch it again."
                 ) from error
+            tensors |= {name: FileTensor(tensor, opened) for name, tensor in found.items()}
         quantised = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
         if quantised:
             raise UserError(
                 f"{self} is a pre-quantised checkpoint: {listing(quantised)} cannot be"
-                f" interpolated. {self._unquantised}"
+                f" interpolated. {self.unquantised}"
             )
         return tensors
+
+    def check_unchanged(self) -> None:
+        """Raise `UserError` if a weight file is not what it was when it was opened."""
+        for file in self.opened:
+            file.check()
 
     @cached_property
     def sha(self) -> str:
@@ -398,7 +343,7 @@ class Checkpoint:
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(f"{Path(file).name}:{os.path.getsize(file)}:".encode())
-            for block in _sample(file):
+            for block in sample(file):
                 digest.update(block)
         return f"local-{digest.hexdigest()[:16]}"
 
@@ -427,81 +372,8 @@ class Checkpoint:
         return f"{self.path}@{self.sha}/{self.subfolder}"
 
 
-def _sample(file: str) -> Iterator[bytes]:
-    size = os.path.getsize(file)
-    offsets = set(range(0, size, max(_BLOCK, size // _BLOCKS)))
-    with open(file, "rb") as handle:
-        if file.endswith(".safetensors"):
-            length = int.from_bytes(handle.read(8), "little")
-            header = handle.read(length)
-            yield header
-            fields = json.loads(header)
-            fields.pop("__metadata__", None)
-            # The start of every tensor too: a norm lies between two blocks of a large file.
-            offsets |= {8 + length + each["data_offsets"][0] for each in fields.values()}
-        for offset in sorted(offsets):
-            handle.seek(offset)
-            yield handle.read(_BLOCK)
-
-
-def find_file(path: str, name: str, revision: str, subfolder: str) -> str | None:
-    """Return the path on this machine of a file in a folder or Hub repository.
-
-    It is fetched from the Hub if need be. None if there is no such file.
-    """
-    found: str | None = cached_file(
-        path,
-        name,
-        revision=revision,
-        subfolder=subfolder,
-        _raise_exceptions_for_missing_entries=False,
-    )
-    if found is not None:
-        _check_not_pointer(Path(found))
-    return found
-
-
-def _check_not_pointer(path: Path) -> None:
-    """Raise `UserError` for a file that only says where Git LFS has the real one."""
-    with open(path, "rb") as handle:
-        is_pointer = handle.read(len(_LFS_POINTER)) == _LFS_POINTER
-    if is_pointer:
-        raise UserError(
-            f"{path} is a Git-LFS pointer: the file itself was never fetched. Run git lfs install"
-            f" and git lfs pull in {path.parent}, or fetch it with hf download."
-        )
-
-
-def full_precision(name: str) -> str | None:
-    """Return the name of the model that a copy is of, if its name says that it is quantised."""
-    original = _QUANTISED_NAME.sub("", name)
-    return original if original not in ("", name) else None
-
-
-def _installed(package: str) -> bool:
-    module = {"protobuf": "google.protobuf"}.get(package, package)
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that the module is in
-        return False
-
-
-def looks_local(path: str) -> bool:
-    """Return whether a path cannot be a Hub id."""
-    return path.startswith((".", "/", "~")) or path.count("/") > 1
-
-
 def open_safetensors(file: str) -> dict[str, LazyTensor]:
     """Return the tensors of a safetensors file by name; only its header is read."""
     handle = safe_open(file, framework="pt", device="cpu")
     names = handle.keys()
     return {name: SafetensorsSlice(handle, name) for name in names}
-
-
-def _open_bin(file: str) -> dict[str, LazyTensor]:
-    # Files older than torch 1.6 are not zip archives and cannot be mapped.
-    with open(file, "rb") as handle:
-        mapped = handle.read(2) == b"PK"
-    loaded = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
-    # Some files hold numbers beside the tensors, such as a training step.
-    return {name: tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}

@@ -5,14 +5,15 @@ Configs, tokenizers, and the names and shapes of tensors are compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from lm_eval_partial.errors import UserError, first_line, listing, natural
+from lm_eval_partial.errors import UserError, listing, natural
 from lm_eval_partial.weights.architecture import Architecture, Placed, model_config
 from lm_eval_partial.weights.checkpoint import Checkpoint
+from lm_eval_partial.weights.guard import opening
 from lm_eval_partial.weights.vocabulary import MIN_SHARED, check_shared
 
 # Config fields that do not change what a model computes, if perhaps how it is trained. The
@@ -99,22 +100,41 @@ def check_one_sided(
     instruct: Checkpoint,
     architecture: Architecture,
     placed: dict[str, dict[str, Placed]],
+    tied: bool,
 ) -> None:
-    """Raise `UserError` for tensors that one side lacks, or that the model needs and both lack."""
+    """Raise `UserError` for tensors that one side lacks, or that the model needs and both lack.
+
+    Args:
+        base: one side.
+        instruct: the other.
+        architecture: of the result.
+        placed: of each side, by its role: its tensors by their name in the model, with tied weights
+            settled.
+        tied: whether weights that may be tied are one tensor in both.
+    """
     # Both ways round, since either may be the one that is incomplete.
     for side, other in ((base, instruct), (instruct, base)):
         only = placed[side.role].keys() - placed[other.role].keys()
         if only:
             raise UserError(
                 f"{len(only)} tensors stand only in {side} and not in {other}: {listing(only)}. "
-                "Both sides must be full checkpoints of one model."
+                f"Both sides must be full checkpoints of one model.{_of_head(architecture, only)}"
             )
-    missing = architecture.missing(placed["base"].values())
+    missing = architecture.missing(placed["base"].values(), tied)
     if missing:
         raise UserError(
-            f"{base} and {instruct} both lack {listing(missing)}, which model type"
-            f" {base.config.model_type!r} needs. Fetch them again."
+            f"{base} and {instruct} both lack {listing(missing)}, or a part of it, which model type"
+            f" {base.config.model_type!r} needs. Fetch them again.{_of_head(architecture, missing)}"
         )
+
+
+def _of_head(architecture: Architecture, lacking: Collection[str]) -> str:
+    if architecture.head not in lacking:
+        return ""
+    return (
+        " A model for rewards, embeddings or classification has no head, and this one's config does"
+        " not say that its embedding is its head (tie_word_embeddings): give the language model."
+    )
 
 
 def check_tokenizers(base: Checkpoint, instruct: Checkpoint) -> None:
@@ -156,16 +176,11 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 def open_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """Return the tokenizer at a path. Raises `UserError` if there is none."""
-    try:
-        return cast(
-            "PreTrainedTokenizerBase",
-            AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code),
-        )
-    except Exception as error:  # tokenizers, sentencepiece and remote code each raise their own
-        raise UserError(
-            f"tokenizer={path} could not be opened ({first_line(error)}). "
-            "Give instruct, base, or the path of a tokenizer."
-        ) from error
+    hint = "Give instruct, base, or the path of a tokenizer."
+    with opening(f"tokenizer={path} could not be opened", hint):
+        found = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        found.get_vocab()
+    return cast("PreTrainedTokenizerBase", found)
 
 
 def side_of_tokenizer(
@@ -179,7 +194,7 @@ def side_of_tokenizer(
     vocabulary = tokenizer.get_vocab()
     for side in (instruct, base):
         rows = getattr(model_config(side).get_text_config(), "vocab_size", 0)
-        if max(vocabulary.values()) < rows and _has_ids(side, vocabulary):
+        if max(vocabulary.values(), default=0) < rows and _has_ids(side, vocabulary):
             return side
     raise UserError(
         f"tokenizer={tokenizer.name_or_path} gives tokens other ids than {instruct} and {base} do,"

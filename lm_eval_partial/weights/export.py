@@ -9,7 +9,6 @@ memory holds one tensor beyond the mapped files. The folder gets its name when i
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 import shutil
@@ -22,6 +21,7 @@ import torch
 from huggingface_hub import HfApi, split_torch_state_dict_into_shards
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from lm_eval_partial import escape
 from lm_eval_partial.errors import UserError, first_line
 from lm_eval_partial.files import LOCK, explained, free_bytes, locked, publish, readable_bytes
 from lm_eval_partial.lam import Lam, read_lam
@@ -34,7 +34,7 @@ from lm_eval_partial.weights.small_files import small_files_of
 SHARD_SIZE = "5GB"  # as save_pretrained and the Hub
 SPARE = 64 * 2**20  # bytes for tokenizer, headers and what the file system wants
 
-logger = logging.getLogger(__name__)
+logger = escape.logger(__name__)
 
 Report = Callable[[int, int], None]
 
@@ -78,10 +78,12 @@ def export(
 
     Raises:
         UserError: `output` holds something, the disk is too small, the reference side has no
-            tokenizer, or a file to be copied is a link to something outside of its checkpoint.
+            tokenizer, a file to be copied is a link to something outside of its checkpoint, a
+            weight is not finite, or a weight file was changed meanwhile.
     """
     lam, target = read_lam(lam), resolve_dtype(pair, dtype)
     require_new(output)
+    check_shard_size(max_shard_size)
     small_files = small_files_of(pair, target)
     stored = [_stored(pair, name, tensor, target) for name, tensor in pair.at(lam, target).items()]
     shards = _plan(stored, max_shard_size)
@@ -90,6 +92,7 @@ def export(
         logger.warning(note)
     with _unfinished(output) as folder:
         _write_weights(folder, stored, shards, report)
+        pair.check_unchanged()
         small_files.write(folder)
         card = model_card(pair, lam, target, output, command, small_files.notes)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -142,13 +145,18 @@ def _require_space(output: Path, size: int) -> None:
 def _stored(pair: Pair, name: str, tensor: InterpolatedTensor, target: torch.dtype) -> Stored:
     if not tensor.dtype.is_floating_point:
         return Stored(name, tensor, tensor.dtype)
-    # What the model keeps in float32 in a smaller model must not be rounded on the way.
-    if any(re.search(pattern, name) for pattern in pair.architecture.float32):
-        target = torch.promote_types(target, torch.float32)
-    return Stored(name, tensor, target)
+    return Stored(name, tensor, pair.architecture.stored_dtype(name, target))
 
 
 # Weights ------------------------------------------------------------------------------------------
+
+
+def check_shard_size(size: int | str) -> None:
+    """Raise `UserError` for what is no size of a weight file: bytes, or text such as ``5GB``."""
+    text = f"{size}KB" if isinstance(size, int) else size
+    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*[KMGT]B\s*", text, re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"--max_shard_size {size} is no size. Give e.g. 5GB or 500MB.")
 
 
 def _plan(stored: list[Stored], max_shard_size: int | str) -> Any:
@@ -156,14 +164,9 @@ def _plan(stored: list[Stored], max_shard_size: int | str) -> Any:
     # Only shapes and dtypes count, so the tensors take no memory.
     with torch.device("meta"):
         shapes = {each.name: torch.empty(each.tensor.shape, dtype=each.dtype) for each in stored}
-    try:
-        return split_torch_state_dict_into_shards(
-            shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
-        )
-    except ValueError as error:
-        raise UserError(
-            f"--max_shard_size {max_shard_size} is no size ({error}). Give e.g. 5GB or 500MB."
-        ) from error
+    return split_torch_state_dict_into_shards(
+        shapes, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+    )
 
 
 def _write_weights(folder: Path, stored: list[Stored], shards: Any, report: Report) -> None:

@@ -15,10 +15,13 @@ from transformers import GenerationConfig
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.weights.checkpoint import Checkpoint
+from lm_eval_partial.weights.fields import GenerationFields, read_fields
+from lm_eval_partial.weights.guard import opening
 
 if TYPE_CHECKING:
     from lm_eval_partial.weights.pair import Pair
 
+FILE = "generation_config.json"
 MAX_GEN_TOKS = 256
 """New tokens that the harness allows where a task gives no ``max_gen_toks``."""
 
@@ -40,14 +43,20 @@ _SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p")
 
 
 def read(side: Checkpoint) -> GenerationConfig:
-    """Return the generation config that stock transformers would give one side."""
+    """Return the generation config that stock transformers would give one side.
+
+    Raises:
+        UserError: its generation_config.json cannot be used. Stock would go on without it.
+    """
     source = side.model_source
-    try:
-        return GenerationConfig.from_pretrained(source.path, **source.location)
-    except OSError:  # without a file it is made of the model's config
-        return GenerationConfig.from_pretrained(
-            source.path, config_file_name="config.json", _from_model_config=True, **source.location
-        )
+    others: dict[str, Any] = {"config_file_name": FILE}
+    if source.find(FILE) is None:  # it is made of the model's config
+        others = {"config_file_name": "config.json", "_from_model_config": True}
+    else:
+        read_fields(source, FILE, GenerationFields)
+    what = f"{source}: no generation config can be made of its {others['config_file_name']}"
+    with opening(what, "Fetch it again."):
+        return GenerationConfig.from_pretrained(source.path, **others, **source.location)
 
 
 def generation_config(pair: Pair) -> GenerationConfig:

@@ -21,7 +21,7 @@ from lm_eval_partial.weights import generation
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES
 from lm_eval_partial.weights.pair import Pair
-from lm_eval_partial.weights.update_size import unrelated, update_size
+from lm_eval_partial.weights.update_size import damaged, unrelated, update_size
 from lm_eval_partial.weights.vocabulary import renumbered, repurposed
 
 EXAMPLES = 5  # of re-purposed, re-numbered and one-sided tokens that are named
@@ -36,7 +36,7 @@ def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) 
         lam: λ to list for every parameter, or None.
 
     Raises:
-        UserError: `lam` does not fit the model.
+        UserError: `lam` does not fit the model, or a weight file was changed meanwhile.
     """
     sizes = [math.prod(each.instruct.shape) for each in pair.tensors]
     parameters = sum(sizes)
@@ -67,7 +67,9 @@ def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) 
         report["lam"] = {key: {"lam": each.lam, "rule": each.pattern} for key, each in assigned}
     if read_weights:
         report["update"] = update_size(pair)
+        report["warnings"] += damaged(report["update"]["not_finite"])
         report["warnings"] += unrelated(report["update"]["overall"])
+        pair.check_unchanged()
     return report
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
+
+from lm_eval_partial.weights.finite import all_finite, not_finite
 
 # The names safetensors gives to what can be interpolated or copied.
 DTYPES = {
@@ -44,6 +46,23 @@ class LazyTensor(Protocol):
     def __getitem__(self, index: Any) -> torch.Tensor: ...
 
 
+class Held(NamedTuple):
+    """How a model holds a tensor.
+
+    Attributes:
+        name: of the tensor, for messages.
+        dtype: what it is stored in.
+        is_buffer: whether it is no weight but, for one, a mask.
+        finite: the sides, by role, that are known to be finite in a dtype; added to as they are
+            read. What lies between two finite sides is finite, and not looked at again.
+    """
+
+    name: str
+    dtype: torch.dtype
+    is_buffer: bool
+    finite: set[tuple[str, torch.dtype]]
+
+
 class InterpolatedTensor:
     """One tensor of θ(λ), computed piece by piece as it is indexed.
 
@@ -56,10 +75,19 @@ class InterpolatedTensor:
         lam: finite.
         target: the dtype it will be stored in. Computed in the widest of the three, so that storing
             it is the only rounding.
+        held: how the model holds it; its values are then checked to be finite.
+
+    Raises:
+        UserError: when it is read: it has values that are not finite.
     """
 
     def __init__(
-        self, base: LazyTensor, instruct: LazyTensor, lam: float, target: torch.dtype | None = None
+        self,
+        base: LazyTensor,
+        instruct: LazyTensor,
+        lam: float,
+        target: torch.dtype | None = None,
+        held: Held | None = None,
     ) -> None:
         # λ stays a Python float: in bfloat16 0.6 is 0.6016, which would scale a model by 1.002.
         self.base, self.instruct, self.lam = base, instruct, lam
@@ -71,19 +99,25 @@ class InterpolatedTensor:
             self.dtype = torch.promote_types(self.dtype, target)
         if self.constant:
             self.lam = 0.0  # one side is read, not two
+        self._held = held if self.dtype.is_floating_point else None
+        self._stored = self.dtype if held is None else held.dtype
+        self._has_mask = False
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         if index is Ellipsis:
             whole = torch.empty(self.shape, dtype=self.dtype)
-            self.write_into(whole)
+            self._write(whole, self._stored)
             return whole
         if self.lam in (0, 1):
             # A copy: the side itself may be a view of the checkpoint's mapped file, which later
             # writes to the model's parameter would change for every reader.
-            return self._only_side[index].to(self.dtype, copy=True)
-        return torch.lerp(
-            self.base[index].to(self.dtype), self.instruct[index].to(self.dtype), self.lam
-        )
+            found = self._only_side[index].to(self.dtype, copy=True)
+        else:
+            found = torch.lerp(
+                self.base[index].to(self.dtype), self.instruct[index].to(self.dtype), self.lam
+            )
+        self._check_finite(found, self._stored, index)
+        return found
 
     def write_into(self, out: torch.Tensor) -> None:
         """Write the whole tensor over `out` [same shape, any dtype, any device], rounding once.
@@ -91,17 +125,71 @@ class InterpolatedTensor:
         Into memory that is in use already this is several times as fast as making a new tensor,
         which costs a page fault for every 4 KiB.
         """
+        self._write(out, out.dtype)
+
+    def check_finite(self) -> None:
+        """Raise `UserError` if it has values that are not finite; reads all of it, if need be."""
+        if self._held is None or self._known_finite(self._stored):
+            return
+        for block in self._blocks(False) if self.shape else [()]:
+            self[block]  # checked as it is read
+        self._note_finite(self._stored)
+
+    def _write(self, out: torch.Tensor, stored: torch.dtype) -> None:
+        """Write the whole tensor over `out`; it must be finite in `stored`."""
+        self._write_blocks(out, stored)
+        self._note_finite(stored)
+
+    def _write_blocks(self, out: torch.Tensor, stored: torch.dtype) -> None:
         as_it_is = self.lam in (0, 1)
         if not self.shape or (as_it_is and not out.is_cuda):
             out.copy_(self._only_side[...] if as_it_is else self[()])
+            self._check_finite(out, stored, ...)
             return
         one_dtype = out.dtype == self.base.dtype == self.instruct.dtype
         # In blocks of rows: conversions then need a few MiB, and not three more tensors.
         for block in self._blocks(out.is_cuda):
             if one_dtype and out.device.type == "cpu":
                 torch.lerp(self.base[block], self.instruct[block], self.lam, out=out[block])
+                self._check_finite(out[block], stored, block)
             else:
-                self._convert_into(out[block], block)
+                self._convert_into(out[block], stored, block)
+
+    def _check_finite(self, values: torch.Tensor, stored: torch.dtype, index: Any) -> None:
+        """Raise `UserError` if `values`, the part at `index`, are not finite once they are stored.
+
+        A buffer may have infinities that both sides have, as masks do; the formula made NaN of
+        them, and here they are put back.
+        """
+        if self._held is None or self._known_finite(stored) or all_finite(values, stored):
+            return
+        base, instruct = self.base[index], self.instruct[index]
+        if self._held.is_buffer and torch.equal(base, instruct):
+            values.copy_(base)
+            self._has_mask = True
+            return
+        read = {"base": base, "instruct": instruct}
+        sides = {role: read[role] for role in self._roles}
+        raise not_finite(self._held.name, self.lam, stored, sides)
+
+    @property
+    def _roles(self) -> tuple[str, ...]:
+        """The sides that it is made of."""
+        return {0.0: ("base",), 1.0: ("instruct",)}.get(self.lam, ("base", "instruct"))
+
+    def _known_finite(self, stored: torch.dtype) -> bool:
+        # Outside of [0, 1] finite sides may still overflow; between them, only values above half of
+        # what a dtype holds, which are no weights.
+        inside, known = 0 <= self.lam <= 1, self._held.finite if self._held else ()
+        return inside and all((role, stored) in known for role in self._roles)
+
+    def _note_finite(self, stored: torch.dtype) -> None:
+        """Note that the whole tensor was looked at, and so what is known of its sides."""
+        if self._held is None or self._has_mask:
+            return
+        # Between them nothing is rounded away; in a narrower dtype two large ones could cancel.
+        if len(self._roles) == 1 or stored == self.dtype:
+            self._held.finite.update((role, stored) for role in self._roles)
 
     def _blocks(self, for_gpu: bool) -> Iterator[slice]:
         size = BLOCK * FOR_GPU if for_gpu else BLOCK
@@ -109,7 +197,7 @@ class InterpolatedTensor:
         for start in range(0, self.shape[0], rows):
             yield slice(start, start + rows)
 
-    def _convert_into(self, out: torch.Tensor, block: slice) -> None:
+    def _convert_into(self, out: torch.Tensor, stored: torch.dtype, block: slice) -> None:
         """Write one block of rows over `out`, computed in this tensor's own dtype."""
         buffers = _buffers(out.numel(), self.dtype, out.is_cuda)
         ours, theirs = buffers[0].view(out.shape), buffers[1].view(out.shape)
@@ -119,6 +207,8 @@ class InterpolatedTensor:
             ours.copy_(self.base[block])
             theirs.copy_(self.instruct[block])
             torch.lerp(ours, theirs, self.lam, out=ours)
+        # Before it leaves the CPU's cache, or the CPU.
+        self._check_finite(ours, stored, block)
         out.copy_(ours)
 
     @property

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -24,8 +24,10 @@ from lm_eval_partial.lam import Lam
 from lm_eval_partial.weights import beside
 from lm_eval_partial.weights.architecture import model_config
 from lm_eval_partial.weights.generation import generation_config
+from lm_eval_partial.weights.interpolate import InterpolatedTensor
 from lm_eval_partial.weights.pair import Pair, PairedTensor
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 WORKERS = min(4, os.cpu_count() or 1)  # as transformers' loader: more only wait for memory
 
 
@@ -44,11 +46,12 @@ def load(
             ``from_pretrained`` (device_map, attn_implementation, …).
 
     Raises:
-        UserError: the loader would leave a tensor of the model unfilled, `dtype` is unknown, or an
-            adapter must be merged.
+        UserError: the loader would leave a tensor of the model unfilled, `dtype` is unknown, an
+            adapter must be merged, a weight is not finite, or a weight file was changed.
     """
     if not merge:
         pair.check_unmerged()
+    pair.check_unchanged()
     target = resolve_dtype(pair, dtype)
     config = copy.deepcopy(pair.config)
     config.update({name: kwargs.pop(name) for name in config.to_dict() if name in kwargs})
@@ -73,6 +76,7 @@ def load(
     if not merge:
         beside.attach(model, pair.updates)
         beside.set_scales(model, pair.scales(lam))
+    pair.check_unchanged()  # also while it was read
     return cast("PreTrainedModel", model)
 
 
@@ -81,6 +85,8 @@ def _from_state(pair: Pair, **kwargs: Any) -> Any:
     from_pretrained: Any = pair.architecture.model_class.from_pretrained
     try:
         return from_pretrained(None, **kwargs)
+    except UserError:
+        raise
     except ValueError as error:
         # Offloading to disk reads a file again, and here there is none.
         if "offload" not in str(error):
@@ -104,6 +110,11 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise UserError(
             f"dtype={dtype} is not a floating point dtype. Give auto, float32, bfloat16 or float16."
+        )
+    if found not in FLOATS:  # such as float8, for storage alone
+        raise UserError(
+            f"dtype={dtype} is not a dtype that models compute in. Give auto, float32, bfloat16 or"
+            " float16."
         )
     return found
 
@@ -157,7 +168,12 @@ def move(
         pair: the two checkpoints.
         lam: finite, or a schedule.
         reload: makes the model at `lam` with the arguments it was first made with.
+
+    Raises:
+        UserError: a weight is not finite, or a weight file was changed; the model is then at
+            neither λ, unless that was found before the first write.
     """
+    pair.check_unchanged()
     targets = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
     has_adapter = beside.attached(model)
     state = pair.at(lam, model.dtype, merge=not has_adapter)
@@ -174,7 +190,26 @@ def move(
             write.result()  # raises what went wrong in its thread
     if has_adapter:
         beside.set_scales(model, pair.scales(lam))
+    pair.check_unchanged()  # also while it was read
     return model
+
+
+def check_finite(
+    pair: Pair, lams: Iterable[Lam], dtype: torch.dtype | None = None, merge: bool = True
+) -> None:
+    """Raise `UserError` if θ(λ) at one of `lams` has weights that are not finite in `dtype`.
+
+    At λ = 0 and λ = 1 one side is read, at others both. Weights that are the same at every λ are
+    left out: they are checked as they are loaded.
+    """
+    for lam in lams:
+        state = pair.at(lam, dtype, merge).values()
+        moving = [tensor for tensor in state if not tensor.constant]
+        with ThreadPoolExecutor(WORKERS) as workers:
+            for _ in workers.map(InterpolatedTensor.check_finite, moving):
+                pass
+        beside.check_scales({} if merge else pair.scales(lam))
+    pair.check_unchanged()
 
 
 def _stand_as_on_disk(

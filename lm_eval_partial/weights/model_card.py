@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub import ModelCardData
-from huggingface_hub.repocard import metadata_load
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-from lm_eval_partial import __version__
+from lm_eval_partial import __version__, escape
+from lm_eval_partial.errors import UserError
 from lm_eval_partial.lam import Lam, Schedule, format_lam
+from lm_eval_partial.reading import compose_yaml, read_text
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
 
@@ -23,11 +27,11 @@ _CARD = """---
 {front}
 ---
 
-# θ({lam}): a base model plus {lam} of its instruct update
+# θ({title}): a base model plus {title} of its instruct update
 
     θ(λ) = θ_base + λ (θ_instruct − θ_base)        λ = {lam}
 
-An instruct model is a base model plus an update; here the update is scaled by λ = {lam} \
+An instruct model is a base model plus an update; here the update is scaled by λ = {title} \
 (*partial adaptation*,
 [arXiv 2504.11626](https://arxiv.org/abs/2504.11626)). λ = 0 would be the base model, \
 λ = 1 the instruct model.
@@ -36,14 +40,14 @@ An instruct model is a base model plus an update; here the update is scaled by �
 |---|---|---|---|---|
 {rows}
 Weights are {dtype}. Tokenizer, chat template and generation config are the {reference} side's
-(`{tokenizer}`). The licences of both models apply.
+({tokenizer}). The licences of both models apply.
 
 {made}
 {readers}
 
 Score it:
 
-    lm_eval --model hf --model_args pretrained={output} --tasks arc_challenge
+    lm_eval --model hf --model_args {arguments} --tasks arc_challenge
 """
 
 
@@ -66,16 +70,19 @@ def model_card(
         notes: what a user should know of its files, one line each.
     """
     made = f"Made by lm_eval_partial {__version__}"
+    shown = str(lam) if isinstance(lam, Schedule) else format_lam(lam)
     return _CARD.format(
         front=_front_matter(pair).to_yaml(),
-        lam=str(lam) if isinstance(lam, Schedule) else format_lam(lam),
+        lam=escape.terminal(shown),
+        title=escape.markdown(shown),
         rows=_row(pair.base) + _row(pair.instruct),
         dtype=str(dtype).removeprefix("torch."),
         reference=pair.reference.role,
-        tokenizer=pair.tokenizer,
-        made=f"{made} with\n\n    {command}\n" if command else f"{made}.\n",
+        tokenizer=escape.code(str(pair.tokenizer)),
+        made=f"{made} with\n\n    {escape.terminal(command)}\n" if command else f"{made}.\n",
         readers=_readers(notes),
-        output=output,
+        # For a shell: a path may have spaces, and worse.
+        arguments=escape.terminal(shlex.quote(f"pretrained={output}")),
     )
 
 
@@ -86,7 +93,7 @@ def _front_matter(pair: Pair) -> ModelCardData:
     # A path of this machine means nothing on the Hub.
     on_hub = not any(Path(path).exists() for path in paths)
     return ModelCardData(
-        license=license if license == other else "other",
+        license="other" if license != other else license and escape.terminal(license),
         license_name=None if license == other else "see-the-licences-of-both-models",
         base_model=paths if on_hub else None,
         base_model_relation="merge" if on_hub else None,
@@ -98,8 +105,9 @@ def _front_matter(pair: Pair) -> ModelCardData:
 
 def _row(side: Checkpoint) -> str:
     path = f"{side.path}/{side.subfolder}" if side.subfolder else side.path
-    license = _license(side) or "not stated"
-    return f"| {side.role} | `{path}` | `{side.revision}` | `{side.sha}` | {license} |\n"
+    license = escape.markdown(_license(side) or "not stated")
+    where = map(escape.code, (path, str(side.revision), str(side.sha)))
+    return f"| {side.role} | {' | '.join(where)} | {license} |\n"
 
 
 def _readers(notes: Iterable[str]) -> str:
@@ -110,7 +118,7 @@ def _readers(notes: Iterable[str]) -> str:
             " token ids."
         ),
         "This one was not loaded, and no other loader was tried.",
-        *(f"Of this one: {note}." for note in notes),
+        *(f"Of this one: {escape.markdown(note)}." for note in notes),
     ]
     return "\n".join(lines)
 
@@ -118,9 +126,22 @@ def _readers(notes: Iterable[str]) -> str:
 def _license(side: Checkpoint) -> str | None:
     """Return the licence that a side's model card states."""
     card = side.find("README.md")
-    try:
-        found = (metadata_load(card) or {}) if card is not None else {}
-    except (ValueError, yaml.YAMLError):
+    if card is None:
         return None
-    stated = found.get("license_name") or found.get("license")
-    return None if stated is None else str(stated)
+    try:
+        front = REGEX_YAML_BLOCK.search(read_text(Path(card), "").removeprefix("\ufeff"))
+        node = compose_yaml(front[2], card, "") if front else None
+    except UserError:  # a card that cannot be read states nothing
+        return None
+    stated = _texts_of(node)
+    return stated.get("license_name") or stated.get("license")
+
+
+def _texts_of(node: Any) -> dict[str, str]:
+    """Return the texts of a YAML mapping by their names; other values are left out."""
+    found = {}
+    for name, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        scalars = isinstance(name, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)
+        if scalars and not value.tag.endswith(":null"):
+            found[str(name.value)] = str(value.value)
+    return found

@@ -13,6 +13,7 @@ Known gaps: no encoder-decoder models.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -35,9 +36,11 @@ from lm_eval_partial.weights.compatibility import (
     open_tokenizer,
     side_of_tokenizer,
 )
+from lm_eval_partial.weights.guard import opening
 from lm_eval_partial.weights.instruct import open_instruct
-from lm_eval_partial.weights.interpolate import InterpolatedTensor, LazyTensor
+from lm_eval_partial.weights.interpolate import Held, InterpolatedTensor, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
+from lm_eval_partial.weights.quantised import check_unquantised
 from lm_eval_partial.weights.source import Source
 from lm_eval_partial.weights.tying import settle
 from lm_eval_partial.weights.vocabulary import (
@@ -107,12 +110,16 @@ class Pair:
         if self.generation_config == self.other.role:
             generation.check_ids(self.other, reference)
         placed = {side.role: self.architecture.place(side.tensors) for side in (base, instruct)}
+        for side in (base, instruct):
+            check_unquantised(side, self.architecture, placed[side.role])
         self.config: PreTrainedConfig = copy.deepcopy(model_config(reference))
         self.config.tie_word_embeddings = self.tied = settle(placed, built)
-        check_one_sided(base, instruct, self.architecture, placed)
+        check_one_sided(base, instruct, self.architecture, placed, self.tied)
         own, theirs = placed[reference.role], placed[self.other.role]
         self.alignment = self._align(own, theirs)
         self.tensors: list[PairedTensor] = []
+        # What is known of each tensor's sides, by key; see `Held`.
+        self._finite: dict[str, set[tuple[str, torch.dtype]]] = defaultdict(set)
         shapes = {}
         for name, each in own.items():
             paired = self._paired(each, theirs[name].tensor, instruct.updates.get(name))
@@ -168,18 +175,32 @@ class Pair:
                 beside the weights of a model.
 
         Raises:
-            UserError: `lam` is neither, or a schedule that does not fit this model.
+            UserError: `lam` is neither, or a schedule that does not fit this model. Or, when values
+                are read: they are not finite, or their file was changed.
         """
         lams, state = self.assign(lam), {}
         for each in self.tensors:
             instruct, value = each.in_weights(merge), lams[each.key].lam
-            state[each.key] = InterpolatedTensor(each.base, instruct, value, dtype)
+            held = self._held(each, dtype)
+            state[each.key] = InterpolatedTensor(each.base, instruct, value, dtype, held)
         return state
+
+    def _held(self, each: PairedTensor, dtype: torch.dtype | None) -> Held:
+        own = torch.promote_types(each.base.dtype, each.instruct.dtype)
+        stored = own if dtype is None else self.architecture.stored_dtype(each.name, dtype)
+        is_buffer = each.name in self.architecture.buffers
+        return Held(each.key, stored, is_buffer, self._finite[each.key])
+
+    def check_unchanged(self) -> None:
+        """Raise `UserError` if a weight file is not what it was when it was opened."""
+        self.base.check_unchanged()
+        self.instruct.check_unchanged()
 
     def replaced(self, tensors: list[PairedTensor]) -> Pair:
         """Return the same pair made of other tensors."""
         found = copy.copy(self)
         found.tensors = tensors
+        found._finite = defaultdict(set)
         return found
 
     @property
@@ -250,7 +271,8 @@ class Pair:
                 f"{self.base} or {self.instruct} has no tokenizer: embedding rows match by position"
             )
         if self.base.tokenizer is not None and self.instruct.tokenizer is not None:
-            differences = tokenizer_differences(self.base.tokenizer, self.instruct.tokenizer)
+            with opening(f"{self.base} or {self.instruct}: its tokenizer cannot split a text"):
+                differences = tokenizer_differences(self.base.tokenizer, self.instruct.tokenizer)
             if differences:
                 lines.append(
                     f"the tokenizers differ; {self.tokenizer} is used ({'; '.join(differences)})"
@@ -293,8 +315,8 @@ class Pair:
             theirs: the other side's.
         """
         reference, other = self.reference, self.other
-        rows = own[self.architecture.embedding].tensor.shape[0]
-        other_rows = theirs[self.architecture.embedding].tensor.shape[0]
+        rows = _rows(own[self.architecture.embedding].tensor)
+        other_rows = _rows(theirs[self.architecture.embedding].tensor)
         if rows != self.architecture.rows:
             raise UserError(
                 f"{reference}: the config speaks of {self.architecture.rows:,} embedding rows"
@@ -311,3 +333,8 @@ class Pair:
                 " tokenizer's files beside the weights."
             )
         return None
+
+
+def _rows(tensor: LazyTensor) -> int:
+    """Return a tensor's rows; a file may hold a single number under an embedding's name."""
+    return tensor.shape[0] if tensor.shape else 0

@@ -26,10 +26,13 @@ from transformers import PreTrainedTokenizerBase
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import readable_bytes
-from lm_eval_partial.weights.checkpoint import TOKENIZER_FILES
+from lm_eval_partial.reading import read_text
 from lm_eval_partial.weights.compatibility import open_tokenizer
+from lm_eval_partial.weights.fields import parse_fields
 from lm_eval_partial.weights.generation import generation_config
+from lm_eval_partial.weights.guard import opening
 from lm_eval_partial.weights.pair import Pair
+from lm_eval_partial.weights.side_tokenizer import TOKENIZER_FILES
 from lm_eval_partial.weights.spelling import model_config, tokenizer_config
 
 LARGEST = 100 * 2**20  # bytes; the largest tokenizer.json in use has 33 MiB
@@ -93,7 +96,9 @@ def small_files_of(pair: Pair, dtype: torch.dtype) -> SmallFiles:
     fields = _fields(files["config.json"])
     if "auto_map" in fields:  # model code of the checkpoint's own
         files |= small_files(source.path, CODE, **source.location)
-    found, notes = model_config(pair, fields, dtype)
+    what = f"{source}: config.json cannot be written for older programs"
+    with opening(what, "Fetch it again."):
+        found, notes = model_config(pair, fields, dtype)
     files["config.json"] = _respelled(files["config.json"], fields, found)
     if pair.generation_config != pair.reference.role or "generation_config.json" not in files:
         files["generation_config.json"] = generation_config(pair).to_json_string()
@@ -140,7 +145,8 @@ def _tokenizer(pair: Pair) -> PreTrainedTokenizerBase:
 
 
 def _fields(file: Path | str) -> dict[str, Any]:
-    return dict(json.loads(Path(file).read_text(encoding="utf-8")))
+    hint = "Fetch it again."
+    return parse_fields(read_text(Path(file), hint), str(file), dict[str, Any], hint)
 
 
 def _respelled(file: Path | str, fields: dict[str, Any], found: dict[str, Any]) -> Path | str:

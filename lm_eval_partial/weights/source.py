@@ -11,6 +11,9 @@ from lm_eval_partial.errors import UserError
 
 RULES = ("instruct", "base", "none")
 """Whose generation config θ(λ) has; ``none`` keeps the reference side's special tokens only."""
+# How true and false may be spelled, in any case.
+SPELLINGS = {"true": True, "yes": True, "on": True, "1": True}
+SPELLINGS |= {"false": False, "no": False, "off": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,13 @@ class Source:
         """Bring all to one spelling.
 
         Raises:
-            UserError: a name is not text, or `generation_config` is unknown.
+            UserError: a name is not text, `generation_config` is unknown, or `trust_remote_code`
+                is neither true nor false.
         """
         for name in NAMES:
             value = getattr(self, name)
             if name == "trust_remote_code":
-                value = bool(value)
+                value = value is not None and as_bool(name, value)
             elif name == "generation_config" and value is None:
                 continue
             elif name != "tokenizer" or isinstance(value, int | float | str | os.PathLike):
@@ -71,10 +75,10 @@ class Source:
         """Return the source that some arguments name; other arguments are ignored.
 
         Raises:
-            UserError: base or instruct is missing, or `generation_config` is unknown.
+            UserError: base or instruct is missing or empty, or as the class.
         """
         for name in ("base", "instruct"):
-            if given.get(name) is None:
+            if given.get(name) in (None, ""):
                 raise UserError(
                     f"{name}= is missing. Expected base=BASE,instruct=INSTRUCT, where BASE and"
                     " INSTRUCT are folders or Hub ids."
@@ -99,6 +103,24 @@ def as_text(name: str, value: Any) -> str:
     raise UserError(
         f"{name}= was read as the {type(value).__name__} {value}, and what was typed is lost. Put"
         f" quotation marks around it, inside those of the shell: --model_args '{name}=\"...\"'."
+    )
+
+
+def as_bool(name: str, value: Any) -> bool:
+    """Return an argument that is true or false, in any of the usual spellings.
+
+    Raises:
+        UserError: it is anything else. A text is not taken as true for being there.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | str):  # lm_eval reads 1 as a number
+        found = SPELLINGS.get(str(value).strip().lower())
+        if found is not None:
+            return found
+    raise UserError(
+        f"{name}={value} is neither true nor false. Give {name}=True or {name}=False; yes, no, on,"
+        " off, 1 and 0 are read too."
     )
 
 

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.weights.checkpoint import open_safetensors
+from lm_eval_partial.weights.finite import check_side
 from lm_eval_partial.weights.interpolate import LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.pair import Pair, PairedTensor
@@ -120,7 +121,8 @@ def with_rank(pair: Pair, rank: Any, rest: str = "dense") -> Pair:
         rest: ``dense`` or ``base``, what the updates of all other tensors become.
 
     Raises:
-        UserError: `rank` or `rest` is not one of these.
+        UserError: `rank` or `rest` is not one of these, a weight is not finite, or a weight file
+            was changed meanwhile.
     """
     rank = check_rank(rank)
     if rest not in RESTS:
@@ -148,6 +150,7 @@ def _stored_factors(pair: Pair, rank: int) -> dict[str, LazyTensor]:
         tensors: dict[str, torch.Tensor] = {}
         for each, factors in factorised(pair, rank=rank):
             tensors |= {f"{each.key}:down": factors.down, f"{each.key}:up": factors.up}
+        pair.check_unchanged()  # the cache would keep the factors of another version
         write_tensors(tensors, file)
     return open_safetensors(str(file))
 
@@ -184,10 +187,11 @@ def write_tensors(
 def check_rank(rank: Any) -> int:
     """Return a rank. Raises `UserError` if it is not a whole number from 1 up."""
     try:
-        found = int(rank)
-    except (TypeError, ValueError):
+        # To Python, True is 1; from a user it is a mistake.
+        found = 0 if isinstance(rank, bool) or float(rank) != int(rank) else int(rank)
+    except (TypeError, ValueError, OverflowError):
         found = 0
-    if found < 1 or found != float(rank):
+    if found < 1:
         raise UserError(f"rank={rank} is not a whole number from 1 up. Give one, such as rank=16.")
     return found
 
@@ -220,6 +224,9 @@ def factorised(
         pair: the two checkpoints.
         rank: as `factorise` takes it.
         energy: as `factorise` takes it.
+
+    Raises:
+        UserError: a weight is not finite.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     linear = linear_weights(pair)
@@ -227,5 +234,8 @@ def factorised(
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for each in progress.track(layers, description="low-rank updates"):
             base = each.base[...].to(device, torch.float32)
-            change = each.instruct[...].to(device, torch.float32) - base
+            instruct = each.instruct[...].to(device, torch.float32)
+            check_side(each.key, "base", base)
+            check_side(each.key, "instruct", instruct)
+            change = instruct - base
             yield each, factorise(change.T if linear[each.key] else change, rank, energy)

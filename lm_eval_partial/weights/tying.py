@@ -17,19 +17,16 @@ Side = dict[str, Placed]
 def settle(placed: Mapping[str, Side], architectures: Mapping[str, Architecture]) -> bool:
     """Settle the tied weights of both sides; return whether both tie their head to the embedding.
 
-    A side's head is its embedding where its config ties them, whatever else the file holds (`HFLM`
-    ties by the config), and where the file has none. If both tie, the result has no head of its
-    own; if one does, both sides get one. Other tied weights go with the head, as in transformers.
+    A side's head is its embedding where its own config ties them, whatever else the file holds
+    (`HFLM` ties by the config), and nowhere else: a head that is missing is not made up. If both
+    tie, the result has no head of its own; if one does, both sides get one. Other tied weights go
+    with the head, as in transformers.
 
     Args:
         placed: of each side, by its role: its tensors by their name in the model; changed here.
         architectures: of each side.
     """
     ties = {role: architectures[role].tied for role in placed}
-    for role, side in placed.items():
-        head = architectures[role].head
-        if head not in side:
-            ties[role] = {**ties[role], head: architectures[role].embedding}
     together = all(architectures[role].head in ties[role] for role in placed)
     for role, side in placed.items():
         for target, source in ties[role].items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from lm_eval_partial.errors import natural
+from lm_eval_partial.errors import listing, natural
+from lm_eval_partial.weights.finite import NOT_NUMBERS, all_finite
 from lm_eval_partial.weights.interpolate import LazyTensor
 from lm_eval_partial.weights.pair import Pair, PairedTensor
 
@@ -31,8 +32,11 @@ def update_size(pair: Pair) -> dict[str, Any]:
     """Return ‖W_instruct − W_base‖ / ‖W_base‖ (Frobenius norms).
 
     It is given for all matrices together (``overall``), for each kind outside of the layers
-    (``groups``), and for each layer and kind (``layers``, from the first to the last).
+    (``groups``), and for each layer and kind (``layers``, from the first to the last). None stands
+    for what is no finite number. Weights with such values are named (``not_finite``, by the role of
+    the side).
     """
+    not_finite: dict[str, list[str]] = {"base": [], "instruct": []}
     totals: dict[tuple[str, str], _Squares] = defaultdict(_Squares)
     matrices = _Squares()
     columns = SpinnerColumn(), TextColumn("reading weights: {task.completed}/{task.total} tensors")
@@ -41,25 +45,34 @@ def update_size(pair: Pair) -> dict[str, Any]:
             base, instruct = each.base[...], each.instruct[...]
             if not base.is_floating_point():
                 continue
+            is_mask = each.name in pair.architecture.buffers and torch.equal(base, instruct)
+            for role, values in (("base", base), ("instruct", instruct)):
+                if not is_mask and not all_finite(values):
+                    not_finite[role].append(each.key)
             totals[pair.architecture.group_of(each.name)].add(base, instruct)
             # Norm weights are not counted: they start at one and hardly move.
             if base.dim() > 1:
                 matrices.add(base, instruct)
-    layers: dict[str, dict[str, float]] = {}
+    layers: dict[str, dict[str, float | None]] = {}
     # Files are in alphabetical order, where layer 10 comes before layer 2.
     for layer, kind in sorted(totals, key=lambda group: natural(group[0])):
         layers.setdefault(layer, {})[kind] = totals[layer, kind].ratio()
     outside = layers.pop("", {})
     kinds = sorted(outside, key=lambda kind: _OUTSIDE.get(kind, 1))
     groups = {kind: outside[kind] for kind in kinds}
-    return {"overall": matrices.ratio(), "groups": groups, "layers": layers}
+    return {
+        "overall": matrices.ratio(),
+        "groups": groups,
+        "layers": layers,
+        "not_finite": not_finite,
+    }
 
 
-def sampled_update(pair: Pair) -> float:
+def sampled_update(pair: Pair) -> float | None:
     """Return about what `update_size` gives over all matrices, from at most 8 MiB of each side.
 
     The vocabulary is left out. It is 0 where there is nothing to sample, as with an adapter: that
-    is an update of this base by its nature.
+    is an update of this base by its nature. It is None if it is no finite number.
     """
     total = _Squares()
     for each in _spread(pair):
@@ -67,9 +80,26 @@ def sampled_update(pair: Pair) -> float:
     return total.ratio()
 
 
-def unrelated(ratio: float, sampled: bool = False) -> list[str]:
+def damaged(not_finite: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a line for each side that has weights which are not finite.
+
+    Args:
+        not_finite: as `update_size` gives it.
+    """
+    lines = []
+    for role, names in not_finite.items():
+        if names:
+            lines.append(
+                f"{len(names)} tensors of the {role} side hold values that are {NOT_NUMBERS}:"
+                f" {listing(names)}. Every answer would be NaN where that side counts: fetch it"
+                " again"
+            )
+    return lines
+
+
+def unrelated(ratio: float | None, sampled: bool = False) -> list[str]:
     """Return a line that names an update as large as between unrelated models, if it is one."""
-    if ratio < UNRELATED:
+    if ratio is None or ratio < UNRELATED:
         return []
     measured = "of the weights' own norm" + (", in a sample" if sampled else "")
     return [
@@ -109,8 +139,17 @@ class _Squares:
 
     def add(self, base: torch.Tensor, instruct: torch.Tensor) -> None:
         # In float32: in half precision the difference of near values is mostly rounding.
-        self.change += torch.linalg.vector_norm(instruct.float() - base.float()).item() ** 2
-        self.size += torch.linalg.vector_norm(base.float()).item() ** 2
+        self.change += _square(instruct.float() - base.float())
+        self.size += _square(base.float())
 
-    def ratio(self) -> float:
-        return math.sqrt(self.change / self.size) if self.size else 0.0
+    def ratio(self) -> float | None:
+        found = math.sqrt(self.change / self.size) if self.size else 0.0
+        return found if math.isfinite(found) else None
+
+
+def _square(values: torch.Tensor) -> float:
+    """Return the sum of squares."""
+    norm: float = torch.linalg.vector_norm(values).item()
+    if math.isinf(norm):  # squares that float32 does not hold
+        norm = torch.linalg.vector_norm(values, dtype=torch.float64).item()
+    return norm * norm  # infinite where ** raises

@@ -63,8 +63,18 @@ class Alignment:
 
 
 def check_shared(base: Mapping[str, int], instruct: Mapping[str, int]) -> None:
-    """Raise `UserError` if two vocabularies share less than 90 % of the smaller one."""
+    """Raise `UserError` if two vocabularies share less than 90 % of the smaller one.
+
+    A smaller one of less than a quarter of the larger one's tokens is refused too: its file does
+    not hold all of it.
+    """
     shared, smaller = len(base.keys() & instruct.keys()), min(len(base), len(instruct))
+    larger = max(len(base), len(instruct))
+    if 4 * smaller < larger:
+        raise UserError(
+            f"the tokenizers have {smaller:,} and {larger:,} tokens, so the smaller one seems to"
+            " lack most of its own. Fetch its files again."
+        )
     if shared < MIN_SHARED * smaller:
         raise UserError(
             f"the tokenizers share {shared:,} of {smaller:,} tokens ({shared / smaller:.0%}); at"

@@ -17,8 +17,11 @@ from typing import Any, NamedTuple
 import torch
 
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.weights.adapter import ADAPTER_FILES, BASE_FINGERPRINT, CONFIG_FILE, PREFIX
+from lm_eval_partial.weights.adapter import ADAPTER_FILES, BASE_FINGERPRINT, PREFIX
+from lm_eval_partial.weights.finite import check_side
+from lm_eval_partial.weights.lora_config import CONFIG_FILE
 from lm_eval_partial.weights.pair import Pair, PairedTensor
+from lm_eval_partial.weights.small_files import TOKENIZER, small_files
 from lm_eval_partial.weights.truncation import factorised, linear_weights, write_tensors
 
 
@@ -67,10 +70,14 @@ def extract(
         rest: ``dense`` saves the updates of all else whole, ``base`` leaves them out.
 
     Raises:
-        UserError: `output` holds something, or an adapter cannot hold this update.
+        UserError: `output` holds something, an adapter cannot hold this update, a weight is not
+            finite, or a weight file was changed meanwhile.
     """
     _check_output(output)
     _check_representable(pair, rest)
+    if pair.reference.tokenizer is not None:  # its files are copied, and none may be a link
+        tokenizer = pair.reference.tokenizer_source
+        small_files(tokenizer.path, TOKENIZER, **tokenizer.location)
     saved = [] if rest == "base" else _whole_modules(pair)
     tensors: dict[str, torch.Tensor] = {}
     found = []
@@ -86,6 +93,7 @@ def extract(
         if any(name.endswith(".base_layer.bias") for name in dense):
             config["bias"] = "lora_only"
         tensors |= dense
+    pair.check_unchanged()
     output.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", BASE_FINGERPRINT: pair.base.fingerprint}
     write_tensors(tensors, output / ADAPTER_FILES[0], metadata)
@@ -127,9 +135,13 @@ def _dense_tensors(pair: Pair, updated: list[str], saved: list[str]) -> dict[str
     for each in pair.tensors:
         module, part = _module_of(each), each.name.rpartition(".")[2]
         if module in updated and part == "bias":
-            tensors[f"{PREFIX}{module}.base_layer.bias"] = each.instruct[...]
+            name = f"{PREFIX}{module}.base_layer.bias"
         elif module in saved or _is_tied_embedding(pair, each):
-            tensors[f"{PREFIX}{each.name}"] = each.instruct[...]
+            name = f"{PREFIX}{each.name}"
+        else:
+            continue
+        tensors[name] = each.instruct[...]
+        check_side(each.key, "instruct", tensors[name])
     return tensors
 
 

@@ -96,7 +96,7 @@ def test_sampled_answers_are_read_too(tmp_path):
         ),
         (
             lambda f: samples_of(f, "lam_0.50").write_text('{"doc_id": 0}\n'),
-            "line 1 is no answer .*damaged",
+            r"jsonl, line 1: doc: field required.*--log_samples",
         ),
         (lambda f: next(f.glob("lam_0.50/results*")).write_text('{"res'), "is not JSON"),
     ],

@@ -296,8 +296,8 @@ def test_bench_says_what_is_wrong_before_it_starts(capsys, monkeypatch):
             ["--dtype", "float33"],
             "dtype=float33 is not a floating point dtype. Give auto, float32, bfloat16 or float16.",
         ),
-        (["--rounds", "0"], "--rounds 0: give 1 or more."),
-        (["--documents", "2"], "--documents 2: give 4 or more."),
+        (["--rounds", "0"], "--rounds 0: give 1 to 1,000."),
+        (["--documents", "2"], "--documents 2: give 4 to 100,000."),
         (
             ["--mergekit", "/no/such"],
             "--mergekit /no/such: no such command. Give the path of mergekit-yaml.",

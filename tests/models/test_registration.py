@@ -136,3 +136,18 @@ def test_the_wheel_holds_the_task_configs_and_the_entry_point(tmp_path_factory):
         " 'README.md').is_file())"
     )
     assert run(python, code).stdout == "['lm_eval_partial.models.hf:PartialHFLM'] True\n"
+
+
+@pytest.mark.parametrize(
+    "value, waits",
+    [("0", False), ("no", False), ("Off", False), ("false", False), ("1", True), ("", True)],
+)
+def test_every_spelling_of_false_turns_it_off(value, waits):
+    """Without an installation: whether the module waits for lm-eval when it is imported."""
+    code = (
+        "import sys, lm_eval_partial.autoload;"
+        " print(any(type(each).__name__ == '_AfterModels' for each in sys.meta_path))"
+    )
+    env = {**os.environ, "LM_EVAL_PARTIAL_AUTOLOAD": value, "PYTHONPATH": str(ROOT)}
+    found = subprocess.check_output([sys.executable, "-c", code], text=True, env=env)
+    assert found == f"{waits}\n"

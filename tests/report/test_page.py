@@ -122,7 +122,8 @@ def test_a_task_can_be_picked(browser, found):
     )
     assert browser(shown)[0] == "top (acc)"
     browser(
-        "(s => { s.value = 'three'; s.dispatchEvent(new Event('change', {bubbles: true})); })"
+        "(s => { s.value = [...s.options].find((o) => o.text === 'three').value;"
+        " s.dispatchEvent(new Event('change', {bubbles: true})); })"
         "(document.querySelector('select'))"
     )
     title, table = browser(shown)

@@ -288,7 +288,7 @@ def test_the_command_finds_parity_and_its_absence(folders, capsys):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--resamples", "5"], "--resamples 5: give 100 or more."),
+        (["--resamples", "5"], "--resamples 5: give 100 to 100,000."),
         (["--tolerance", "-1", "--expect-equal"], "--tolerance -1.0: give a number from 0."),
         (["--tolerance", "nan", "--expect-equal"], "--tolerance nan: give a number from 0."),
         (["--tolerance", "1"], "--tolerance is for --expect-equal, which was not given."),

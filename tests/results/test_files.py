@@ -134,7 +134,7 @@ def test_a_result_file_that_was_cut_short_is_named(tmp_path):
     ):
         find(tmp_path)
     file.write_text('{"other": 1}')
-    with pytest.raises(UserError, match='has no "results"'):
+    with pytest.raises(UserError, match="results: field required"):
         find(tmp_path)
 
 

@@ -110,7 +110,7 @@ def test_a_metric_that_is_no_number_is_refused(tmp_path):
 
 def test_tasks_of_one_pool_are_one_series(tmp_path):
     found = two(tmp_path, {"t": [1, 0, 0], "u": [1]}, {"t": [1, 1, 0], "u": [0]})
-    pool = load(found, [(("t", "u"), "acc,none")])[("t", "u"), "acc,none"]
+    ((_, pool),) = load(found, [(("t", "u"), "acc,none")])
     assert pool.documents == 4 and pool.reported.tolist() == [0.5, 0.5]
     assert pool.values(np.ones((1, 4))).tolist() == [[0.5, 0.5]]
 

@@ -131,7 +131,7 @@ def test_what_is_not_a_result_file_is_said(tmp_path):
         (tmp_path, "holds no results_"),
         (tmp_path / "none", "does not exist"),
         (broken, "is not JSON"),
-        (other, 'has no "results"'),
+        (other, "the whole: input should be a valid dictionary"),
     ):
         with pytest.raises(UserError, match=message):
             read_result(path)

@@ -53,7 +53,10 @@ def test_lists_of_lam(texts, lams):
         (["0:1:0"], "--lam 0:1:0: a step of 0 does not lead from 0 to 1."),
         (["0:1:-0.1"], "--lam 0:1:-0.1: a step of -0.1 does not lead from 0 to 1."),
         (["0:1:0.3"], "--lam 0:1:0.3 passes over its end: 0.9, 1.2. Give 0:0.9:0.3."),
-        (["0:1:0.0001"], "--lam 0:1:0.0001 is more than 1,000 points. Give a larger step."),
+        (
+            ["0:1:0.0001"],
+            "--lam 0:1:0.0001 is 10,001 points, and a sweep has at most 1,000. Give a",
+        ),
         (["0:1:0.1,0.3"], "--lam gives 0.30 twice: in 0:1:0.1 and in 0.3. Leave one out."),
         (["0", "0.0"], "--lam gives 0.00 twice: in 0 and in 0.0. Leave one out."),
     ],
@@ -95,9 +98,11 @@ def test_points_stand_in_the_order_of_lam(tmp_path):
     for name in (*reversed(lams), "hf_instruct", "hf_base", "notes"):
         (tmp_path / name).mkdir()
     assert points(tmp_path) == [*lams, "hf_base", "hf_instruct"]
-    (tmp_path / "lam_x").mkdir()
-    with pytest.raises(UserError, match=r"lam_x is no point of a sweep\. Move it away"):
-        points(tmp_path)
+    for name in ("lam_x", "lam_nan", "lam_inf", "lam_1e99"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=rf"{name} is no point of a sweep\. Move it away"):
+            points(tmp_path)
+        (tmp_path / name).rmdir()
 
 
 def test_a_folder_is_claimed_by_one_fingerprint(tmp_path):
@@ -148,12 +153,15 @@ def test_differences_name_what_is_absent_and_are_counted(tmp_path):
         ),
         (
             {"manifest.json": '{"iden'},
-            r"manifest\.json cannot be read \(.*\)\. Restore it, or give --output_path a new",
+            r"manifest\.json is not JSON \(.*\)\. Restore it, or give --output_path a new",
         ),
-        ({"manifest.json": "[]"}, r"manifest\.json holds no JSON object\. Restore it"),
+        (
+            {"manifest.json": "[]"},
+            r"manifest\.json: the whole: .* dictionary, not \[\]\. Restore it",
+        ),
         (
             {"manifest.json": "{}"},
-            r"manifest\.json is not a sweep's manifest\. Give --output_path a new folder",
+            r"manifest\.json: identity: field required\. Restore it, or give --output_path a new",
         ),
     ],
 )
@@ -187,8 +195,9 @@ def test_a_file_is_no_folder(tmp_path):
             "{}",
             r"lam_0\.50 holds 2 results_\*\.json where a point has one",
         ),
-        (f"results_{DATE}.json", '{"results": {', r"results_.*\.json cannot be read \(.*\)"),
-        (f"results_{DATE}.json", "{}", r"results_.*\.json is not a result of lm-eval"),
+        (f"results_{DATE}.json", '{"results": {', r"results_.*\.json is not JSON \(.*\)"),
+        (f"results_{DATE}.json", "{}", r"results_.*\.json: results: field required"),
+        (f"results_{DATE}.json", '{"results": {}}', r"results_.*\.json: config: field required"),
         (f"samples_a_{DATE}.jsonl", None, r"samples_a_.*\.jsonl is missing"),
         (f"samples_a_{DATE}.jsonl", "", r"samples_a_.*\.jsonl is cut off"),
         (f"samples_a_{DATE}.jsonl", '{"doc_id": 0}\n{"doc', r"samples_a_.*\.jsonl is cut off"),
@@ -309,6 +318,16 @@ def test_a_name_is_shortened_only_below_its_groups_column(tmp_path):
     out = StringIO()
     show(tmp_path / "more", Console(file=out))
     assert re.findall(r"\w+", out.getvalue())[:4] == ["suite", "suite_area", "suite_own_g", "other"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400])
+def test_a_score_that_is_not_finite_is_named_and_never_the_best(value, tmp_path):
+    for name, acc in (("lam_0.00", 0.25), ("lam_0.50", value), ("lam_1.00", 0.5)):
+        write_point(tmp_path, name, {"a": {"acc,none": acc}})
+    out = StringIO()
+    show(tmp_path, Console(file=out, width=100))
+    assert "0.5000*" in out.getvalue() and "–" in out.getvalue()
+    assert out.getvalue().endswith("not a finite number: acc,none of a at lam_0.50\n")
 
 
 def test_one_point_has_no_best(tmp_path):

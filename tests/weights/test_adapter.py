@@ -618,7 +618,7 @@ def test_no_weights(base, adapter):
 
 def test_a_damaged_config(base, adapter):
     (adapter / "adapter_config.json").write_text("{")
-    refused(base, adapter, r"adapter_config\.json cannot be read")
+    refused(base, adapter, r"adapter_config\.json is not JSON")
 
 
 def test_an_adapter_as_base(base, adapter):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -15,11 +19,13 @@ from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.lam import Rule, Schedule, lam_to_json, name_lam, read_lam, scaled
 from lm_eval_partial.models.hf import PartialHFLM
+from lm_eval_partial.weights import assign as assigning
 from lm_eval_partial.weights.loading import load, move
 from lm_eval_partial.weights.pair import Pair
 from tests import pico
 from tests.answers import equal
 
+PLACE = assigning.Place(None, 0, "other")
 MLP = ("gate_proj", "up_proj", "down_proj")
 RULES = "attention:0.8+layers:0.2..0.6+embeddings:0+all:0.5"
 
@@ -113,6 +119,39 @@ def test_a_part_of_a_number_is_no_layer(tmp_path):
     found = lams(Pair.open(str(base), str(instruct)), "layers.1:0.25+layers:0..1.1+all:0")
     assert {key.split(".")[2] for key, lam in found.items() if lam == 0.25} == {"1"}
     assert found["model.layers.10.mlp.up_proj.weight"] == pytest.approx(1.0)
+
+
+NAMES = st.text("ab.", max_size=12)
+
+
+@hypothesis.given(st.text("ab.*", min_size=1, max_size=8), NAMES, NAMES)
+def test_a_star_is_anything_and_the_rest_are_whole_parts(pattern, key, name):
+    expression = re.compile(r"(^|\.)" + re.escape(pattern).replace(r"\*", ".*") + r"(\.|$)")
+    expected = bool(expression.search(name) or expression.search(key))
+    assert assigning._matcher(pattern)(PLACE, key, name) == expected
+    parameters = {key: name}
+    # What is looked at is never less than what matches.
+    looked_at = assigning._candidates(pattern, parameters, assigning._having(parameters))
+    assert not expected or key in looked_at
+
+
+def test_many_stars_do_not_backtrack():
+    began = time.perf_counter()
+    matches = assigning._matcher("a*" * 400 + "b")
+    assert not matches(PLACE, "a" * 200, "a" * 200) and matches(PLACE, "", "a" * 400 + "b")
+    assert time.perf_counter() - began < 5
+
+
+def test_thousands_of_rules_for_thousands_of_parameters(pair):
+    """One rule for each expert: 10,000 times 20,000 names would take minutes."""
+    names = [f"model.layers.{n // 256}.mlp.experts.{n % 256}.w1.weight" for n in range(20_000)]
+    rules = [f"layers.{n // 256}.mlp.experts.{n % 256}.w1:0.{n % 7}" for n in range(9_999)]
+    lam = read_lam("+".join([*rules, "all:1"]))
+    parameters = dict(zip(names, names, strict=True))
+    began = time.perf_counter()
+    found = assigning.assign(lam, pair.architecture, parameters)
+    assert time.perf_counter() - began < 30
+    assert [found[name].lam for name in names[:3]] == [0.0, 0.1, 0.2] and found[names[-1]].lam == 1
 
 
 def test_experts_are_a_group_and_single_ones_a_pattern(pairs):

@@ -165,7 +165,7 @@ def test_packages_that_a_sentencepiece_file_takes_are_named(folder, monkeypatch)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
     (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
-    monkeypatch.setattr("lm_eval_partial.weights.checkpoint._installed", lambda package: False)
+    monkeypatch.setattr("lm_eval_partial.weights.side_tokenizer._installed", lambda package: False)
     message = r"takes sentencepiece and protobuf to read\..*: pip install sentencepiece protobuf\."
     with pytest.raises(UserError, match=message):
         Checkpoint("base", str(folder)).tokenizer  # noqa: B018 (opening is the test)
@@ -189,9 +189,8 @@ def test_no_such_folder(tmp_path):
 
 
 def test_no_such_hub_id():
-    fails(
-        "nobody/nothing", r"base=nobody/nothing: no model config could be read at revision 'main'\."
-    )
+    message = r"base=nobody/nothing: no model config could be read at revision 'main' \(OSError: "
+    fails("nobody/nothing", message)
 
 
 def test_folder_above_the_checkpoint(folder):
@@ -287,7 +286,7 @@ def test_empty_folder(tmp_path):
 
 def test_broken_config(folder):
     (folder / "config.json").write_text("{")
-    fails(folder, "no model config could be read")
+    fails(folder, r"base=.*: config\.json is not JSON")
 
 
 def test_no_weights(folder):
@@ -319,7 +318,7 @@ def test_truncated_bin_is_named(folder):
 
 def test_broken_index(folder):
     (shard(folder) / "model.safetensors.index.json").write_text("{}")
-    fails(folder, r"model\.safetensors\.index\.json is not a weight index")
+    fails(folder, r"model\.safetensors\.index\.json: weight_map: field required")
 
 
 def test_quantised_by_its_config(folder):

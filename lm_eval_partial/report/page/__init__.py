@@ -8,15 +8,13 @@ a screen reader, and that would still have to be written.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
 
-from lm_eval_partial import __version__
+from lm_eval_partial import __version__, escape
 from lm_eval_partial.report import tables, text
 from lm_eval_partial.results.metrics import Array
 from lm_eval_partial.results.trajectory import Curve, Trajectory
@@ -27,39 +25,45 @@ def render(trajectories: Sequence[Trajectory]) -> str:
     names = ", ".join(trajectory.name for trajectory in trajectories)
     links, sections, numbers = "", [], []
     for index, trajectory in enumerate(trajectories):
-        links += f'<li><a href="#pair-{index}">{escape(trajectory.name)}</a></li>'
+        links += f'<li><a href="#pair-{index}">{escape.html(trajectory.name)}</a></li>'
         sections.append(_section(index, trajectory))
         numbers.append(_data(trajectory))
     # NaN is no JSON, and a browser would refuse all of it.
-    data = json.dumps(numbers, ensure_ascii=False, allow_nan=False)
+    data = escape.json_text(numbers, allow_nan=False)
     here = files(__name__)
     return Template((here / "page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"Partial adaptation: {names}"),
+        title=escape.html(f"Partial adaptation: {names}"),
         css=(here / "page.css").read_text(encoding="utf-8"),
         js=(here / "page.js").read_text(encoding="utf-8"),
         nav=f'<nav aria-label="Pairs"><ul>{links}</ul></nav>' if len(numbers) > 1 else "",
         body="\n".join(sections),
-        footer=escape(f"Made by lm-eval-partial report, lm_eval_partial {__version__}."),
+        footer=escape.html(f"Made by lm-eval-partial report, lm_eval_partial {__version__}."),
         data=data.replace("<", "\\u003c"),  # no name may end the script element
     )
 
 
 def _data(trajectory: Trajectory) -> dict[str, Any]:
     """Return what `page.js` draws, which reads these names."""
+    keys = _keys(trajectory)
     return {
         "lams": trajectory.lams,
         "baselines": trajectory.baselines,
-        "icl": trajectory.icl.node.name if trajectory.icl else None,
-        "instruction": trajectory.instruction.node.name if trajectory.instruction else None,
-        "areas": [node.name for node in trajectory.outline.areas],
-        "curves": {name: _curve(curve) for name, curve in trajectory.curves.items()},
+        "icl": keys[trajectory.icl.node.name] if trajectory.icl else None,
+        "instruction": keys[trajectory.instruction.node.name] if trajectory.instruction else None,
+        "areas": [keys[node.name] for node in trajectory.outline.areas],
+        "curves": {keys[name]: _curve(curve) for name, curve in trajectory.curves.items()},
     }
+
+
+def _keys(trajectory: Trajectory) -> dict[str, str]:
+    """Return name → key of each curve. HTML reads some characters of a name as others."""
+    return {name: str(number) for number, name in enumerate(trajectory.curves)}
 
 
 def _curve(curve: Curve) -> dict[str, Any]:
     return {
-        "label": curve.node.label,
-        "metric": curve.node.metric,
+        "label": escape.terminal(curve.node.label),
+        "metric": escape.terminal(curve.node.metric),
         "percent": curve.node.percent,
         "values": _numbers(curve.values),
         "low": _numbers(curve.low),
@@ -78,10 +82,10 @@ def _numbers(values: Array) -> list[float | None]:
 
 def _section(index: int, trajectory: Trajectory) -> str:
     """Return the part of the page about one pair."""
-    notes = "".join(f"<p>Note: {escape(note)}.</p>" for note in trajectory.notes)
+    notes = "".join(f"<p>Note: {escape.html(note)}.</p>" for note in trajectory.notes)
     return f"""<section id="pair-{index}" data-pair="{index}" aria-labelledby="name-{index}">
-<h2 id="name-{index}">{escape(trajectory.name)}</h2>
-<p class="soft">{escape(text.describe(trajectory))}</p>
+<h2 id="name-{index}">{escape.html(trajectory.name)}</h2>
+<p class="soft">{escape.html(text.describe(trajectory))}</p>
 {notes}
 <h3>Percent difference from λ = 1</h3>
 <div class="panels"></div>
@@ -100,7 +104,7 @@ def _section(index: int, trajectory: Trajectory) -> str:
 <thead><tr><th scope="col">model</th><th scope="col">value</th>
 <th scope="col">95 % interval</th></tr></thead><tbody></tbody></table></div></div>
 <h3>Best λ</h3>
-<p>{escape(text.BEST)}</p>
+<p>{escape.html(text.BEST)}</p>
 {tables.best(trajectory).html()}
 {_price(trajectory)}
 <h3>All scores</h3>
@@ -113,8 +117,9 @@ def _price(trajectory: Trajectory) -> str:
     tradeoff, budget = tables.tradeoff(trajectory), tables.budget(trajectory)
     if tradeoff is None or budget is None:
         return ""
+    axis = escape.html(text.axis(trajectory))
     return (
-        f"<h3>The price in instruction following</h3>\n<p>{escape(text.axis(trajectory))}</p>\n"
+        f"<h3>The price in instruction following</h3>\n<p>{axis}</p>\n"
         '<div class="beside"><figure class="tradeoff"></figure>'
         f"{tradeoff.html()}</div>{budget.html()}"
     )
@@ -122,13 +127,15 @@ def _price(trajectory: Trajectory) -> str:
 
 def _picker(trajectory: Trajectory) -> str:
     """Return the list from which a score is chosen."""
-    groups = _options("Areas and groups", tables.overviews(trajectory))
-    return f"<select>{groups}{_options('Tasks', trajectory.tasks)}</select>"
+    keys = _keys(trajectory)
+    groups = _options("Areas and groups", tables.overviews(trajectory), keys)
+    return f"<select>{groups}{_options('Tasks', trajectory.tasks, keys)}</select>"
 
 
-def _options(label: str, curves: Sequence[Curve]) -> str:
+def _options(label: str, curves: Sequence[Curve], keys: Mapping[str, str]) -> str:
     """Return a labelled part of the list, empty if it has no curves."""
     options = ""
     for curve in curves:
-        options += f'<option value="{escape(curve.node.name)}">{escape(curve.node.label)}</option>'
+        shown = escape.html(curve.node.label)
+        options += f'<option value="{keys[curve.node.name]}">{shown}</option>'
     return f'<optgroup label="{label}">{options}</optgroup>' if options else ""
