@@ -33,7 +33,7 @@ SMALL = 64 * 2**20  # bytes of a config, an index, a manifest: real ones have at
 LARGE = 2**30  # bytes of a result file
 # libyaml where it is there: twenty times as fast, and it bounds the nesting of what it reads.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-DEPTH = 100  # lists and objects inside one another; real files have a dozen
+DEPTH = 50  # lists and objects inside one another; real files have a dozen
 NODES = 100_000  # of a YAML file once its aliases are written out; the largest suites have hundreds
 _SHOWN = 60  # characters of a wrong value in a message
 

@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ def _explained(read: Callable[[str], Any]) -> Callable[[str], Any]:
 def run(args: argparse.Namespace) -> int:
     """Run the sweep with bars and logs on stderr; print the trajectory."""
     lams = _check(args)
+    # The heavy imports come once the flags are known to be right.
     from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.sweep_table import show
     from lm_eval_partial.sweep.folder import points
@@ -135,11 +137,9 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = _config(args)
     trackers = _trackers(config)
-    _log_once()
-    # The heavy imports come once the flags are known to be right.
-
     try:
-        folder = sweep(config, lams, _baselines(args), args.command, trackers)
+        with _each_message_once():
+            folder = sweep(config, lams, _baselines(args), args.command, trackers)
     except KeyboardInterrupt:
         folder = Path(config.output_path)
         print(
@@ -265,7 +265,8 @@ def _include_suite(config: Any) -> None:
         config.include_path = [ours, config.include_path]
 
 
-def _log_once() -> None:
+@contextmanager
+def _each_message_once() -> Iterator[None]:
     """Drop log messages of the harness that were already shown: it logs the same for each λ."""
     shown: set[str] = set()
 
@@ -275,5 +276,12 @@ def _log_once() -> None:
         shown.add(message)
         return is_new
 
-    for handler in logging.getLogger("lm_eval").handlers:
+    handlers = logging.getLogger("lm_eval").handlers.copy()
+    for handler in handlers:
         handler.addFilter(new)
+    try:
+        yield
+    finally:
+        # Handlers may outlive the sweep, and show messages of others.
+        for handler in handlers:
+            handler.removeFilter(new)

@@ -242,7 +242,9 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
         return deviations
 
     asked = [prompts[index] for index in group.indices]
-    check(asked, Measures(shared, shared_in_float32, plain), model.dtype, len(model.layers))
+    measures = Measures(shared, shared_in_float32, plain)
+    fades = isinstance(group.cache, OwnCache)
+    check(asked, measures, model.dtype, len(model.layers), fades)
 
 
 def _with_the_longest(prompts: list[Ints]) -> Iterator[list[Ints]]:

@@ -23,6 +23,7 @@ from lm_eval_partial.prefix import self_check
 from lm_eval_partial.prefix.device import on_cpu, on_device
 from lm_eval_partial.prefix.masks import Rows
 from lm_eval_partial.prefix.model import AnyCache, PrefixModel
+from lm_eval_partial.prefix.own_cache import OwnCache
 from lm_eval_partial.prefix.self_check import AFTER_CACHE, Kind
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
 
@@ -305,7 +306,8 @@ class _Questions:
         by_length = sorted(asked.rows, key=lambda sequence: len(asked.rows[sequence]))
         longer = by_length[len(by_length) // 2 :]
         measures = self_check.Measures(shared, shared_in_float32, plain)
-        self_check.check(longer, measures, model.dtype, len(model.layers))
+        fades = isinstance(cache, OwnCache)
+        self_check.check(longer, measures, model.dtype, len(model.layers), fades)
 
     def _deviations(self, asked: Asked, sequences: list[int]) -> list[float]:
         deviations = []

@@ -15,7 +15,7 @@ from transformers.utils.hub import cached_file
 
 from lm_eval_partial.errors import UserError, first_line, natural
 from lm_eval_partial.reading import parse_json, read_text
-from lm_eval_partial.weights.fields import TensorHeader, WeightIndex, parse_fields
+from lm_eval_partial.weights.fields import TensorHeader, WeightIndex
 from lm_eval_partial.weights.interpolate import LazyTensor
 
 # Names and order of transformers' own loader (modeling_utils._get_resolved_checkpoint_files).
@@ -85,7 +85,7 @@ def shard_names(index: Path, where: str) -> list[str]:
         UserError: it is no index, or names a file that is not in the folder of the checkpoint.
     """
     hint = "Fetch it again."
-    shard_of = parse_fields(read_text(index, hint), where, WeightIndex, hint)["weight_map"]
+    shard_of = parse_json(read_text(index, hint), WeightIndex, where, hint)["weight_map"]
     for tensor, name in shard_of.items():
         # Names are of files in the folder itself or below it, on any system.
         parts = re.split(r"[/\\]", name)

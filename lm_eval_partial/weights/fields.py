@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEEPEST = 50  # levels of a file; real configs have five. Others copy and compare them recursively.
 COUNT = 100_000  # layers or labels that a config may ask for; real ones have at most hundreds
 DTYPES = ("auto", "float64", "float32", "float16", "bfloat16")
 LARGEST = 2**40  # of a token id or a number of rows
@@ -111,26 +110,4 @@ def read_fields(side: Checkpoint, name: str, shape: type[T], hint: str = "Fetch 
     path = side.find(name)
     if path is None:
         raise UserError(f"{side} has no {name}. {hint}")
-    return parse_fields(read_text(Path(path), hint), f"{side}: {name}", shape, hint)
-
-
-def parse_fields(text: str, where: str, shape: type[T], hint: str = "Fetch it again.") -> T:
-    """Return what a JSON text holds; `where` names it in messages. Raises as `read_fields`."""
-    found = parse_json(text, shape, where, hint)
-    if _deeper_than(DEEPEST, found):
-        raise UserError(f"{where} is nested more than {DEEPEST} levels deep. {hint}")
-    return found
-
-
-def _deeper_than(levels: int, value: Any) -> bool:
-    """Return whether a JSON value has more levels; without recursion, which has a limit itself."""
-    level = [value]
-    for _ in range(levels):
-        inside: list[Any] = []
-        for each in level:
-            if isinstance(each, dict):
-                inside.extend(each.values())
-            elif isinstance(each, list):
-                inside.extend(each)
-        level = inside
-    return bool(level)
+    return parse_json(read_text(Path(path), hint), shape, f"{side}: {name}", hint)

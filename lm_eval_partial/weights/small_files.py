@@ -26,9 +26,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import readable_bytes
-from lm_eval_partial.reading import read_text
+from lm_eval_partial.reading import parse_json, read_text
 from lm_eval_partial.weights.compatibility import open_tokenizer
-from lm_eval_partial.weights.fields import parse_fields
 from lm_eval_partial.weights.generation import generation_config
 from lm_eval_partial.weights.guard import opening
 from lm_eval_partial.weights.pair import Pair
@@ -146,7 +145,7 @@ def _tokenizer(pair: Pair) -> PreTrainedTokenizerBase:
 
 def _fields(file: Path | str) -> dict[str, Any]:
     hint = "Fetch it again."
-    return parse_fields(read_text(Path(file), hint), str(file), dict[str, Any], hint)
+    return parse_json(read_text(Path(file), hint), dict[str, Any], str(file), hint)
 
 
 def _respelled(file: Path | str, fields: dict[str, Any], found: dict[str, Any]) -> Path | str:

@@ -360,9 +360,9 @@ def test_win_rates_have_intervals_in_the_report(folder):
 
 
 def test_without_a_judge_lengths_are_no_instruction_following(folder):
-    (found,) = trajectories(folder, {})
-    assert found.instruction is None
-    assert found.notes == ["alpaca_eval has no main metric in its metric_list: left out"]
+    left_out = "alpaca_eval has no main metric in its metric_list: left out"
+    with pytest.raises(UserError, match=f"nothing to show of λ = 0.50: {left_out}"):
+        trajectories(folder, {})
 
 
 NO_CALL = [

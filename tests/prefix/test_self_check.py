@@ -100,6 +100,15 @@ def test_float32_decides_where_the_model_can_compute_in_it():
     check(range(40), Measures(off(*FIRST), few, never), torch.float32, layers=2)
 
 
+def test_a_fault_that_fades_is_looked_for_in_float32_at_once():
+    quiet, faulty = off(by=0.0), off(*range(40), by=1e-3)
+    with pytest.raises(DisagreementError, match="in 16 of 16 .* in float32"):
+        check(range(40), Measures(quiet, faulty, never), torch.bfloat16, layers=2, fades=True)
+    check(range(40), Measures(quiet, quiet, never), torch.bfloat16, layers=2, fades=True)
+    check(range(40), Measures(quiet, never, never), torch.float32, layers=2, fades=True)
+    check(range(40), Measures(quiet, lambda _: None, never), torch.float16, 2, fades=True)
+
+
 def test_without_float32_the_models_own_noise_decides():
     def cannot(chosen: list[int]) -> None:
         return None
@@ -170,7 +179,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, bool]
     """Collect, of every check, its largest deviation / limit at first, and whether it failed."""
     seen: list[tuple[float, bool]] = []
 
-    def counting(items: Any, measures: Any, dtype: torch.dtype, layers: int) -> None:
+    def counting(items: Any, measures: Any, dtype: torch.dtype, layers: int, fades: bool) -> None:
         first: list[float] = []
 
         def noted(chosen: Any) -> list[float]:
@@ -180,7 +189,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, bool]
 
         failed = True
         try:
-            check(items, replace(measures, shared=noted), dtype, layers)
+            check(items, replace(measures, shared=noted), dtype, layers, fades)
             failed = False
         finally:
             seen.append((first[0] / limit(dtype, layers), failed))

@@ -275,9 +275,15 @@ def test_a_config_in_sections(tmp_path):
     tokens: dict[str, Any] = {"image_token_index": 3, "boi_token_index": 4, "eoi_token_index": 5}
     tokens["mm_tokens_per_image"] = 4
     made = Gemma3Config(text_config=text, vision_config=vision, **tokens)
-    tied = pico.model(made, seed=1)
-    sides = [pico.save(tied, pico.tokenizer(), tmp_path / name) for name in ("base", "instruct")]
-    change(sides[0] / "config.json", tie_word_embeddings=False)
+    untied = Gemma3Config(
+        text_config={**text, "tie_word_embeddings": False},
+        vision_config=vision,
+        tie_word_embeddings=False,
+        **tokens,
+    )
+    sides = []
+    for name, config in (("base", untied), ("instruct", made)):
+        sides.append(pico.save(pico.model(config, seed=1), pico.tokenizer(), tmp_path / name))
     pair = Pair.open(*map(str, sides))
     # As for a pair whose other side is untied and has more rows.
     pair.config.tie_word_embeddings, pair.config.get_text_config().vocab_size = False, 340

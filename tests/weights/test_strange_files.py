@@ -89,7 +89,7 @@ CONFIGS: list[tuple[Any, str]] = [
     ("[1]", "config.json: the whole: input should be a valid dictionary, not [1]"),
     (b"\xff\xfe{", "is not text in UTF-8"),
     (DEEP, "config.json is nested too deeply"),
-    ({"x": DEEPER_THAN_ANY}, "config.json is nested more than 50 levels deep"),
+    ({"x": DEEPER_THAN_ANY}, "config.json is nested too deeply to be read"),
     ('{"x": ' + "9" * 5000 + "}", "config.json is not JSON (Exceeds the limit"),
     ('{"x": "\\ud800"}', "half of a surrogate pair"),
     ({"model_type": []}, "config.json: model_type: input should be a valid string, not []"),
@@ -158,6 +158,8 @@ CONFIGS: list[tuple[Any, str]] = [
 ]
 
 
+# Time may be up inside of a finaliser, where Python drops the exception; the next second counts.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("change", "words"), CONFIGS)
 def test_a_strange_config(change, words, copied):
     base = copied("full") / "base"
@@ -236,7 +238,7 @@ SMALL: list[tuple[str, Any, str]] = [
     (GENERATION, "{", f"{GENERATION} is not JSON"),
     (GENERATION, "[]", f"{GENERATION}: the whole: input should be a valid dictionary"),
     (GENERATION, DEEP, f"{GENERATION} is nested too deeply"),
-    (GENERATION, {"x": DEEPER_THAN_ANY}, f"{GENERATION} is nested more than 50 levels deep"),
+    (GENERATION, {"x": DEEPER_THAN_ANY}, f"{GENERATION} is nested too deeply to be read"),
     (GENERATION, {"eos_token_id": "x"}, f"{GENERATION}: eos_token_id"),
     (GENERATION, {"eos_token_id": [1, "x"]}, f"{GENERATION}: eos_token_id"),
     (GENERATION, {"eos_token_id": {"a": 1}}, f"{GENERATION}: eos_token_id"),
