@@ -309,14 +309,23 @@ class PrefixModel(Traits):
             return None
         autocast, self.autocast = self.autocast, None
         try:
-            with in_float32(self.model):
-                return measured()
-        except Exception as error:
-            logger.debug(f"no float32 for the self-check: {first_line(error)}")
-            clear_device_cache(garbage_collection=True)
+            for at_once in (False, True):
+                if at_once and not self._can_hold_float32:
+                    break
+                try:
+                    with in_float32(self.model, at_once):
+                        return measured()
+                except Exception as error:
+                    logger.debug(f"no float32 for the self-check: {first_line(error)}")
+                    clear_device_cache(garbage_collection=True)
             return None
         finally:
             self.autocast = autocast
+
+    @property
+    def _can_hold_float32(self) -> bool:
+        """Whether there is room for all weights in float32 beside those that it has."""
+        return self.room is None or 4 * sum(map(torch.numel, self.model.parameters())) <= self.room
 
     @contextmanager
     def trying(self, *kinds: Kind) -> Iterator[None]:

@@ -21,12 +21,17 @@ def can_widen(model: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def in_float32(model: torch.nn.Module) -> Iterator[None]:
-    """Let every module of `model` compute in float32, widening its own weights only while it runs.
+def in_float32(model: torch.nn.Module, at_once: bool = False) -> Iterator[None]:
+    """Let every module of `model` compute in float32.
 
-    Going there and back is exact. It takes as much memory as the largest module's weights in
-    float32. torch raises an error where a module reads the weights of another, or where a kernel
-    exists for half precision only.
+    Going there and back is exact. torch raises an error where a kernel exists for half precision
+    only.
+
+    Args:
+        model: whose weights `can_widen`.
+        at_once: whether all weights are widened together, which takes the memory of the model in
+            float32. If not, a module's own are, only while it runs. Then torch also raises an error
+            where a module reads the weights of another, as Mamba 2 does.
     """
     narrow: dict[torch.nn.Module, dict[str, torch.Tensor]] = {}  # what running modules had
 
@@ -40,7 +45,9 @@ def in_float32(model: torch.nn.Module) -> Iterator[None]:
 
     handles = []
     for module in model.modules():
-        if next(_own(module), None):
+        if at_once:
+            widen(module, None)
+        elif next(_own(module), None):
             handles.append(module.register_forward_pre_hook(widen))
             handles.append(module.register_forward_hook(restore, always_call=True))
     try:

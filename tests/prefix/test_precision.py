@@ -32,10 +32,26 @@ def test_logits_are_those_of_the_same_weights_in_float32(family, dtype):
         assert tensor.dtype == dtype and torch.equal(tensor, kept[name]), name
 
 
-def test_weights_come_back_after_an_error():
+@pytest.mark.parametrize("family", ["mamba2", "llama"])
+def test_all_weights_are_widened_at_once_where_modules_read_each_others(family):
+    model = pico.model(pico.config(family, VOCABULARY), seed=1, dtype=torch.bfloat16).eval()
+    kept = copy.deepcopy(model.state_dict())
+    engine = PrefixModel(model, budget=100)
+    expected = PrefixModel(copy.deepcopy(model).float(), budget=100).alone(range(3, 40), 5)
+    found = engine.in_float32(lambda: engine.alone(range(3, 40), 5).flatten().tolist())
+    assert found == expected.flatten().tolist()
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == torch.bfloat16 and torch.equal(tensor, kept[name]), name
+    engine.room = 10  # bytes: not at once, then
+    found = engine.in_float32(lambda: engine.alone(range(3, 40), 5).flatten().tolist())
+    assert (found is None) == (family == "mamba2")
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_weights_come_back_after_an_error(at_once):
     model = pico.model(pico.config("llama", VOCABULARY), seed=1, dtype=torch.bfloat16).eval()
     model.model.layers[1].self_attn.forward = lambda **_: 1 / 0
-    with pytest.raises(ZeroDivisionError), in_float32(model):
+    with pytest.raises(ZeroDivisionError), in_float32(model, at_once):
         model(torch.tensor([[3, 4]]))
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
 
