@@ -56,7 +56,7 @@ def test_one_task_is_itself_the_score(tmp_path):
 
 def test_a_group_is_averaged_as_the_harness_did(tmp_path):
     groups = {"top": ["left", "three"], "left": ["one", "two"]}
-    tasks = {"one": [1, 0, 0], "two": [1], "three": [1, 1, 0]}
+    tasks = {"one": [1, 0, 0] * 4, "two": [1] * 11, "three": [1, 1, 0] * 5}
     found = of(tmp_path / "a", tasks, groups=groups)
     assert found.icl.name == "top"
     assert weights(found.icl) == {("one",): 1 / 3, ("two",): 1 / 3, ("three",): 1 / 3}
