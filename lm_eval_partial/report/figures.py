@@ -218,7 +218,7 @@ def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> N
         _stock_point(axes, baseline, float(value), labelled=large)
     gain = float(curve.change[lams.index(best.lam)])
     axes.plot(best.lam, gain, "o", color=COLOURS[1], markersize=5.5 if large else 4.5, zorder=4)
-    text = headline(curve, lams)
+    text = headline(curve, lams) if large else headline(curve, lams).split(",")[0]
     _below_title(axes, text if banded else f"{text}, no band")
     axes.margins(y=0.12)
 
