@@ -218,22 +218,22 @@ def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> N
         _stock_point(axes, baseline, float(value), labelled=large)
     gain = float(curve.change[lams.index(best.lam)])
     axes.plot(best.lam, gain, "o", color=COLOURS[1], markersize=5.5 if large else 4.5, zorder=4)
-    text = headline(curve, lams) if large else headline(curve, lams).split(",")[0]
+    text = headline(curve, lams, with_lams=large)
     _below_title(axes, text if banded else f"{text}, no band")
     axes.margins(y=0.12)
 
 
-def headline(curve: Curve, lams: Sequence[float]) -> str:
+def headline(curve: Curve, lams: Sequence[float], with_lams: bool) -> str:
     """Return what can be said of the best λ: the honest gain, and the λ that may be the best.
 
-    The best of several noisy numbers says neither.
+    The best of several noisy numbers says neither. A small panel has no room `with_lams`.
     """
     best = curve.best
     if best.interval is None:
         return f"best λ {format_lam(best.lam)}, no interval"
     low, high = best.interval
     gain = f"gain {best.honest_gain:+.1f} ({low:+.1f} to {high:+.1f})"
-    return f"{gain}, best λ {ranges(best.not_ruled_out, lams)}"
+    return f"{gain}, best λ {ranges(best.not_ruled_out, lams)}" if with_lams else gain
 
 
 def _stock_point(axes: Any, baseline: str, value: float, *, labelled: bool) -> None:

@@ -66,7 +66,7 @@ class Difference:
     difference: float
     stderr: float | None = None
     interval: Interval | None = None
-    """95 %: these tasks, other documents (`_parts`)."""
+    """95 %: these tasks, other documents; see `_interval`."""
     interval_over_tasks: Interval | None = None
     """95 %: other tasks of the kind, a t interval of the tasks' differences.
 

@@ -272,6 +272,23 @@ def test_files_of_the_harness(lm_eval, pairs, tmp_path, capsys):
     assert scores["pico_mc", "stock instruct", "1.0"] == scores["pico_mc", "partial-hf", "1.0"]
 
 
+def test_titles_say_the_honest_gain_and_what_is_not_ruled_out(trajectory):
+    best = trajectory.icl.best
+    low, high = best.interval
+    gain = f"gain {best.honest_gain:+.1f} ({low:+.1f} to {high:+.1f})"
+    assert figures.headline(trajectory.icl, trajectory.lams, with_lams=False) == gain
+    title = figures.headline(trajectory.icl, trajectory.lams, with_lams=True)
+    assert title == f"{gain}, best λ {tables.ranges(best.not_ruled_out, trajectory.lams)}"
+    assert best.lam in best.not_ruled_out
+
+
+def test_neighbours_are_written_as_a_range():
+    lams = [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert tables.ranges([0.25, 0.5, 0.75], lams) == "0.25–0.75"
+    assert tables.ranges([0.0, 0.5, 1.0], lams) == "0.00, 0.50, 1.00"
+    assert tables.ranges([0.0, 0.25, 1.0], lams) == "0.00–0.25, 1.00"
+
+
 def test_how_far_a_budget_of_instruction_following_goes(tmp_path):
     """At 95, 98, 97, 99.2 and 100 points, what two points buy for certain is λ = 0.75 only.
 
