@@ -76,7 +76,7 @@ def add_parser(subparsers: Any) -> None:
         help="keep no samples: compare and report need them",
     )
     # Without this, argparse would take the value of --lam -0.5:1:0.5 for a flag.
-    parser._negative_number_matcher = re.compile(r"-[\d.][\d.,:]*$")
+    parser._negative_number_matcher = re.compile(r"-[\d.][\d.,:eE+-]*$")
     parser.set_defaults(run=run)
     # Other commands need not wait for the harness's parser.
     parse = parser.parse_known_args

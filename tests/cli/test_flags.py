@@ -31,6 +31,8 @@ SWEEPS: list[tuple[list[str], int, str]] = [
     (["--lam", "½"], 1, "lam=½ is not a finite number. The decimal sign is a point"),
     (["--lam", "1e400"], 1, "lam=1e400 is beyond ±3.4e+38, the largest number of float32."),
     (["--lam", "1e308"], 1, "lam=1e308 is beyond ±3.4e+38"),
+    (["--lam", "-1e39,0"], 1, "lam=-1e39 is beyond ±3.4e+38"),
+    (["--lam", "-1e308:0:1"], 1, "is beyond ±3.4e+38"),
     (["--lam", "nan"], 1, "lam=nan is not a finite number."),
     (["--lam", "0:1:1e-999999"], 1, "is billions of points, and a sweep has at most 1,000."),
     (MANY, 1, "--lam 0:1:0.001 is 1,001 points, and a sweep has at most 1,000."),
