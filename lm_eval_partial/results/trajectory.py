@@ -20,7 +20,7 @@ import numpy as np
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.lam import format_lam
-from lm_eval_partial.results import intervals, uncertainty
+from lm_eval_partial.results import dominance, intervals, uncertainty
 from lm_eval_partial.results.aggregation import (
     INSTRUCTION,
     Node,
@@ -107,6 +107,11 @@ class Trajectory:
     """By the node's name."""
     settings: dict[str, Any]
     notes: list[str]
+    undominated: tuple[float, ...] = ()
+    """The λ that no other surely exceeds on both axes of the trade-off; see `dominance`.
+
+    Empty if an axis was not run or has no interval.
+    """
 
     @property
     def areas(self) -> list[Curve]:
@@ -251,7 +256,7 @@ def _trajectory(
             baselines[which] = found
     tasks, left = common_tasks(points)
     plan = outline(points, tasks, suite, instruction)
-    curves, with_spread = _curves(points, list(baselines.values()), plan, lams)
+    curves, with_spread, undominated = _curves(points, list(baselines.values()), plan, lams)
     notes = [*plan.notes, *_notes(points, baselines, left), *no_interval(plan, with_spread)]
     if alone:  # with other pairs about, what is left may be theirs
         notes += _unused(rest, baselines)
@@ -266,6 +271,7 @@ def _trajectory(
         curves=curves,
         settings=_settings(files, tasks),
         notes=notes,
+        undominated=undominated,
     )
 
 
@@ -313,13 +319,16 @@ def _unused(rest: list[ResultFile], baselines: dict[str, Run]) -> Iterator[str]:
 
 def _curves(
     points: list[Run], baselines: list[Run], plan: Outline, lams: list[float]
-) -> tuple[dict[str, Curve], set[Part]]:
-    """Return every node's curve by its name, and which parts have an interval.
+) -> tuple[dict[str, Curve], set[Part], tuple[float, ...]]:
+    """Return every node's curve by its name, which parts have an interval, and the λ undominated.
 
     Pools are read one after the other, and each is dropped once no node waits for it.
     """
     waiting: dict[Part, list[_Mean]] = {}
-    for mean in (means := {node.name: _Mean(node, lams) for node in plan.nodes}).values():
+    axes = (plan.icl, plan.instruction)
+    for mean in (
+        means := {node.name: _Mean(node, lams, node in axes) for node in plan.nodes}
+    ).values():
         for part in mean.node.pools:
             waiting.setdefault(part, []).append(mean)
     with_spread = set()
@@ -328,7 +337,20 @@ def _curves(
             with_spread.add(part)
         for mean in waiting.pop(part):
             mean.add(part, pool)
-    return {name: mean.curve for name, mean in means.items()}, with_spread
+    curves = {name: mean.curve for name, mean in means.items()}
+    return curves, with_spread, _undominated(plan, means, lams)
+
+
+def _undominated(plan: Outline, means: dict[str, _Mean], lams: list[float]) -> tuple[float, ...]:
+    """Return the λ that no other surely exceeds on both axes; empty where that is not known."""
+    axes = []
+    for node in (plan.icl, plan.instruction):
+        if node is None or (kept := means[node.name].kept) is None:
+            return ()
+        sign = 1 if node.higher_is_better else -1
+        values, resampled = (sign * each[..., : len(lams)] for each in kept)
+        axes.append((values, resampled))
+    return tuple(lams[column] for column in dominance.not_dominated(axes))
 
 
 def _pools(
@@ -383,6 +405,7 @@ def _settings(files: list[ResultFile], tasks: list[str]) -> dict[str, Any]:
         "base_sha": config.get("base_sha"),
         "instruct_sha": config.get("instruct_sha"),
         "limit": config.get("limit"),
+        "parameters": config.get("model_num_parameters"),
         "shots": sorted({count for count in shots.values() if isinstance(count, int | float)}),
         "versions": {
             "lm_eval": files[-1].data.get("lm_eval_version"),
@@ -401,9 +424,11 @@ class _Mean:
     """
 
     curve: Curve
+    kept: tuple[Array, Array] | None = None
+    """Of an axis of the trade-off, (reported, resampled): both axes are looked at together."""
 
-    def __init__(self, node: Node, lams: list[float]) -> None:
-        self.node, self.lams = node, lams
+    def __init__(self, node: Node, lams: list[float], is_axis: bool) -> None:
+        self.node, self.lams, self.is_axis = node, lams, is_axis
         self.left = list(node.parts)
         self.early: dict[Part, _Pool] = {}
         self.documents = 0
@@ -426,6 +451,8 @@ class _Mean:
             self.halves = _plus(self.halves, weight, pool.halves)
         if not self.left:
             self.curve = self._curve()
+            if self.is_axis and self.reported is not None and self.resampled is not None:
+                self.kept = self.reported, self.resampled
             self.reported = self.resampled = self.halves = None
 
     def _curve(self) -> Curve:
