@@ -146,6 +146,42 @@ def compose_yaml(text: str, where: str, hint: str) -> Any:
     return node
 
 
+def read_yaml(path: Path, shape: type[T], hint: str) -> T:
+    """Return the content of a YAML file.
+
+    Args:
+        path: the file.
+        shape: what it holds.
+        hint: as `read_text`.
+
+    Raises:
+        UserError: as `read_text` and `compose_yaml`, a key is there twice, or it is not of this
+            shape; the place is named.
+    """
+    node = compose_yaml(read_text(path, hint), str(path), hint)
+    if twice := _repeated_key(node):
+        raise UserError(f"{path} has the key {twice} twice. {hint}")
+    try:
+        found = None if node is None else LOADER("").construct_document(node)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        raise UserError(f"{path} is not YAML ({' '.join(str(error).split())}). {hint}") from error
+    return check_shape(found, shape, str(path), hint)
+
+
+def _repeated_key(node: Any) -> str | None:
+    """Return a key that stands twice in one mapping, of which YAML would keep the last."""
+    if not isinstance(node, yaml.MappingNode | yaml.SequenceNode):
+        return None
+    children, keys = list(node.value), set[str]()
+    if isinstance(node, yaml.MappingNode):
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                return str(key.value)
+            keys.add(str(key.value))
+        children = [value for _, value in node.value]
+    return next(filter(None, map(_repeated_key, children)), None)
+
+
 @functools.cache
 def _adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)

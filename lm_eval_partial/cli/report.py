@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_partial.cli.arguments import path
@@ -11,7 +11,11 @@ from lm_eval_partial.cli.arguments import path
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from lm_eval_partial.report.pairs.file import Label
     from lm_eval_partial.results.trajectory import Curve, Trajectory
+
+FEW = 3
+"""Pairs that are printed with all their areas; of more, each has one line."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,13 +29,15 @@ def add_parser(subparsers: Any) -> None:
             "figures/*.png and *.svg, and report.html, one file that needs no network.\n"
             "Reads folders made by lm-eval-partial sweep, or any folder of lm_eval results\n"
             "of partial-hf with logged samples; the newest file of a λ and task counts.\n"
-            "Several folders give one report of all pairs."
+            "Several folders give one report of all pairs, with a table of all of them\n"
+            "(pairs.csv), and figures by family and size."
         ),
         epilog=(
             "examples:\n"
             "  lm-eval-partial report results/mypair\n"
             "  lm-eval-partial report results/llama results/mistral --output_path results/both\n"
             "  lm-eval-partial report results/mypair --instruction ifeval\n"
+            "  lm-eval-partial report results/* --pairs pairs.yaml --output_path report\n"
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -57,6 +63,15 @@ def add_parser(subparsers: Any) -> None:
             "(default: partial_demo_chat*, partial_if*, *ifeval*, *alpaca_eval*, *mt_bench*)"
         ),
     )
+    parser.add_argument(
+        "--pairs",
+        type=path,
+        metavar="FILE",
+        help=(
+            "YAML file with what pairs are called: a line `DIR: {name: Llama-2 7B, family: Llama 2,"
+            " size: 7B}` for each (default: from the names of the base models)"
+        ),
+    )
     parser.set_defaults(run=run)
 
 
@@ -65,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from lm_eval_partial.errors import UserError
     from lm_eval_partial.escape import terminal
     from lm_eval_partial.files import require_writable
+    from lm_eval_partial.report.pairs import file
     from lm_eval_partial.results.aggregation import INSTRUCTION
     from lm_eval_partial.results.suite import read_suite, task_configs
     from lm_eval_partial.results.trajectory import read
@@ -75,17 +91,57 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.output_path is not None:
         require_writable(args.output_path, "--output_path")
+    labels = file.read(args.pairs, args.folders) if args.pairs else {}
     found = read(args.folders, read_suite(task_configs()), args.instruction or INSTRUCTION)
+    if args.pairs:
+        file.check(labels, [trajectory.name for trajectory in found], args.pairs)
 
     # It imports matplotlib, which takes a second: only once the files are known to be good.
     from lm_eval_partial.report.write import write
 
-    paths = write(found, args.output_path or args.folders[0])
-    for trajectory in found:
-        show(trajectory)
+    folder = args.output_path or args.folders[0]
+    paths = write(found, folder, labels)
+    if len(found) > FEW:
+        show_all(found, labels)
+        paths = [written for written in paths if written.parent == folder] + [folder / "figures"]
+    else:
+        for trajectory in found:
+            show(trajectory)
     for written in paths:
         print(terminal(str(written)))
     return 0
+
+
+def show_all(trajectories: Sequence[Trajectory], labels: Mapping[str, Label]) -> None:
+    """Print one line a pair, what can be said of all of them, and notes, each once."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from lm_eval_partial.cli.console import PlainConsole
+    from lm_eval_partial.cli.printing import print_table
+    from lm_eval_partial.errors import listing
+    from lm_eval_partial.report.pairs import table
+    from lm_eval_partial.report.pairs.families import members
+
+    found = members(trajectories, labels)
+    made = table.table(found)
+    shown = Table(title=made.caption, title_justify="left", box=SIMPLE_HEAD)
+    for place, name in enumerate(made.head):
+        shown.add_column(name, justify="right" if place else "left", no_wrap=True)
+    for row in made.rows:
+        shown.add_row(*row.cells)
+    print_table(shown)
+    console = PlainConsole()
+    for sentence in table.summary(found):
+        console.print(sentence, soft_wrap=True)
+    notes: dict[str, list[str]] = {}
+    for member in found:
+        for note in member.trajectory.notes:
+            notes.setdefault(note, []).append(member.name)
+    for note in table.notes(found):
+        console.print(f"Note: {note}.", soft_wrap=True)
+    for note, names in notes.items():
+        console.print(f"Note on {listing(names)}: {note}.", soft_wrap=True)
 
 
 def show(trajectory: Trajectory) -> None:

@@ -1,4 +1,4 @@
-"""The trajectory as pictures: percent difference over λ, several pairs in one, and the trade-off.
+"""The trajectory of one pair as pictures: percent difference over λ, and the trade-off.
 
 Figures follow arXiv 2504.11626, figure 1. Each area has a panel of its own, because bands would
 cover each other, and scales differ. Nothing is told by colour alone: labels stand beside what they
@@ -7,71 +7,24 @@ name.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from lm_eval_partial.escape import terminal
 from lm_eval_partial.lam import format_lam
+from lm_eval_partial.report.drawing import COLOURS, DASHED, FAINT, INK, lambda_axis, style
 from lm_eval_partial.report.tables import ranges
 from lm_eval_partial.results.trajectory import Curve, Trajectory
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-"""For the colour-blind too (Okabe and Ito 2008); several pairs also differ in their markers."""
-MARKERS = ("o", "s", "^", "D", "v", "P")
 STOCK = {"base": "D", "instruct": "s"}
 """Markers of the stock baselines."""
-INK, FAINT = "#222222", "#8a8a8a"
-STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 3.5,
-    "svg.hashsalt": "lm_eval_partial",  # the same figure is the same file
-    "text.parse_math": False,  # a name may have dollar signs
-}
-DASHED = (0, (4, 3))
+UNDOMINATED = "filled: no other λ is surely better on both axes (95 %)"
 MOST_AREAS = 9
 """Areas that have a panel each; with more, panels would be too small to read."""
-
-
-def style() -> AbstractContextManager[None]:
-    """Return the context in which figures are made and saved; nothing global is changed."""
-    return matplotlib.rc_context(STYLE)
-
-
-def image(figure: Figure, kind: str) -> bytes:
-    """Return a figure as a file of the `kind` "png" or "svg", the same whenever it is made."""
-    file = io.BytesIO()
-    with style():
-        # The layout's solver differs in the last bit from one time to the next, and names in an SVG
-        # are made from that.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        for axes in figure.axes:
-            axes.set_position(tuple(np.round(axes.get_position().bounds, 4)))
-        figure.savefig(
-            file,
-            format=kind,
-            dpi=200,
-            metadata={"Date": None} if kind == "svg" else {"Software": None},
-        )
-    return file.getvalue()
 
 
 def percent_difference(trajectory: Trajectory) -> Figure:
@@ -94,30 +47,6 @@ def percent_difference(trajectory: Trajectory) -> Figure:
             # Only where no panel follows below.
             if index >= len(areas) - columns:
                 small.set_xlabel("λ")
-    return figure
-
-
-def pairs(trajectories: Sequence[Trajectory]) -> Figure:
-    """Return the overall scores of several pairs in one panel, each named at its line's end."""
-    with style():
-        figure = Figure(figsize=(6.2, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        axes.axhline(0, color=FAINT, linewidth=0.8, linestyle=DASHED)
-        ends, lams = [], list[float]()
-        for index, trajectory in enumerate(trajectories):
-            lams += trajectory.lams
-            curve = trajectory.icl
-            # Without a percentage at its first λ, a line has no end to write the name at.
-            if curve is None or np.isnan(curve.change[0]):
-                continue
-            colour = COLOURS[index % len(COLOURS)]
-            _line(axes, trajectory.lams, curve, colour, MARKERS[index % len(MARKERS)])
-            name = terminal(trajectory.name)
-            ends.append((float(curve.change[0]), trajectory.lams[0], name, colour))
-        _lambda_axis(axes, lams)
-        _names(axes, ends)
-        axes.set_xlabel("λ   (0: base, 1: instruct)")
-        axes.set_ylabel("percent difference from λ = 1")
     return figure
 
 
@@ -144,7 +73,8 @@ def tradeoff(trajectory: Trajectory) -> Figure | None:
             alpha=0.3,
             linewidth=1,
         )
-        axes.plot(x, y, color=COLOURS[0], marker="o")
+        axes.plot(x, y, color=COLOURS[0])
+        _mark_points(axes, trajectory, x, y)
         axes.margins(0.12)
         axes.autoscale_view()
         _label_points(axes, trajectory.lams, np.column_stack([x, y]))
@@ -154,6 +84,18 @@ def tradeoff(trajectory: Trajectory) -> Figure | None:
         axes.set_xlabel(f"instruction following: {_label(across)}{_unit(across)}")
         axes.set_ylabel(f"in-context learning: {_label(up)}{_unit(up)}")
     return figure
+
+
+def _mark_points(
+    axes: Any, trajectory: Trajectory, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]
+) -> None:
+    """Draw a point for every λ, hollow if another is surely better on both axes."""
+    known = bool(trajectory.undominated)
+    for lam, *place in zip(trajectory.lams, x, y, strict=True):
+        hollow = known and lam not in trajectory.undominated
+        axes.plot(*place, "o", color=COLOURS[0], markerfacecolor="white" if hollow else COLOURS[0])
+    if known:
+        axes.set_title(UNDOMINATED, fontsize=7, fontweight="normal")
 
 
 def _label_points(axes: Any, lams: Sequence[float], points: np.ndarray[Any, Any]) -> None:
@@ -208,7 +150,7 @@ def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> N
     lams, count, best = trajectory.lams, len(trajectory.lams), curve.best
     axes.set_title(_label(curve), pad=14)
     axes.axhline(0, color=FAINT, linewidth=0.8, linestyle=DASHED)
-    _lambda_axis(axes, lams)
+    lambda_axis(axes, lams)
     if np.isnan(curve.change[:count]).all():
         axes.set_yticks([])
         _below_title(axes, "0 at λ = 1: no percentage")
@@ -275,34 +217,3 @@ def _line(axes: Any, lams: Sequence[float], curve: Curve, colour: str, marker: s
         axes.fill_between(lams, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(lams, curve.change[:count], color=colour, marker=marker)
     return banded
-
-
-def _lambda_axis(axes: Any, lams: Sequence[float]) -> None:
-    """Set the range of λ, which always includes 0 and 1."""
-    low, high = min([*lams, 0]), max([*lams, 1])
-    axes.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
-    if (low, high) == (0, 1):
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
-
-
-def _names(axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
-    """Write each line's name left of its end, moved apart where two would overlap."""
-    low, high = axes.get_ylim()
-    step = 0.06 * (high - low)
-    placed = -math.inf
-    for value, lam, name, colour in sorted(ends):
-        placed = max(value, placed + step)
-        axes.annotate(
-            name,
-            (lam, placed),
-            xytext=(-7, 0),
-            textcoords="offset points",
-            color=colour,
-            ha="right",
-            va="center",
-            annotation_clip=False,
-        )
-    # The names stand where the left spine and its numbers would be.
-    axes.spines["left"].set_visible(False)
-    axes.yaxis.tick_right()
-    axes.yaxis.set_label_position("right")

@@ -201,16 +201,23 @@ def ranges(chosen: Sequence[float], lams: Sequence[float]) -> str:
 def tradeoff(trajectory: Trajectory) -> Table | None:
     """Return in-context learning and instruction following of every model.
 
-    None unless both were run.
+    Also whether another λ is surely better on both, where that is known. None unless both were run.
     """
     up, across = trajectory.icl, trajectory.instruction
     if up is None or across is None:
         return None
+    marks = ["no" if lam in trajectory.undominated else "yes" for lam in trajectory.lams]
+    marks += ["–"] * len(trajectory.baselines)  # only λ are compared
     rows = []
-    for name, one, two in zip(_models(trajectory), up.values, across.values, strict=True):
+    for name, one, two, mark in zip(
+        _models(trajectory), up.values, across.values, marks, strict=True
+    ):
         if math.isfinite(one) and math.isfinite(two):  # a baseline may lack the tasks of an axis
-            rows.append(Row([name, number(one), number(two)]))
+            cells = [name, number(one), number(two)]
+            rows.append(Row([*cells, mark] if trajectory.undominated else cells))
     head = ["model", up.node.label, across.node.label]
+    if trajectory.undominated:
+        head.append("surely dominated")
     return Table("In-context learning and instruction following", head, rows)
 
 

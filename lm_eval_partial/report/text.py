@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lm_eval_partial.lam import format_lam
 from lm_eval_partial.results.aggregation import JUDGED
 from lm_eval_partial.results.trajectory import Trajectory
@@ -15,6 +17,26 @@ BEST = (
     " last column tests whether some λ between 0 and 1 beats both; that it was chosen is"
     " accounted for."
 )
+
+PAIRS = (
+    "The best λ is that of the overall score on all documents. The gain over λ = 1 is of λ chosen"
+    " on one half of the documents and measured on the other. Scores of instruction following are"
+    " at λ = 1 and at the best λ of the overall score. Nothing is averaged over pairs."
+)
+UNDOMINATED = (
+    "A λ is surely dominated if another is surely better on both axes: by the paired differences,"
+    " with 95 % confidence for all comparisons of that λ together. It is drawn hollow. Each λ that"
+    " no other truly beats on both stays filled with 95 % probability."
+)
+NAMED = 3
+"""How many pairs a title names."""
+
+
+def title(trajectories: Sequence[Trajectory]) -> str:
+    """Return the title of a report, which names the pairs if they are few."""
+    if len(trajectories) > NAMED:
+        return f"Partial adaptation: {len(trajectories)} pairs"
+    return f"Partial adaptation: {', '.join(trajectory.name for trajectory in trajectories)}"
 
 
 def axis(trajectory: Trajectory) -> str:

@@ -2,9 +2,9 @@
 
     lm-eval-partial report results/mypair
 
-Writes ``trajectory.csv``, ``report.md``, ``figures/*.png`` and ``*.svg``, and ``report.html``. Each
-file appears whole or not at all (`files.write_bytes`). Result files are only read. The same result
-files give the same report, byte for byte.
+Writes ``trajectory.csv``, ``report.md``, ``figures/*.png`` and ``*.svg``, and ``report.html``; of
+several pairs also ``pairs.csv``. Each file appears whole or not at all (`files.write_bytes`).
+Result files are only read. The same result files give the same report, byte for byte.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -22,7 +22,11 @@ from matplotlib.figure import Figure
 from lm_eval_partial import __version__, escape
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import NAME_BYTES, shortened, write_bytes
-from lm_eval_partial.report import figures, page, tables, text
+from lm_eval_partial.report import drawing, figures, page, tables, text
+from lm_eval_partial.report.pairs import figures as pairs_figures
+from lm_eval_partial.report.pairs import table as pairs_table
+from lm_eval_partial.report.pairs.families import Member, members
+from lm_eval_partial.report.pairs.file import Label
 from lm_eval_partial.results.trajectory import Curve, Trajectory
 
 COLUMNS = (
@@ -42,22 +46,33 @@ COLUMNS = (
 )
 
 
-def write(trajectories: Sequence[Trajectory], folder: Path) -> list[Path]:
+def write(
+    trajectories: Sequence[Trajectory], folder: Path, labels: Mapping[str, Label] | None = None
+) -> list[Path]:
     """Write the report into `folder`, which is made if need be, and return the paths of its files.
+
+    Args:
+        trajectories: the pairs; several are shown by family and size.
+        folder: where to.
+        labels: name of a pair → what it is called, from `pairs.file.read`.
 
     Raises:
         UserError: a file cannot be written, or the folder of the figures is a link.
     """
-    pictures = dict(_figures(trajectories))
+    found = members(trajectories, labels)
+    trajectories = [member.trajectory for member in found]
+    pictures = dict(_figures(found))
     # Everything is computed before anything is written: an error leaves the old report as it was.
     contents: dict[str, bytes] = {
         "trajectory.csv": trajectory_csv(trajectories).encode(),
-        "report.md": markdown(trajectories, list(pictures)).encode(),
-        "report.html": page.render(trajectories).encode(),
+        "report.md": markdown(trajectories, list(pictures), found).encode(),
+        "report.html": page.render(trajectories, found).encode(),
     }
+    if len(found) > 1:
+        contents["pairs.csv"] = pairs_table.as_csv(found).encode()
     for name, figure in pictures.items():
         for kind in ("png", "svg"):
-            contents[f"figures/{name}.{kind}"] = figures.image(figure, kind)
+            contents[f"figures/{name}.{kind}"] = drawing.image(figure, kind)
     _check_place(folder / "figures")
     for name, content in contents.items():
         write_bytes(folder / name, content)
@@ -73,15 +88,17 @@ def _check_place(folder: Path) -> None:
         )
 
 
-def _figures(trajectories: Sequence[Trajectory]) -> Iterator[tuple[str, Figure]]:
+def _figures(found: Sequence[Member]) -> Iterator[tuple[str, Figure]]:
     """Yield the name and the figure of every picture."""
-    several = len(trajectories) > 1
+    trajectories = [member.trajectory for member in found]
     for trajectory, prefix in zip(trajectories, _prefixes(trajectories), strict=True):
         yield f"{prefix}percent_difference", figures.percent_difference(trajectory)
-        if found := figures.tradeoff(trajectory):
-            yield f"{prefix}tradeoff", found
-    if several:
-        yield "pairs", figures.pairs(trajectories)
+        if drawn := figures.tradeoff(trajectory):
+            yield f"{prefix}tradeoff", drawn
+    if len(found) > 1:
+        yield "pairs", pairs_figures.overlay(found)
+        yield "families", pairs_figures.families(found)
+        yield "best_lambda", pairs_figures.best_lambda(found)
 
 
 def _prefixes(trajectories: Sequence[Trajectory]) -> list[str]:
@@ -136,11 +153,18 @@ def _csv_rows(trajectory: Trajectory, curve: Curve, kind: str) -> Iterator[list[
             yield [*score, model, lam, *cells]
 
 
-def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str:
-    """Return the report as Markdown, with the figures named `pictures`."""
-    names = ", ".join(trajectory.name for trajectory in trajectories)
+def markdown(
+    trajectories: Sequence[Trajectory], pictures: Sequence[str], found: Sequence[Member] = ()
+) -> str:
+    """Return the report as Markdown.
+
+    Args:
+        trajectories: the pairs.
+        pictures: names of the figures there are.
+        found: the same pairs with their families, for the part about all of them.
+    """
     lines = [
-        f"# Partial adaptation: {escape.markdown(names)}",
+        f"# {escape.markdown(text.title(trajectories))}",
         "",
         (
             "θ(λ) = θ_base + λ (θ_instruct − θ_base). Scores are percent where the metric is a"
@@ -148,11 +172,24 @@ def markdown(trajectories: Sequence[Trajectory], pictures: Sequence[str]) -> str
         ),
         f"Made by `lm-eval-partial report`, lm_eval_partial {__version__}.",
     ]
-    if "pairs" in pictures:
-        lines += ["", "![All pairs](figures/pairs.svg)"]
+    if len(found) > 1:
+        lines += _markdown_of_all(found)
     for trajectory, prefix in zip(trajectories, _prefixes(trajectories), strict=True):
         lines += _markdown_of_pair(trajectory, prefix)
     return "\n".join(lines) + "\n"
+
+
+def _markdown_of_all(found: Sequence[Member]) -> Iterator[str]:
+    """Yield the lines about all pairs together."""
+    yield from ("", "## All pairs", "", "![All pairs](figures/pairs.svg)")
+    yield from ("", "![All pairs by family](figures/families.svg)")
+    yield from ("", pairs_table.table(found).markdown(), "", text.PAIRS)
+    for note in pairs_table.notes(found):
+        yield f"\nNote: {escape.markdown(note)}."
+    yield from ("", "### Is the best λ strictly inside?")
+    for sentence in pairs_table.summary(found):
+        yield from ("", sentence)
+    yield from ("", "![Best λ of all pairs](figures/best_lambda.svg)")
 
 
 def _markdown_of_pair(trajectory: Trajectory, prefix: str) -> Iterator[str]:
@@ -169,6 +206,8 @@ def _markdown_of_pair(trajectory: Trajectory, prefix: str) -> Iterator[str]:
         yield from ("", escape.markdown(text.axis(trajectory)))
         yield from ("", f"![Trade-off](figures/{prefix}tradeoff.svg)")
         yield from ("", paid.markdown())
+        if trajectory.undominated:
+            yield from ("", text.UNDOMINATED)
     if budget := tables.budget(trajectory):
         yield from ("", f"{budget.caption}:", "", budget.markdown())
     yield from ("", "### All scores", "", tables.scores(trajectory).markdown())

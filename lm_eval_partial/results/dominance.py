@@ -18,8 +18,8 @@ def not_dominated(axes: Sequence[tuple[Array, Array]]) -> list[int]:
     estimates decided that part, a column slightly ahead there would be out half of the time.
 
     The statistic of one column against another is the smallest of its differences over their paired
-    standard errors (intersection–union). It must exceed c, the quantile of the largest such ratio of
-    any column on any axis, in resamples around what was measured. If nothing dominates a column,
+    standard errors (intersection–union). It must exceed c, the quantile of the largest such ratio
+    of any column on any axis, in resamples around what was measured. If nothing dominates a column,
     every other is no better on at least one axis, and the statistic is at most the ratio there. So
     each column that is truly not dominated stays in with 95 %.
 

@@ -8,7 +8,6 @@ a screen reader, and that would still have to be written.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Template
@@ -16,30 +15,48 @@ from typing import Any
 
 from lm_eval_partial import __version__, escape
 from lm_eval_partial.report import tables, text
-from lm_eval_partial.results.metrics import Array
+from lm_eval_partial.report.page import pairs
+from lm_eval_partial.report.page.numbers import numbers
+from lm_eval_partial.report.pairs.families import Member
 from lm_eval_partial.results.trajectory import Curve, Trajectory
 
+ACROSS = '<script id="across" type="application/json">{}</script>\n'
 
-def render(trajectories: Sequence[Trajectory]) -> str:
-    """Return the page as text."""
-    names = ", ".join(trajectory.name for trajectory in trajectories)
-    links, sections, numbers = "", [], []
+
+def render(trajectories: Sequence[Trajectory], found: Sequence[Member] = ()) -> str:
+    """Return the page as text.
+
+    Args:
+        trajectories: the pairs.
+        found: the same pairs with their families, for the part about all of them.
+    """
+    links, sections, shown = "", [], []
+    if several := len(found) > 1:
+        links += '<li><a href="#all-pairs">All pairs</a></li>'
+        sections.append(pairs.section(found))
     for index, trajectory in enumerate(trajectories):
         links += f'<li><a href="#pair-{index}">{escape.html(trajectory.name)}</a></li>'
         sections.append(_section(index, trajectory))
-        numbers.append(_data(trajectory))
-    # NaN is no JSON, and a browser would refuse all of it.
-    data = escape.json_text(numbers, allow_nan=False)
-    here = files(__name__)
-    return Template((here / "page.html").read_text(encoding="utf-8")).substitute(
-        title=escape.html(f"Partial adaptation: {names}"),
-        css=(here / "page.css").read_text(encoding="utf-8"),
-        js=(here / "page.js").read_text(encoding="utf-8"),
-        nav=f'<nav aria-label="Pairs"><ul>{links}</ul></nav>' if len(numbers) > 1 else "",
+        shown.append(_data(trajectory))
+    return Template(_file("page.html")).substitute(
+        title=escape.html(text.title(trajectories)),
+        css=_file("page.css") + (_file("pairs.css") if several else ""),
+        js=_file("page.js") + (_file("pairs.js") if several else ""),
+        nav=f'<nav aria-label="Pairs"><ul>{links}</ul></nav>' if len(shown) > 1 else "",
         body="\n".join(sections),
         footer=escape.html(f"Made by lm-eval-partial report, lm_eval_partial {__version__}."),
-        data=data.replace("<", "\\u003c"),  # no name may end the script element
+        data=_json(shown),
+        across=ACROSS.format(_json(pairs.data(found))) if several else "",
     )
+
+
+def _file(name: str) -> str:
+    return (files(__name__) / name).read_text(encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    # NaN is no JSON, and a browser would refuse all of it. No name may end the script element.
+    return escape.json_text(value, allow_nan=False).replace("<", "\\u003c")
 
 
 def _data(trajectory: Trajectory) -> dict[str, Any]:
@@ -50,6 +67,7 @@ def _data(trajectory: Trajectory) -> dict[str, Any]:
         "baselines": trajectory.baselines,
         "icl": keys[trajectory.icl.node.name] if trajectory.icl else None,
         "instruction": keys[trajectory.instruction.node.name] if trajectory.instruction else None,
+        "undominated": list(trajectory.undominated),
         "areas": [keys[node.name] for node in trajectory.outline.areas],
         "curves": {keys[name]: _curve(curve) for name, curve in trajectory.curves.items()},
     }
@@ -65,19 +83,14 @@ def _curve(curve: Curve) -> dict[str, Any]:
         "label": escape.terminal(curve.node.label),
         "metric": escape.terminal(curve.node.metric),
         "percent": curve.node.percent,
-        "values": _numbers(curve.values),
-        "low": _numbers(curve.low),
-        "high": _numbers(curve.high),
-        "change": _numbers(curve.change),
-        "change_low": _numbers(curve.change_low),
-        "change_high": _numbers(curve.change_high),
+        "values": numbers(curve.values),
+        "low": numbers(curve.low),
+        "high": numbers(curve.high),
+        "change": numbers(curve.change),
+        "change_low": numbers(curve.change_low),
+        "change_high": numbers(curve.change_high),
         "best": {"lam": curve.best.lam},
     }
-
-
-def _numbers(values: Array) -> list[float | None]:
-    """Return values as JSON has them, null for NaN; four decimals are finer than a pixel."""
-    return [round(float(value), 4) if math.isfinite(value) else None for value in values]
 
 
 def _section(index: int, trajectory: Trajectory) -> str:
@@ -118,10 +131,11 @@ def _price(trajectory: Trajectory) -> str:
     if tradeoff is None or budget is None:
         return ""
     axis = escape.html(text.axis(trajectory))
+    marks = f"<p>{escape.html(text.UNDOMINATED)}</p>" if trajectory.undominated else ""
     return (
         f"<h3>The price in instruction following</h3>\n<p>{axis}</p>\n"
         '<div class="beside"><figure class="tradeoff"></figure>'
-        f"{tradeoff.html()}</div>{budget.html()}"
+        f"{tradeoff.html()}</div>{marks}{budget.html()}"
     )
 
 

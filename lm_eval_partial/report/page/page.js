@@ -44,15 +44,57 @@ function namer(svg, points, low, high) {
   };
 }
 
+/* Return an SVG with its grid, and where values lie in it: {svg, X, Y}. `ranges` are those of x and y; the numbers of y
+   stand on the left, or on the right if names are to stand on the left. */
+function frame(width, height, box, [[x0, x1], [y0, y1]], { label, xLabel, zero, small, right }) {
+  const X = (x) => box.left + ((x - x0) / (x1 - x0)) * (box.right - box.left);
+  const Y = (y) => box.bottom - ((y - y0) / (y1 - y0)) * (box.bottom - box.top);
+  const svg = node("svg", { viewBox: `0 0 ${width} ${height}`, height, tabindex: 0, role: "img", "aria-label": label });
+  const side = right ? { x: box.right + 6, "text-anchor": "start" } : { x: box.left - 6, "text-anchor": "end" };
+  for (const y of ticks(y0, y1, small ? 4 : 5)) {
+    svg.append(node("line", { class: "axis", x1: box.left, x2: box.right, y1: Y(y), y2: Y(y) }));
+    svg.append(node("text", { ...side, y: Y(y) + 4 }, String(y).replace("-", "\u2212")));
+  }
+  for (const x of ticks(x0, x1, small || width < 400 ? 4 : 6))
+    svg.append(node("text", { x: X(x), y: box.bottom + 16, "text-anchor": "middle" }, String(x)));
+  if (zero) svg.append(node("line", { class: "zero", x1: box.left, x2: box.right, y1: Y(0), y2: Y(0) }));
+  if (xLabel) svg.append(node("text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" }, xLabel));
+  return { svg, X, Y };
+}
+
+/* Write a heading into an empty `figure`, and return what is read out below its chart. */
+function captioned(figure, title) {
+  const output = document.createElement("output"), heading = document.createElement("h4");
+  output.setAttribute("aria-live", "polite");
+  heading.textContent = title;
+  figure.replaceChildren(heading);
+  return output;
+}
+
+/* Return the index of the place [x, y] nearest to the pointer, heights counting `weight` times as much. */
+function nearest(svg, event, places, weight) {
+  const shown = svg.getBoundingClientRect(), scale = svg.viewBox.baseVal.width / shown.width;
+  const [x, y] = [(event.clientX - shown.left) * scale, (event.clientY - shown.top) * scale];
+  const far = places.map(([a, b]) => Math.hypot(a - x, (b - y) * weight));
+  return far.indexOf(Math.min(...far));
+}
+
+function bandPoints(points, X, Y) {
+  const at = (x, y) => `${X(x).toFixed(1)},${Y(y).toFixed(1)}`;
+  return [...points.map((p) => at(p.x, p.high)), ...points.map((p) => at(p.x, p.low)).reverse()].join(" ");
+}
+
+/* Draw anew whenever the section has another width. */
+function onWidth(section, draw) {
+  let width = 0;
+  new ResizeObserver(() => { if (section.clientWidth !== width) { width = section.clientWidth; draw(); } }).observe(section);
+}
+
 /* Draw points {x, y, low, high, text} in order, with stock markers {x, y, side, text}, into `figure`. The chart is one
    stop of the Tab key; arrow keys walk through its points, and what they say is read out and shown below. */
 function chart(figure, { title, points, stock = [], xLabel, yLabel, zero, best, named, small }) {
   const shown = points.filter((p) => p.y != null), markers = stock.filter((p) => p.x != null && p.y != null);
-  const output = document.createElement("output");
-  output.setAttribute("aria-live", "polite");
-  const heading = document.createElement("h4");
-  heading.textContent = title;
-  figure.replaceChildren(heading);
+  const output = captioned(figure, title);
   if (!shown.length) {
     output.textContent = "The score at λ = 1 is 0: there is no percentage of it.";
     figure.append(output);
@@ -63,36 +105,24 @@ function chart(figure, { title, points, stock = [], xLabel, yLabel, zero, best, 
   const box = { left: 46, right: width - 14, top: 12, bottom: height - (xLabel ? 40 : 24) };
   const [x0, x1] = range([...all.map((p) => p.x), ...(named ? shown.flatMap((p) => [p.xLow ?? p.x, p.xHigh ?? p.x]) : [0, 1])], 0.05);
   const [y0, y1] = range([...all.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]), ...(zero ? [0] : [])], 0.08);
-  const X = (x) => box.left + ((x - x0) / (x1 - x0)) * (box.right - box.left);
-  const Y = (y) => box.bottom - ((y - y0) / (y1 - y0)) * (box.bottom - box.top);
   const rest = best == null ? "" : points[best].text;
-  const svg = node("svg", {
-    viewBox: `0 0 ${width} ${height}`, height, tabindex: 0, role: "img",
-    "aria-label": `${title}. Line chart of ${yLabel} over ${named ? xLabel : "λ"}, ${shown.length} points. ${rest} ` +
+  const { svg, X, Y } = frame(width, height, box, [[x0, x1], [y0, y1]], {
+    xLabel, zero, small,
+    label: `${title}. Line chart of ${yLabel} over ${named ? xLabel : "λ"}, ${shown.length} points. ${rest} ` +
       "Arrow keys walk through the points; a table has all values.",
   });
-  for (const y of ticks(y0, y1, small ? 4 : 5)) {
-    svg.append(node("line", { class: "axis", x1: box.left, x2: box.right, y1: Y(y), y2: Y(y) }));
-    svg.append(node("text", { x: box.left - 6, y: Y(y) + 4, "text-anchor": "end" }, String(y).replace("-", "\u2212")));
-  }
-  for (const x of ticks(x0, x1, small || width < 400 ? 4 : 6))
-    svg.append(node("text", { x: X(x), y: box.bottom + 16, "text-anchor": "middle" }, String(x)));
-  if (zero) svg.append(node("line", { class: "zero", x1: box.left, x2: box.right, y1: Y(0), y2: Y(0) }));
-  if (xLabel) svg.append(node("text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" }, xLabel));
   const at = (p) => `${X(p.x).toFixed(1)},${Y(p.y).toFixed(1)}`;
   if (named)
     for (const p of shown.filter((p) => p.low != null && p.xLow != null)) {
       svg.append(node("line", { class: "bar", x1: X(p.x), x2: X(p.x), y1: Y(p.low), y2: Y(p.high) }));
       svg.append(node("line", { class: "bar", x1: X(p.xLow), x2: X(p.xHigh), y1: Y(p.y), y2: Y(p.y) }));
     }
-  else if (shown.every((p) => p.low != null)) {
-    const edge = [...shown.map((p) => at({ x: p.x, y: p.high })), ...shown.map((p) => at({ x: p.x, y: p.low })).reverse()];
-    svg.append(node("polygon", { class: "band", points: edge.join(" ") }));
-  }
+  else if (shown.every((p) => p.low != null))
+    svg.append(node("polygon", { class: "band", points: bandPoints(shown, X, Y) }));
   svg.append(node("polyline", { class: "curve", points: shown.map(at).join(" ") }));
   shown.forEach((p) => {
     const chosen = p === points[best];
-    svg.append(node("circle", { class: chosen ? "best" : "point", cx: X(p.x), cy: Y(p.y), r: chosen ? 5 : 3.5 }));
+    svg.append(node("circle", { class: chosen ? "best" : p.hollow ? "point hollow" : "point", cx: X(p.x), cy: Y(p.y), r: chosen ? 5 : 3.5 }));
   });
   const name = namer(svg, all.map((p) => [X(p.x), Y(p.y)]), box.left, width);
   for (const p of markers) {
@@ -122,10 +152,7 @@ function chart(figure, { title, points, stock = [], xLabel, yLabel, zero, best, 
     show(to);
   });
   svg.addEventListener("pointermove", (event) => {
-    const frame = svg.getBoundingClientRect(), scale = width / frame.width;
-    const [x, y] = [(event.clientX - frame.left) * scale, (event.clientY - frame.top) * scale];
-    const far = all.map((p) => Math.hypot(X(p.x) - x, (Y(p.y) - y) * (named ? 1 : 0.15)));
-    show(far.indexOf(Math.min(...far)));
+    show(nearest(svg, event, all.map((p) => [X(p.x), Y(p.y)]), named ? 1 : 0.15));
   });
   svg.addEventListener("pointerleave", () => show(-1));
   svg.addEventListener("blur", () => show(-1));
@@ -189,8 +216,13 @@ function drawTradeoff(section, pair) {
     x: across.values[i], y: up.values[i], low: up.low[i], high: up.high[i], xLow: across.low[i], xHigh: across.high[i],
     text: across.values[i] == null || up.values[i] == null ? "" : `${name}: ${up.label} ${plain(up.values[i])}, ${across.label} ${plain(across.values[i])}`,
   });
+  const known = pair.undominated.length > 0;
+  const lamPoint = (x, i) => {
+    const hollow = known && !pair.undominated.includes(x), made = point(`λ = ${lam(x)}`, i);
+    return { ...made, lam: x, hollow, text: made.text + (hollow && made.text ? "; surely dominated" : "") };
+  };
   chart(figure, {
-    points: pair.lams.map((x, i) => ({ ...point(`λ = ${lam(x)}`, i), lam: x })), named: true,
+    points: pair.lams.map(lamPoint), named: true,
     stock: pair.baselines.map((side, i) => ({ ...point(`stock ${side}`, pair.lams.length + i), side })),
     title: `${up.label} over ${across.label}`, xLabel: `instruction following: ${across.label}`, yLabel: `in-context learning: ${up.label}`,
   });
@@ -200,6 +232,5 @@ for (const section of document.querySelectorAll("section[data-pair]")) {
   const pair = pairs[section.dataset.pair];
   const draw = () => { drawPanels(section, pair); drawScore(section, pair); drawTradeoff(section, pair); };
   section.querySelector("form").addEventListener("change", () => drawScore(section, pair));
-  let width = 0;
-  new ResizeObserver(() => { if (section.clientWidth !== width) { width = section.clientWidth; draw(); } }).observe(section);
+  onWidth(section, draw);
 }

@@ -1,0 +1,1 @@
+"""Many pairs in one report: their families and sizes, figures, and one table."""
