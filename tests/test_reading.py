@@ -16,6 +16,7 @@ from lm_eval_partial.reading import (
     parse_json,
     read_json,
     read_text,
+    read_yaml,
 )
 
 
@@ -97,3 +98,34 @@ def test_aliases_are_counted_as_what_they_stand_for():
 def test_what_is_read_can_be_written_again():
     kept = parse_json('{"weight_map": {}, "b": [NaN, null, 1]}', Index, "", "")
     assert json.dumps(kept) == '{"weight_map": {}, "b": [NaN, null, 1]}'
+
+
+def test_yaml_is_read_as_what_it_says(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("a: &x {name: one}\nb: *x\n")
+    assert read_yaml(file, dict[str, dict[str, str]], "") == {
+        "a": {"name": "one"},
+        "b": {"name": "one"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: {b: 1, b: 2}", "has the key b twice. Fix it."),
+        ("a: 1\na: 2", "has the key a twice. Fix it."),
+        ("- {a: [{c: 1, c: 2}]}", "has the key c twice. Fix it."),
+        ("", "the whole: input should be a valid dictionary, not None. Fix it."),
+        ("a: 2024-13-45", "is not YAML (month must be in 1..12). Fix it."),
+        ("[a]: 1", "the whole"),
+        ("{{}: 1}: 2", "is not YAML ("),
+        ("!!python/object/apply:os.system [ls]", "is not YAML ("),
+        ("a: 7", "a: input should be a valid string, not 7. Fix it."),
+    ],
+)
+def test_yaml_that_is_something_else_is_refused(tmp_path, text, words):
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_yaml(file, dict[str, str], "Fix it.")
+    assert words in str(error.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class End:
     lam: float
     value: float
     name: str
+    """As it is written, see `fitting`."""
     line: Line2D
     """The line itself, whose colour, dash and marker are shown beside the name."""
 
@@ -112,7 +114,7 @@ def name_ends(figure: Figure, panels: Sequence[tuple[Any, list[End]]], size: flo
 def _name(figure: Figure, axes: Any, end: End, place: float, size: float) -> None:
     """Write a name at a height of the axes, 0 to 1."""
     axes.annotate(
-        fitting(end.name),
+        end.name,
         (0, place),
         (-28, 0),
         xycoords="axes fraction",
@@ -167,10 +169,13 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return list(np.clip(fitted, low, max(low, most)) + gaps)
 
 
-def fitting(name: str, most: int = 34) -> str:
-    """Return a name for a figure: a long one without its middle."""
+def fitting(name: str, most: int) -> str:
+    """Return a name for a figure, at most `most` letters wide: a long one without its middle."""
     shown = terminal(name)
-    if len(shown) <= most:
+    # Chinese characters and pictures are as wide as two letters.
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in shown)
+    room = most if not wide else most * len(shown) // (len(shown) + wide)
+    if len(shown) <= room:
         return shown
-    end = most // 2 - 1  # where names of one study differ is as often the end as the start
-    return f"{shown[: most - end - 1]}…{shown[-end:]}"
+    end = (room - 1) // 2  # where names of one study differ is as often the end as the start
+    return f"{shown[: room - 1 - end]}…{shown[len(shown) - end :]}"

@@ -10,7 +10,7 @@ from scipy import stats
 from lm_eval_partial.results.intervals import LEVEL
 from lm_eval_partial.results.uncertainty import holm
 
-ALPHA = 1 - LEVEL
+ALPHA = round(1 - LEVEL, 9)
 """Level of each pair's test."""
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from lm_eval_partial import escape
 from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.report import figures, page
+from lm_eval_partial.report import drawing, figures, page
 from lm_eval_partial.report import write as report
 from lm_eval_partial.results.trajectory import Trajectory, trajectories
 from tests.browser import CHROMIUM, Browser
@@ -123,7 +123,7 @@ def test_a_title_is_as_wide_as_its_characters(name, tmp_path):
     for shown in (name, escape.terminal(name).replace("$", "0")):  # as wide
         trajectory = of(folder_of(tmp_path / str(len(widths)), {"t": shown}))
         figure = figures.percent_difference(trajectory)
-        with figures.style():
+        with drawing.style():
             figure.draw_without_rendering()
         title: Any = vars(figure.axes[0])["_left_title"]
         assert title.get_text() == escape.terminal(shown)

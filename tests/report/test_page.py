@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -170,6 +171,26 @@ def test_the_mouse_shows_the_nearest_value(browser):
     )
     browser.move(x + 3, y + 2)
     assert browser("document.querySelector('.panels output').textContent").startswith("λ = 0.75: ")
+
+
+@needs_browser
+def test_a_dominated_lambda_is_hollow_and_says_so(found, tmp_path):
+    file = tmp_path / "report.html"
+    shown = replace(found, undominated=(0.25, 0.5, 0.75, 1.0))
+    file.write_text(page.render([shown]), encoding="utf-8")
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(file)
+        kinds = browser(
+            "[...document.querySelectorAll('.tradeoff circle:not(.ring)')].map((c) =>"
+            " c.classList.contains('hollow'))"
+        )
+        assert kinds == [True, False, False, False, False]
+        browser("document.querySelector('.tradeoff svg').focus()")
+        said = []
+        for _ in range(2):
+            browser.press("ArrowRight")
+            said.append(browser("document.querySelector('.tradeoff output').textContent"))
+        assert said[0].endswith("; surely dominated") and "dominated" not in said[1]
 
 
 @needs_browser

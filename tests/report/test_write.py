@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,6 +22,7 @@ from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.report import figures, tables
 from lm_eval_partial.report import write as report
+from lm_eval_partial.report.drawing import COLOURS
 from lm_eval_partial.results.trajectory import trajectories
 from task_configs import utils
 from tests.result_folders import MACRO_F1, sweep, write
@@ -135,6 +137,29 @@ def test_the_tradeoff_names_the_ends_and_the_points_with_room(trajectory, tmp_pa
         write(tmp_path / str(lam), {"t": [1.0, float(lam > 0.6), 0.0], "ifeval": chat}, lam=lam)
     heap = trajectory_of(tmp_path)
     assert labels(figures.tradeoff(heap)) == ["λ = 0.00", "λ = 1.00"]
+
+
+def test_the_tradeoff_marks_what_is_surely_dominated(trajectory, tmp_path):
+    """λ = 0 is hollow, in the table too, and the caption says what that means."""
+    found = replace(trajectory, undominated=(0.25, 0.5, 0.75, 1.0))
+    axes = figures.tradeoff(found).axes[0]
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() for line in points] == ["white", *[COLOURS[0]] * 4]
+    assert axes.get_title("left") == figures.UNDOMINATED
+    table = tables.tradeoff(found)
+    assert table.head[-1] == "surely dominated"
+    assert [row.cells[-1] for row in table.rows] == ["yes", "no", "no", "no", "no"]
+    unknown = replace(trajectory, undominated=())
+    axes = figures.tradeoff(unknown).axes[0]
+    assert axes.get_title("left") == "" and tables.tradeoff(unknown).head[-1] == "ifeval"
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert {line.get_markerfacecolor() for line in points} == {COLOURS[0]}
+
+
+def test_the_report_says_what_surely_dominated_means(written, trajectory):
+    assert trajectory.undominated
+    for path in written[1:3]:
+        assert "A λ is surely dominated if another is surely better on both" in path.read_text()
 
 
 def test_where_no_judge_was_asked_the_report_says_what_stands_for_instruction_following(written):

@@ -234,3 +234,32 @@ def test_what_a_lam_loses_at_most(tmp_path):
         error = np.sqrt(lost + 1 - lost**2 / 1002) / 1002
         assert at_most == pytest.approx(100 * (lost / 1002 + 1.644854 * error))
     assert bound[2] == 0
+
+
+def test_what_no_lambda_surely_beats_on_both_axes(tmp_path):
+    """λ = 0 is far behind on both; 0.5 and 1 are each ahead on one."""
+    for lam, few, follow in ((0.0, 0.3, 0.2), (0.5, 0.9, 0.6), (1.0, 0.6, 0.9)):
+        tasks = {"few": answers(1, few, 300), "ifeval": answers(2, follow, 300)}
+        write(tmp_path / str(lam), tasks, lam=lam)
+    found = trajectory_of(tmp_path)
+    assert found.undominated == (0.5, 1.0)
+
+
+def test_of_a_perplexity_the_lower_is_not_dominated(tmp_path):
+    """Both axes are of λ = 0 the best: 10 is a better perplexity than 20."""
+    random = np.random.default_rng(0).random(50)
+    for lam, value, follow in ((0.0, 10.0, 0.9), (1.0, 20.0, 0.2)):
+        less: dict[str, Any] = {"metric": "ppl,none", "higher_is_better": False}
+        where = tmp_path / str(lam)
+        write(where, {"t": [value + 2 * lam * x for x in random]}, lam=lam, **less)
+        date = "2026-01-02T00-00-00.0"
+        write(where, {"ifeval": answers(2, follow, 300)}, lam=lam, date=date)
+    assert trajectory_of(tmp_path).undominated == (0.0,)
+
+
+def test_without_both_axes_or_an_interval_nothing_is_said_of_dominance(tmp_path):
+    for lam in (0.0, 1.0):
+        write(tmp_path / "one" / str(lam), {"t": [lam, 1.0, 0.0]}, lam=lam)
+        write(tmp_path / "few" / str(lam), {"t": [lam], "ifeval": [lam]}, lam=lam)
+    assert trajectory_of(tmp_path / "one").undominated == ()
+    assert trajectory_of(tmp_path / "few").undominated == ()

@@ -164,7 +164,7 @@ function bars(figure, { title, counts, grid }) {
 const together = document.getElementById("all-pairs");
 onWidth(together, () => {
   const host = together.querySelector(".families");
-  lines(together.querySelector(".all-lines"), { title: across.title, members: [...across.members], name: (m) => m.name, bands: false, tall: 360 });
+  lines(together.querySelector(".all-lines"), { title: across.title, members: [...across.members], name: (m) => m.name, bands: false, tall: together.clientWidth < 600 ? 360 : 460 });
   host.replaceChildren(...across.families.map(() => document.createElement("figure")));
   across.families.forEach(({ name, members }, i) =>
     lines(host.children[i], { title: name, members: members.map((j) => across.members[j]), name: (m) => m.shown, bands: true, tall: 200 }));

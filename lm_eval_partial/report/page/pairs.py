@@ -19,6 +19,8 @@ def section(found: Sequence[Member]) -> str:
     return f"""<section id="all-pairs" aria-labelledby="name-all">
 <h2 id="name-all">All pairs</h2>
 {notes}
+<p class="soft">Large markers: the best λ. Right and left arrow keys walk along a line, up and down
+from one line to the next.</p>
 <figure class="all-lines"></figure>
 <h3>By family</h3>
 <p class="soft">Bands: 95 % intervals. Scales differ from one family to another.</p>

@@ -104,9 +104,14 @@ def grid(found: Sequence[Member]) -> list[float]:
 
 
 def shown(member: Member, found: Sequence[Member]) -> str:
-    """Return what tells a pair from the others `found` of its family: its size, else its name."""
+    """Return what tells a pair from the others `found` of its family.
+
+    That is its size, else its name; nothing where the family's name is enough.
+    """
     sizes = [other.size for other in found]
-    return member.size if member.size and sizes.count(member.size) == 1 else member.name
+    if member.size and sizes.count(member.size) == 1:
+        return member.size
+    return member.name if len(found) > 1 else ""
 
 
 def family_and_size(names: Sequence[str], count: float | None = None) -> tuple[str, str]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lm_eval_partial.escape import terminal
 from lm_eval_partial.report import drawing
 from lm_eval_partial.report.drawing import End
 from lm_eval_partial.report.pairs.families import Member, best_lams, by_family, grid, shown
@@ -37,7 +36,7 @@ def overlay(members: Sequence[Member]) -> Figure:
             if curve is None:
                 continue
             lams += known
-            ends.append(_line(axes, member, curve, member.name, size=2.2))
+            ends.append(_line(axes, member, curve, drawing.fitting(member.name, 34), size=2.2))
             best = known.index(curve.best.lam)
             axes.plot(
                 known[best],
@@ -67,7 +66,7 @@ def families(members: Sequence[Member]) -> Figure:
         figure = Figure(figsize=(2.5 * columns + 0.5, height * rows + 0.3), layout="constrained")
         for index, (family, found) in enumerate(groups.items()):
             axes = figure.add_subplot(rows, columns, index + 1)
-            axes.set_title(drawing.fitting(family, 30))
+            axes.set_title(drawing.fitting(family, 24))
             _zero(axes)
             ends, lams = [], list[float]()
             for member in found:
@@ -76,7 +75,8 @@ def families(members: Sequence[Member]) -> Figure:
                     continue
                 lams += known
                 _band(axes, member, curve)
-                ends.append(_line(axes, member, curve, shown(member, found), size=3))
+                name = drawing.fitting(shown(member, found), 12)
+                ends.append(_line(axes, member, curve, name, size=3))
             drawing.lambda_axis(axes, lams)
             axes.margins(y=0.08)
             if index >= len(groups) - columns:  # no panel follows below
@@ -137,7 +137,7 @@ def _line(axes: Any, member: Member, curve: Curve, name: str, size: float) -> En
         markersize=size,
         linewidth=1.1,
     )
-    return End(lams[0], float(change[0]), terminal(name), line)
+    return End(lams[0], float(change[0]), name, line)
 
 
 def _band(axes: Any, member: Member, curve: Curve) -> None:

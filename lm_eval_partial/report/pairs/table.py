@@ -82,10 +82,8 @@ def table(members: Sequence[Member]) -> Table:
     """Return a row for each pair: scores at the ends and the best λ, gain, cost, and the test."""
     kinds = _kinds(members)
     _, adjusted = inside_of(members)
-    head = ["pair", "λ = 0", "λ = 1", "best λ", "at best λ", "gain on the other half"]
-    head.append("95 % interval")
-    for kind in kinds:
-        head += [f"{kind} at λ = 1", "at best λ"]
+    head = ["pair", "λ = 0", "λ = 1", "best λ", "at best λ", "gain on the other half (95 %)"]
+    head += [f"{kind}, λ = 1 → best" for kind in kinds]
     head += ["inside beats both ends", "p (Holm)"]
     rows = []
     for member in members:
@@ -111,13 +109,14 @@ def _cells(trajectory: Trajectory, kinds: Sequence[str], holm: float | None) -> 
     cells = [number(at(curve, trajectory, 0.0)), number(at(curve, trajectory, 1.0))]
     cells += [format_lam(lam) if lam is not None else "–", number(at(curve, trajectory, lam))]
     if best is None or best.honest_gain is None or best.interval is None:
-        cells += ["–", "–"]
+        cells.append("–")
     else:
         low, high = best.interval
-        cells += [f"{best.honest_gain:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+        cells.append(f"{best.honest_gain:+.2f} ({low:+.2f} to {high:+.2f})")
     for kind in kinds:
         cost = costs.get(kind)
-        cells += [number(at(cost, trajectory, 1.0)), number(at(cost, trajectory, lam))]
+        ends = (number(at(cost, trajectory, 1.0)), number(at(cost, trajectory, lam)))
+        cells.append(" → ".join(ends) if cost else "–")
     cells.append(inside(best) if best else "–")
     cells.append("–" if holm is None else f"{holm:.3f}" if holm >= 0.001 else "< .001")
     return cells
