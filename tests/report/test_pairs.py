@@ -19,7 +19,6 @@ from lm_eval_partial.report import drawing
 from lm_eval_partial.report import write as report
 from lm_eval_partial.report.pairs import figures, file, table
 from lm_eval_partial.report.pairs.families import Member, best_lams, grid, members
-from lm_eval_partial.results.across import count_inside
 from lm_eval_partial.results.trajectory import trajectories
 from tests.many_pairs import many, pair
 from tests.result_folders import write
@@ -205,17 +204,32 @@ def test_the_csv_has_the_same_numbers(eighteen):
         assert row["instruction_1"] == ""
 
 
+def with_p_values(found: list[Member], p_values: list[float]) -> list[Member]:
+    """Return pairs of which λ = 0.5 beats both ends with these p-values."""
+    changed = []
+    for member, p in zip(found, p_values, strict=True):
+        curve = member.trajectory.icl
+        assert curve is not None
+        tested = replace(curve, best=replace(curve.best, inside=(0.5, p)))
+        curves = member.trajectory.curves | {curve.node.name: tested}
+        changed.append(replace(member, trajectory=replace(member.trajectory, curves=curves)))
+    return changed
+
+
 def test_what_is_said_of_all_pairs(eighteen):
-    p_values = [m.trajectory.icl.best.inside[1] for m in eighteen if m.trajectory.icl]  # type: ignore[index]
-    counted = count_inside(p_values)
-    assert counted is not None and 0 < counted.after_holm < counted.count < 18
-    first, second = table.summary(eighteen)
-    assert first.startswith(f"In {counted.count} of 18 pairs some λ strictly between 0 and 1 beats")
-    assert "tested at a level of 5 %" in first and "up to 0.9 would be found by chance" in first
-    assert first.endswith(f"all 18 tests it is so in {counted.after_holm}.")
-    low, high = (100 * end for end in counted.interval)
-    assert f"95 % interval {low:.0f} to {high:.0f} % (Clopper–Pearson)" in second
+    """Of eleven p-values below .05, seven are so after correction: 18 × .0005, but 11 × .03."""
+    found = with_p_values(eighteen, [0.0005] * 7 + [0.03] * 4 + [0.5] * 7)
+    first, second = table.summary(found)
+    assert first == (
+        "In 11 of 18 pairs some λ strictly between 0 and 1 beats both ends, each pair tested at a"
+        " level of 5 %. If it were so in none, up to 0.9 would be found by chance. With Holm's"
+        " correction for all 18 tests it is so in 7."
+    )
+    assert second.startswith("The share is 61 %, 95 % interval 36 to 83 % (Clopper–Pearson).")
     assert "independent" in second and "family" in second
+    cells = [row.cells[-2:] for row in table.table(found).rows]
+    assert cells[0] == ["λ = 0.50, p < .001", "0.009"]
+    assert cells[7] == ["λ = 0.50, p = 0.030", "0.330"] and cells[17][1] == "1.000"
 
 
 def test_pairs_that_cannot_be_tested_are_counted_apart(tmp_path):

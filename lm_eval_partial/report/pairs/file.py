@@ -80,6 +80,6 @@ def check(labels: Mapping[str, Label], names: Sequence[str], path: Path) -> None
         raise UserError(
             f"{path}: no pair is called {listing(unknown)}. The folders have: {listing(names, 20)}."
         )
-    shown = Counter(labels.get(name, {}).get("name", name) for name in names)
+    shown = Counter(labels.get(name, Label()).get("name", name) for name in names)
     if twice := [name for name, count in shown.items() if count > 1]:
         raise UserError(f"{path}: two pairs are called {listing(twice)}. Give each another name.")
