@@ -13,6 +13,7 @@ from lm_eval_partial.report.pairs.families import (
     parameters,
     shown,
 )
+from lm_eval_partial.report.pairs.file import Label
 
 
 @pytest.mark.parametrize(
@@ -87,8 +88,8 @@ def test_within_a_family_the_marker_tells_the_size(eighteen):
 
 def test_what_the_user_says_comes_first(eighteen):
     trajectories = [member.trajectory for member in eighteen[:3]]
-    labels = {trajectories[0].name: {"name": "first", "family": "mine", "size": "1B"}}
-    found = {member.name: member for member in members(trajectories, labels)}  # type: ignore[arg-type]
+    labels = {trajectories[0].name: Label("first", "mine", "1B")}
+    found = {member.name: member for member in members(trajectories, labels)}
     assert (found["first"].family, found["first"].size) == ("mine", "1B")
     assert found[trajectories[1].name].family == "Llama 2"
 

@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from lm_eval_partial.report import drawing
 from lm_eval_partial.report import write as report
 from lm_eval_partial.report.pairs import figures, file, table
 from lm_eval_partial.report.pairs.families import Member, best_lams, grid, members
+from lm_eval_partial.report.pairs.file import Label
 from lm_eval_partial.results.trajectory import trajectories
 from tests.many_pairs import many, pair
 from tests.result_folders import write
@@ -99,7 +101,8 @@ def test_long_names_leave_panels_their_room(eighteen):
 
 def test_a_line_is_of_its_family_and_size_and_its_best_is_marked(eighteen):
     figure = figures.overlay(eighteen)
-    drawn = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 5]
+    lines: list[Any] = list(figure.axes[0].lines)
+    drawn = [line for line in lines if len(line.get_xdata()) == 5]
     assert len(drawn) == 18
     for member, line in zip(eighteen, drawn, strict=True):
         curve = member.trajectory.icl
@@ -107,14 +110,16 @@ def test_a_line_is_of_its_family_and_size_and_its_best_is_marked(eighteen):
         assert line.get_ydata() == pytest.approx(curve.change[:5])
         assert line.get_color() == drawing.COLOURS[member.colour]
         assert line.get_marker() == drawing.MARKERS[member.marker]
-    best = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    best = [line for line in lines if len(line.get_xdata()) == 1]
     lams = [member.trajectory.icl.best.lam for member in eighteen if member.trajectory.icl]
     assert [line.get_xdata()[0] for line in best] == lams
 
 
 def test_the_histogram_counts_the_best_of_every_pair(eighteen):
-    axes = figures.best_lambda(eighteen).axes[0]
-    bars = {round(bar.get_x() + bar.get_width() / 2, 6): bar for bar in axes.patches}
+    axes: Any = figures.best_lambda(eighteen).axes[0]
+    bars: dict[float, Any] = {
+        round(bar.get_x() + bar.get_width() / 2, 6): bar for bar in axes.patches
+    }
     counts = best_lams(eighteen)
     assert {lam: bar.get_height() for lam, bar in bars.items()} == {
         lam: len(names) for lam, names in counts.items()
@@ -300,12 +305,12 @@ def labels(tmp_path: Path, text: str, folders: list[Path]):
 def test_a_pair_is_given_by_its_folder_or_its_name(two, tmp_path):
     text = f"{two[0]}:\n  name: First\nllama-2-13b-hf: {{family: Mine, size: 13B}}\n"
     assert labels(tmp_path, text, two) == {
-        "llama-2-7b-hf": {"name": "First"},
-        "llama-2-13b-hf": {"family": "Mine", "size": "13B"},
+        "llama-2-7b-hf": Label("First"),
+        "llama-2-13b-hf": Label(family="Mine", size="13B"),
     }
     text = '"llama-2-7b-hf: B → I (bfloat16, instruct ids)": {size: 7B}'
     assert labels(tmp_path, text, two) == {
-        "llama-2-7b-hf: B → I (bfloat16, instruct ids)": {"size": "7B"}
+        "llama-2-7b-hf: B → I (bfloat16, instruct ids)": Label(size="7B")
     }
 
 
@@ -337,11 +342,11 @@ def test_a_pair_given_twice_is_refused(two, tmp_path):
 
 def test_names_that_are_of_no_pair_or_of_two_are_refused():
     names, path = ["a", "b"], Path("pairs.yaml")
-    file.check({"a": {"name": "b2"}}, names, path)
+    file.check({"a": Label("b2")}, names, path)
     with pytest.raises(UserError, match=r"no pair is called a: x. The folders have: a, b\."):
-        file.check({"a: x": {"size": "7B"}}, names, path)
+        file.check({"a: x": Label(size="7B")}, names, path)
     with pytest.raises(UserError, match=r"two pairs are called b\. Give each another name"):
-        file.check({"a": {"name": "b"}}, names, path)
+        file.check({"a": Label("b")}, names, path)
 
 
 # The command --------------------------------------------------------------------------------------

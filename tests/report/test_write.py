@@ -139,20 +139,24 @@ def test_the_tradeoff_names_the_ends_and_the_points_with_room(trajectory, tmp_pa
     assert labels(figures.tradeoff(heap)) == ["λ = 0.00", "λ = 1.00"]
 
 
-def test_the_tradeoff_marks_what_is_surely_dominated(trajectory, tmp_path):
-    """λ = 0 is hollow, in the table too, and the caption says what that means."""
+def test_the_tradeoff_marks_what_is_surely_dominated(trajectory):
+    """λ = 0 is hollow, in the table too, and the title says what that means."""
     found = replace(trajectory, undominated=(0.25, 0.5, 0.75, 1.0))
-    axes = figures.tradeoff(found).axes[0]
-    points = [line for line in axes.lines if line.get_marker() == "o"]
+    figure, table = figures.tradeoff(found), tables.tradeoff(found)
+    assert figure is not None and table is not None
+    points = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [line.get_markerfacecolor() for line in points] == ["white", *[COLOURS[0]] * 4]
-    assert axes.get_title("left") == figures.UNDOMINATED
-    table = tables.tradeoff(found)
+    assert figure.axes[0].get_title("left") == figures.UNDOMINATED
     assert table.head[-1] == "surely dominated"
     assert [row.cells[-1] for row in table.rows] == ["yes", "no", "no", "no", "no"]
+
+
+def test_where_dominance_is_not_known_nothing_is_marked(trajectory):
     unknown = replace(trajectory, undominated=())
-    axes = figures.tradeoff(unknown).axes[0]
-    assert axes.get_title("left") == "" and tables.tradeoff(unknown).head[-1] == "ifeval"
-    points = [line for line in axes.lines if line.get_marker() == "o"]
+    figure, table = figures.tradeoff(unknown), tables.tradeoff(unknown)
+    assert figure is not None and table is not None
+    assert figure.axes[0].get_title("left") == "" and table.head[-1] == "ifeval"
+    points = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert {line.get_markerfacecolor() for line in points} == {COLOURS[0]}
 
 

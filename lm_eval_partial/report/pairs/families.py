@@ -62,13 +62,13 @@ def members(
     """
     found, spelled = [], dict[str, str]()
     for trajectory in trajectories:
-        label = (labels or {}).get(trajectory.name, {})
+        label = (labels or {}).get(trajectory.name, Label())
         names = [trajectory.base, trajectory.instruct, trajectory.name]
         family, size = family_and_size(names, trajectory.settings.get("parameters"))
-        trajectory = replace(trajectory, name=label.get("name", trajectory.name))
-        family = label.get("family", family)
+        trajectory = replace(trajectory, name=label.name or trajectory.name)
+        family = label.family or family
         family = spelled.setdefault(family.casefold(), family)  # llama-2 beside Llama-2
-        found.append(Member(trajectory, family, label.get("size", size)))
+        found.append(Member(trajectory, family, size if label.size is None else label.size))
     families = list(spelled.values())
     found.sort(key=lambda member: (families.index(member.family), parameters(member.size)))
     drawn = []

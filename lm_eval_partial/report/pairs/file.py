@@ -13,22 +13,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lm_eval_partial.errors import UserError, listing, nearest
-from lm_eval_partial.reading import Shape, check_shape, read_yaml
+from lm_eval_partial.reading import check_shape, read_yaml
 
 KEYS = ("name", "family", "size")
 HINT = "Give a line `PAIR: {name: TEXT, family: TEXT, size: TEXT}` for each pair."
 
 
-class Label(Shape, total=False):
-    """What a pair is called."""
+@dataclass(frozen=True)
+class Label:
+    """What the user calls a pair; None where names are to say it."""
 
-    name: str
-    family: str
-    size: str
+    name: str | None = None
+    family: str | None = None
+    size: str | None = None
 
 
 def read(path: Path, folders: Sequence[Path]) -> dict[str, Label]:
@@ -61,7 +63,7 @@ def read(path: Path, folders: Sequence[Path]) -> dict[str, Label]:
             )
         if name in labels:
             raise UserError(f"{path} has {name} twice: by its folder, and by its name. Keep one.")
-        labels[name] = check_shape(given, Label, f"{path}: {pair}", HINT)
+        labels[name] = Label(**check_shape(given, dict[str, str], f"{path}: {pair}", HINT))
     return labels
 
 
@@ -80,6 +82,6 @@ def check(labels: Mapping[str, Label], names: Sequence[str], path: Path) -> None
         raise UserError(
             f"{path}: no pair is called {listing(unknown)}. The folders have: {listing(names, 20)}."
         )
-    shown = Counter(labels.get(name, Label()).get("name", name) for name in names)
+    shown = Counter(labels.get(name, Label()).name or name for name in names)
     if twice := [name for name, count in shown.items() if count > 1]:
         raise UserError(f"{path}: two pairs are called {listing(twice)}. Give each another name.")
