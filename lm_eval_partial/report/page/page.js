@@ -79,6 +79,13 @@ function nearest(svg, event, places, weight) {
   return far.indexOf(Math.min(...far));
 }
 
+/* Return the index that a key leads to among `count`, -1 for none of them, null if the key leads nowhere. */
+function stepped(key, current, count) {
+  const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[key];
+  if (step) return current < 0 ? (step > 0 ? 0 : count - 1) : (current + step + count) % count;
+  return { Home: 0, End: count - 1, Escape: -1 }[key] ?? null;
+}
+
 function bandPoints(points, X, Y) {
   const at = (x, y) => `${X(x).toFixed(1)},${Y(y).toFixed(1)}`;
   return [...points.map((p) => at(p.x, p.high)), ...points.map((p) => at(p.x, p.low)).reverse()].join(" ");
@@ -144,9 +151,7 @@ function chart(figure, { title, points, stock = [], xLabel, yLabel, zero, best, 
     output.textContent = p ? p.text : rest;
   }
   svg.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
-    const to = step ? (current < 0 ? (step > 0 ? 0 : all.length - 1) : (current + step + all.length) % all.length)
-      : { Home: 0, End: all.length - 1, Escape: -1 }[event.key];
+    const to = stepped(event.key, current, all.length);
     if (to == null) return;
     event.preventDefault();
     show(to);

@@ -1,26 +1,41 @@
 /* Charts of many pairs together; `page.js` stands before this and has the helpers. */
 const across = JSON.parse(document.getElementById("across").textContent);
 const DASH = ["", "7 2.5", "1.5 2.5", "7 2.5 1.5 2.5"];
-const star = [...Array(10).keys()].map((i) => [Math.sin(i * 0.2 * Math.PI), -Math.cos(i * 0.2 * Math.PI)].map((v) => v * (i % 2 ? 0.5 : 1.2)));
-const cross = [[-0.4, -1], [0.4, -1], [0.4, -0.4], [1, -0.4], [1, 0.4], [0.4, 0.4], [0.4, 1], [-0.4, 1], [-0.4, 0.4], [-1, 0.4], [-1, -0.4], [-0.4, -0.4]];
+const star = [...Array(10).keys()].map((i) => {
+  const r = i % 2 ? 0.5 : 1.2, angle = i * 0.2 * Math.PI;
+  return [r * Math.sin(angle), -r * Math.cos(angle)];
+});
+const cross = [
+  [-0.4, -1], [0.4, -1], [0.4, -0.4], [1, -0.4], [1, 0.4], [0.4, 0.4], [0.4, 1], [-0.4, 1], [-0.4, 0.4], [-1, 0.4], [-1, -0.4], [-0.4, -0.4],
+];
+/* Circle, square, triangle, diamond, triangle down, cross, the cross turned, and star: as the markers of the figures. */
 const SHAPES = [
-  null, [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]], [[0, -1.1], [1.1, 0.9], [-1.1, 0.9]], [[0, -1.2], [1.2, 0], [0, 1.2], [-1.2, 0]],
-  [[0, 1.1], [1.1, -0.9], [-1.1, -0.9]], cross, cross.map(([x, y]) => [0.71 * (x - y), 0.71 * (x + y)]), star,
+  null,
+  [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]],
+  [[0, -1.1], [1.1, 0.9], [-1.1, 0.9]],
+  [[0, -1.2], [1.2, 0], [0, 1.2], [-1.2, 0]],
+  [[0, 1.1], [1.1, -0.9], [-1.1, -0.9]],
+  cross,
+  cross.map(([x, y]) => [0.71 * (x - y), 0.71 * (x + y)]),
+  star,
 ];
 const GAP = 15;  // pixels from one name to the next
+const FONT = "12px system-ui, sans-serif";
 const ruler = document.createElement("canvas").getContext("2d");
 
 function mark(number, x, y, r) {
   if (!SHAPES[number]) return node("circle", { class: "point", cx: x, cy: y, r });
-  return node("polygon", { class: "point", points: SHAPES[number].map(([a, b]) => `${(x + r * a).toFixed(1)},${(y + r * b).toFixed(1)}`).join(" ") });
+  const corners = SHAPES[number].map(([a, b]) => `${(x + r * a).toFixed(1)},${(y + r * b).toFixed(1)}`);
+  return node("polygon", { class: "point", points: corners.join(" ") });
 }
 
 /* Return a name that is at most `width` pixels wide, without its middle if it is too long. */
 function fitting(name, width) {
-  ruler.font = "12px system-ui, sans-serif";
+  ruler.font = FONT;
+  const letters = [...name];
   let shown = name;
-  for (let left = name.length - 1; ruler.measureText(shown).width > width && left > 2; left--)
-    shown = `${name.slice(0, Math.ceil(left / 2))}…${name.slice(-Math.floor(left / 2))}`;
+  for (let left = letters.length - 1; ruler.measureText(shown).width > width && left > 2; left--)
+    shown = [...letters.slice(0, Math.ceil(left / 2)), "…", ...letters.slice(-Math.floor(left / 2))].join("");
   return shown;
 }
 
@@ -41,8 +56,77 @@ function spread(wanted, gap, low, high) {
   return found.map((place, i) => place + gap * i);
 }
 
+/* Return a group with a pair's line, its band if it is to have one, and its name at the height `place`, left of the plot. */
+function pairLine(m, { X, Y, box, column, place, name, banded }) {
+  const group = node("g", { class: `line c${m.colour}` }), line = { class: "curve", "stroke-dasharray": DASH[m.dash] };
+  const points = m.lams.map((x, i) => ({ x, y: m.change[i], low: m.low[i], high: m.high[i] }));
+  if (banded) group.append(node("polygon", { class: "band", points: bandPoints(points, X, Y) }));
+  group.append(node("polyline", { ...line, points: points.map((p) => `${X(p.x).toFixed(1)},${Y(p.y).toFixed(1)}`).join(" ") }));
+  points.forEach((p, i) => group.append(mark(m.marker, X(p.x), Y(p.y), i === m.best ? 5.5 : 2.6)));
+  group.append(
+    node("line", { class: "leader", x1: box.left, y1: place, x2: X(points[0].x), y2: Y(points[0].y) }),
+    node("line", { ...line, x1: column + 8, x2: box.left, y1: place, y2: place }),
+    mark(m.marker, column + 25, place, 4),
+    node("text", { class: "name", x: column + 2, y: place + 4, "text-anchor": "end" }, fitting(name, column)),
+  );
+  return group;
+}
+
+/* Return where a key leads from {row, at}, the point `at` of a line; null if it leads nowhere. Left and right walk along a
+   line, up and down from one to the next, to the point of the nearest λ. */
+function walked(key, { row, at }, drawn) {
+  const along = { ArrowRight: 1, ArrowLeft: -1 }[key], aside = { ArrowDown: 1, ArrowUp: -1 }[key];
+  if (key === "Escape") return { row: -1, at: 0 };
+  if (!along && !aside && key !== "Home" && key !== "End") return null;
+  const last = (to) => drawn[to].lams.length - 1;
+  if (row < 0) {
+    const first = aside === -1 ? drawn.length - 1 : 0;
+    return { row: first, at: along === -1 || key === "End" ? last(first) : 0 };
+  }
+  if (along) return { row, at: (at + along + last(row) + 1) % (last(row) + 1) };
+  if (!aside) return { row, at: key === "Home" ? 0 : last(row) };
+  const next = (row + aside + drawn.length) % drawn.length, far = drawn[next].lams.map((x) => Math.abs(x - drawn[row].lams[at]));
+  return { row: next, at: far.indexOf(Math.min(...far)) };
+}
+
+/* Let mouse and keys choose a point of the `drawn` lines, which is ringed, told in `output`, and its line brought out. */
+function choose(svg, output, drawn, groups, { X, Y, box, names }) {
+  const ring = node("circle", { class: "ring", r: 8, visibility: "hidden" });
+  svg.append(ring);
+  let chosen;
+  function show(to) {
+    chosen = to;
+    const m = drawn[to.row];
+    groups.forEach((group, i) => group.classList.toggle("dim", Boolean(m) && i !== to.row));
+    ring.setAttribute("visibility", m ? "visible" : "hidden");
+    output.textContent = "";
+    if (!m) return;
+    const [x, y] = [m.lams[to.at], m.change[to.at]], best = to.at === m.best ? " (best λ)" : "";
+    ring.setAttribute("cx", X(x));
+    ring.setAttribute("cy", Y(y));
+    output.textContent = `${m.name}, λ = ${lam(x)}${best}: ${percent(y)}${span({ low: m.low[to.at], high: m.high[to.at] }, percent)}`;
+  }
+  const none = () => show({ row: -1, at: 0 });
+  svg.addEventListener("keydown", (event) => {
+    const to = walked(event.key, chosen, drawn);
+    if (!to) return;
+    event.preventDefault();
+    show(to);
+  });
+  const points = drawn.flatMap((m, row) => m.lams.map((x, at) => ({ row, at, place: [X(x), Y(m.change[at])] })));
+  svg.addEventListener("pointermove", (event) => {
+    const shown = svg.getBoundingClientRect(), x = ((event.clientX - shown.left) * svg.viewBox.baseVal.width) / shown.width;
+    const beside = drawn.map((m, row) => ({ row, at: m.best, place: [x, names[row]] }));  // a name stands for its line
+    const all = x < box.left ? beside : points;
+    show(all[nearest(svg, event, all.map((p) => p.place), 1)]);
+  });
+  svg.addEventListener("pointerleave", none);
+  svg.addEventListener("blur", none);
+  none();
+}
+
 /* Draw the lines of several pairs into `figure`, each named where it begins, with its 95 % band if `bands`. The chart is one
-   stop of the Tab key; left and right walk along a line, up and down from line to line; what they say is read out. */
+   stop of the Tab key. */
 function lines(figure, { title, members, name, bands, tall }) {
   const output = captioned(figure, title);
   const drawn = members.filter((m) => m.change.length && m.change.every((y) => y != null));
@@ -51,9 +135,10 @@ function lines(figure, { title, members, name, bands, tall }) {
     figure.append(output);
     return;
   }
-  const banded = (m) => bands && m.low.every((y) => y != null) && m.high.every((y) => y != null);
+  drawn.sort((one, two) => two.change[0] - one.change[0]);
+  const banded = (m) => bands && [...m.low, ...m.high].every((y) => y != null);
   const width = Math.max(220, figure.clientWidth), height = Math.max(tall, GAP * drawn.length + 60);
-  ruler.font = "12px system-ui, sans-serif";
+  ruler.font = FONT;
   const column = Math.min(0.36 * width, 4 + Math.max(...drawn.map((m) => ruler.measureText(name(m)).width)));
   const box = { left: column + 42, right: width - 40, top: 12, bottom: height - 40 };
   const xs = range([0, 1, ...drawn.flatMap((m) => m.lams)], 0.05);
@@ -63,60 +148,10 @@ function lines(figure, { title, members, name, bands, tall }) {
     label: `${title}. Line chart of percent difference from λ = 1 over λ, ${drawn.length} lines. Left and right arrow keys walk ` +
       "along a line, up and down from one to the next; tables have all values.",
   });
-  drawn.sort((one, two) => two.change[0] - one.change[0]);
   const names = spread(drawn.map((m) => Y(m.change[0])), GAP, box.top, box.bottom);
-  const groups = drawn.map((m, i) => {
-    const group = node("g", { class: `line c${m.colour}` }), [x0, y0] = [X(m.lams[0]), Y(m.change[0])];
-    const line = { class: "curve", "stroke-dasharray": DASH[m.dash] };
-    if (banded(m)) {
-      const points = m.lams.map((x, j) => ({ x, low: m.low[j], high: m.high[j] }));
-      group.append(node("polygon", { class: "band", points: bandPoints(points, X, Y) }));
-    }
-    group.append(node("polyline", { ...line, points: m.lams.map((x, j) => `${X(x).toFixed(1)},${Y(m.change[j]).toFixed(1)}`).join(" ") }));
-    m.lams.forEach((x, j) => group.append(mark(m.marker, X(x), Y(m.change[j]), j === m.best ? 5.5 : 2.6)));
-    group.append(node("line", { class: "leader", x1: box.left, y1: names[i], x2: x0, y2: y0 }));
-    group.append(node("line", { ...line, x1: column + 8, x2: box.left, y1: names[i], y2: names[i] }));
-    group.append(mark(m.marker, column + 25, names[i], 4));
-    group.append(node("text", { class: "name", x: column + 2, y: names[i] + 4, "text-anchor": "end" }, fitting(name(m), column)));
-    svg.append(group);
-    return group;
-  });
-  const ring = node("circle", { class: "ring", r: 8, visibility: "hidden" });
-  svg.append(ring);
-  let row = -1, at = 0;
-  function show(to, place) {
-    [row, at] = [to, place];
-    const m = drawn[row];
-    groups.forEach((group, i) => group.classList.toggle("dim", row >= 0 && i !== row));
-    ring.setAttribute("visibility", m ? "visible" : "hidden");
-    output.textContent = "";
-    if (!m) return;
-    const interval = span({ low: m.low[at], high: m.high[at] }, percent), best = at === m.best ? " (best λ)" : "";
-    ring.setAttribute("cx", X(m.lams[at]));
-    ring.setAttribute("cy", Y(m.change[at]));
-    output.textContent = `${m.name}, λ = ${lam(m.lams[at])}${best}: ${percent(m.change[at])}${interval}`;
-  }
-  svg.addEventListener("keydown", (event) => {
-    const along = { ArrowRight: 1, ArrowLeft: -1 }[event.key], across = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!along && !across && !["Home", "End", "Escape"].includes(event.key)) return;
-    event.preventDefault();
-    if (event.key === "Escape") return show(-1, 0);
-    if (row < 0) return show(across === -1 ? drawn.length - 1 : 0, along === -1 || event.key === "End" ? drawn[0].lams.length - 1 : 0);
-    const count = drawn[row].lams.length;
-    if (along) return show(row, (at + along + count) % count);
-    if (!across) return show(row, event.key === "Home" ? 0 : count - 1);
-    const next = (row + across + drawn.length) % drawn.length, far = drawn[next].lams.map((x) => Math.abs(x - drawn[row].lams[at]));
-    show(next, far.indexOf(Math.min(...far)));
-  });
-  const places = drawn.flatMap((m, i) => m.lams.map((x, j) => ({ i, j, at: [X(x), Y(m.change[j])] })));
-  svg.addEventListener("pointermove", (event) => {
-    const x = (event.clientX - svg.getBoundingClientRect().left) * (width / svg.getBoundingClientRect().width);
-    const named = drawn.map((m, i) => ({ i, j: m.best, at: [x, names[i]] }));  // a name stands for its line
-    const all = x < box.left ? named : places, found = all[nearest(svg, event, all.map((p) => p.at), 1)];
-    show(found.i, found.j);
-  });
-  svg.addEventListener("pointerleave", () => show(-1, 0));
-  svg.addEventListener("blur", () => show(-1, 0));
+  const groups = drawn.map((m, i) => pairLine(m, { X, Y, box, column, place: names[i], name: name(m), banded: banded(m) }));
+  svg.append(...groups);
+  choose(svg, output, drawn, groups, { X, Y, box, names });
   figure.append(svg, output);
 }
 
@@ -132,12 +167,14 @@ function bars(figure, { title, counts, grid }) {
     "aria-label": `${title}. Bar chart, ${counts.length} bars. Arrow keys walk through the bars; the table has all values.`,
   });
   svg.append(node("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
-  for (const x of ticks(...xs, 6)) svg.append(node("text", { x: X(x), y: box.bottom + 16, "text-anchor": "middle" }, String(x).replace("-", "\u2212")));
-  svg.append(node("text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" }, "best λ (0: base, 1: instruct)"));
+  const middle = (x, y, text, more) => svg.append(node("text", { x, y, "text-anchor": "middle", ...more }, text));
+  for (const x of ticks(...xs, 6)) middle(X(x), box.bottom + 16, String(x).replace("-", "\u2212"));
+  middle((box.left + box.right) / 2, height - 6, "best λ (0: base, 1: instruct)");
   const thick = Math.max(3, 0.8 * (X(step) - X(0))), drawn = counts.map((c) => {
-    const tall = (c.names.length / most) * (box.bottom - box.top), inside = c.lam > 0 && c.lam < 1;
-    const bar = node("rect", { class: inside ? "column" : "column end", x: X(c.lam) - thick / 2, y: box.bottom - tall, width: thick, height: tall });
-    svg.append(bar, node("text", { class: "name", x: X(c.lam), y: box.bottom - tall - 5, "text-anchor": "middle" }, String(c.names.length)));
+    const tall = (c.names.length / most) * (box.bottom - box.top), place = { x: X(c.lam) - thick / 2, y: box.bottom - tall };
+    const bar = node("rect", { class: c.lam > 0 && c.lam < 1 ? "column" : "column end", ...place, width: thick, height: tall });
+    svg.append(bar);
+    middle(X(c.lam), place.y - 5, String(c.names.length), { class: "name" });
     return bar;
   });
   const total = counts.reduce((sum, c) => sum + c.names.length, 0);
@@ -149,8 +186,7 @@ function bars(figure, { title, counts, grid }) {
     output.textContent = c ? `λ = ${lam(c.lam)}: ${c.names.length} of ${total} pairs (${c.names.join(", ")})` : "";
   }
   svg.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key], last = counts.length - 1;
-    const to = step ? (current < 0 ? (step > 0 ? 0 : last) : (current + step + counts.length) % counts.length) : { Home: 0, End: last, Escape: -1 }[event.key];
+    const to = stepped(event.key, current, counts.length);
     if (to == null) return;
     event.preventDefault();
     show(to);
@@ -163,10 +199,12 @@ function bars(figure, { title, counts, grid }) {
 
 const together = document.getElementById("all-pairs");
 onWidth(together, () => {
-  const host = together.querySelector(".families");
-  lines(together.querySelector(".all-lines"), { title: across.title, members: [...across.members], name: (m) => m.name, bands: false, tall: together.clientWidth < 600 ? 360 : 460 });
+  const host = together.querySelector(".families"), tall = together.clientWidth < 600 ? 360 : 460;
+  lines(together.querySelector(".all-lines"), { title: across.title, members: across.members, name: (m) => m.name, bands: false, tall });
   host.replaceChildren(...across.families.map(() => document.createElement("figure")));
-  across.families.forEach(({ name, members }, i) =>
-    lines(host.children[i], { title: name, members: members.map((j) => across.members[j]), name: (m) => m.shown, bands: true, tall: 200 }));
+  across.families.forEach((family, i) => {
+    const members = family.members.map((place) => across.members[place]);
+    lines(host.children[i], { title: family.name, members, name: (m) => m.shown, bands: true, tall: 200 });
+  });
   if (across.counts.length) bars(together.querySelector(".best-lams"), { title: "Best λ", counts: across.counts, grid: across.grid });
 });
