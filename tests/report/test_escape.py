@@ -18,6 +18,8 @@ from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.report import drawing, figures, page
 from lm_eval_partial.report import write as report
+from lm_eval_partial.report.pairs import table
+from lm_eval_partial.report.pairs.families import members
 from lm_eval_partial.results.trajectory import Trajectory, trajectories
 from tests.browser import CHROMIUM, Browser
 from tests.result_folders import write
@@ -91,6 +93,24 @@ def test_the_page_has_the_elements_that_it_has_with_plain_names(hostile, plain, 
     for name in (*HOSTILE.values(), hostile.name, hostile.base):
         assert escape.terminal(name) in "".join(found.texts)
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202e]", text)
+
+
+def test_the_part_about_all_pairs_has_the_elements_that_it_has_with_plain_names(hostile, plain):
+    bad, good = (members([one, replace(one, name="other")]) for one in (hostile, plain))
+    makers = (
+        lambda found: rendered(report.markdown([m.trajectory for m in found], [], found)),
+        lambda found: Elements(page.render([m.trajectory for m in found], found)),
+    )
+    for make in makers:
+        found, wanted = make(bad), make(good)
+        assert found.tags == wanted.tags
+        # Files of figures are named for their pair, in plain letters.
+        for each in (found, wanted):
+            each.attributes = [item for item in each.attributes if item[0] != "src"]
+        assert found.attributes == wanted.attributes
+        assert words(escape.terminal(hostile.name)) in words("".join(found.texts))
+    rows = list(csv.DictReader(io.StringIO(table.as_csv(members([replace(plain, name="=1+1")])))))
+    assert rows[0]["pair"] == "'=1+1"
 
 
 def test_the_csv_has_no_formula_and_its_numbers_are_numbers(files):
