@@ -164,6 +164,14 @@ def no_interval(plan: Outline, with_spread: Collection[Part]) -> list[str]:
     ]
 
 
+def drawn_by_passage(tasks: Iterable[str]) -> list[str]:
+    """Return the note that names the tasks whose documents are drawn by passage, if there are."""
+    names = list(tasks)
+    if not names:
+        return []
+    return [f"intervals are for other passages, not other questions on these: {listing(names, 20)}"]
+
+
 class _Builder:
     """Builds the `Outline` of some runs from their result files.
 
