@@ -5,9 +5,10 @@
     total.add(0.5, estimate(series_two, reference=0))
     low, high = total.ends(DIFFERENCE)
 
-The interval of a weighted sum is made from those of its terms (MOVER, Donner and Zou 2012), and of
-a ratio from those of both sides and their correlation. So a share of documents keeps its score
-interval in a mean of several. Where no term is a share, it is the percentile bootstrap's.
+Shares of documents have Wilson's interval, and so has a mean of shares, on the documents that would
+have its variance. Where shares stand beside other metrics, and for differences, the interval of a
+weighted sum is made from those of its terms (MOVER, Donner and Zou 2012); that of a ratio from both
+sides' and their correlation. Where no term is a share, it is the percentile bootstrap's.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ class Estimate:
     """[2, models], standard errors: of a mean s/√n, of other metrics the bootstrap's."""
     covariance: Array
     """Of each score with the reference's and with itself, [2, models]."""
-    is_share: bool
-    """Whether every document is right or wrong."""
+    share: Array | None
+    """[2, models], where every document is right or wrong: the share with one more document right
+    and one more wrong, and its variance. None elsewhere."""
 
     def spread(self, present: tuple[bool, ...]) -> Estimate:
         """Return the estimate of more models, of which those `present` are the ones it has."""
@@ -76,7 +78,7 @@ class Estimate:
             wider(self.variance),
             wider(self.error),
             wider(self.covariance),
-            self.is_share,
+            wider(self.share),
         )
 
 
@@ -102,18 +104,28 @@ def estimate(series: Series, reference: int, rounds: int = uncertainty.ROUNDS) -
             none[:2],
             none[:2],
             none[:2],
-            False,
+            None,
         )
     replicates = uncertainty.bootstrap(series, rounds)
     changes = replicates - replicates[:, [reference]]
+    centred = replicates - replicates.mean(0)
+    covariance = np.array([(centred[:, [reference]] * centred).mean(0), centred.var(0)])
+    share = None
     if series.right_or_wrong:
-        low, high, covariance = _of_shares(series, reference)
+        right = series.reported * series.documents
+        share = (right + 1) / (series.documents + 2)
+        share = np.array([share, share * (1 - share) / series.effective()])
+        low, high = _of_shares(series, reference)
+        if series.units.alone or not covariance[1].all():
+            covariance = _covariance(series, reference)
     else:
         ends = [uncertainty.interval(replicates)]
         ends += [uncertainty.interval(changes, level) for level in LEVELS[1:]]
         low, high = np.array(ends).swapaxes(0, 1)
-        centred = replicates - replicates.mean(0)
-        covariance = np.array([(centred[:, [reference]] * centred).mean(0), centred.var(0)])
+        difference = series.reported - series.reported[reference]
+        centre = np.array([series.reported, difference, difference])
+        # Where documents are added to the sums, what was measured may lie at an edge.
+        low, high = np.minimum(low, centre), np.maximum(high, centre)
     variance = np.array([replicates.var(0), changes.var(0)])
     error = np.sqrt(variance)
     if series.finish is mean:
@@ -128,30 +140,40 @@ def estimate(series: Series, reference: int, rounds: int = uncertainty.ROUNDS) -
         variance=variance,
         error=error,
         covariance=covariance,
-        is_share=series.right_or_wrong,
+        share=share,
     )
 
 
-def _of_shares(series: Series, reference: int) -> tuple[Array, Array, Array]:
-    """Return the ends of the intervals, [3, runs] each, and the covariance, [2, runs].
-
-    As in Agresti and Min's interval, half a document is added to each cell of the table of two by
-    two. So models that are all right, or all wrong, have a covariance.
-    """
+def _flips(series: Series, reference: int) -> tuple[Array, Array, Array]:
+    """Return how many documents each run and the reference have right, it alone, and that alone."""
     assert series.rows is not None
     right = series.rows[..., 0]
-    both = right.T @ right[:, reference]
-    gained, lost = right.sum(0) - both, right[:, reference].sum() - both
+    both: Array = right.T @ right[:, reference]
+    return both, right.sum(0) - both, right[:, reference].sum() - both
+
+
+def _of_shares(series: Series, reference: int) -> tuple[Array, Array]:
+    """Return the ends of the intervals of shares, [3, runs] each."""
+    _, gained, lost = _flips(series, reference)
     paired = series.effective(reference) / series.documents
     ends = [intervals.wilson(series.reported, series.effective())]
     for level in LEVELS[1:]:
         documents = series.documents * paired
         ends.append(intervals.agresti_min(gained * paired, lost * paired, documents, level))
     low, high = np.array(ends).swapaxes(0, 1)
+    return low, high
+
+
+def _covariance(series: Series, reference: int) -> Array:
+    """Return the covariance of each share with the reference's and with itself, [2, runs].
+
+    As in Agresti and Min's interval, half a document is added to each cell of the table of two by
+    two. So models that are all right, or all wrong, have one.
+    """
+    both, gained, lost = _flips(series, reference)
     more = series.documents + 2
     one, two = (both + lost + 1) / more, (both + gained + 1) / more  # the reference, and each
-    covariance = np.array([(both + 0.5) / more - one * two, two * (1 - two)])
-    return low, high, covariance / series.effective()
+    return np.array([(both + 0.5) / more - one * two, two * (1 - two)]) / series.effective()
 
 
 class Total:
@@ -163,6 +185,7 @@ class Total:
         self.replicates: Array | None = np.zeros((1, 1))
         """[rounds, models], None once a part has no interval."""
         self.has_shares = False
+        self._shares: Array | None = np.zeros((2, 1))
         self._difference: Array = np.zeros(1)
         self._below: Array = np.zeros((3, 1))
         self._above: Array = np.zeros((3, 1))
@@ -182,7 +205,12 @@ class Total:
             self.replicates = None
             return
         self.replicates = self.replicates + weight * part.replicates
-        self.has_shares |= part.is_share
+        if part.share is None:
+            self._shares = None
+        else:
+            self.has_shares = True
+        if self._shares is not None and part.share is not None:
+            self._shares = self._shares + part.share * [[weight], [weight**2]]
         difference = part.score - part.score[reference]
         self._difference = self._difference + weight * difference
         centre = np.array([part.score, difference, difference])
@@ -224,10 +252,15 @@ class Total:
         replicates = self.replicates
         if what != SCORE:
             replicates = replicates - replicates[:, [reference]]
-        if not self.has_shares:
-            return uncertainty.interval(replicates, LEVELS[what])
         centre = self.score if what == SCORE else self._difference
-        grown = np.sqrt(self.together(reference)[min(what, DIFFERENCE)])
+        if not self.has_shares:
+            low, high = uncertainty.interval(replicates, LEVELS[what])
+            return np.minimum(low, centre), np.maximum(high, centre)
+        grown = self.together(reference)[min(what, DIFFERENCE)]
+        if what == SCORE and self._shares is not None:
+            share, variance = self._shares
+            return intervals.wilson(self.score, share * (1 - share) / (variance * grown))
+        grown = np.sqrt(grown)
         # No wider than if all parts went together, so that no end leaves the metric's range.
         low = np.maximum(centre - grown * np.sqrt(self._below[what]), self._least[what])
         high = np.minimum(centre + grown * np.sqrt(self._above[what]), self._most[what])

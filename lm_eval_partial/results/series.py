@@ -47,6 +47,8 @@ class Series:
     """Of a pool, the documents of each of its tasks, in the order of `rows`."""
     ids: Ids | None = None
     """[documents], of the unit that each is drawn in (`draws.unit`); None if each is its own."""
+    prior: Array | None = None
+    """[runs, k], what a bootstrap adds to the sums; see `metrics.prior`."""
     by_passage: tuple[str, ...] = ()
     """The tasks whose questions on one passage are one unit."""
 
@@ -129,7 +131,8 @@ class Series:
     def first(self, runs: int) -> Series:
         """Return the series of the first `runs` runs."""
         assert self.rows is not None
-        return replace(self, rows=self.rows[:, :runs], reported=self.reported[:runs])
+        prior = None if self.prior is None else self.prior[:runs]
+        return replace(self, rows=self.rows[:, :runs], reported=self.reported[:runs], prior=prior)
 
 
 def check_settings(runs: Sequence[Run], tasks: Iterable[str]) -> None:
@@ -213,6 +216,7 @@ def series(runs: Sequence[Run], task: str, metric: str) -> Series:
         documents,
         other_prompts,
         ids=columns[0].units,
+        prior=None if rows is None else metrics.prior(rows, aggregation),
         by_passage=(task,) if columns[0].by_passage else (),
     )
 

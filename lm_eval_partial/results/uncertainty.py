@@ -38,6 +38,9 @@ def bootstrap(series: Series, rounds: int = ROUNDS) -> Array:
     for some, weights in series.units.weights(rounds):
         sums += _weighted(weights, series.unit_rows[some])
         documents += _weighted(weights, series.units.sizes[some, None])
+    if series.prior is not None:
+        random = np.random.default_rng(zlib.crc32(series.units.ids.tobytes()))
+        sums += random.gamma(series.prior, size=sums.shape)
     return series.finish(sums, documents)
 
 
@@ -65,7 +68,7 @@ def not_ruled_out(values: Array, replicates: Array) -> list[int]:
         values: what was measured, [columns], more being better.
         replicates: the same on resampled documents, [rounds, columns].
     """
-    centred = replicates - values
+    centred = replicates - replicates.mean(0)
     kept = []
     for column in range(len(values)):
         noise = centred - centred[:, [column]]
@@ -94,7 +97,7 @@ def beats_both(values: Array, replicates: Array, ends: tuple[int, int]) -> tuple
         ends: the two columns that the others lie between.
     """
     inside = [column for column in range(len(values)) if ends[0] < column < ends[1]]
-    noise = replicates - values
+    noise = replicates - replicates.mean(0)
     weakest, largest = np.full(len(inside), np.inf), np.zeros(len(replicates))
     for end in ends:
         ratios = noise[:, inside] - noise[:, [end]]
