@@ -359,6 +359,11 @@ class ResultFile:
             )
         return number
 
+    def has_samples(self, task: str) -> bool:
+        """Return whether samples of a task lie beside the file."""
+        # Not of a path: a name may be longer than a file's can be.
+        return os.path.isfile(samples_file(self.path.parent, task, self.date))
+
     def samples(self, task: str, passages: bool = False) -> Iterator[Sample]:
         """Return the logged samples of a task, in the order of the file.
 
@@ -370,7 +375,7 @@ class ResultFile:
             UserError: they were not logged, or a line of the file is damaged.
         """
         path = samples_file(self.path.parent, task, self.date)
-        if not os.path.isfile(path):  # also where the name is longer than a file's can be
+        if not self.has_samples(task):
             raise UserError(
                 f"{self.path} has no samples of {task} beside it (no {path.name}), and without them"
                 " documents cannot be paired. Run lm_eval again with --log_samples."

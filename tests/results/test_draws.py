@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -86,11 +88,12 @@ def test_tasks_of_other_documents_are(tmp_path):
 def test_the_report_draws_twins_together_too(tmp_path):
     (alike,) = trajectories(two_tasks(tmp_path / "alike", (0.0, 0.5, 1.0), documents="d"), {})
     (apart,) = trajectories(two_tasks(tmp_path / "apart", (0.0, 0.5, 1.0)), {})
-    both, mc = alike.icl, alike.curves["mc"]
+    both, mc = alike.curves["both"], alike.curves["mc"]
     for name in ("low", "high", "change_low", "change_high", "loss_bound"):
         assert getattr(both, name) == pytest.approx(getattr(mc, name), abs=1e-6)
     assert both.best == mc.best
-    width = (apart.icl.high - apart.icl.low) / (mc.high - mc.low)
+    wide = apart.curves["both"]
+    width = (wide.high - wide.low) / (mc.high - mc.low)
     assert width == pytest.approx(np.full(3, np.sqrt(0.5)), rel=0.02)
 
 
@@ -105,6 +108,7 @@ def passages(folder, per_passage=10, documents=200):
 def test_passages_are_drawn_whole(tmp_path):
     found = series(runs(find(passages(tmp_path))), "drop", "acc,none")
     assert len(found.units) == 20 and found.by_passage == ("drop",) and found.documents == 200
+    assert found.rows is not None
     differences = (found.rows[::10, 1] - found.rows[::10, 0])[:, 0]
     assert np.sqrt(found.variance(0)[1]) == pytest.approx(stats.sem(differences))
     t = stats.norm.ppf(0.975) / stats.t.ppf(0.975, 19)
@@ -114,6 +118,8 @@ def test_passages_are_drawn_whole(tmp_path):
 def test_intervals_and_p_values_are_of_passages(tmp_path):
     together, alone = passages(tmp_path / "a"), passages(tmp_path / "b", per_passage=0)
     found = [compare(read_runs([x / "0.5", x / "1.0"]), {}) for x in (together, alone)]
+    one: Any
+    two: Any
     one, two = (comparison.differences[0][0] for comparison in found)
     assert one.difference == two.difference
     assert one.stderr == pytest.approx(two.stderr * np.sqrt(10), rel=0.04)
