@@ -23,7 +23,7 @@ def ids(*names):
 
 def weights(units, rounds):
     """Return unit → its weights."""
-    found = {}
+    found: dict[int, list[float]] = {}
     for some, drawn in units.weights(rounds):
         found |= dict(zip(units.ids[some].tolist(), drawn.tolist(), strict=True))
     return found
