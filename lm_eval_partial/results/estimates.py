@@ -13,6 +13,7 @@ sides' and their correlation. Where no term is a share, it is the percentile boo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,8 @@ class Estimate:
     share: Array | None
     """[2, models], where every document is right or wrong: the share with one more document right
     and one more wrong, and its variance. None elsewhere."""
+    floor: float = 0.0
+    """What Agresti and Min's standard error of a difference is where no document differs."""
 
     def spread(self, present: tuple[bool, ...]) -> Estimate:
         """Return the estimate of more models, of which those `present` are the ones it has."""
@@ -79,6 +82,7 @@ class Estimate:
             wider(self.error),
             wider(self.covariance),
             wider(self.share),
+            self.floor,
         )
 
 
@@ -110,11 +114,12 @@ def estimate(series: Series, reference: int, rounds: int = uncertainty.ROUNDS) -
     changes = replicates - replicates[:, [reference]]
     centred = replicates - replicates.mean(0)
     covariance = np.array([(centred[:, [reference]] * centred).mean(0), centred.var(0)])
-    share = None
+    share, floor = None, 1 / (len(series.units) + 2) if series.prior is not None else 0.0
     if series.right_or_wrong:
         right = series.reported * series.documents
         share = (right + 1) / (series.documents + 2)
         share = np.array([share, share * (1 - share) / series.effective()])
+        floor = 1 / (float(series.effective(reference).min()) + 2)
         low, high = _of_shares(series, reference)
         if series.units.alone or not covariance[1].all():
             covariance = _covariance(series, reference)
@@ -141,6 +146,7 @@ def estimate(series: Series, reference: int, rounds: int = uncertainty.ROUNDS) -
         error=error,
         covariance=covariance,
         share=share,
+        floor=floor,
     )
 
 
@@ -195,12 +201,14 @@ class Total:
         self._error: Array = np.zeros((2, 1))
         self._covariance: Array = np.zeros((2, 1))
         self._ids: list[Ids] = []
+        self._floor = 0.0
 
     def add(self, weight: float, part: Estimate, reference: int) -> None:
         """Add a part; the last digits depend on the order."""
         self.documents += part.documents
         self.score = self.score + weight * part.score
         self._ids.append(part.ids)
+        self._floor = math.hypot(self._floor, weight * part.floor)
         if self.replicates is None or part.replicates is None:
             self.replicates = None
             return
@@ -236,6 +244,10 @@ class Total:
         alone = self._variance
         grown: Array = np.divide(variance, alone, out=np.ones_like(alone), where=alone > 0)
         return grown
+
+    def floor(self, reference: int) -> float:
+        """Return the standard error that a difference has where no document differs."""
+        return self._floor * math.sqrt(np.nanmax(self.together(reference)))
 
     def errors(self, reference: int) -> Array:
         """Return the standard errors of `SCORE` and `DIFFERENCE`, [2, models]."""

@@ -9,6 +9,7 @@ are known by their folders (``hf_base``, ``hf_instruct``) or by their models' na
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -425,7 +426,8 @@ class _Mean:
             losses = -sign * scale * np.array(total.ends(BOUND, reference))
             loss_bound = losses.max(axis=0)[:count] + 0.0  # no −0
             change_low, change_high = _changes(total, reference)
-            best = _cross_fitted(best, scale * self.halves, lams, sign)
+            floor = scale * total.floor(reference)
+            best = _cross_fitted(best, scale * self.halves, lams, sign, floor)
             resampled = scale * total.replicates[:, :count]
             best = _among_all(best, sign * values[:count], sign * resampled, lams)
         return Curve(
@@ -481,11 +483,12 @@ def _among_all(best: Best, values: Array, resampled: Array, lams: list[float]) -
     return replace(best, inside=(lams[column], p))
 
 
-def _cross_fitted(best: Best, halves: Array, lams: list[float], sign: int) -> Best:
+def _cross_fitted(best: Best, halves: Array, lams: list[float], sign: int, floor: float) -> Best:
     """Return the best λ, completed by what it gains on documents that did not choose it."""
     chosen, gain, error = uncertainty.crossfit(halves, lams.index(1.0), sign)
     (column, count), *_ = Counter(chosen).most_common(1)
-    margin = uncertainty.NORMAL * error
+    # Half a document in either direction is added: where few differ, half of them may have none.
+    margin = uncertainty.NORMAL * math.hypot(error, floor)
     return replace(
         best,
         chosen=lams[column],

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lm_eval_partial.results import draws, metrics
+from lm_eval_partial.results import draws, metrics, uncertainty
 from lm_eval_partial.results.estimates import BOUND, DIFFERENCE, SCORE, Total, estimate
 from lm_eval_partial.results.series import Series
 
@@ -130,6 +130,36 @@ def test_intervals_cover_the_truth(kind, documents):
         poor += [(chances, found)] if middling and max(found) > 0.99 else []
     print(summary(kind, documents, rows))
     assert not poor
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("documents", [50, 200, 1000])
+def test_intervals_of_the_gain_on_the_other_half_cover_the_truth(documents):
+    """The truth is what the choices made by halves gain on average."""
+    rows = []
+    for chances in GAINS:
+        random = np.random.default_rng(documents)
+        covered = []
+        for _ in range(100):
+            series = share(random, chances, documents)
+            halves = uncertainty.half_estimates(series, 150)
+            chosen, gain, error = uncertainty.crossfit(halves, len(chances) - 1)
+            truth = np.array(chances)[chosen].mean() - chances[-1]
+            margin = uncertainty.NORMAL * np.hypot(error, estimate(series, 5, 2).floor)
+            covered.append(bool(abs(gain - truth) <= margin))
+        rows.append([float(np.mean(covered))])
+    print(summary("gain on the other half", documents, rows))
+    assert min(rows)[0] >= 0.92 - 0.054  # twice the standard error of 100 trials
+
+
+GAINS = [
+    [0.5] * 6,
+    [0.45, 0.5, 0.6, 0.55, 0.5, 0.45],
+    [0.98] * 6,
+    [0.95, 0.97, 0.99, 0.98, 0.97, 0.95],
+    [0.02] * 6,
+    [0.02, 0.03, 0.06, 0.04, 0.03, 0.02],
+]
 
 
 def summary(kind, documents, rows):
