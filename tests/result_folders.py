@@ -34,13 +34,15 @@ def write(
     version: float = 1.0,
     limit: float | None = None,
     higher_is_better: bool = True,
-    documents: str = "d",
+    documents: str | None = None,
+    per_passage: int = 0,
     prompts: str = "p",
     **config: Any,
 ) -> Path:
     """Write one run of `tasks`, which map a name to every document's value.
 
-    Returns the path of its result file. Without `lam` it is a run of the stock harness.
+    Returns the path of its result file. Without `lam` it is a run of the stock harness. Tasks with
+    the same name for their `documents` share them. `per_passage` so many are on one passage.
     """
     name, _, only = metric.partition(",")
     groups = groups or {}
@@ -70,7 +72,10 @@ def write(
     for task, values in tasks.items() if samples else ():
         lines = ""
         for index, value in enumerate(values):
-            lines += json.dumps(_sample(index, name, only, value, documents, prompts)) + "\n"
+            sample = _sample(index, name, only, value, documents or f"{task} ", prompts)
+            if per_passage:
+                sample["doc"]["passage"] = f"passage {index // per_passage} of {task}"
+            lines += json.dumps(sample) + "\n"
         (folder / f"samples_{task}_{date}.jsonl").write_text(lines)
     return path
 

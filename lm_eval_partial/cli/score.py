@@ -20,7 +20,8 @@ def add_parser(subparsers: Any) -> None:
         description=(
             "Print each task's main metric, the mean of each area, and the ICL score: the mean over"
             " all tasks of partial_icl, 0 to 100. A mean over tasks of which some were not run is"
-            " left out, and they are named."
+            " left out, and they are named. Standard errors are those of documents, where samples"
+            " were logged (--log_samples)."
         ),
         epilog=(
             "examples:\n"
@@ -44,12 +45,14 @@ def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.results.suite` finds."""
     from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.errors import UserError
-    from lm_eval_partial.results.files import read_result
+    from lm_eval_partial.results.files import ResultFile, read_result
+    from lm_eval_partial.results.standard_errors import with_standard_errors
     from lm_eval_partial.results.suite import read_suite, score, task_configs
 
     file, result = read_result(args.results)
+    suite = read_suite(task_configs())
     try:
-        scores = score(result, read_suite(task_configs()))
+        scores = with_standard_errors(score(result, suite), ResultFile(file, result), suite)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     if args.json:
@@ -70,8 +73,13 @@ def show(scores: Scores, file: Path, model: object) -> None:
     table.add_column("main metric")
     table.add_column("documents", justify="right")
     table.add_column("score", justify="right")
+    with_errors = any(task.stderr is not None for task in scores.tasks)
+    if with_errors:
+        table.add_column("± SE", justify="right")
     for area, mean in scores.areas.items():
-        table.add_row(bold(area.removeprefix("partial_icl_")), "", "", bold(_number(mean)))
+        error = _number(scores.area_stderrs.get(area))
+        cells = (bold(_number(mean)), error)[: 1 + with_errors]
+        table.add_row(bold(area.removeprefix("partial_icl_")), "", "", *cells)
         for task in scores.tasks:
             if task.area != area:
                 continue
@@ -80,12 +88,11 @@ def show(scores: Scores, file: Path, model: object) -> None:
                 f"  {task.task.removeprefix('partial_')}",
                 task.metric,
                 documents,
-                _number(task.value),
+                *(_number(task.value), _number(task.stderr))[: 1 + with_errors],
             )
         table.add_section()
-    table.add_row(
-        bold("ICL score"), f"mean of {len(scores.tasks)} tasks", "", bold(_number(scores.icl))
-    )
+    cells = (bold(_number(scores.icl)), _number(scores.icl_stderr))[: 1 + with_errors]
+    table.add_row(bold("ICL score"), f"mean of {len(scores.tasks)} tasks", "", *cells)
     console = PlainConsole()
     console.print(table)
     if scores.missing:

@@ -145,6 +145,15 @@ def outline(
     return found
 
 
+def suite_nodes(runs: Sequence[Run], suite: Suite) -> list[Node]:
+    """Return the scores of the suite that runs have: its tasks, and the means that are complete."""
+    builder = _Builder(runs, runs[0].tasks, suite, ())
+    areas = builder.suite_areas()
+    tasks = list(chain.from_iterable(areas.values()))
+    icl, complete = builder.suite_score(areas, tasks)
+    return [*tasks, *complete, icl]
+
+
 def no_interval(plan: Outline, with_spread: Collection[Part]) -> list[str]:
     """Return the note that names the scores without an interval; empty if all have one.
 
@@ -162,6 +171,14 @@ def no_interval(plan: Outline, with_spread: Collection[Part]) -> list[str]:
         "no interval (a metric that is no function of sums over documents, or one document):"
         f" {listing(unsure, 20)}"
     ]
+
+
+def drawn_by_passage(tasks: Iterable[str]) -> list[str]:
+    """Return the note that names the tasks whose documents are drawn by passage, if there are."""
+    names = list(tasks)
+    if not names:
+        return []
+    return [f"intervals are for other passages, not other questions on these: {listing(names, 20)}"]
 
 
 class _Builder:

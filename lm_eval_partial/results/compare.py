@@ -26,9 +26,10 @@ import numpy as np
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.results import intervals, uncertainty
-from lm_eval_partial.results.aggregation import Node, no_interval, outline
+from lm_eval_partial.results.aggregation import Node, drawn_by_passage, no_interval, outline
+from lm_eval_partial.results.estimates import DIFFERENCE, Total, estimate
 from lm_eval_partial.results.files import Run, Sample, find, runs
-from lm_eval_partial.results.metrics import Array, mean
+from lm_eval_partial.results.metrics import mean
 from lm_eval_partial.results.series import (
     Part,
     Series,
@@ -123,15 +124,6 @@ def _one_run(path: Path) -> Run:
     return replace(found[0], label=f"{path} ({found[0].label})")
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """What the runs scored on one pool of documents."""
-
-    series: Series
-    replicates: Array | None
-    """The metric on resampled documents, [rounds, runs]; None where no interval can be had."""
-
-
 def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS) -> Comparison:
     """Return how every run differs from the first.
 
@@ -148,26 +140,30 @@ def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS
     plan = outline(found, tasks, suite)
     check_settings(found, tasks_of(plan.parts))
     data = dict(load(found, plan.parts))
+    estimates = {part: estimate(series, 0, rounds) for part, series in data.items()}
     with_spread = {part for part, series in data.items() if series.has_spread}
-    pools: dict[Part, _Pool] = {}
-    for part, series in data.items():
-        replicates = None
-        if part in with_spread:
-            replicates = uncertainty.bootstrap(series, str(part), rounds)
-        pools[part] = _Pool(series, replicates)
+    by_passage = dict[str, None]()
+    for series in data.values():
+        by_passage |= dict.fromkeys(series.by_passage)
 
     task_names = {node.name for node in plan.tasks}
-    differences = []
-    for column in range(1, len(found)):
-        rows = []
-        for node in plan.nodes:
-            rows.append(_difference(node, node.name not in task_names, pools, column))
-        differences.append(rows)
+    differences: list[list[Difference]] = [[] for _ in found[1:]]
+    for node in plan.nodes:
+        total = Total()
+        for part, weight in node.parts:
+            total.add(weight, estimates[part], 0)
+        for column, rows in enumerate(differences, 1):
+            rows.append(_difference(node, node.name not in task_names, data, total, column))
     return Comparison(
         runs=[run.label for run in found],
         files=[run.paths for run in found],
         differences=_with_holm(differences),
-        notes=[*plan.notes, *_notes(data, left), *no_interval(plan, with_spread)],
+        notes=[
+            *plan.notes,
+            *_notes(data, left),
+            *no_interval(plan, with_spread),
+            *drawn_by_passage(by_passage),
+        ],
     )
 
 
@@ -183,78 +179,54 @@ def _notes(data: dict[Part, Series], left: list[str]) -> Iterator[str]:
         yield f"the prompts differ (chat template? seed?): {listing(other, limit=20)}"
 
 
-def _difference(node: Node, is_group: bool, pools: dict[Part, _Pool], column: int) -> Difference:
+def _difference(
+    node: Node, is_group: bool, data: Mapping[Part, Series], total: Total, column: int
+) -> Difference:
     """Return how the run in `column` differs from the first in one score."""
-    values = node.mean(lambda part: pools[part].series.reported)
+    values = node.scale * total.score
     plain = Difference(
         name=node.name,
         kind="group" if is_group else "task",
         metric=node.metric,
         tasks=len(node.parts) if is_group else 1,
-        documents=sum(pools[part].series.documents for part in node.pools),
+        documents=total.documents,
         reference=float(values[0]),
         value=float(values[column]),
         difference=float(values[column] - values[0]),
     )
-    errors, tasks = [], []
+    if total.replicates is None:
+        return plain
+    tasks = []
     for part, weight in node.parts:
-        series, replicates = pools[part].series, pools[part].replicates
-        if replicates is None:
-            return plain
-        errors.append(weight * uncertainty.standard_error(series, 0, column, replicates))
-        tasks += [(weight * share, each[column] - each[0]) for share, each in series.of_tasks()]
+        for share, each in data[part].of_tasks():
+            tasks.append((weight * share, each[column] - each[0]))
     over_tasks = None
     if is_group and len(tasks) >= CLUSTERS:
         weights, changes = np.array(tasks).T
         low, high = intervals.over_clusters(node.scale * changes, weights)
         over_tasks = low, high
+    low, high = (node.scale * float(ends[column]) for ends in total.ends(DIFFERENCE, 0))
     return replace(
         plain,
-        stderr=node.scale * math.hypot(*errors),
-        interval=_interval(node, pools, column),
+        stderr=node.scale * float(total.errors(0)[DIFFERENCE, column]),
+        interval=(low, high),
         interval_over_tasks=over_tasks,
-        p=_p_value(node, pools, column),
+        p=_p_value(node, data, column),
     )
 
 
-def _interval(node: Node, pools: dict[Part, _Pool], column: int) -> Interval:
-    """Return the interval of the difference of the run in `column` from the first.
-
-    That of Agresti and Min where documents are right or wrong, the bootstrap's where not. Parts of
-    both kinds are put together by their variances.
-    """
-    parts: list[tuple[float, Array, Array, Array]] = []
-    resampled = np.zeros(1)
-    for part, weight in node.parts:
-        series, replicates = pools[part].series, pools[part].replicates
-        assert replicates is not None
-        # The same documents were drawn for all runs, so the difference of replicates is paired.
-        changes = replicates[:, column] - replicates[:, 0]
-        resampled = resampled + weight * changes
-        if series.right_or_wrong:
-            gained, lost = map(np.array, series.flips(0, column))
-            low, high = intervals.agresti_min(gained, lost, series.documents)
-        else:
-            low, high = uncertainty.interval(changes)
-        parts.append((weight, series.reported[column] - series.reported[0], low, high))
-    if any(pools[part].series.right_or_wrong for part in node.pools):
-        low, high = intervals.combined(parts)
-    else:
-        low, high = uncertainty.interval(resampled)
-    return node.scale * float(low.item()), node.scale * float(high.item())
-
-
-def _p_value(node: Node, pools: dict[Part, _Pool], column: int) -> float:
+def _p_value(node: Node, data: Mapping[Part, Series], column: int) -> float:
     """Return the p-value of one score: McNemar's where it applies, else of random swaps."""
-    first = pools[node.parts[0][0]].series
-    if len(node.parts) == 1 and first.rows is not None and first.finish is mean:
-        exact = uncertainty.mcnemar(first.rows[:, column, 0] - first.rows[:, 0, 0])
+    found = [data[part] for part in node.pools]
+    if len(found) == 1 and found[0].finish is mean:
+        rows = found[0].unit_rows[..., 0]
+        exact = uncertainty.mcnemar(rows[:, column] - rows[:, 0])
         if exact is not None:
             return exact
     null, observed = np.zeros(uncertainty.FLIPS), 0.0
-    for part, weight in node.parts:
-        series = pools[part].series
-        null += weight * uncertainty.swapped(series, str(part), 0, column)
+    nulls = uncertainty.swapped(found, node.name, 0, column)
+    for (_, weight), series, differences in zip(node.parts, found, nulls, strict=True):
+        null += weight * differences
         observed += weight * (series.reported[column] - series.reported[0])
     return uncertainty.p_value(null, observed)
 

@@ -35,6 +35,9 @@ from lm_eval_partial.reading import SMALL, Shape
 
 DATE = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
 DOC_ID = re.compile(rb'\{"doc_id": (\d+), ')
+DOC = re.compile(rb'\{"doc_id": \d+, "doc": ')
+# What data sets call the text that several of their questions are on (SQuAD, DROP, RACE, CoQA).
+PASSAGES = ("passage", "context", "paragraph", "article", "story", "premise")
 # What a sample has besides its metrics, which older releases of lm-eval do not list.
 NO_METRICS = {
     *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter"),
@@ -238,6 +241,8 @@ class Sample(NamedTuple):
     """What the model said, after the filter."""
     values: dict[str, Any]
     """Metric → the document's value."""
+    passage: str = ""
+    """What the document is a question on; empty if it has none or was not asked for."""
 
     @property
     def unscored(self) -> bool:
@@ -354,14 +359,23 @@ class ResultFile:
             )
         return number
 
-    def samples(self, task: str) -> Iterator[Sample]:
+    def has_samples(self, task: str) -> bool:
+        """Return whether samples of a task lie beside the file."""
+        # Not of a path: a name may be longer than a file's can be.
+        return os.path.isfile(samples_file(self.path.parent, task, self.date))
+
+    def samples(self, task: str, passages: bool = False) -> Iterator[Sample]:
         """Return the logged samples of a task, in the order of the file.
+
+        Args:
+            task: its name.
+            passages: whether to read the passages too, which takes twice as long.
 
         Raises:
             UserError: they were not logged, or a line of the file is damaged.
         """
         path = samples_file(self.path.parent, task, self.date)
-        if not os.path.isfile(path):  # also where the name is longer than a file's can be
+        if not self.has_samples(task):
             raise UserError(
                 f"{self.path} has no samples of {task} beside it (no {path.name}), and without them"
                 " documents cannot be paired. Run lm_eval again with --log_samples."
@@ -375,7 +389,7 @@ class ResultFile:
                 if "filter" not in row:
                     row["filter"] = filters[seen[row["doc_id"]]]
                 seen[row["doc_id"]] += 1
-                yield _sample(row)
+                yield _sample(row, _passage(line) if passages else "")
             except _DAMAGED as error:
                 raise UserError(
                     f"{path}, line {number} is not a sample of lm_eval ({error}): the file is"
@@ -427,7 +441,20 @@ def _row(line: bytes) -> dict[str, Any]:
     return dict(json.loads(line.decode()))
 
 
-def _sample(row: dict[str, Any]) -> Sample:
+def _passage(line: bytes) -> str:
+    """Return the passage that a document is a question on; empty if it has none."""
+    start = DOC.match(line)
+    if start:  # the document comes first, and the prompt after it need not be parsed
+        doc, _ = json.JSONDecoder().raw_decode(line[start.end() :].decode())
+    else:
+        doc = json.loads(line.decode()).get("doc")
+    for name in PASSAGES if isinstance(doc, dict) else ():
+        if isinstance(doc.get(name), str):
+            return str(doc[name])
+    return ""
+
+
+def _sample(row: dict[str, Any], passage: str) -> Sample:
     metrics = row["metrics"] if "metrics" in row else row.keys() - NO_METRICS
     sample = Sample(
         doc_id=row["doc_id"],
@@ -436,6 +463,7 @@ def _sample(row: dict[str, Any]) -> Sample:
         prompt=row["prompt_hash"],
         responses=row["filtered_resps"],
         values={metric: row[metric] for metric in metrics if metric in row},
+        passage=passage,
     )
     # By hand: a schema takes twice as long as all of the above, and there are millions of lines.
     if type(sample.doc_id) is not int or not 0 <= sample.doc_id < 2**63:

@@ -10,8 +10,6 @@ Sources: Wilson 1927; Agresti and Min 2005 (doi 10.1002/sim.1781); MOVER: Donner
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from scipy import stats
 
@@ -20,7 +18,7 @@ from lm_eval_partial.results.metrics import Array
 LEVEL = 0.95
 
 
-def wilson(share: Array, documents: int, level: float = LEVEL) -> tuple[Array, Array]:
+def wilson(share: Array, documents: Array | int, level: float = LEVEL) -> tuple[Array, Array]:
     """Return the ends of Wilson's interval of shares.
 
     Args:
@@ -32,11 +30,12 @@ def wilson(share: Array, documents: int, level: float = LEVEL) -> tuple[Array, A
     centre = (share + z2 / (2 * documents)) / (1 + z2 / documents)
     variance = share * (1 - share) / documents + z2 / (4 * documents**2)
     margin = np.sqrt(z2 * variance) / (1 + z2 / documents)
-    return np.clip(centre - margin, 0, 1), np.clip(centre + margin, 0, 1)
+    # Of 0 and 1 the last digit may be lost.
+    return np.clip(centre - margin, 0, share), np.clip(centre + margin, share, 1)
 
 
 def agresti_min(
-    gained: Array, lost: Array, documents: int, level: float = LEVEL
+    gained: Array, lost: Array, documents: Array | int, level: float = LEVEL
 ) -> tuple[Array, Array]:
     """Return the ends of the interval of paired differences of shares.
 
@@ -71,17 +70,28 @@ def over_clusters(differences: Array, weights: Array, level: float = LEVEL) -> t
     return mean - margin, mean + margin
 
 
-def combined(
-    values: Iterable[tuple[float, Array, Array, Array]],
-) -> tuple[Array, Array]:
-    """Return the interval of a weighted sum of independent estimates from their own (MOVER).
+def ratio(scores: Array, ends: Array, reference: int, correlation: Array) -> tuple[Array, Array]:
+    """Return the interval of scores over one of them, from the intervals of each (MOVER-R).
 
     Args:
-        values: (weight, estimate, low, high) of each.
+        scores: [models], 0 or more.
+        ends: [2, models], low and high ends of theirs.
+        reference: the model that the others are divided by.
+        correlation: of each score with the reference's, [models].
+
+    Returns:
+        Low and high ends, [models]; NaN where the reference's interval reaches 0.
     """
-    total, below, above = np.zeros(1), np.zeros(1), np.zeros(1)
-    for weight, estimate, low, high in values:
-        total = total + weight * estimate
-        below = below + (weight * (estimate - low)) ** 2
-        above = above + (weight * (high - estimate)) ** 2
-    return total - np.sqrt(below), total + np.sqrt(above)
+    (low, high), other = ends, scores[reference]
+    least, most = ends[:, reference]
+    # Roots of two quadratic equations, written so that no difference of large numbers is left.
+    cross = scores * other - correlation * (scores - low) * (most - other)
+    product = low * (2 * scores - low)
+    under = cross + np.sqrt(np.maximum(cross**2 - product * most * (2 * other - most), 0))
+    below = np.divide(product, under, out=np.zeros_like(scores), where=under > 0)
+    cross = scores * other - correlation * (high - scores) * (other - least)
+    squares = least * (2 * other - least)
+    over = cross + np.sqrt(np.maximum(cross**2 - high * (2 * scores - high) * squares, 0))
+    unknown = np.full_like(scores, np.nan)
+    above = np.divide(over, squares, out=unknown.copy(), where=squares > 0)
+    return np.where(squares > 0, below, unknown), above

@@ -49,6 +49,30 @@ def is_known(aggregation: str | None) -> bool:
     return _name(aggregation) in _KNOWN
 
 
+def prior(table: Array, aggregation: str | None) -> Array | None:
+    """Return what a bootstrap adds to the sums, as shapes of gamma variables, [columns, k].
+
+    A confusion matrix without an error has resamples without one. So three quarters of a document
+    that are right, and as much that are wrong, are shared out among the classes; with them, F1 near
+    0 and 1 has an interval that covers (tests/results/test_coverage.py). None for other metrics.
+
+    Args:
+        table: as `rows` returns it.
+        aggregation: as in `rows`.
+    """
+    if _name(aggregation) not in _OF_CONFUSION:
+        return None
+    documents, columns, cells = table.shape
+    classes = round(cells**0.5)
+    occurs = table[:, 0].sum(0).reshape(classes, classes).sum(1) > 0  # right somewhere
+    if classes < 2:
+        return np.zeros((columns, cells))
+    shapes = np.full((classes, classes), 1 / (classes - 1))
+    np.fill_diagonal(shapes, 1)
+    shapes = 0.75 / occurs.sum() * shapes * occurs[:, None]
+    return np.tile(shapes.ravel(), (columns, 1))
+
+
 def _name(aggregation: str | None) -> str:
     """Return the aggregation's name; of source text, the function's, whatever its decorators."""
     source = re.match(r"(?:@.*\n)*\s*def (\w+)\(", aggregation or "")
@@ -181,11 +205,10 @@ def _matthews(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
     def correlation(sums: Array, documents: Array) -> Array:
         confusion = sums.reshape(*sums.shape[:-1], len(classes), len(classes))
         gold, predicted = confusion.sum(-1), confusion.sum(-2)
+        total = gold.sum(-1)
         trace = np.trace(confusion, axis1=-2, axis2=-1)
-        covariance = trace * documents - (gold * predicted).sum(-1)
-        spread = np.sqrt(
-            (documents**2 - (gold**2).sum(-1)) * (documents**2 - (predicted**2).sum(-1))
-        )
+        covariance = trace * total - (gold * predicted).sum(-1)
+        spread = np.sqrt((total**2 - (gold**2).sum(-1)) * (total**2 - (predicted**2).sum(-1)))
         result: Array = np.divide(
             covariance, spread, out=np.zeros_like(covariance), where=spread > 0
         )
@@ -194,6 +217,7 @@ def _matthews(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
     return table, correlation
 
 
+_OF_CONFUSION = ("macro_f1", "f1", "matthews_corrcoef")
 _KNOWN: dict[str, Callable[[Sequence[Sequence[Any]]], tuple[Array, Finish]]] = {
     "mean": _mean,
     "perplexity": _perplexity,

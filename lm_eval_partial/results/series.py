@@ -13,14 +13,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.results import metrics
+from lm_eval_partial.results.draws import Ids, Units, unit
 from lm_eval_partial.results.files import ResultFile, Run, label
+from lm_eval_partial.results.intervals import LEVEL
 from lm_eval_partial.results.metrics import Array, Finish
 
 Part = tuple[tuple[str, ...], str]
@@ -41,11 +45,28 @@ class Series:
     """Documents whose prompt is not the same for all runs."""
     sizes: tuple[int, ...] = ()
     """Of a pool, the documents of each of its tasks, in the order of `rows`."""
+    ids: Ids | None = None
+    """[documents], of the unit that each is drawn in (`draws.unit`); None if each is its own."""
+    prior: Array | None = None
+    """[runs, k], what a bootstrap adds to the sums; see `metrics.prior`."""
+    by_passage: tuple[str, ...] = ()
+    """The tasks whose questions on one passage are one unit."""
 
     @property
     def has_spread(self) -> bool:
         """Whether an interval can be had; from one document it would be of width zero."""
-        return self.rows is not None and self.documents > 1
+        return self.rows is not None and len(self.units) > 1
+
+    @cached_property
+    def units(self) -> Units:
+        """The documents by what they are drawn in."""
+        return Units.of_documents(np.arange(self.documents) if self.ids is None else self.ids)
+
+    @cached_property
+    def unit_rows(self) -> Array:
+        """`rows`, added up over each unit, [units, runs, k]."""
+        assert self.rows is not None
+        return self.units.sums(self.rows)
 
     @property
     def right_or_wrong(self) -> bool:
@@ -67,26 +88,51 @@ class Series:
         tasks = np.split(self.rows[..., 0], np.cumsum(self.sizes)[:-1])
         return [(len(task) / self.documents, task.mean(0)) for task in tasks]
 
-    def values(self, weights: Array, only: Array | None = None) -> Array:
-        """Return the metric with documents weighted, as [rounds, runs].
+    def variance(self, reference: int | None = None) -> Array:
+        """Return the squared standard error of every run's mean, [runs].
+
+        Documents of one unit count together: it is the linearised variance of a ratio of totals
+        over units (Cochran 1977, chapter 9A). Of units of one document that is s²/n.
 
         Args:
-            weights: [rounds, documents].
-            only: [documents], 1 for those that count and 0 for those that do not; all do if it is
-                not given.
+            reference: a run, whose values are taken from the others'; then it is of differences.
         """
         assert self.rows is not None
-        documents, runs, width = self.rows.shape
-        # One matrix product for all rounds, runs and columns is far faster than a sum for each.
-        flat = self.rows.reshape(documents, runs * width)
-        only = np.ones(documents) if only is None else only
-        sums = (weights @ (flat * only[:, None])).reshape(len(weights), runs, width)
-        return self.finish(sums, (weights @ only)[:, None])
+        values = self.rows[..., 0]
+        if reference is not None:
+            values = values - values[:, [reference]]
+        units = len(self.units)
+        squares = self.units.sums(values - values.mean(0)) ** 2
+        result: Array = squares.sum(0) * units / (units - 1) / self.documents**2
+        return result
+
+    def effective(self, reference: int | None = None) -> Array:
+        """Return how many documents drawn one by one would say as much, [runs].
+
+        The documents over their design effect (Kish 1965), which is at least 1, as the normal
+        quantile is over that of t (Korn and Graubard 1998). Where each document is a unit, these
+        are all documents.
+
+        Args:
+            reference: as in `variance`.
+        """
+        assert self.rows is not None
+        effective = np.full(self.rows.shape[1], float(self.documents))
+        if self.units.alone:
+            return effective
+        alone = replace(self, ids=None).variance(reference)
+        together = np.maximum(self.variance(reference), alone)
+        ratio = np.divide(alone, together, out=np.ones_like(alone), where=together > 0)
+        tail = (1 + LEVEL) / 2
+        t = float(stats.norm.ppf(tail) / stats.t.ppf(tail, len(self.units) - 1))
+        result: Array = np.maximum(effective * ratio * t**2, 1)
+        return result
 
     def first(self, runs: int) -> Series:
         """Return the series of the first `runs` runs."""
         assert self.rows is not None
-        return replace(self, rows=self.rows[:, :runs], reported=self.reported[:runs])
+        prior = None if self.prior is None else self.prior[:runs]
+        return replace(self, rows=self.rows[:, :runs], reported=self.reported[:runs], prior=prior)
 
 
 def check_settings(runs: Sequence[Run], tasks: Iterable[str]) -> None:
@@ -141,7 +187,7 @@ def series(runs: Sequence[Run], task: str, metric: str) -> Series:
     columns: list[_Column] = []
     other_prompts: Any = False
     for file in files:
-        column = _column(file, task, metric)
+        column = _column(file, task, metric, passages=not columns)
         columns.append(column)
         if column is not columns[0]:
             _check_documents(task, files[0], columns[0], file, column)
@@ -163,12 +209,23 @@ def series(runs: Sequence[Run], task: str, metric: str) -> Series:
         # An unknown aggregation was tried as a mean, and is none.
         found = None if len(wrong) else found
     rows, finish = found or (None, _nothing)
-    return Series(rows, finish, reported, documents, other_prompts)
+    return Series(
+        rows,
+        finish,
+        reported,
+        documents,
+        other_prompts,
+        ids=columns[0].units,
+        prior=None if rows is None else metrics.prior(rows, aggregation),
+        by_passage=(task,) if columns[0].by_passage else (),
+    )
 
 
 def pool(parts: Sequence[Series]) -> Series:
     """Return several tasks' documents as one pool; the metric of each must be a mean."""
     rows, reported, documents, other_prompts = [], [], [], 0
+    ids: list[Ids] = []
+    by_passage: tuple[str, ...] = ()
     for part in parts:
         # Rows of more than one column are sums behind a ratio, which does not average over tasks.
         if part.rows is not None and part.rows.shape[2] == 1:
@@ -176,6 +233,8 @@ def pool(parts: Sequence[Series]) -> Series:
         reported.append(part.reported)
         documents.append(float(part.documents))
         other_prompts += part.other_prompts
+        ids.append(part.units.ids[part.units.of])
+        by_passage += part.by_passage
     return Series(
         rows=np.concatenate(rows) if len(rows) == len(parts) else None,
         finish=parts[0].finish,
@@ -183,6 +242,8 @@ def pool(parts: Sequence[Series]) -> Series:
         documents=int(sum(documents)),
         other_prompts=other_prompts,
         sizes=tuple(part.documents for part in parts),
+        ids=np.concatenate(ids),
+        by_passage=by_passage,
     )
 
 
@@ -244,14 +305,18 @@ class _Column:
     """[documents], of each prompt."""
     values: Sequence[Any]
     """What the samples log for the metric: an array where these are numbers."""
+    units: Ids
+    """[documents], what each is drawn with: a passage, or itself. Empty if not asked for."""
+    by_passage: bool
+    """Whether two documents are on one passage."""
 
     def forget_documents(self) -> None:
         """Drop all but the values: they are no longer needed once documents are compared."""
         self.ids = self.hashes = self.prompts = np.empty(0, np.int64)
 
 
-def _column(file: ResultFile, task: str, metric: str) -> _Column:
-    """Return the result of every document, by its id.
+def _column(file: ResultFile, task: str, metric: str, passages: bool) -> _Column:
+    """Return the result of every document, by its id; with units if `passages` are to be read.
 
     Raises:
         UserError: there are no samples of this filter, or documents whose log-likelihoods are no
@@ -261,10 +326,15 @@ def _column(file: ResultFile, task: str, metric: str) -> _Column:
     numbers = array("q")
     values: list[Any] = []
     known: dict[Any, Any] = {}
+    units, seen = array("q"), dict[str, int]()
     unscored = 0
-    for sample in file.samples(task):
+    for sample in file.samples(task, passages):
         if sample.filter == only:
             numbers.extend((sample.doc_id, hash(sample.document), hash(sample.prompt)))
+            if passages:
+                alone = unit(sample.document[0])
+                text = sample.passage
+                units.extend((alone, seen.setdefault(text, unit(text)) if text else alone))
             value = sample.values.get(name)
             values.append(_once(value, known) if type(value) is list else value)
             unscored += sample.unscored
@@ -285,7 +355,28 @@ def _column(file: ResultFile, task: str, metric: str) -> _Column:
     if all(type(value) in (int, float) for value in by_id):
         with suppress(OverflowError):  # an integer too large for a float
             by_id = np.array(by_id, dtype=float)  # type: ignore[assignment]
-    return _Column(ids[order], hashes[order], prompts[order], by_id)
+    drawn, by_passage = _units(np.array(units, dtype=np.int64).reshape(-1, 2))
+    return _Column(
+        ids[order],
+        hashes[order],
+        prompts[order],
+        by_id,
+        drawn[order] if passages else drawn,
+        by_passage,
+    )
+
+
+def _units(ids: Ids) -> tuple[Ids, bool]:
+    """Return the unit of every document, and whether passages have more of them than one.
+
+    Args:
+        ids: [documents, 2], of each by itself and of its passage.
+    """
+    alone, passage = ids.T
+    passages, documents = len(np.unique(passage)), len(np.unique(alone))
+    if passages == 1 and documents > 1:  # what all have in common says nothing of other passages
+        return alone, False
+    return passage, passages < documents
 
 
 def _once(value: list[Any], known: dict[Any, Any]) -> Any:

@@ -7,7 +7,7 @@ and imports neither torch nor lm_eval. Runs as
 
     lm-eval-partial score results/
 
-Known gap: standard errors are left out, because the harness gives none for macro-F1 and entity F1.
+Standard errors are added by `standard_errors`, which reads samples.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class TaskScore:
     metric: str
     value: float | None
     documents: int | None
+    stderr: float | None = None
+    """As `value`; None without samples."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Scores:
     tasks: list[TaskScore]
     missing: list[str]
     caveats: list[str] = field(default_factory=list)
+    icl_stderr: float | None = None
+    area_stderrs: dict[str, float | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries and lists."""

@@ -9,6 +9,7 @@ are known by their folders (``hf_base``, ``hf_instruct``) or by their models' na
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,14 +21,16 @@ import numpy as np
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.lam import format_lam
-from lm_eval_partial.results import dominance, intervals, uncertainty
+from lm_eval_partial.results import dominance, uncertainty
 from lm_eval_partial.results.aggregation import (
     INSTRUCTION,
     Node,
     Outline,
+    drawn_by_passage,
     no_interval,
     outline,
 )
+from lm_eval_partial.results.estimates import BOUND, SCORE, Estimate, Total, estimate
 from lm_eval_partial.results.files import ResultFile, Run, find, runs
 from lm_eval_partial.results.metrics import Array
 from lm_eval_partial.results.series import (
@@ -212,17 +215,13 @@ def trajectories(
 
 @dataclass(frozen=True)
 class _Pool:
-    """What all models scored on one pool of documents; NaN for a baseline that lacks the tasks."""
+    """What all models scored on one pool of documents: every λ, then every baseline."""
 
-    documents: int
-    reported: Array
-    """[models]: every λ, then every baseline."""
-    resampled: Array | None
-    """[rounds, models]; None where no interval can be had."""
+    estimate: Estimate
     halves: Array | None
-    """[2, splits, 1 + rounds, λ], see `uncertainty.half_estimates`; None as `resampled`."""
-    flips: Array | None
-    """[2, λ]: documents that λ alone has right, and that λ = 1 alone has; None if not 0 or 1."""
+    """[2, splits, 1 + rounds, λ], see `uncertainty.half_estimates`; None without an interval."""
+    by_passage: tuple[str, ...]
+    """Tasks whose questions on one passage were drawn together."""
 
 
 def _trajectory(
@@ -256,8 +255,8 @@ def _trajectory(
             baselines[which] = found
     tasks, left = common_tasks(points)
     plan = outline(points, tasks, suite, instruction)
-    curves, with_spread, undominated = _curves(points, list(baselines.values()), plan, lams)
-    notes = [*plan.notes, *_notes(points, baselines, left), *no_interval(plan, with_spread)]
+    curves, notes_on_intervals, undominated = _curves(points, list(baselines.values()), plan, lams)
+    notes = [*plan.notes, *_notes(points, baselines, left), *notes_on_intervals]
     if alone:  # with other pairs about, what is left may be theirs
         notes += _unused(rest, baselines)
     config = files[0].config
@@ -319,8 +318,8 @@ def _unused(rest: list[ResultFile], baselines: dict[str, Run]) -> Iterator[str]:
 
 def _curves(
     points: list[Run], baselines: list[Run], plan: Outline, lams: list[float]
-) -> tuple[dict[str, Curve], set[Part], tuple[float, ...]]:
-    """Return every node's curve by its name, which parts have an interval, and the λ undominated.
+) -> tuple[dict[str, Curve], list[str], tuple[float, ...]]:
+    """Return every node's curve by its name, notes on intervals, and the λ that are undominated.
 
     Pools are read one after the other, and each is dropped once no node waits for it.
     """
@@ -331,14 +330,16 @@ def _curves(
     ).values():
         for part in mean.node.pools:
             waiting.setdefault(part, []).append(mean)
-    with_spread = set()
+    with_spread, by_passage = set[Part](), dict[str, None]()
     for part, pool in _pools(points, baselines, plan.parts):
-        if pool.resampled is not None:
+        if pool.halves is not None:
             with_spread.add(part)
+        by_passage |= dict.fromkeys(pool.by_passage)
         for mean in waiting.pop(part):
             mean.add(part, pool)
+    notes = [*no_interval(plan, with_spread), *drawn_by_passage(by_passage)]
     curves = {name: mean.curve for name, mean in means.items()}
-    return curves, with_spread, _undominated(plan, means, lams)
+    return curves, notes, _undominated(plan, means, lams)
 
 
 def _undominated(plan: Outline, means: dict[str, _Mean], lams: list[float]) -> tuple[float, ...]:
@@ -367,28 +368,17 @@ def _pools(
         columns = [run for run, has in zip(models, has_tasks, strict=True) if has]
         check_settings(columns, tasks_of(members))
         for part, series in load(columns, members):
-            yield part, _pool(part, series, has_tasks, points)
+            yield part, _pool(series, has_tasks, [float(run.lam or 0) for run in points])
 
 
-def _pool(part: Part, series: Series, has_tasks: tuple[bool, ...], points: list[Run]) -> _Pool:
-    """Return what all models scored on one pool of documents, the `points` first."""
-    resampled = halves = flips = None
-    if series.right_or_wrong:
-        reference = [run.lam for run in points].index(1.0)
-        columns = range(len(points))
-        flips = np.array([series.flips(reference, column) for column in columns]).T
+def _pool(series: Series, has_tasks: tuple[bool, ...], lams: list[float]) -> _Pool:
+    """Return what all models scored on one pool of documents, the `lams` first."""
+    halves = None
     if series.has_spread:
-        resampled = _spread(uncertainty.bootstrap(series, str(part)), has_tasks)
         # The best λ is chosen among λ alone, never a baseline.
-        halves = uncertainty.half_estimates(series.first(len(points)), str(part))
-    return _Pool(series.documents, _spread(series.reported, has_tasks), resampled, halves, flips)
-
-
-def _spread(values: Array, has_tasks: tuple[bool, ...]) -> Array:
-    """Return `values` [..., models that have the tasks] as [..., all models], NaN elsewhere."""
-    spread = np.full((*values.shape[:-1], len(has_tasks)), np.nan)
-    spread[..., list(has_tasks)] = values
-    return spread
+        halves = uncertainty.half_estimates(series.first(len(lams)))
+    found = estimate(series, lams.index(1.0)).spread(has_tasks)
+    return _Pool(found, halves, series.by_passage)
 
 
 def _settings(files: list[ResultFile], tasks: list[str]) -> dict[str, Any]:
@@ -431,12 +421,8 @@ class _Mean:
         self.node, self.lams, self.is_axis = node, lams, is_axis
         self.left = list(node.parts)
         self.early: dict[Part, _Pool] = {}
-        self.documents = 0
-        # 0 is where a sum starts; None stands for a part that has no interval.
-        self.reported: Array | None = np.zeros(())
-        self.resampled: Array | None = np.zeros(())
+        self.total = Total()
         self.halves: Array | None = np.zeros(())
-        self.shares: list[tuple[float, _Pool]] = []
 
     def add(self, part: Part, pool: _Pool) -> None:
         """Take the pool of a part; after the last one the curve is there."""
@@ -444,41 +430,36 @@ class _Mean:
         while self.left and self.left[0][0] in self.early:
             part, weight = self.left.pop(0)
             pool = self.early.pop(part)
-            self.documents += pool.documents
-            self.shares.append((weight, replace(pool, resampled=None, halves=None)))
-            self.reported = _plus(self.reported, weight, pool.reported)
-            self.resampled = _plus(self.resampled, weight, pool.resampled)
+            self.total.add(weight, pool.estimate, self.lams.index(1.0))
             self.halves = _plus(self.halves, weight, pool.halves)
         if not self.left:
             self.curve = self._curve()
-            if self.is_axis and self.reported is not None and self.resampled is not None:
-                self.kept = self.reported, self.resampled
-            self.reported = self.resampled = self.halves = None
+            if self.is_axis and self.total.replicates is not None:
+                self.kept = self.total.score, self.total.replicates
+            del self.total, self.halves  # large
 
     def _curve(self) -> Curve:
         """Return the score of all models, with intervals where all its pools have them."""
-        node, lams, scale = self.node, self.lams, self.node.scale
-        assert self.reported is not None
-        values = scale * self.reported
-        reference = lams.index(1.0)
+        node, lams, scale, total = self.node, self.lams, self.node.scale, self.total
+        values = scale * total.score
+        reference, count = lams.index(1.0), len(lams)
         sign = 1 if node.higher_is_better else -1
-        naive = int(uncertainty.nearest_best(sign * values[None, : len(lams)], reference)[0])
+        naive = int(uncertainty.nearest_best(sign * values[None, :count], reference)[0])
         best = Best(lams[naive], float(values[naive] - values[reference]))
         low = high = change_low = change_high = np.full_like(values, np.nan)
-        loss_bound = np.full(len(lams), np.nan)
-        if self.resampled is not None and self.halves is not None:
-            resampled = scale * self.resampled
-            low, high = self._interval(resampled)
-            loss_bound = self._loss_bound(resampled[:, : len(lams)], reference)
-            # Of the changes, not the change of the ends: numerator and reference vary together.
-            change_low, change_high = uncertainty.interval(_change(resampled, reference))
-            best = _cross_fitted(best, scale * self.halves, lams, sign)
-            best = _among_all(
-                best, sign * values[: len(lams)], sign * resampled[:, : len(lams)], lams
-            )
+        loss_bound = np.full(count, np.nan)
+        if total.replicates is not None and self.halves is not None:
+            low, high = scale * np.array(total.ends(SCORE, reference))
+            losses = -sign * scale * np.array(total.ends(BOUND, reference))
+            loss_bound = losses.max(axis=0)[:count] + 0.0  # no −0
+            change_low, change_high = _changes(total, reference)
+            floor = scale * total.floor(reference)
+            best = _cross_fitted(best, scale * self.halves, lams, sign, floor)
+            resampled = scale * total.replicates[:, :count]
+            best = _among_all(best, sign * values[:count], sign * resampled, lams)
         return Curve(
             node=node,
-            documents=self.documents,
+            documents=total.documents,
             values=values,
             low=low,
             high=high,
@@ -488,49 +469,6 @@ class _Mean:
             loss_bound=loss_bound,
             best=best,
         )
-
-    @property
-    def _of_shares(self) -> bool:
-        """Whether all documents are right or wrong."""
-        return all(pool.flips is not None for _, pool in self.shares)
-
-    def _interval(self, resampled: Array) -> tuple[Array, Array]:
-        """Return the ends of every model's interval: Wilson's where documents are right or wrong.
-
-        Elsewhere it is the bootstrap's.
-        """
-        if not self._of_shares:
-            return uncertainty.interval(resampled)
-        parts = []
-        for weight, pool in self.shares:
-            ends = intervals.wilson(pool.reported, pool.documents)
-            parts.append((weight, pool.reported, *ends))
-        low, high = intervals.combined(parts)
-        return self.node.scale * low, self.node.scale * high
-
-    def _loss_bound(self, resampled: Array, reference: int) -> Array:
-        """Return what every λ loses at most against λ = 1, one-sided, [λ].
-
-        Args:
-            resampled: the score at every λ, [rounds, λ].
-            reference: the column of λ = 1.
-        """
-        sign = 1 if self.node.higher_is_better else -1
-        if self._of_shares:
-            parts = []
-            for weight, pool in self.shares:
-                assert pool.flips is not None
-                gained, lost = pool.flips[::sign]
-                estimate = (lost - gained) / pool.documents
-                # One end of this leaves out as much as a one-sided bound of 95 %.
-                ends = intervals.agresti_min(lost, gained, pool.documents, 2 * intervals.LEVEL - 1)
-                parts.append((weight, estimate, *ends))
-            bound = self.node.scale * intervals.combined(parts)[1]
-        else:
-            losses = sign * (resampled[:, [reference]] - resampled)
-            bound = np.quantile(losses, intervals.LEVEL, axis=0)
-        bound[reference] = 0
-        return np.asarray(bound)
 
 
 def _plus(total: Array | None, weight: float, values: Array | None) -> Array | None:
@@ -544,6 +482,14 @@ def _change(values: Array, reference: int) -> Array:
     change = np.full_like(values, np.nan)
     difference = values - values[..., reference, None]
     return 100 * np.divide(difference, divisor, out=change, where=divisor > 0)
+
+
+def _changes(total: Total, reference: int) -> tuple[Array, Array]:
+    """Return the ends of the intervals of the percent differences, [models]."""
+    # Of the ratios, not the ratio of the ends: numerator and reference vary together.
+    ends = 100 * (np.array(total.ratios(reference)) - 1)
+    ends = ends if total.score[reference] > 0 else -ends[::-1]
+    return ends[0], ends[1]
 
 
 def _among_all(best: Best, values: Array, resampled: Array, lams: list[float]) -> Best:
@@ -564,11 +510,12 @@ def _among_all(best: Best, values: Array, resampled: Array, lams: list[float]) -
     return replace(best, inside=(lams[column], p))
 
 
-def _cross_fitted(best: Best, halves: Array, lams: list[float], sign: int) -> Best:
+def _cross_fitted(best: Best, halves: Array, lams: list[float], sign: int, floor: float) -> Best:
     """Return the best λ, completed by what it gains on documents that did not choose it."""
     chosen, gain, error = uncertainty.crossfit(halves, lams.index(1.0), sign)
     (column, count), *_ = Counter(chosen).most_common(1)
-    margin = uncertainty.NORMAL * error
+    # Half a document in either direction is added: where few differ, half of them may have none.
+    margin = uncertainty.NORMAL * math.hypot(error, floor)
     return replace(
         best,
         chosen=lams[column],

@@ -1,22 +1,21 @@
 """How sure a comparison on paired documents is: bootstrap, tests, and cross-fitted choice of λ.
 
 Every estimate here is a weighted mean over series (`series.Series`): a task is one series, an area
-or a group several. Documents are drawn within each series and the same for all models. So all
-differences are paired, and every series keeps its weight. Random numbers are seeded by the name of
-the series, so that the same files give the same digits.
+or a group several. Documents are drawn by their units (`draws`), the same for all models and all
+series. So all differences are paired, and every series keeps its weight.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from lm_eval_partial.results.intervals import LEVEL
-from lm_eval_partial.results.metrics import Array, mean
+from lm_eval_partial.results.metrics import Array
 from lm_eval_partial.results.series import Series
 
 ROUNDS = 2000
@@ -28,63 +27,33 @@ SPLITS = 20
 CHOICES = 250
 """Weightings of the documents for the standard error of that gain."""
 NORMAL = float(stats.norm.ppf((1 + LEVEL) / 2))  # standard errors to either side
-CHUNK = 4_000_000
-"""Weights held at a time, 32 MB of them: all rounds of a large task would not fit into memory."""
 
 
-def generator(name: str, purpose: str) -> np.random.Generator:
-    """Return random numbers that depend on the two names alone."""
-    # Not hash(), which Python salts anew for every process.
-    return np.random.default_rng(zlib.crc32(f"{purpose} {name}".encode()))
+def bootstrap(series: Series, rounds: int = ROUNDS) -> Array:
+    """Return the metric on weighted documents, [rounds, runs].
 
-
-def resamples(documents: int, rounds: int, random: np.random.Generator) -> Iterator[Array]:
-    """Yield how often each of `documents` is drawn with replacement, in pieces [r, documents]."""
-    step = max(1, CHUNK // documents)
-    for start in range(0, rounds, step):
-        size = min(step, rounds - start)
-        drawn = random.integers(documents, size=(size, documents))
-        # One count for all rounds: each round's documents have numbers of their own.
-        drawn += documents * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * documents)
-        yield counts.reshape(size, documents).astype(float)
-
-
-def weightings(documents: int, rounds: int, random: np.random.Generator) -> Iterator[Array]:
-    """Yield random positive weights of the documents, in pieces [r, documents].
-
-    This is the Bayesian bootstrap (Rubin 1981). It has the spread of the bootstrap, but leaves no
-    document out, so that a half of few documents is never empty.
+    The weights of a round are the same for all runs, and in all series that a document is in.
     """
-    step = max(1, CHUNK // documents)
-    for start in range(0, rounds, step):
-        yield random.exponential(size=(min(step, rounds - start), documents))
+    sums, documents = np.zeros((rounds, *series.unit_rows.shape[1:])), np.zeros((rounds, 1))
+    for some, weights in series.units.weights(rounds):
+        sums += _weighted(weights, series.unit_rows[some])
+        documents += _weighted(weights, series.units.sizes[some, None])
+    if series.prior is not None:
+        random = np.random.default_rng(zlib.crc32(series.units.ids.tobytes()))
+        sums += random.gamma(series.prior, size=sums.shape)
+    return series.finish(sums, documents)
 
 
-def standard_error(series: Series, one: int, two: int, replicates: Array) -> float:
-    """Return the paired standard error of the difference (two − one).
-
-    Of a mean it is s/√n, of any other metric the bootstrap's.
-    """
-    assert series.rows is not None
-    if series.finish is mean:
-        differences = series.rows[:, two, 0] - series.rows[:, one, 0]
-        return float(differences.std(ddof=1) / np.sqrt(series.documents))
-    return float((replicates[:, two] - replicates[:, one]).std(ddof=1))
+def _weighted(weights: Array, rows: Array) -> Array:
+    """Return the weighted sums of `rows` [units, …], one for each round, [rounds, …]."""
+    # One matrix product for all rounds, runs and columns is far faster than a sum for each.
+    flat = weights.T @ rows.reshape(len(rows), -1)
+    return flat.reshape(-1, *rows.shape[1:])
 
 
-def bootstrap(series: Series, name: str, rounds: int = ROUNDS) -> Array:
-    """Return the metric on resampled documents, [rounds, runs].
-
-    Each resample is the same for all runs.
-    """
-    pieces = resamples(series.documents, rounds, generator(name, "bootstrap"))
-    return np.concatenate([series.values(weights) for weights in pieces])
-
-
-def interval(replicates: Array) -> tuple[Array, Array]:
-    """Return the ends of the percentile interval of level `LEVEL` over the first axis."""
-    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+def interval(replicates: Array, level: float = LEVEL) -> tuple[Array, Array]:
+    """Return the ends of the percentile interval of a level over the first axis."""
+    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
 
 
@@ -99,7 +68,7 @@ def not_ruled_out(values: Array, replicates: Array) -> list[int]:
         values: what was measured, [columns], more being better.
         replicates: the same on resampled documents, [rounds, columns].
     """
-    centred = replicates - values
+    centred = replicates - replicates.mean(0)
     kept = []
     for column in range(len(values)):
         noise = centred - centred[:, [column]]
@@ -128,7 +97,7 @@ def beats_both(values: Array, replicates: Array, ends: tuple[int, int]) -> tuple
         ends: the two columns that the others lie between.
     """
     inside = [column for column in range(len(values)) if ends[0] < column < ends[1]]
-    noise = replicates - values
+    noise = replicates - replicates.mean(0)
     weakest, largest = np.full(len(inside), np.inf), np.zeros(len(replicates))
     for end in ends:
         ratios = noise[:, inside] - noise[:, [end]]
@@ -144,26 +113,47 @@ def beats_both(values: Array, replicates: Array, ends: tuple[int, int]) -> tuple
     return inside[chosen], (1 + hits) / (1 + len(replicates))
 
 
-def swapped(series: Series, name: str, one: int, two: int, flips: int = FLIPS) -> Array:
-    """Return the differences (two − one) after swapping results on random documents, [flips].
+def swapped(
+    found: Sequence[Series], name: str, one: int, two: int, flips: int = FLIPS
+) -> list[Array]:
+    """Return the differences (two − one) after swapping results on random units, [flips] each.
 
     This is the null distribution of the randomisation test: if the models were alike, the two
-    results of a document could be exchanged. Documents that differ by the same amount are
-    interchangeable, so only the *number* of swaps of each kind is drawn (binomial).
+    results of a unit could be exchanged, in all the series that it is in. Units that differ by the
+    same amounts are interchangeable, so only the *number* of swaps of each kind is drawn
+    (binomial).
     """
-    assert series.rows is not None
-    ours, theirs = series.rows[:, one], series.rows[:, two]
-    kinds, counts = np.unique(theirs - ours, axis=0, return_counts=True)
-    differ = kinds.any(1)
-    kinds, counts = kinds[differ], counts[differ]
+    kinds, counts = np.unique(_differences(found, one, two), axis=0, return_counts=True)
     moved = np.zeros((flips, kinds.shape[1]))
-    random = generator(name, "swap")
+    random = np.random.default_rng(zlib.crc32(name.encode()))
     for kind, count in zip(kinds, counts, strict=True):
-        moved += random.binomial(count, 0.5, size=(flips, 1)) * kind
-    documents = np.full(flips, float(series.documents))
-    ours_swapped = series.finish(ours.sum(0) + moved, documents)
-    theirs_swapped = series.finish(theirs.sum(0) - moved, documents)
-    return theirs_swapped - ours_swapped
+        differ = kind.nonzero()[0]
+        swaps = random.binomial(count, 0.5, size=(flips, 1)) if len(differ) else 0
+        moved[:, differ] += swaps * kind[differ]
+    differences, start = [], 0
+    for series in found:
+        ours, theirs = series.unit_rows[:, one].sum(0), series.unit_rows[:, two].sum(0)
+        change = moved[:, start : start + len(ours)]
+        start += len(ours)
+        documents = np.full(flips, float(series.documents))
+        swapped_two = series.finish(theirs - change, documents)
+        differences.append(swapped_two - series.finish(ours + change, documents))
+    return differences
+
+
+def _differences(found: Sequence[Series], one: int, two: int) -> Array:
+    """Return every unit's (two − one) in each column of each series, [units, columns].
+
+    It is 0 where a unit is not in a series.
+    """
+    ids = np.unique(np.concatenate([series.units.ids for series in found]))
+    tables = []
+    for series in found:
+        differences = series.unit_rows[:, two] - series.unit_rows[:, one]
+        table = np.zeros((len(ids), differences.shape[1]))
+        table[np.searchsorted(ids, series.units.ids)] = differences
+        tables.append(table)
+    return np.concatenate(tables, axis=1)
 
 
 def p_value(null: Array, observed: float) -> float:
@@ -198,33 +188,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def half_estimates(series: Series, name: str, rounds: int = CHOICES) -> Array:
+def half_estimates(series: Series, rounds: int = CHOICES) -> Array:
     """Return the metric on both halves of every split, [2, splits, 1 + rounds, runs].
 
     The first of the rounds is of the documents as they are, the others of random weightings of
-    them. A document keeps its half whatever its weight.
+    them. A document keeps its half whatever its weight, and has the same in every series.
     """
-    assert series.rows is not None
-    random = generator(name, "halves")
-    splits = [_half(series.documents, random) for _ in range(SPLITS)]
-    pieces = [_on_halves(series, np.ones((1, series.documents)), splits)]
-    for weights in weightings(series.documents, rounds, random):
-        pieces.append(_on_halves(series, weights, splits))
-    return np.concatenate(pieces, axis=2)
-
-
-def _half(documents: int, random: np.random.Generator) -> Array:
-    """Return which documents are in the first half, as 0 and 1; an odd one goes to either."""
-    order = random.permutation(documents)
-    first = (documents + random.integers(2)) // 2
-    return np.array(order < first, dtype=float)
-
-
-def _on_halves(series: Series, weights: Array, splits: list[Array]) -> Array:
-    """Return the metric on both halves of every split, [2, splits, rounds, runs]."""
-    first = [series.values(weights, half) for half in splits]
-    second = [series.values(weights, 1 - half) for half in splits]
-    return np.array([first, second])
+    first = series.units.halves(SPLITS)
+    halves = np.array([first, 1 - first])
+    sums = np.zeros((2, SPLITS, 1 + rounds, *series.unit_rows.shape[1:]))
+    documents = np.zeros((2, SPLITS, 1 + rounds, 1))
+    for some, weights in series.units.weights(rounds):
+        weights = np.column_stack([np.ones(len(weights)), weights])
+        rows, sizes = series.unit_rows[some], series.units.sizes[some, None]
+        for half, split in np.ndindex(2, SPLITS):
+            only = halves[half, some, split, None]
+            sums[half, split] += _weighted(weights, rows * only[..., None])
+            documents[half, split] += _weighted(weights, sizes * only)
+    return series.finish(sums, documents)
 
 
 def crossfit(estimates: Array, reference: int, sign: int = 1) -> tuple[list[int], float, float]:

@@ -184,7 +184,7 @@ def test_a_key_is_in_no_file(folder):
         assert file.is_dir() or KEY not in file.read_text()
 
 
-@pytest.mark.parametrize("killed", ["both", "parent"])
+@pytest.mark.parametrize("killed", [pytest.param("both", marks=pytest.mark.slow), "parent"])
 def test_death_midway_loses_nothing(folder, killed):
     """A killed judge goes on where it was; one whose parent is killed ends by itself."""
     command = ["alpaca-eval", "judge", str(folder), "--win_rate_only", "--concurrency", "2"]

@@ -505,7 +505,7 @@ def test_simple_evaluate(pair, lm_eval):
     "command",
     [
         pytest.param(["lm_eval", "run"], marks=pytest.mark.versions),
-        ["-m", "lm_eval"],
+        pytest.param(["-m", "lm_eval"], marks=pytest.mark.slow),
         ["accelerate", "launch", "--cpu", "--num_processes", "1", "-m", "lm_eval"],
     ],
     ids=" ".join,

@@ -177,7 +177,7 @@ class AnotherRopeBase(Mutant):
 
 class PaddingSeen(Mutant):
     def rounded(self, width: int) -> int:
-        return -(-width // 64) * 64  # as on a GPU
+        return (width // 64 + 1) * 64  # as on a GPU, and never without padding
 
     def _mask(self, rows: Rows, queries: int, start: int, held: int, reach: Reach) -> Any:
         mask = super()._mask(rows, queries, start, held, reach)

@@ -67,7 +67,7 @@ def test_samples_are_read_from_behind_their_prompts(tmp_path):
     assert [sample.values for sample in samples] == [{"f1": 1.0}, {"f1": 0.0}]
     first = samples[0]
     assert (first.doc_id, first.filter) == (0, "strict")
-    assert (first.document, first.prompt) == (("d0", "t0"), "p0")
+    assert (first.document, first.prompt) == (("one 0", "t0"), "p0")
     assert first.responses == [["-1.5", "True"]]
 
 
@@ -78,7 +78,7 @@ def test_samples_in_another_order_of_keys_are_read_in_full(tmp_path):
     path.write_text(json.dumps(dict(reversed(row.items()))))
     (found,) = find(file)
     (sample,) = found.samples("one")
-    assert sample.values == {"acc": 1.0} and sample.document == ("d0", "t0")
+    assert sample.values == {"acc": 1.0} and sample.document == ("one 0", "t0")
 
 
 def test_samples_that_were_not_logged_are_asked_for(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lm_eval_partial.results.intervals import agresti_min, combined, over_clusters, wilson
+from lm_eval_partial.results.intervals import agresti_min, over_clusters, ratio, wilson
 
 
 def test_wilson_by_value():
@@ -74,9 +74,23 @@ def test_over_clusters_covers_the_mean_of_other_clusters(alike):
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
-def test_combined_is_wald_for_intervals_that_are_even_to_both_sides():
-    parts = [(0.5, np.array([1.0]), np.array([0.7]), np.array([1.3]))] * 2
-    low, high = combined(parts)
-    assert low[0] == pytest.approx(1 - 0.3 / np.sqrt(2)) and high[0] == pytest.approx(
-        1 + 0.3 / np.sqrt(2)
-    )
+def test_the_ratio_of_even_intervals_is_fiellers():
+    """Fieller 1954, of two estimates with variances 0.01 and 0.02 and a covariance of 0.005."""
+    scores, z2 = np.array([0.8, 1.2]), stats.norm.ppf(0.975) ** 2
+    margins = np.sqrt(z2 * np.array([0.01, 0.02]))
+    ends = np.array([scores - margins, scores + margins])
+    correlation = np.array([0.005 / np.sqrt(0.01 * 0.02), 1])
+    low, high = ratio(scores, ends, 1, correlation)
+    cross, divisor = 0.8 * 1.2 - z2 * 0.005, 1.2**2 - z2 * 0.02
+    root = np.sqrt(cross**2 - divisor * (0.8**2 - z2 * 0.01))
+    assert low[0] == pytest.approx((cross - root) / divisor)
+    assert high[0] == pytest.approx((cross + root) / divisor)
+
+
+def test_a_ratio_to_what_may_be_0_has_no_bound():
+    ends = np.array([[0.1, 0.0], [0.3, 0.2]])
+    low, high = ratio(np.array([0.2, 0.1]), ends, 1, np.zeros(2))
+    assert np.isnan(low).all() and np.isnan(high).all()
+    ends = np.array([[0.0, 0.1], [0.2, 0.4]])
+    low, high = ratio(np.array([0.0, 0.2]), ends, 1, np.zeros(2))
+    assert low[0] == 0 and 0 < high[0] < 3

@@ -23,8 +23,6 @@ def test_values_are_paired_by_document(tmp_path):
     assert found.rows[:, :, 0].tolist() == [[1, 1], [0, 1], [0, 0]] and found.documents == 3
     assert found.reported.tolist() == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
     assert found.other_prompts == 0
-    assert found.values(np.array([[0, 1.0, 0], [1, 0, 1]])).tolist() == [[0, 1], [0.5, 0.5]]
-    assert found.values(np.ones((1, 3)), only=np.array([1.0, 1, 0])).tolist() == [[0.5, 1]]
 
 
 def test_documents_are_paired_by_id_whatever_the_order_of_lines(tmp_path):
@@ -112,7 +110,7 @@ def test_tasks_of_one_pool_are_one_series(tmp_path):
     found = two(tmp_path, {"t": [1, 0, 0], "u": [1]}, {"t": [1, 1, 0], "u": [0]})
     ((_, pool),) = load(found, [(("t", "u"), "acc,none")])
     assert pool.documents == 4 and pool.reported.tolist() == [0.5, 0.5]
-    assert pool.values(np.ones((1, 4))).tolist() == [[0.5, 0.5]]
+    assert pool.unit_rows.sum(0).tolist() == [[2], [2]] and len(pool.units) == 4
 
 
 def test_tasks_in_common(tmp_path):

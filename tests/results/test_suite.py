@@ -7,12 +7,16 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.results.files import read_result
+from lm_eval_partial.results.files import ResultFile, read_result
+from lm_eval_partial.results.standard_errors import with_standard_errors
 from lm_eval_partial.results.suite import icl_score, read_suite, score, task_configs
+from tests.result_folders import write
 
 SUITE = {"area_a": {"one": "acc,none", "two": "f1,strict"}, "area_b": {"three": "acc_norm,none"}}
 RESULT: dict[str, Any] = {
@@ -170,7 +174,45 @@ def test_the_command_prints_json(tmp_path, capsys):
         "metric": "acc,none",
         "value": 25,
         "documents": None,
+        "stderr": None,
     }
+    assert found["icl_stderr"] is None
+
+
+def scored(folder, suite):
+    """Return the scores of a folder, with what standard errors its samples give."""
+    file, result = read_result(folder)
+    return with_standard_errors(score(result, suite), ResultFile(file, result), suite)
+
+
+def test_standard_errors_are_of_documents(tmp_path):
+    one, two, three = ([1, 0, 0, 1], [1.0] * 9 + [0.0], [0.25, 0.5, 1.0])
+    suite = {"a": dict.fromkeys(("one", "two"), "acc,none"), "b": {"three": "acc,none"}}
+    write(tmp_path, {"one": one, "two": two, "three": three})
+    scores = scored(tmp_path, suite)
+    errors = [100 * stats.sem(values) for values in (one, two, three)]
+    assert [task.stderr for task in scores.tasks] == pytest.approx(errors)
+    assert scores.area_stderrs == pytest.approx({"a": np.hypot(*errors[:2]) / 2, "b": errors[2]})
+    assert scores.icl_stderr == pytest.approx(np.linalg.norm(errors) / 3)
+
+
+def test_a_mean_has_a_standard_error_if_all_its_tasks_have_samples(tmp_path):
+    suite = {"a": dict.fromkeys(("one", "two"), "acc,none"), "b": {"three": "acc,none"}}
+    write(tmp_path, {"one": [1, 0], "two": [1, 0], "three": [1, 0]})
+    next(tmp_path.glob("samples_two_*")).unlink()
+    scores = scored(tmp_path, suite)
+    assert [task.stderr is None for task in scores.tasks] == [False, True, False]
+    assert scores.area_stderrs["a"] is None and scores.area_stderrs["b"] is not None
+    assert scores.icl_stderr is None and scores.icl == 50
+
+
+def test_the_command_prints_standard_errors_where_there_are_samples(tmp_path, capsys):
+    suite = read_suite(task_configs())["partial_icl_symbolic"]
+    write(tmp_path, dict.fromkeys(suite, [1, 0, 0, 1]), metric="exact_match,strict-match")
+    assert main(["score", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    # s/√n of two right of four, and that of a mean of two tasks.
+    assert out.count("28.87") == 2 and out.count("20.41") == 1 and "± SE" in out
 
 
 def test_errors_are_one_line_and_help_ends_in_commands(tmp_path, capsys):

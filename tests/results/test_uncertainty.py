@@ -12,12 +12,13 @@ from lm_eval_partial.results import metrics, uncertainty
 from lm_eval_partial.results.series import Series
 
 
-def series(table, finish=metrics.mean):
-    """Return a series of [documents, models] or [documents, models, k]."""
+def series(table, finish=metrics.mean, seed=0):
+    """Return a series of [documents, models] or [documents, models, k]; `seed` is of its ids."""
     rows = np.asarray(table, dtype=float)
     rows = rows[..., None] if rows.ndim == 2 else rows
     sums = finish(rows.sum(0), np.full(rows.shape[1], float(len(rows))))
-    return Series(rows, finish, sums, len(rows))
+    ids = np.random.default_rng(seed).integers(2**62, size=len(rows))
+    return Series(rows, finish, sums, len(rows), ids=ids)
 
 
 def paired(*columns):
@@ -42,7 +43,7 @@ def right_or_wrong(seed, chances, documents, shared=0.8):
 
 def test_the_bootstrap_is_scipys():
     table = np.random.default_rng(1).random((80, 2)) * [1, 1.2]
-    drawn = uncertainty.bootstrap(series(table), "x", 20000)
+    drawn = uncertainty.bootstrap(series(table), 20000)
     low, high = uncertainty.interval(drawn[:, 1] - drawn[:, 0])
     theirs = stats.bootstrap(
         (table[:, 1] - table[:, 0],),
@@ -58,11 +59,10 @@ def test_the_bootstrap_is_scipys():
 def test_the_bootstrap_of_macro_f1_is_scipys():
     random = np.random.default_rng(3)
     table = macro_f1_series(random.integers(3, size=(2, 60, 2)).tolist())
-    drawn = uncertainty.bootstrap(table, "x", 4000)
+    drawn = uncertainty.bootstrap(table, 4000)
 
     def statistic(index):
-        weights = np.bincount(index, minlength=60).astype(float)[None]
-        return float(np.diff(table.values(weights)[0])[0])
+        return float(np.diff(table.finish(table.rows[index].sum(0), np.full(2, 60.0)))[0])
 
     theirs = stats.bootstrap(
         (np.arange(60),),
@@ -75,42 +75,11 @@ def test_the_bootstrap_of_macro_f1_is_scipys():
     assert (drawn[:, 1] - drawn[:, 0]).std() == pytest.approx(theirs.standard_error, rel=0.1)
 
 
-def test_resamples_draw_as_many_documents_as_there_are_and_come_in_pieces(monkeypatch):
-    monkeypatch.setattr(uncertainty, "CHUNK", 70)
-    pieces = list(uncertainty.resamples(10, 25, np.random.default_rng(0)))
-    assert [len(piece) for piece in pieces] == [7, 7, 7, 4]
-    drawn = np.concatenate(pieces)
-    assert (drawn.sum(1) == 10).all() and drawn.max() > 1
-
-
-def test_two_series_are_not_resampled_alike_and_one_always_is():
-    table = series(np.random.default_rng(1).random((20, 2)))
-    first, again = uncertainty.bootstrap(table, "x", 50), uncertainty.bootstrap(table, "x", 50)
-    other = uncertainty.bootstrap(table, "y", 50)
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
-
-
-def test_the_standard_error_of_a_mean_is_that_of_paired_differences():
-    table = np.random.default_rng(5).random((40, 2))
-    found = uncertainty.standard_error(series(table), 0, 1, np.zeros((3, 2)))
-    assert found == pytest.approx(stats.sem(table[:, 1] - table[:, 0]))
-
-
-def test_the_standard_error_of_another_metric_is_the_bootstraps():
-    def ratio(sums, documents):
-        return sums[..., 0] / sums[..., 1]
-
-    table = series(np.random.default_rng(5).random((40, 2, 2)) + 1, ratio)
-    drawn = uncertainty.bootstrap(table, "x", 500)
-    expected = (drawn[:, 1] - drawn[:, 0]).std(ddof=1)
-    assert uncertainty.standard_error(table, 0, 1, drawn) == pytest.approx(expected)
-
-
 def test_intervals_cover_the_truth_19_times_in_20():
     covered = []
     for seed in range(300):
         table = right_or_wrong(seed, [0.6, 0.7], 100)
-        drawn = uncertainty.bootstrap(series(table), str(seed), 400)
+        drawn = uncertainty.bootstrap(series(table, seed=seed), 400)
         low, high = uncertainty.interval(drawn[:, 1] - drawn[:, 0])
         covered.append(low <= 0.1 <= high)
     assert 0.91 <= np.mean(covered) <= 0.98
@@ -126,7 +95,7 @@ def test_mcnemars_exact_test():
 
 def test_the_randomisation_test_of_right_and_wrong_is_mcnemars():
     table = np.array([[0, 1]] * 9 + [[1, 0]] * 2 + [[1, 1]] * 5)
-    null = uncertainty.swapped(series(table), "x", 0, 1)
+    (null,) = uncertainty.swapped([series(table)], "x", 0, 1)
     assert uncertainty.p_value(null, 7 / 16) == pytest.approx(
         stats.binomtest(9, 11).pvalue, abs=0.01
     )
@@ -134,7 +103,7 @@ def test_the_randomisation_test_of_right_and_wrong_is_mcnemars():
 
 def test_the_randomisation_test_is_scipys():
     table = np.random.default_rng(7).random((30, 2)) * [1, 1.4]
-    null = uncertainty.swapped(series(table), "x", 0, 1)
+    (null,) = uncertainty.swapped([series(table)], "x", 0, 1)
     theirs = stats.permutation_test(
         (table[:, 0], table[:, 1]),
         lambda a, b, axis: (b - a).mean(axis),
@@ -156,14 +125,15 @@ def test_the_randomisation_test_of_macro_f1_has_its_level():
         one = np.where(random.random(50) < 0.6, gold, random.integers(3, size=50))
         two = np.where(random.random(50) < 0.6, gold, random.integers(3, size=50))
         table = macro_f1_series(paired(gold, one, two))
-        null = uncertainty.swapped(table, str(seed), 0, 1, flips=499)
+        (null,) = uncertainty.swapped([table], str(seed), 0, 1, flips=499)
         below.append(uncertainty.p_value(null, table.reported[1] - table.reported[0]) <= 0.1)
     assert 0.05 <= np.mean(below) <= 0.16
 
 
 def test_swapping_ends_at_the_two_models():
     """Of one document either nothing or everything is swapped."""
-    assert sorted(set(uncertainty.swapped(series([[0.25, 1.0]]), "x", 0, 1))) == [-0.75, 0.75]
+    (null,) = uncertainty.swapped([series([[0.25, 1.0]])], "x", 0, 1)
+    assert sorted(set(null)) == [-0.75, 0.75]
 
 
 def test_no_random_p_value_is_zero():
@@ -185,7 +155,7 @@ def test_of_equal_scores_the_one_nearest_to_the_reference_is_best():
 
 def test_halves_are_halves_and_documents_keep_theirs():
     """Of three documents one alone is right, and it is in the same half for all weights."""
-    estimates = uncertainty.half_estimates(series([[1.0], [0.0], [0.0]]), "x", 50)
+    estimates = uncertainty.half_estimates(series([[1.0], [0.0], [0.0]]), 50)
     assert estimates.shape == (2, uncertainty.SPLITS, 51, 1)
     assert ((estimates[0, :, :, 0] == 0) != (estimates[1, :, :, 0] == 0)).all()
 
@@ -197,8 +167,8 @@ def gains(chances, documents, repeats=150):
     """
     rows = []
     for seed in range(repeats):
-        table = series(right_or_wrong(seed, chances, documents))
-        halves = uncertainty.half_estimates(table, str(seed), 100)
+        table = series(right_or_wrong(seed, chances, documents), seed=seed)
+        halves = uncertainty.half_estimates(table, 100)
         chosen, gain, error = uncertainty.crossfit(halves, len(chances) - 1)
         naive = (table.reported - table.reported[-1]).max()
         truth = np.array(chances)[chosen].mean() - chances[-1]
@@ -220,7 +190,7 @@ def test_where_something_is_better_the_honest_gain_is_found():
 
 
 def test_where_less_is_better_the_least_is_chosen():
-    estimates = uncertainty.half_estimates(series(np.tile([3.0, 1.0, 2.0], (10, 1))), "x")
+    estimates = uncertainty.half_estimates(series(np.tile([3.0, 1.0, 2.0], (10, 1))))
     chosen, gain, error = uncertainty.crossfit(estimates, 2, sign=-1)
     assert chosen == [1] * 40 and (gain, error) == pytest.approx((-1, 0))
     chosen, gain, error = uncertainty.crossfit(estimates, 2)
@@ -229,8 +199,8 @@ def test_where_less_is_better_the_least_is_chosen():
 
 def drawn(seed: int, shares: list[float], documents: int, rounds: int = 400) -> Any:
     """Return what was measured of models of some shares, and on resampled documents."""
-    found = series(right_or_wrong(seed, shares, documents))
-    return found.reported, uncertainty.bootstrap(found, str(seed), rounds)
+    found = series(right_or_wrong(seed, shares, documents), seed=seed)
+    return found.reported, uncertainty.bootstrap(found, rounds)
 
 
 def test_what_may_be_the_best_has_the_best_19_times_in_20():

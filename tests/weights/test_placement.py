@@ -40,7 +40,14 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 # Tensor parallelism -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["full", "adapter", "rank"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "full",
+        pytest.param("adapter", marks=pytest.mark.slow),
+        pytest.param("rank", marks=pytest.mark.slow),
+    ],
+)
 def test_two_ranks_are_one_and_each_reads_its_part(kind, pairs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     base, instruct = pairs("llama")
