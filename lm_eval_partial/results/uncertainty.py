@@ -194,18 +194,19 @@ def half_estimates(series: Series, rounds: int = CHOICES) -> Array:
     The first of the rounds is of the documents as they are, the others of random weightings of
     them. A document keeps its half whatever its weight, and has the same in every series.
     """
-    first = series.units.halves(SPLITS)
-    halves = np.array([first, 1 - first])
-    sums = np.zeros((2, SPLITS, 1 + rounds, *series.unit_rows.shape[1:]))
-    documents = np.zeros((2, SPLITS, 1 + rounds, 1))
-    for some, weights in series.units.weights(rounds):
-        weights = np.column_stack([np.ones(len(weights)), weights])
-        rows, sizes = series.unit_rows[some], series.units.sizes[some, None]
-        for half, split in np.ndindex(2, SPLITS):
-            only = halves[half, some, split, None]
-            sums[half, split] += _weighted(weights, rows * only[..., None])
-            documents[half, split] += _weighted(weights, sizes * only)
-    return series.finish(sums, documents)
+    units, rows = series.units, series.unit_rows
+    weights = np.column_stack(
+        [np.ones(len(units)), np.concatenate([drawn for _, drawn in units.weights(rounds)])]
+    )
+    first = units.halves(SPLITS)
+    estimates = np.empty((2, SPLITS, 1 + rounds, rows.shape[1]))
+    for half, halves in enumerate((first, 1 - first)):
+        for split, only in enumerate(halves.T[..., None]):
+            # One at a time: of a confusion matrix of many classes, sums are large.
+            sums = _weighted(weights, rows * only[..., None])
+            documents = _weighted(weights, units.sizes[:, None] * only)
+            estimates[half, split] = series.finish(sums, documents)
+    return estimates
 
 
 def crossfit(estimates: Array, reference: int, sign: int = 1) -> tuple[list[int], float, float]:
