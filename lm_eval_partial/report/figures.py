@@ -81,8 +81,8 @@ def tradeoff(trajectory: Trajectory) -> Figure | None:
         stock = zip(across.values[count:], up.values[count:], strict=True)
         for baseline, place in zip(trajectory.baselines, stock, strict=True):
             axes.plot(*place, STOCK[baseline], color=INK, fillstyle="none", markersize=7)
-        axes.set_xlabel(f"instruction following: {_label(across)}{_unit(across)}")
-        axes.set_ylabel(f"in-context learning: {_label(up)}{_unit(up)}")
+        axes.set_xlabel(_axis("instruction following", across))
+        axes.set_ylabel(_axis("in-context learning", up))
     return figure
 
 
@@ -129,6 +129,13 @@ def _crowded(place: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> bool:
     Places are fractions of the axes' width and height.
     """
     return bool((np.abs(others - place) < (0.1, 0.05)).all(axis=1).any())
+
+
+def _axis(kind: str, curve: Curve) -> str:
+    """Return what stands along an axis, where the `kind` of score is named once."""
+    label = _label(curve)
+    label = label if label.startswith(kind) else f"{kind}: {label}"
+    return f"{label}{_unit(curve)}"
 
 
 def _label(curve: Curve) -> str:

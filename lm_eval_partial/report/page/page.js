@@ -213,6 +213,8 @@ function drawScore(section, pair) {
   }));
 }
 
+const axisName = (kind, curve) => curve.label.startsWith(kind) ? curve.label : `${kind}: ${curve.label}`;
+
 function drawTradeoff(section, pair) {
   const figure = section.querySelector(".tradeoff");
   if (!figure) return;
@@ -229,7 +231,7 @@ function drawTradeoff(section, pair) {
   chart(figure, {
     points: pair.lams.map(lamPoint), named: true,
     stock: pair.baselines.map((side, i) => ({ ...point(`stock ${side}`, pair.lams.length + i), side })),
-    title: `${up.label} over ${across.label}`, xLabel: `instruction following: ${across.label}`, yLabel: `in-context learning: ${up.label}`,
+    title: `${up.label} over ${across.label}`, xLabel: axisName("instruction following", across), yLabel: axisName("in-context learning", up),
   });
 }
 
