@@ -27,6 +27,7 @@ from lm_eval_partial.prefix.device import without_plans
 from lm_eval_partial.prefix.masks import Rows
 from lm_eval_partial.prefix.model import AnyCache, PrefixModel
 from lm_eval_partial.prefix.own_cache import OwnCache
+from lm_eval_partial.prefix.precision import perturbed
 from lm_eval_partial.prefix.self_check import Kind, Measures, check, deviation
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
 
@@ -229,9 +230,11 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
                     deviations[key] = deviation(logits, model.alone(text, STEPS_CHECKED))
         return [deviations[prompt.tobytes()] for prompt in chosen]
 
+    def again(chosen: list[Ints]) -> list[float]:
+        return shared(chosen, model.after(None, chosen[0][: group.prefix]))
+
     def shared_in_float32(chosen: list[Ints]) -> list[float] | None:
-        prefix = chosen[0][: group.prefix]
-        return model.in_float32(lambda: shared(chosen, model.after(None, prefix)))
+        return model.in_float32(lambda: again(chosen))
 
     def plain(chosen: list[Ints]) -> list[float]:
         deviations = []
@@ -242,7 +245,9 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
         return deviations
 
     asked = [prompts[index] for index in group.indices]
-    measures = Measures(shared, shared_in_float32, plain)
+    measures = Measures(
+        shared, again, shared_in_float32, plain, functools.partial(perturbed, model.model)
+    )
     fades = isinstance(group.cache, OwnCache)
     check(asked, measures, model.dtype, len(model.layers), fades)
 

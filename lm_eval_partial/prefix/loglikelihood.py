@@ -12,6 +12,7 @@ predict a continuation's token meet the head.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from lm_eval_partial.prefix.device import on_cpu, on_device
 from lm_eval_partial.prefix.masks import Rows
 from lm_eval_partial.prefix.model import AnyCache, PrefixModel
 from lm_eval_partial.prefix.own_cache import OwnCache
+from lm_eval_partial.prefix.precision import perturbed
 from lm_eval_partial.prefix.self_check import AFTER_CACHE, Kind
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
 
@@ -291,12 +293,12 @@ class _Questions:
         def shared(sequences: list[int]) -> list[float]:
             return self._deviations(asked, sequences)
 
-        def shared_in_float32(sequences: list[int]) -> list[float] | None:
-            def measured() -> list[float]:
-                again = self.ask(parts, model.after(None, prefix) if cache else None)
-                return self._deviations(again, sequences)
+        def again(sequences: list[int]) -> list[float]:
+            anew = self.ask(parts, model.after(None, prefix) if cache else None)
+            return self._deviations(anew, sequences)
 
-            return model.in_float32(measured)
+        def shared_in_float32(sequences: list[int]) -> list[float] | None:
+            return model.in_float32(lambda: again(sequences))
 
         def plain(sequences: list[int]) -> list[float]:
             return [self._own_noise(asked, sequence) for sequence in sequences]
@@ -305,7 +307,9 @@ class _Questions:
         # has no branch.
         by_length = sorted(asked.rows, key=lambda sequence: len(asked.rows[sequence]))
         longer = by_length[len(by_length) // 2 :]
-        measures = self_check.Measures(shared, shared_in_float32, plain)
+        measures = self_check.Measures(
+            shared, again, shared_in_float32, plain, partial(perturbed, model.model)
+        )
         fades = isinstance(cache, OwnCache)
         self_check.check(longer, measures, model.dtype, len(model.layers), fades)
 

@@ -59,6 +59,30 @@ def in_float32(model: torch.nn.Module, at_once: bool = False) -> Iterator[None]:
             restore(module)
 
 
+@contextmanager
+def perturbed(model: torch.nn.Module, seed: int) -> Iterator[None]:
+    """Let the embeddings of tokens be off by one step of their dtype, in a random direction.
+
+    What depends on rounding comes out otherwise then, and a fault as before. Each call of the model
+    has noise of its own.
+    """
+    random = torch.Generator().manual_seed(seed)
+
+    def shake(module: torch.nn.Module, _: Any, found: torch.Tensor) -> torch.Tensor:
+        steps = torch.randint(-1, 2, found.shape, generator=random).to(found)
+        return found * (1 + torch.finfo(found.dtype).eps * steps)
+
+    try:
+        handle = model.get_input_embeddings().register_forward_hook(shake)  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):  # a stranger's model may not say which they are
+        yield
+        return
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _own(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the module's own parameters' data and buffers, not its children's."""
     for name, parameter in module.named_parameters(recurse=False):

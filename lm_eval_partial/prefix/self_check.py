@@ -10,7 +10,8 @@ model. docs/self_check.md has the figures.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
@@ -39,6 +40,12 @@ MAY_DEVIATE_IN_HALF = 3 / 4
 """The same in half precision, once float32 has shown masks, positions and cache to be right.
 
 What is left is a kernel that is wrong in half precision only, and that shows everywhere.
+"""
+
+TRIES = 5
+"""How often a disagreement must be found, each time with other rounding, before it is believed.
+
+A token that is sent to another expert in the prefix changes all sequences after it at once.
 """
 
 Item = TypeVar("Item")
@@ -108,17 +115,21 @@ def limit(dtype: torch.dtype, layers: int) -> float:
 
 @dataclass(frozen=True)
 class Measures(Generic[Item]):
-    """Three ways to measure; each takes sequences and returns the `deviation` of each.
+    """Ways to measure; each takes sequences and returns the `deviation` of each.
 
     Attributes:
-        shared: the shared way from the plain way, in the model's own precision.
+        shared: the shared way from the plain way, in the model's own precision, as it was asked.
+        again: the same, the sequences and the prefix before them asked anew.
         shared_in_float32: the same in float32; returns None where the model cannot compute in it.
         plain: the plain way from itself, in a batch of another shape.
+        perturbed: of a seed, a context in which all of these round otherwise.
     """
 
     shared: Callable[[list[Item]], list[float]]
+    again: Callable[[list[Item]], list[float]]
     shared_in_float32: Callable[[list[Item]], list[float] | None]
     plain: Callable[[list[Item]], list[float]]
+    perturbed: Callable[[int], AbstractContextManager[None]]
 
 
 def check(
@@ -151,23 +162,45 @@ def check(
     may_deviate = MAY_DEVIATE
     exact = measures.shared_in_float32(sample)
     if exact is not None:
-        _refuse(exact, [limit(torch.float32, layers)] * len(sample), may_deviate, "in float32")
+        limits = [limit(torch.float32, layers)] * len(sample)
+        _refuse(exact, limits, may_deviate, "in float32", _tries(measures, sample, exactly=True))
         if passes or dtype == torch.float32:
             return
         may_deviate = MAY_DEVIATE_IN_HALF
     if passes:
         return
-    own_noise = [max(allowed, OWN_NOISE * noise) for noise in measures.plain(sample)]
-    _refuse(
-        measures.shared(sample), own_noise, may_deviate, f"in {str(dtype).removeprefix('torch.')}"
-    )
+    limits = [max(allowed, OWN_NOISE * noise) for noise in measures.plain(sample)]
+    where = f"in {str(dtype).removeprefix('torch.')}"
+    _refuse(measures.shared(sample), limits, may_deviate, where, _tries(measures, sample))
 
 
-def _refuse(found: list[float], limits: list[float], may_deviate: float, where: str) -> None:
-    """Raise `DisagreementError` if a share of more than `may_deviate` lies beyond its limit."""
+def _tries(
+    measures: Measures[Item], sample: list[Item], exactly: bool = False
+) -> Iterator[list[float]]:
+    """Yield deviations of the sample, `exactly` in float32 or not, each time rounded otherwise."""
+    for seed in range(1, TRIES):
+        with measures.perturbed(seed):
+            found = measures.shared_in_float32(sample) if exactly else measures.again(sample)
+        if found is not None:
+            yield found
+
+
+def _refuse(
+    found: list[float],
+    limits: list[float],
+    may_deviate: float,
+    where: str,
+    more: Iterator[list[float]],
+) -> None:
+    """Raise `DisagreementError` if a share of more than `may_deviate` lies beyond its limit.
+
+    And in `more` tries too, which are asked for only then.
+    """
     beyond = [pair for pair in zip(found, limits, strict=True) if pair[0] > pair[1]]
     if len(beyond) <= may_deviate * len(found):
         return
+    if (another := next(more, None)) is not None:
+        return _refuse(another, limits, may_deviate, where, more)
     deviations, allowed = zip(*beyond, strict=True)
     raise DisagreementError(
         f"in {len(beyond)} of {len(found)} sequences the logits are off by {min(deviations):.2%} to"

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 from lm_eval_partial import demo
 from lm_eval_partial.prefix import self_check
 from lm_eval_partial.prefix.model import PrefixModel
+from lm_eval_partial.prefix.precision import perturbed
 from lm_eval_partial.prefix.self_check import (
     DisagreementError,
     Measures,
@@ -78,35 +79,71 @@ def off(*items: int, by: float = 1.0) -> Any:
     return lambda chosen: [by if item in items else 0.0 for item in chosen]
 
 
+def measures(shared: Any, in_float32: Any, plain: Any, again: Any = None) -> Measures[int]:
+    """Return ways to measure that say the same each time, or of which `again` says something."""
+    return Measures(shared, again or shared, in_float32, plain, lambda seed: nullcontext())
+
+
 def never(chosen: list[int]) -> Any:
     pytest.fail("this measure is not needed")
 
 
 def test_what_lies_outside_the_first_sample_is_not_looked_at():
-    check(range(40), Measures(off(1), never, never), torch.bfloat16, layers=2)
+    check(range(40), measures(off(1), never, never), torch.bfloat16, layers=2)
 
 
 def test_float32_decides_where_the_model_can_compute_in_it():
     shared, quiet = off(*range(40), by=0.5), off(by=0.0)
     noisy = off(*range(40), by=0.2)
     with pytest.raises(DisagreementError, match="in 5 of 16 .* 100.00% .* in float32; rounding"):
-        check(range(40), Measures(shared, off(*FIRST, 20), never), torch.bfloat16, layers=2)
+        check(range(40), measures(shared, off(*FIRST, 20), never), torch.bfloat16, layers=2)
     few = off(*FIRST)  # four in sixteen may be
-    check(range(40), Measures(shared, few, noisy), torch.bfloat16, layers=2)
+    check(range(40), measures(shared, few, noisy), torch.bfloat16, layers=2)
     with pytest.raises(DisagreementError, match="in 16 of 16 .* 50.00% .* in bfloat16; rounding"):
-        check(range(40), Measures(shared, few, quiet), torch.bfloat16, layers=2)
+        check(range(40), measures(shared, few, quiet), torch.bfloat16, layers=2)
     most = off(*range(24), by=0.5)
-    check(range(40), Measures(most, few, quiet), torch.bfloat16, layers=2)
-    check(range(40), Measures(off(*FIRST), few, never), torch.float32, layers=2)
+    check(range(40), measures(most, few, quiet), torch.bfloat16, layers=2)
+    check(range(40), measures(off(*FIRST), few, never), torch.float32, layers=2)
 
 
 def test_a_fault_that_fades_is_looked_for_in_float32_at_once():
     quiet, faulty = off(by=0.0), off(*range(40), by=1e-3)
     with pytest.raises(DisagreementError, match="in 16 of 16 .* in float32"):
-        check(range(40), Measures(quiet, faulty, never), torch.bfloat16, layers=2, fades=True)
-    check(range(40), Measures(quiet, quiet, never), torch.bfloat16, layers=2, fades=True)
-    check(range(40), Measures(quiet, never, never), torch.float32, layers=2, fades=True)
-    check(range(40), Measures(quiet, lambda _: None, never), torch.float16, 2, fades=True)
+        check(range(40), measures(quiet, faulty, never), torch.bfloat16, layers=2, fades=True)
+    check(range(40), measures(quiet, quiet, never), torch.bfloat16, layers=2, fades=True)
+    check(range(40), measures(quiet, never, never), torch.float32, layers=2, fades=True)
+    check(range(40), measures(quiet, lambda _: None, never), torch.float16, 2, fades=True)
+
+
+def test_a_disagreement_that_other_rounding_does_not_find_is_none():
+    """One of five tries is enough to pass, and all five are needed to fail."""
+    tried = []
+
+    def mostly_off(chosen: list[int]) -> list[float]:
+        tried.append(len(chosen))
+        return [float(len(tried) < 5)] * len(chosen)
+
+    check(range(40), measures(off(*FIRST), mostly_off, never), torch.float32, layers=2)
+    assert tried == [16] * 5
+    half = measures(off(*range(40)), off(by=0.0), off(by=0.0), again=off(by=0.0))
+    check(range(40), half, torch.bfloat16, layers=2)
+    faulty = measures(off(*range(40)), off(by=0.0), off(by=0.0))
+    with pytest.raises(DisagreementError, match="in 16 of 16 .* in bfloat16"):
+        check(range(40), faulty, torch.bfloat16, layers=2)
+
+
+def test_other_rounding_changes_logits_by_little_and_goes_away():
+    model = pico.model(pico.config("llama", 330), 0).eval()
+    ids = torch.randint(0, 330, (1, 50))
+    with torch.no_grad():
+        before = model(ids).logits
+        with perturbed(model, 1):
+            once, twice = model(ids).logits, model(ids).logits
+        with perturbed(model, 1):
+            again = model(ids).logits
+        after = model(ids).logits
+    assert 0 < deviation(once[0], before[0]) < 1e-4 and not torch.equal(once, twice)
+    assert torch.equal(once, again) and torch.equal(before, after)
 
 
 def test_without_float32_the_models_own_noise_decides():
@@ -114,12 +151,12 @@ def test_without_float32_the_models_own_noise_decides():
         return None
 
     noisy, quiet = off(*range(40), by=0.34), off(*range(40), by=0.3)
-    check(range(40), Measures(off(*FIRST), cannot, quiet), torch.float16, layers=2)
-    check(range(40), Measures(off(*range(40)), cannot, noisy), torch.float16, layers=2)
+    check(range(40), measures(off(*FIRST), cannot, quiet), torch.float16, layers=2)
+    check(range(40), measures(off(*range(40)), cannot, noisy), torch.float16, layers=2)
     with pytest.raises(
         DisagreementError, match="in 5 of 16 .* in float16; rounding explains 90.00%"
     ):
-        check(range(40), Measures(off(*FIRST, 20), cannot, quiet), torch.float16, layers=2)
+        check(range(40), measures(off(*FIRST, 20), cannot, quiet), torch.float16, layers=2)
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -294,7 +331,7 @@ def alarms(
     numbers = [len(seen), second, failed]
     return [
         name,
-        str(engine.layers),
+        str(len(engine.layers)),
         str(dtype)[6:],
         *map(str, numbers),
         f"{max(r for r, _ in seen):.2f}",
