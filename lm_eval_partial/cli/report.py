@@ -190,5 +190,5 @@ def summary(curve: Curve, lams: Sequence[float]) -> str:
     return (
         f"not ruled out (95 %) are {ranges(best.not_ruled_out, lams)}. Chosen on one half and"
         f" measured on the other, the gain over λ = 1 is {best.honest_gain:+.2f} (95 %: {low:+.2f}"
-        f" to {high:+.2f}). Some λ inside beats both ends: {inside(best)}. {naive}"
+        f" to {high:+.2f}). Test that some λ inside beats both ends: {inside(best)}. {naive}"
     )

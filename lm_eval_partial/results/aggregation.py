@@ -168,7 +168,8 @@ def no_interval(plan: Outline, with_spread: Collection[Part]) -> list[str]:
     if not unsure:
         return []
     return [
-        "no interval (a metric that is no function of sums over documents, or one document):"
+        "no interval (a metric that is no function of sums over documents, one document, or fewer"
+        " than ten a class):"
         f" {listing(unsure, 20)}"
     ]
 
@@ -421,12 +422,18 @@ class _Builder:
         tasks = [task for task in tasks_below(self.run, name) if metric in results.get(task, {})]
         if not tasks:
             return ()
-        sizes = [finite(results[task].get("sample_len")) or 0.0 for task in tasks]
-        if len({*sizes}) > 1 and self.is_mean(name, metric, tasks, sizes):
+        sizes = [self.size(name, task) for task in tasks]
+        if 0 not in sizes and len({*sizes}) > 1 and self.is_mean(name, metric, tasks, sizes):
             return (((tuple(tasks), metric), 1.0),)
         if self.is_mean(name, metric, tasks, [1.0] * len(tasks)):
             return _pools(tasks, sizes, metric)
         return ()
+
+    def size(self, group: str, task: str) -> float:
+        """Return how many documents a task of a group has; 0 if the result file does not say."""
+        data = self.run.file_of(group).data
+        counted = ((data.get("n-samples") or {}).get(task) or {}).get("effective")
+        return finite(data["results"][task].get("sample_len")) or finite(counted) or 0.0
 
     def is_mean(self, name: str, metric: str, tasks: list[str], weights: list[float]) -> bool:
         """Return whether a group's value is the weighted mean of some tasks' in every run."""
@@ -470,7 +477,7 @@ def _pools(tasks: list[str], sizes: list[float], metric: str) -> tuple[tuple[Par
     """
     pools: dict[tuple[float, int], list[str]] = {}
     for number, (task, size) in enumerate(zip(tasks, sizes, strict=True)):
-        pools.setdefault((size, 0 if size < FEW else number), []).append(task)
+        pools.setdefault((size, 0 if 0 < size < FEW else number), []).append(task)
     return tuple(((tuple(pool), metric), len(pool) / len(tasks)) for pool in pools.values())
 
 

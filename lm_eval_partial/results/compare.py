@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.results import intervals, uncertainty
+from lm_eval_partial.results import draws, intervals, uncertainty
 from lm_eval_partial.results.aggregation import Node, drawn_by_passage, no_interval, outline
 from lm_eval_partial.results.estimates import DIFFERENCE, Total, estimate
 from lm_eval_partial.results.files import Run, Sample, find, runs
@@ -188,7 +188,7 @@ def _difference(
         name=node.name,
         kind="group" if is_group else "task",
         metric=node.metric,
-        tasks=len(node.parts) if is_group else 1,
+        tasks=len(tasks_of(node.pools)) if is_group else 1,
         documents=total.documents,
         reference=float(values[0]),
         value=float(values[column]),
@@ -201,8 +201,9 @@ def _difference(
         for share, each in data[part].of_tasks():
             tasks.append((weight * share, each[column] - each[0]))
     over_tasks = None
-    if is_group and len(tasks) >= CLUSTERS:
-        weights, changes = np.array(tasks).T
+    weights, changes = np.array(tasks).T
+    # Where one task is most of the weight, the others are no sample of tasks.
+    if is_group and 1 / (weights @ weights) >= CLUSTERS - 1e-9:
         low, high = intervals.over_clusters(node.scale * changes, weights)
         over_tasks = low, high
     low, high = (node.scale * float(ends[column]) for ends in total.ends(DIFFERENCE, 0))
@@ -224,7 +225,12 @@ def _p_value(node: Node, data: Mapping[Part, Series], column: int) -> float:
         if exact is not None:
             return exact
     null, observed = np.zeros(uncertainty.FLIPS), 0.0
-    nulls = uncertainty.swapped(found, node.name, 0, column)
+    if draws.overlap([series.units.ids for series in found]):
+        nulls = uncertainty.swapped(found, node.name, 0, column)
+    else:  # one by one takes less memory
+        nulls = []
+        for (part, _), series in zip(node.parts, found, strict=True):
+            nulls += uncertainty.swapped([series], str(part), 0, column)
     for (_, weight), series, differences in zip(node.parts, found, nulls, strict=True):
         null += weight * differences
         observed += weight * (series.reported[column] - series.reported[0])

@@ -201,14 +201,14 @@ class Total:
         self._error: Array = np.zeros((2, 1))
         self._covariance: Array = np.zeros((2, 1))
         self._ids: list[Ids] = []
-        self._floor = 0.0
+        self._floors: list[float] = []
 
     def add(self, weight: float, part: Estimate, reference: int) -> None:
         """Add a part; the last digits depend on the order."""
         self.documents += part.documents
         self.score = self.score + weight * part.score
         self._ids.append(part.ids)
-        self._floor = math.hypot(self._floor, weight * part.floor)
+        self._floors.append(weight * part.floor)
         if self.replicates is None or part.replicates is None:
             self.replicates = None
             return
@@ -241,13 +241,25 @@ class Total:
             return np.ones_like(self._variance)
         changes = self.replicates - self.replicates[:, [reference]]
         variance = np.array([self.replicates.var(0), changes.var(0)])
-        alone = self._variance
-        grown: Array = np.divide(variance, alone, out=np.ones_like(alone), where=alone > 0)
+        # Where no document differs, or few do, what parts have in common says how they go together.
+        alone = self._variance + sum(floor**2 for floor in self._floors)
+        variance = variance + self._common_floor()
+        grown: Array = np.divide(variance, alone, out=np.ones_like(alone), where=alone > 1e-20)
         return grown
+
+    def _common_floor(self) -> float:
+        """Return the variance of the sum of all floors, documents in common going together."""
+        total = 0.0
+        for one, own in zip(self._ids, self._floors, strict=True):
+            for two, other in zip(self._ids, self._floors, strict=True):
+                if own and other:
+                    common = len(np.intersect1d(one, two, assume_unique=True))
+                    total += own * other * common / math.sqrt(len(one) * len(two))
+        return total
 
     def floor(self, reference: int) -> float:
         """Return the standard error that a difference has where no document differs."""
-        return self._floor * math.sqrt(np.nanmax(self.together(reference)))
+        return math.hypot(*self._floors) * math.sqrt(np.nanmax(self.together(reference)))
 
     def errors(self, reference: int) -> Array:
         """Return the standard errors of `SCORE` and `DIFFERENCE`, [2, models]."""
@@ -283,15 +295,16 @@ class Total:
     def ratios(self, reference: int) -> tuple[Array, Array]:
         """Return the ends of the intervals of the scores over the reference's, [models].
 
-        NaN where the reference may be 0.
+        NaN where the reference's interval reaches 0.
         """
         assert self.replicates is not None
+        low, high = (float(end[reference]) for end in self.ends(SCORE, reference))
+        divisor = self.replicates[:, [reference]]
+        if low <= 0 <= high or not divisor.all():
+            unknown = np.full_like(self.score, np.nan)
+            return unknown, unknown
         if not self.has_shares:
-            divisor = self.replicates[:, [reference]]
-            ratios = np.full_like(self.replicates, np.nan)
-            return uncertainty.interval(
-                np.divide(self.replicates, divisor, out=ratios, where=divisor != 0)
-            )
+            return uncertainty.interval(self.replicates / divisor)
         with_reference, own = self._covariance
         correlation = with_reference / np.sqrt(own * own[reference])
         ends = np.array(self.ends(SCORE, reference))

@@ -449,7 +449,7 @@ def _passage(line: bytes) -> str:
     else:
         doc = json.loads(line.decode()).get("doc")
     for name in PASSAGES if isinstance(doc, dict) else ():
-        if isinstance(doc.get(name), str):
+        if doc.get(name) and isinstance(doc[name], str):
             return str(doc[name])
     return ""
 

@@ -94,4 +94,5 @@ def ratio(scores: Array, ends: Array, reference: int, correlation: Array) -> tup
     over = cross + np.sqrt(np.maximum(cross**2 - high * (2 * scores - high) * squares, 0))
     unknown = np.full_like(scores, np.nan)
     above = np.divide(over, squares, out=unknown.copy(), where=squares > 0)
-    return np.where(squares > 0, below, unknown), above
+    known = (squares > 0) & np.isfinite(scores)
+    return np.where(known, below, unknown), np.where(known, above, unknown)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,28 +49,38 @@ def is_known(aggregation: str | None) -> bool:
     return _name(aggregation) in _KNOWN
 
 
-def prior(table: Array, aggregation: str | None) -> Array | None:
-    """Return what a bootstrap adds to the sums, as shapes of gamma variables, [columns, k].
+class Prior(NamedTuple):
+    """What a bootstrap adds to the sums of a confusion matrix."""
+
+    shapes: Array
+    """[columns, k], of gamma variables."""
+    classes: int
+    """Classes that are right somewhere."""
+    least: float
+    """The lowest value of the metric; the highest is 1."""
+
+
+def prior(table: Array, aggregation: str | None) -> Prior | None:
+    """Return what a bootstrap adds to the sums; None where the metric has no confusion matrix.
 
     A confusion matrix without an error has resamples without one. So three quarters of a document
     that are right, and as much that are wrong, are shared out among the classes; with them, F1 near
-    0 and 1 has an interval that covers (tests/results/test_coverage.py). None for other metrics.
+    0 and 1 has an interval that covers (tests/results/test_coverage.py).
 
     Args:
         table: as `rows` returns it.
         aggregation: as in `rows`.
     """
-    if _name(aggregation) not in _OF_CONFUSION:
+    name = _name(aggregation)
+    if name not in _OF_CONFUSION:
         return None
     documents, columns, cells = table.shape
     classes = round(cells**0.5)
     occurs = table[:, 0].sum(0).reshape(classes, classes).sum(1) > 0  # right somewhere
-    if classes < 2:
-        return np.zeros((columns, cells))
-    shapes = np.full((classes, classes), 1 / (classes - 1))
+    shapes = np.full((classes, classes), 1 / max(1, classes - 1))
     np.fill_diagonal(shapes, 1)
     shapes = 0.75 / occurs.sum() * shapes * occurs[:, None]
-    return np.tile(shapes.ravel(), (columns, 1))
+    return Prior(np.tile(shapes.ravel(), (columns, 1)), int(occurs.sum()), _OF_CONFUSION[name])
 
 
 def _name(aggregation: str | None) -> str:
@@ -127,7 +137,12 @@ def _ratio(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
     table = _table(values)
     if table.shape[2] != 2:
         raise ValueError("not two numbers a document")
-    return table, lambda sums, documents: sums[..., 0] / sums[..., 1]
+
+    def ratio(sums: Array, documents: Array) -> Array:
+        unknown = np.full(sums.shape[:-1], np.nan)
+        return np.divide(sums[..., 0], sums[..., 1], out=unknown, where=sums[..., 1] != 0)
+
+    return table, ratio
 
 
 def _weighted_perplexity(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
@@ -217,7 +232,7 @@ def _matthews(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
     return table, correlation
 
 
-_OF_CONFUSION = ("macro_f1", "f1", "matthews_corrcoef")
+_OF_CONFUSION = {"macro_f1": 0.0, "f1": 0.0, "matthews_corrcoef": -1.0}  # their lowest values
 _KNOWN: dict[str, Callable[[Sequence[Sequence[Any]]], tuple[Array, Finish]]] = {
     "mean": _mean,
     "perplexity": _perplexity,

@@ -27,6 +27,8 @@ from lm_eval_partial.results.files import ResultFile, Run, label
 from lm_eval_partial.results.intervals import LEVEL
 from lm_eval_partial.results.metrics import Array, Finish
 
+PER_CLASS = 10
+"""Documents a class, with fewer of which F1 has no interval."""
 Part = tuple[tuple[str, ...], str]
 """Tasks whose documents are one pool, and a metric, spelled "metric,filter"."""
 
@@ -47,14 +49,19 @@ class Series:
     """Of a pool, the documents of each of its tasks, in the order of `rows`."""
     ids: Ids | None = None
     """[documents], of the unit that each is drawn in (`draws.unit`); None if each is its own."""
-    prior: Array | None = None
-    """[runs, k], what a bootstrap adds to the sums; see `metrics.prior`."""
+    prior: metrics.Prior | None = None
+    """What a bootstrap adds to the sums."""
     by_passage: tuple[str, ...] = ()
     """The tasks whose questions on one passage are one unit."""
 
     @property
     def has_spread(self) -> bool:
-        """Whether an interval can be had; from one document it would be of width zero."""
+        """Whether an interval can be had; from one document it would be of width zero.
+
+        A metric over many classes of few documents each is too far from its own resamples.
+        """
+        if self.prior and not 1 < self.prior.classes <= self.documents / PER_CLASS:
+            return False
         return self.rows is not None and len(self.units) > 1
 
     @cached_property
@@ -131,7 +138,7 @@ class Series:
     def first(self, runs: int) -> Series:
         """Return the series of the first `runs` runs."""
         assert self.rows is not None
-        prior = None if self.prior is None else self.prior[:runs]
+        prior = self.prior and self.prior._replace(shapes=self.prior.shapes[:runs])
         return replace(self, rows=self.rows[:, :runs], reported=self.reported[:runs], prior=prior)
 
 
@@ -227,8 +234,8 @@ def pool(parts: Sequence[Series]) -> Series:
     ids: list[Ids] = []
     by_passage: tuple[str, ...] = ()
     for part in parts:
-        # Rows of more than one column are sums behind a ratio, which does not average over tasks.
-        if part.rows is not None and part.rows.shape[2] == 1:
+        # No other metric of a pool is the mean of its tasks'.
+        if part.rows is not None and part.finish is metrics.mean:
             rows.append(part.rows)
         reported.append(part.reported)
         documents.append(float(part.documents))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.results.aggregation import suite_nodes
 from lm_eval_partial.results.estimates import SCORE, Estimate, Total, estimate
 from lm_eval_partial.results.files import ResultFile, Run, label
@@ -18,8 +19,7 @@ from lm_eval_partial.results.suite import Scores, Suite
 def with_standard_errors(scores: Scores, file: ResultFile, suite: Suite) -> Scores:
     """Return the scores with the standard errors of those whose samples lie beside the file.
 
-    Raises:
-        UserError: samples are damaged, or do not add up to what the file reports.
+    Of samples that are damaged, or do not add up to what the file reports, a caveat says why.
     """
     run = Run(label(file), (file,))
     nodes = suite_nodes([run], suite)
@@ -29,8 +29,13 @@ def with_standard_errors(scores: Scores, file: ResultFile, suite: Suite) -> Scor
             if part not in logged and all(file.has_samples(task) for task in part[0]):
                 logged.append(part)
     estimates: dict[Part, Estimate] = {}
-    for part, series in load([run], logged):
-        estimates[part] = estimate(series, reference=0)
+    caveats = list(scores.caveats)
+    for part in logged:
+        try:
+            ((_, series),) = load([run], [part])
+            estimates[part] = estimate(series, reference=0)
+        except UserError as error:
+            caveats.append(f"no standard error of {listing(part[0])}: {error}")
     errors: dict[str, float] = {}
     for node in nodes:
         total = Total()
@@ -40,4 +45,10 @@ def with_standard_errors(scores: Scores, file: ResultFile, suite: Suite) -> Scor
             errors[node.name] = node.scale * float(total.errors(0)[SCORE, 0])
     tasks = [replace(task, stderr=errors.get(task.task)) for task in scores.tasks]
     areas = {area: errors.get(area) for area in scores.areas}
-    return replace(scores, tasks=tasks, area_stderrs=areas, icl_stderr=errors.get("partial_icl"))
+    return replace(
+        scores,
+        tasks=tasks,
+        caveats=caveats,
+        area_stderrs=areas,
+        icl_stderr=errors.get("partial_icl"),
+    )

@@ -454,9 +454,10 @@ class _Mean:
             loss_bound = losses.max(axis=0)[:count] + 0.0  # no −0
             change_low, change_high = _changes(total, reference)
             floor = scale * total.floor(reference)
-            best = _cross_fitted(best, scale * self.halves, lams, sign, floor)
+            most = scale if node.percent else math.inf  # of a fraction, a gain is no larger
+            best = _cross_fitted(best, scale * self.halves, lams, sign, floor, most)
             resampled = scale * total.replicates[:, :count]
-            best = _among_all(best, sign * values[:count], sign * resampled, lams)
+            best = _among_all(best, sign * values[:count], sign * resampled, lams, floor)
         return Curve(
             node=node,
             documents=total.documents,
@@ -489,10 +490,12 @@ def _changes(total: Total, reference: int) -> tuple[Array, Array]:
     # Of the ratios, not the ratio of the ends: numerator and reference vary together.
     ends = 100 * (np.array(total.ratios(reference)) - 1)
     ends = ends if total.score[reference] > 0 else -ends[::-1]
-    return ends[0], ends[1]
+    return ends[0] + 0.0, ends[1] + 0.0  # no −0
 
 
-def _among_all(best: Best, values: Array, resampled: Array, lams: list[float]) -> Best:
+def _among_all(
+    best: Best, values: Array, resampled: Array, lams: list[float], floor: float
+) -> Best:
     """Return the best λ, completed by which may be the best, and whether one is strictly inside.
 
     Args:
@@ -500,19 +503,24 @@ def _among_all(best: Best, values: Array, resampled: Array, lams: list[float]) -
         values: the score at every λ, [λ], more being better.
         resampled: the same on resampled documents, [rounds, λ].
         lams: in their order.
+        floor: the standard error of a difference where no document differs.
     """
-    among = uncertainty.not_ruled_out(values, resampled)
+    among = uncertainty.not_ruled_out(values, resampled, floor)
     best = replace(best, not_ruled_out=tuple(lams[column] for column in among))
     if 0.0 not in lams or lams.index(1.0) - lams.index(0.0) < 2:
         return best
     ends = lams.index(0.0), lams.index(1.0)
-    column, p = uncertainty.beats_both(values, resampled, ends)
+    column, p = uncertainty.beats_both(values, resampled, ends, floor)
     return replace(best, inside=(lams[column], p))
 
 
-def _cross_fitted(best: Best, halves: Array, lams: list[float], sign: int, floor: float) -> Best:
+def _cross_fitted(
+    best: Best, halves: Array, lams: list[float], sign: int, floor: float, most: float
+) -> Best:
     """Return the best λ, completed by what it gains on documents that did not choose it."""
     chosen, gain, error = uncertainty.crossfit(halves, lams.index(1.0), sign)
+    if not math.isfinite(gain):  # a half without a number
+        return best
     (column, count), *_ = Counter(chosen).most_common(1)
     # Half a document in either direction is added: where few differ, half of them may have none.
     margin = uncertainty.NORMAL * math.hypot(error, floor)
@@ -521,5 +529,5 @@ def _cross_fitted(best: Best, halves: Array, lams: list[float], sign: int, floor
         chosen=lams[column],
         agreement=count / len(chosen),
         honest_gain=gain,
-        interval=(gain - margin, gain + margin),
+        interval=(max(gain - margin, -most), min(gain + margin, most)),
     )

@@ -38,10 +38,15 @@ def bootstrap(series: Series, rounds: int = ROUNDS) -> Array:
     for some, weights in series.units.weights(rounds):
         sums += _weighted(weights, series.unit_rows[some])
         documents += _weighted(weights, series.units.sizes[some, None])
-    if series.prior is not None:
-        random = np.random.default_rng(zlib.crc32(series.units.ids.tobytes()))
-        sums += random.gamma(series.prior, size=sums.shape)
-    return series.finish(sums, documents)
+    found = series.finish(sums, documents)
+    if series.prior is None:
+        return found
+    # F1 of resamples is lower than of the documents, as that is lower than of all there are.
+    bias = found.mean(0) - series.reported
+    random = np.random.default_rng(zlib.crc32(series.units.ids.tobytes()))
+    sums += random.gamma(series.prior.shapes, size=sums.shape)
+    found = series.finish(sums, documents) - 2 * bias
+    return np.clip(found, series.prior.least, 1)
 
 
 def _weighted(weights: Array, rows: Array) -> Array:
@@ -57,7 +62,7 @@ def interval(replicates: Array, level: float = LEVEL) -> tuple[Array, Array]:
     return low, high
 
 
-def not_ruled_out(values: Array, replicates: Array) -> list[int]:
+def not_ruled_out(values: Array, replicates: Array, floor: float = 0.0) -> list[int]:
     """Return the columns of which none can be said to be worse than another, at level `LEVEL`.
 
     Multiple comparisons with the best (Hsu 1984): a column is out if another exceeds it by more
@@ -67,23 +72,27 @@ def not_ruled_out(values: Array, replicates: Array) -> list[int]:
     Args:
         values: what was measured, [columns], more being better.
         replicates: the same on resampled documents, [rounds, columns].
+        floor: added to the standard errors, in squares: of few documents none may differ.
     """
     centred = replicates - replicates.mean(0)
     kept = []
     for column in range(len(values)):
         noise = centred - centred[:, [column]]
-        error = noise.std(0)
+        spread = noise.std(0)
+        error = np.hypot(spread, floor)
         ahead = values - values[column]
-        differ = error > 0  # of equal answers on every document there is nothing to compare
+        differ = spread > 0  # of equal answers on every document there is nothing to compare
         limit = 0.0
         if differ.any():
-            limit = float(np.quantile((noise[:, differ] / error[differ]).max(1), LEVEL))
+            limit = float(np.quantile((noise[:, differ] / spread[differ]).max(1), LEVEL))
         if (ahead <= limit * error + 1e-12).all():
             kept.append(column)
     return kept
 
 
-def beats_both(values: Array, replicates: Array, ends: tuple[int, int]) -> tuple[int, float]:
+def beats_both(
+    values: Array, replicates: Array, ends: tuple[int, int], floor: float = 0.0
+) -> tuple[int, float]:
     """Return which column between two beats both most clearly, and the p-value of that claim.
 
     A column must beat the one end and the other (intersection–union), so its statistic is the
@@ -95,19 +104,22 @@ def beats_both(values: Array, replicates: Array, ends: tuple[int, int]) -> tuple
         values: what was measured, [columns], more being better.
         replicates: the same on resampled documents, [rounds, columns].
         ends: the two columns that the others lie between.
+        floor: as in `not_ruled_out`.
     """
     inside = [column for column in range(len(values)) if ends[0] < column < ends[1]]
     noise = replicates - replicates.mean(0)
     weakest, largest = np.full(len(inside), np.inf), np.zeros(len(replicates))
     for end in ends:
         ratios = noise[:, inside] - noise[:, [end]]
-        error = ratios.std(0)
+        spread = ratios.std(0)
+        error = np.hypot(spread, floor)
         gains = values[inside] - values[end]
         known = error > 0
         # Equal answers on every document are no gain.
         weakest = np.minimum(weakest, np.divide(gains, error, where=known, out=0 * gains))
-        if known.any():
-            largest = np.maximum(largest, (ratios[:, known] / error[known]).max(1))
+        if (spread > 0).any():
+            varied = spread > 0
+            largest = np.maximum(largest, (ratios[:, varied] / spread[varied]).max(1))
     chosen = int(weakest.argmax())
     hits = int((largest >= weakest[chosen]).sum())
     return inside[chosen], (1 + hits) / (1 + len(replicates))
@@ -192,7 +204,8 @@ def half_estimates(series: Series, rounds: int = CHOICES) -> Array:
     """Return the metric on both halves of every split, [2, splits, 1 + rounds, runs].
 
     The first of the rounds is of the documents as they are, the others of random weightings of
-    them. A document keeps its half whatever its weight, and has the same in every series.
+    them. A document keeps its half whatever its weight. In another series it is in the same half,
+    unless it lies at the cut, which is where each series has as many documents on either side.
     """
     units, rows = series.units, series.unit_rows
     weights = np.column_stack(

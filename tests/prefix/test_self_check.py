@@ -343,9 +343,9 @@ def alarms(
     "family, layers", [(None, 5), ("llama", 2), ("llama", 30), ("mixtral", 2), ("mixtral", 30)]
 )
 def test_false_alarms(family, layers, monkeypatch):
-    """No check of 700 and more fails where nothing is wrong, with logits as large as real ones.
+    """No check of 400 and more fails where nothing is wrong, with logits as large as real ones.
 
-    The five cases have 3,500 checks and more in each dtype: were 1 in 1,000 to fail, one would, 97
+    The five cases have 3,200 checks and more in each dtype: were 1 in 1,000 to fail, one would, 96
     times in 100.
     """
     name = f"{family}, random, logits up to 30"
@@ -356,6 +356,7 @@ def test_false_alarms(family, layers, monkeypatch):
             DEMO / "instruct", dtype=torch.float32
         ).eval()
         name, draw, make = "demo pair", slices_of(texts_of(trained, 200)), lambda _: trained
-    rows = [alarms(name, make, dtype, 350, draw, monkeypatch) for dtype in DTYPES]
+    trials = 200 if (family, layers) == ("mixtral", 30) else 350  # it takes six times as long
+    rows = [alarms(name, make, dtype, trials, draw, monkeypatch) for dtype in DTYPES]
     write("false_alarms", HEADER, [row for row, _ in rows])
     assert not any(failed for _, failed in rows)

@@ -97,6 +97,20 @@ def test_the_report_draws_twins_together_too(tmp_path):
     assert width == pytest.approx(np.full(3, np.sqrt(0.5)), rel=0.02)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_twins_without_an_error_are_no_more_evidence_either(tmp_path, value):
+    """No resample differs there, so what the tasks have in common decides."""
+    for lam in (0.5, 1.0):
+        tasks = {"mc": [value] * 60, "fmc": [value] * 60}
+        folder, groups = tmp_path / str(lam), {"both": ["mc", "fmc"]}
+        write(folder, tasks, lam=lam, groups=groups, documents="d")
+    (found,) = trajectories(tmp_path, {})
+    both, mc = found.curves["both"], found.curves["mc"]
+    assert both.low == pytest.approx(mc.low) and both.high == pytest.approx(mc.high)
+    assert both.loss_bound == pytest.approx(mc.loss_bound)
+    assert both.best.interval == pytest.approx(mc.best.interval)
+
+
 def passages(folder, per_passage=10, documents=200):
     """Write two runs in which all questions on a passage go together."""
     for lam in (0.5, 1.0):
@@ -127,6 +141,20 @@ def test_intervals_and_p_values_are_of_passages(tmp_path):
     assert one.p > two.p
     assert any("other passages" in note and "drop" in note for note in found[0].notes)
     assert found[1].notes == []
+
+
+def test_an_empty_passage_is_none(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "one", {"t": [1.0, 0, 1, 1]}, lam=0.5)
+    path = next((tmp_path / "one").glob("samples_*"))
+    texts = ("a", "a", "b", "b")
+    lines = []
+    for line, text in zip(path.read_text().splitlines(), texts, strict=True):
+        lines.append(line.replace('"doc": {', f'"doc": {{"passage": "", "context": "{text}", '))
+    path.write_text("\n".join(lines) + "\n")
+    found = series(runs(find(tmp_path)), "t", "acc,none")
+    assert len(found.units) == 2 and found.by_passage == ("t",)
 
 
 def test_one_passage_that_all_questions_share_is_none(tmp_path):

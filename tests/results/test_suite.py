@@ -206,6 +206,16 @@ def test_a_mean_has_a_standard_error_if_all_its_tasks_have_samples(tmp_path):
     assert scores.icl_stderr is None and scores.icl == 50
 
 
+def test_damaged_samples_cost_a_standard_error_and_not_the_score(tmp_path):
+    suite = {"a": dict.fromkeys(("one", "two"), "acc,none")}
+    write(tmp_path, {"one": [1, 0], "two": [1, 0]})
+    path = next(tmp_path.glob("samples_two_*"))
+    path.write_text(path.read_text()[:-20])
+    scores = scored(tmp_path, suite)
+    assert scores.icl == 50 and [task.stderr is None for task in scores.tasks] == [False, True]
+    assert "no standard error of two: " in scores.caveats[0] and str(path) in scores.caveats[0]
+
+
 def test_the_command_prints_standard_errors_where_there_are_samples(tmp_path, capsys):
     suite = read_suite(task_configs())["partial_icl_symbolic"]
     write(tmp_path, dict.fromkeys(suite, [1, 0, 0, 1]), metric="exact_match,strict-match")

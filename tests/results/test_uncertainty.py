@@ -213,6 +213,16 @@ def test_what_may_be_the_best_has_the_best_19_times_in_20():
     assert min(kept[2:4]) / 200 >= 0.92 and kept[0] / 200 < 0.2 and kept[4] > kept[1] > kept[0]
 
 
+def test_two_documents_show_nothing():
+    """One gained of two: without the floor, p is the least there is."""
+    found = series([[0, 1, 0], [1, 1, 1]])
+    values, resampled = found.reported, uncertainty.bootstrap(found, 400)
+    floor = 1 / (found.documents + 2)
+    assert uncertainty.beats_both(values, resampled, (0, 2), floor)[1] > 0.05
+    assert uncertainty.beats_both(values, resampled, (0, 2))[1] < 0.05
+    assert uncertainty.not_ruled_out(values, resampled, floor) == [0, 1, 2]
+
+
 def test_models_that_answer_alike_are_not_told_apart():
     values, rounds = np.array([0.5, 0.5, 0.5]), np.tile(np.array([[0.4], [0.6]]), (10, 3))
     assert uncertainty.not_ruled_out(values, rounds) == [0, 1, 2]
