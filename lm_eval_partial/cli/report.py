@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_partial.cli.arguments import path
@@ -25,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
             "figures/*.png and *.svg, and report.html, one file that needs no network.\n"
             "Reads folders made by lm-eval-partial sweep, or any folder of lm_eval results\n"
             "of partial-hf with logged samples; the newest file of a λ and task counts.\n"
-            "Several folders give one report of all pairs."
+            "Several folders give one report of all pairs. Of a search's folder it draws the race."
         ),
         epilog=(
             "examples:\n"
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from lm_eval_partial.escape import terminal
     from lm_eval_partial.files import require_writable
     from lm_eval_partial.results.aggregation import INSTRUCTION
+    from lm_eval_partial.results.searches import is_search
     from lm_eval_partial.results.suite import read_suite, task_configs
     from lm_eval_partial.results.trajectory import read
 
@@ -75,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.output_path is not None:
         require_writable(args.output_path, "--output_path")
+    if any(map(is_search, args.folders)):
+        return _of_search(args.folders, args.output_path)
     found = read(args.folders, read_suite(task_configs()), args.instruction or INSTRUCTION)
 
     # It imports matplotlib, which takes a second: only once the files are known to be good.
@@ -85,6 +89,28 @@ def run(args: argparse.Namespace) -> int:
         show(trajectory)
     for written in paths:
         print(terminal(str(written)))
+    return 0
+
+
+def _of_search(folders: Sequence[Path], output_path: Path | None) -> int:
+    """Write the report of a search and print what was found and where it is."""
+    from lm_eval_partial.cli.console import PlainConsole
+    from lm_eval_partial.errors import UserError
+    from lm_eval_partial.results import searches
+
+    if len(folders) > 1:
+        names = [str(folder) for folder in folders if searches.is_search(folder)]
+        raise UserError(
+            f"{names[0]} is a search's folder, which has a report of its own: give it alone."
+        )
+    record = searches.read(folders[0])
+
+    from lm_eval_partial.report.race import write
+
+    written = write(record, output_path or folders[0])
+    console = PlainConsole()
+    for line in [*searches.sentences(record), *map(str, written)]:
+        console.print(line, soft_wrap=True)
     return 0
 
 

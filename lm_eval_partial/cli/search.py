@@ -19,8 +19,7 @@ from lm_eval_partial.cli.harness import (
 from lm_eval_partial.errors import UserError
 
 if TYPE_CHECKING:
-    from lm_eval_partial.results.searches import Search
-    from lm_eval_partial.search.run import Settings
+    from lm_eval_partial.search.settings import Settings
 
 EXAMPLES = """\
 examples:
@@ -89,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args)
     # The heavy imports come once the flags are known to be right.
     from lm_eval_partial.cli.console import PlainConsole
+    from lm_eval_partial.results.searches import sentences
     from lm_eval_partial.search.run import search
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -105,34 +105,13 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted. The same command goes on from there.", file=sys.stderr)
         return 130
-    show(record, tell)
+    for line in ("", *sentences(record)):
+        tell(line)
     if args.json is not None:
         from lm_eval_partial.files import write_text
 
         write_text(args.json, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return 0
-
-
-def show(record: Search, tell: Any) -> None:
-    """Print what was found, and the command that comes next."""
-    from lm_eval_partial.search.run import next_command
-
-    found = record["found"]
-    tell("")
-    tell(found["sentence"])
-    if found["bound"] > record["within"]:
-        tell(
-            f"No more documents may be drawn, and the bound is above {record['within']:g} points:"
-            " lm-eval-partial sweep runs them all."
-        )
-    tell(f"Not ruled out: {', '.join(found['not_ruled_out'])}.")
-    for gain in found["gains"]:
-        tell(
-            f"Gain over λ = {gain['over']} on documents held out: {gain['gain']:+.2f} points"
-            f" ({100 * record['confidence']:g} %: {gain['low']:+.2f} to {gain['high']:+.2f})."
-        )
-    tell(f"Cost: {100 * found['cost']:.1f} % of the grid.")
-    tell(f"Next: {next_command(record)}")
 
 
 def _settings(args: argparse.Namespace) -> Settings:

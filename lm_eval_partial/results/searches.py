@@ -7,7 +7,7 @@ from typing import Any
 
 from typing_extensions import NotRequired
 
-from lm_eval_partial import reading
+from lm_eval_partial import escape, reading
 from lm_eval_partial.reading import Shape
 
 FILE = "search.json"
@@ -78,3 +78,30 @@ def read(folder: Path) -> Search:
 def is_search(folder: Path) -> bool:
     """Return whether a folder is a search's."""
     return (folder / FILE).is_file()
+
+
+def sentences(record: Search) -> list[str]:
+    """Return what a search found, one sentence each, and the command that comes next."""
+    if "found" not in record:
+        return ["The search has not ended. The same command goes on from here."]
+    found = record["found"]
+    lines = [found["sentence"]]
+    if found["bound"] > record["within"]:
+        lines.append(
+            f"No more documents may be drawn, and the bound is above {record['within']:g} points:"
+            " lm-eval-partial sweep runs them all."
+        )
+    lines.append(f"Not ruled out: {', '.join(found['not_ruled_out'])}.")
+    for gain in found["gains"]:
+        lines.append(
+            f"Gain over λ = {gain['over']} on documents held out: {gain['gain']:+.2f} points"
+            f" ({100 * record['confidence']:g} %: {gain['low']:+.2f} to {gain['high']:+.2f})."
+        )
+    lines.append(f"Cost: {100 * found['cost']:.1f} % of the grid.")
+    lines.append(f"Next: {_export(record['base'], record['instruct'], found['arm'])}")
+    return lines
+
+
+def _export(base: str, instruct: str, arm: str) -> str:
+    words = ["lm-eval-partial", "export", "--base", base, "--instruct", instruct, "--lam", arm]
+    return escape.command([*words, "--output", "DIR"])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lm_eval_partial.results.metrics import Array
 
-DRAWS = 10_000
+DRAWS = 5_000
 """Draws of the normal distribution for each critical value."""
 
 

@@ -39,7 +39,7 @@ class Documents:
     """The function that makes the metric of the documents' values."""
 
     @property
-    def pool(self) -> Pool:
+    def numbers(self) -> Pool:
         """The numbers that a race needs."""
         return Pool(len(self.order), len(self.order) - self.aside, self.weight)
 

@@ -112,14 +112,17 @@ def allocate(importance: Array, least: Counts, most: Counts, total: int) -> Coun
         most: [pools], what each can give.
         total: what all give together, more if `least` says so and less if `most` does.
     """
-    counts = least
     known = importance[importance > 0]
     low, high = 0.0, float(most.max() / known.min()) if len(known) else 0.0
     for _ in range(60):  # bisection for the factor at which they add up
         factor = (low + high) / 2
-        counts = np.clip(np.round(factor * importance), least, most).astype(np.int64)
-        low, high = (factor, high) if counts.sum() < total else (low, factor)
-    return np.asarray(counts)
+        enough = _rounded(factor * importance, least, most).sum() >= total
+        low, high = (low, factor) if enough else (factor, high)
+    return _rounded(high * importance, least, most)
+
+
+def _rounded(counts: Array, least: Counts, most: Counts) -> Counts:
+    return np.asarray(np.clip(np.round(counts), least, most).astype(np.int64))
 
 
 def gain(scores: Sequence[Array], weights: Sequence[float]) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.lam import Lam, Schedule, name_lam, point_name
+from lm_eval_partial.lam import Lam, Schedule, format_lam, name_lam, point_name
 
 
 @dataclass(frozen=True)
@@ -57,3 +57,8 @@ def check_names(arms: Sequence[Lam]) -> None:
         if name in known:
             raise UserError(f"{lam} is given twice among --lam and --arm. Leave one out.")
         known[name] = lam
+
+
+def label(lam: Lam) -> str:
+    """Return what an arm is called in tables and messages."""
+    return str(lam) if isinstance(lam, Schedule) else format_lam(lam)

@@ -45,3 +45,8 @@ def many(**_metadata):
         question, answer = f"The {rng.choice(THINGS)} is", rng.randrange(2)
         rows.append({"question": question, "choices": choices, "answer": answer})
     return {"test": datasets.Dataset.from_list(rows)}
+
+
+def few(**_metadata):
+    rows = many()["test"]
+    return {"test": rows.select(range(3))}
