@@ -51,7 +51,12 @@ def documents(folder: Path, task: str) -> list[int]:
 def test_it_races_measures_and_says_what_comes_next(run, pairs, tmp_path, monkeypatch, capsys):
     loads = []
     load = PartialHFLM._load
-    monkeypatch.setattr(PartialHFLM, "_load", lambda lm, lam: loads.append(lam) or load(lm, lam))
+
+    def counted(lm, lam):
+        loads.append(lam)
+        return load(lm, lam)
+
+    monkeypatch.setattr(PartialHFLM, "_load", counted)
     assert run("--lam", "0,0.5,1", "--json", str(tmp_path / "found.json")) == 0
     out = capsys.readouterr().out
     made = record(tmp_path / "out")

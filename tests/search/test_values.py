@@ -13,8 +13,8 @@ from lm_eval_partial.search.values import influence
 
 
 def test_of_a_mean_it_is_the_document_s_value():
-    rows, finish = metrics.rows([[0.0, 1.0, 0.5], [1.0, 1.0, 0.0]], "mean") or (None, None)
-    assert influence(rows, finish).tolist() == [[0, 1], [1, 1], [0.5, 0]]
+    found = metrics.rows([[0.0, 1.0, 0.5], [1.0, 1.0, 0.0]], "mean")
+    assert found is not None and influence(*found).tolist() == [[0, 1], [1, 1], [0.5, 0]]
 
 
 def pairs(random: np.random.Generator, documents: int) -> list[tuple[int, int]]:
@@ -63,5 +63,5 @@ def test_another_loss_is_bounded_by_its_standard_error():
     ],
 )
 def test_numbers_are_certified_away_from_one_and_schedules_each_alone(arms, sequences, error):
-    found = keep.order([read_lam(text) for text in arms], 0.05)
-    assert found == (sequences, pytest.approx(error))
+    found, each = keep.order([read_lam(text) for text in arms], 0.05)
+    assert found == sequences and each == pytest.approx(error)

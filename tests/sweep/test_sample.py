@@ -97,6 +97,7 @@ def tasks(by_size):
 def test_weights_are_told_before_anything_is_run(by_size):
     """The mean of a group and a task: by size, the group is one pool."""
     icl = outline_of(tasks(by_size)).icl
+    assert icl is not None
     weights = {names: weight for (names, _), weight in icl.parts}
     if by_size:
         assert weights == {("small", "large"): 0.5, ("tiny",): 0.5}
