@@ -104,7 +104,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.folder is not None:
         scores, weights = grid(args.folder)
         found = [_search(scores, weights, run, WITHIN_GRID) for run in range(args.runs)]
-        figures["grid"] = _summary(found, WITHIN_GRID) | {"within": WITHIN_GRID}
+        row = _summary(found, WITHIN_GRID) | {"within": WITHIN_GRID}
+        # Other documents than the grid's are not there: all that did not choose are held out.
+        figures["grid"] = {name: row[name] for name in row if not name.startswith("held_out")}
     return figures
 
 
@@ -244,6 +246,10 @@ _COLUMNS = {
 }
 
 
+def _cell(row: dict[str, float], column: str) -> str:
+    return f"{row[column]:.3f}" if column in row else "–"
+
+
 def failures(figures: dict[str, Any]) -> list[str]:
     """Return what does not meet the requirements, one line each."""
     found = []
@@ -268,7 +274,7 @@ def show(figures: dict[str, Any]) -> None:
     if "grid" in figures:
         rows[f"the grid, --within {figures['grid']['within']:g}"] = figures["grid"]
     for name, row in rows.items():
-        table.add_row(name, *(f"{row[column]:.3f}" for column in _COLUMNS))
+        table.add_row(name, *(_cell(row, column) for column in _COLUMNS))
     console = Console(highlight=False, width=120)
     console.print(table)
     console.print("\n".join(failures(figures)) or "Every curve meets the requirements.")

@@ -193,8 +193,6 @@ BAD = {
         ["--lam", "0,1", "--keep", "pico_mcc:1"],
         "--keep pico_mcc: no score of that name among --tasks. Did you mean 'pico_mc'?",
     ),
-    "no documents": (["--lam", "0,1", "--tasks", "pico_few"], "there are none to hold out"),
-    "no values": (["--lam", "0,1", "--tasks", "pico_bleu"], "bleu of pico_bleu is made by bleu"),
 }
 
 
@@ -204,6 +202,19 @@ def test_what_is_wrong_is_said_before_a_weight_is_read(name, run, no_reads, tmp_
     assert run(*flags) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ("pico_few", "with 3 documents there are none to hold out"),
+        ("pico_mc,pico_bleu", "bleu of pico_bleu is made by bleu, which has no value for each"),
+    ],
+)
+def test_tasks_that_cannot_be_searched(tasks, message, run, no_reads, tmp_path, capsys):
+    assert run("--lam", "0,1", tasks=tasks) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 
