@@ -71,14 +71,14 @@ def run(args: argparse.Namespace) -> int:
     from lm_eval_partial.results.suite import read_suite, task_configs
     from lm_eval_partial.results.trajectory import read
 
+    if any(map(is_search, args.folders)):
+        return _of_search(args.folders, args.output_path)
     if args.output_path is None and len(args.folders) > 1:
         raise UserError(
             f"{len(args.folders)} folders make one report. Say where it goes: --output_path DIR."
         )
     if args.output_path is not None:
         require_writable(args.output_path, "--output_path")
-    if any(map(is_search, args.folders)):
-        return _of_search(args.folders, args.output_path)
     found = read(args.folders, read_suite(task_configs()), args.instruction or INSTRUCTION)
 
     # It imports matplotlib, which takes a second: only once the files are known to be good.
@@ -96,8 +96,11 @@ def _of_search(folders: Sequence[Path], output_path: Path | None) -> int:
     """Write the report of a search and print what was found and where it is."""
     from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.errors import UserError
+    from lm_eval_partial.files import require_writable
     from lm_eval_partial.results import searches
 
+    if output_path is not None:
+        require_writable(output_path, "--output_path")
     if len(folders) > 1:
         names = [str(folder) for folder in folders if searches.is_search(folder)]
         raise UserError(

@@ -64,6 +64,8 @@ class Course:
 
     def run(self) -> None:
         """Certify, race, and measure on the documents held out."""
+        for note in self.plan.notes:
+            self._note(f"Note: {note}.")
         arms = list(range(len(self.settings.arms)))
         if self.plan.kept:
             arms = self._certify()

@@ -58,6 +58,8 @@ class Plan:
     pools: tuple[Documents, ...]
     kept: dict[str, tuple[Node, tuple[Documents, ...]]]
     """Of every task that must not lose: its score and pools, without what is held out."""
+    notes: tuple[str, ...] = ()
+    """What of the tasks is not in the score, and why."""
 
     @property
     def documents(self) -> int:
@@ -104,7 +106,7 @@ def make(tasks: Tasks, seed: int, keep: Iterable[str]) -> Plan:
                 f" are: {listing(nodes, 20)}. Add it to --tasks."
             )
         kept[name] = nodes[name], _without(_pools(nodes[name], tasks, seed), aside)
-    return Plan(outline.icl, pools, kept)
+    return Plan(outline.icl, pools, kept, tuple(outline.notes))
 
 
 def _pools(node: Node, tasks: Tasks, seed: int) -> tuple[Documents, ...]:

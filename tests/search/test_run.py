@@ -209,13 +209,21 @@ def test_what_is_wrong_is_said_before_a_weight_is_read(name, run, no_reads, tmp_
     ("tasks", "message"),
     [
         ("pico_few", "with 3 documents there are none to hold out"),
-        ("pico_mc,pico_bleu", "bleu of pico_bleu is made by bleu, which has no value for each"),
+        ("pico_bleu", "bleu of pico_bleu is made by bleu, which has no value for each"),
     ],
 )
 def test_tasks_that_cannot_be_searched(tasks, message, run, no_reads, tmp_path, capsys):
     assert run("--lam", "0,1", tasks=tasks) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_task_that_is_not_in_the_score_is_named(run, tmp_path):
+    """As in the report: a BLEU of 20 in a mean of accuracies would be most of it."""
+    assert run("--lam", "0,1", tasks="pico_mc,pico_bleu") == 0
+    made = record(tmp_path / "out")
+    assert made["score"] == "pico_mc" and "being no fraction" in made["notes"][0]
+    assert "pico_bleu" in made["notes"][0]
 
 
 def test_a_sweep_s_folder_is_none_of_a_search(run, tmp_path, capsys):
