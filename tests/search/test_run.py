@@ -222,7 +222,7 @@ def test_a_task_that_is_not_in_the_score_is_named(run, tmp_path):
     """As in the report: a BLEU of 20 in a mean of accuracies would be most of it."""
     assert run("--lam", "0,1", tasks="pico_mc,pico_bleu") == 0
     made = record(tmp_path / "out")
-    assert made["score"] == "pico_mc" and "being no fraction" in made["notes"][0]
+    assert made["score"] == "ICL, mean of 1" and "being no fraction" in made["notes"][0]
     assert "pico_bleu" in made["notes"][0]
 
 
