@@ -19,8 +19,10 @@ from filelock import FileLock, Timeout
 from lm_eval_partial.errors import UserError
 
 LOCK = ".lock"
-# Starts the names of folders that are not finished yet. They are the only ones that readers skip.
+# Starts the names of folders that are not finished yet. Readers skip these and `STAGES`.
 INCOMPLETE = ".incomplete"
+# Of the folder in which a search keeps points of some documents, which are no points of a sweep.
+STAGES = ".stages"
 # What file systems take for one name, in bytes: a Chinese character is three.
 FILE_SYSTEM_BYTES = 255
 PATH_BYTES = 4096  # of a whole path

@@ -2,10 +2,13 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from lm_eval.api.instance import Instance
 
+from lm_eval_partial.bench import search
 from lm_eval_partial.bench.scoring import Workload, counting, rounding
+from tests import result_folders
 from tests.prefix.test_loglikelihood import made
 
 
@@ -45,3 +48,26 @@ def test_stock_is_compared_with_itself_at_twice_the_batch_size():
     assert (
         rounding(workload, stock, plain) == {} and sizes == [8, 8] and stock.batch_size_per_gpu == 4
     )
+
+
+def test_a_made_up_suite_is_searched_as_users_search(monkeypatch):
+    """One curve with a clear best, on a suite of three tasks."""
+    monkeypatch.setattr(search, "SUITE", ((400, 0.5), (3000, 0.6), (98, 0.7)))
+    curve = 30 * (1 - np.abs(search.LAMS - 0.5))
+    found = search.simulate(curve, (0, 1))
+    assert found == search.simulate(curve, (0, 1)) != search.simulate(curve, (0, 2))
+    assert found.kept and found.regret <= found.bound and 0 < found.cost < 0.5
+    over_one, over_zero = found.gains
+    assert abs(over_one[0] - over_one[2]) < 5 * over_one[1] and over_zero[2] > 0
+    row = search._summary([found], 0.5) | {"cost_allowed": 0.0}
+    assert row["bound_holds"] == 1 and row["mean_regret"] == round(found.regret, 4)
+    (line, *_) = search.failures({"curves": {"x": row | dict.fromkeys(search.REQUIRED, 0.93)}})
+    assert line.startswith("x: bound_holds is 0.93, not 0.95 to 1")
+
+
+def test_a_grid_that_was_run_is_read_and_shuffled(tmp_path):
+    result_folders.sweep(tmp_path)
+    scores, weights = search.grid(tmp_path)
+    assert [values.shape for values in scores] == [(100, 5)] * 4 and sum(weights) == 1
+    found = search._search(scores, weights, 3, within=20)
+    assert found.true_regret == found.regret <= found.bound

@@ -24,6 +24,7 @@ from lm_eval_partial.cli import (
     inspect,
     report,
     score,
+    search,
     sweep,
     tasks,
 )
@@ -31,7 +32,20 @@ from lm_eval_partial.errors import UserError
 
 # In the order of the help.
 COMMANDS: tuple[Any, ...] = (
-    *(inspect, sweep, score, compare, report, alpaca_eval, export, extract, demo, bench, tasks),
+    *(
+        inspect,
+        sweep,
+        search,
+        score,
+        compare,
+        report,
+        alpaca_eval,
+        export,
+        extract,
+        demo,
+        bench,
+        tasks,
+    ),
 )
 
 EXAMPLES = """\
@@ -43,6 +57,8 @@ examples:
   lm-eval-partial score results
   lm-eval-partial sweep --base BASE --instruct INSTRUCT --lam 0:1:0.1 --tasks partial_icl \\
       --output_path results/pair
+  lm-eval-partial search --base BASE --instruct INSTRUCT --lam 0:1:0.1 --tasks partial_icl \\
+      --within 0.5 --output_path results/search
   lm-eval-partial compare results/pair/hf_instruct results/pair/lam_0.60
   lm-eval-partial report results/pair
   lm-eval-partial alpaca-eval judge results/pair --dry-run

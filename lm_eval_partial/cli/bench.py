@@ -1,4 +1,4 @@
-"""``lm-eval-partial bench``: loading and scoring side by side with stock.
+"""``lm-eval-partial bench``: loading and scoring side by side with stock, and search simulated.
 
 It makes its own models unless it is given a pair.
 """
@@ -17,6 +17,7 @@ examples:
   lm-eval-partial bench load --stored bfloat16 --dtype float32 --json load.json
   lm-eval-partial bench scoring --documents 64 --json scoring.json
   lm-eval-partial bench sweep --tasks partial_demo
+  lm-eval-partial bench search --runs 200 --json search.json
   lm-eval-partial bench scoring --size 8b --stored bfloat16 --batch_size 16 --device cuda
   lm-eval-partial bench scoring --base ./base --instruct ./instruct --device cuda --batch_size 16
 """
@@ -30,14 +31,18 @@ def add_parser(subparsers: Any) -> None:
         description=(
             "load     loading at λ and set_lam, against stock hf (and mergekit, with --mergekit)\n"
             "scoring  few-shot questions and generation on a loaded model, against stock hf\n"
-            "sweep    11 λ in one sweep, against separate lm_eval runs\n\n"
+            "sweep    11 λ in one sweep, against separate lm_eval runs\n"
+            "search   how often lm-eval-partial search is right, and what it costs, on made-up"
+            " suites\n\n"
             "load and scoring take turns with stock in one run, and print medians, ratios and peaks"
             "\nof memory."
         ),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", choices=("load", "scoring", "sweep"), help="what to time")
+    parser.add_argument(
+        "part", choices=("load", "scoring", "sweep", "search"), help="what to time or simulate"
+    )
     parser.add_argument("--json", type=path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument(
         "--rounds", type=int, default=3, help="timed rounds after one warm-up (default 3)"
@@ -87,6 +92,15 @@ def _add_workloads(parser: argparse.ArgumentParser) -> None:
         "--tasks", default="partial_demo", help="sweep: as in lm_eval (default %(default)s)"
     )
     workloads.add_argument("--limit", type=int, help="sweep: as in lm_eval")
+    workloads.add_argument(
+        "--runs", type=int, default=200, help="search: suites a curve (default 200)"
+    )
+    workloads.add_argument(
+        "--folder",
+        type=path,
+        metavar="DIR",
+        help="search: also search the full grid of a sweep with samples, its documents shuffled",
+    )
 
 
 def _add_others(parser: argparse.ArgumentParser) -> None:
@@ -102,11 +116,13 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table of `lm_eval_partial.bench`."""
     _check(args)
-    from lm_eval_partial.bench import load, scoring, sweep
+    from importlib import import_module
+
     from lm_eval_partial.results.suite import task_configs
 
     args.include_path = task_configs()
-    bench: Any = {"load": load, "scoring": scoring, "sweep": sweep}[args.part]
+    # One alone: a simulation waits for no PyTorch.
+    bench: Any = import_module(f"lm_eval_partial.bench.{args.part}")
     figures = bench.measure(args)
     if args.json is not None:
         args.json.write_text(
@@ -122,6 +138,7 @@ _BOUNDS = {
     "documents": (4, 100_000),
     "batch_size": (1, 100_000),
     "limit": (1, 1_000_000),
+    "runs": (1, 100_000),
 }
 
 
@@ -151,6 +168,8 @@ def _check(args: argparse.Namespace) -> None:
         )
     if (args.base is None) != (args.instruct is None):
         raise UserError("give --base and --instruct, or neither to have models made.")
+    if args.part == "search":  # which loads no model
+        return
     from lm_eval_partial.models.device import check_device
     from lm_eval_partial.weights.loading import parse_dtype
 

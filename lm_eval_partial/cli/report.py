@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_partial.cli.arguments import path
@@ -30,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
             "Reads folders made by lm-eval-partial sweep, or any folder of lm_eval results\n"
             "of partial-hf with logged samples; the newest file of a λ and task counts.\n"
             "Several folders give one report of all pairs, with a table of all of them\n"
-            "(pairs.csv), and figures by family and size."
+            "(pairs.csv), and figures by family and size. Of a search's folder it draws the race."
         ),
         epilog=(
             "examples:\n"
@@ -82,9 +83,12 @@ def run(args: argparse.Namespace) -> int:
     from lm_eval_partial.files import require_writable
     from lm_eval_partial.report.pairs import file
     from lm_eval_partial.results.aggregation import INSTRUCTION
+    from lm_eval_partial.results.searches import is_search
     from lm_eval_partial.results.suite import read_suite, task_configs
     from lm_eval_partial.results.trajectory import read
 
+    if any(map(is_search, args.folders)):
+        return _of_search(args.folders, args.output_path)
     if args.output_path is None and len(args.folders) > 1:
         raise UserError(
             f"{len(args.folders)} folders make one report. Say where it goes: --output_path DIR."
@@ -142,6 +146,31 @@ def show_all(trajectories: Sequence[Trajectory], labels: Mapping[str, Label]) ->
         console.print(f"Note: {note}.", soft_wrap=True)
     for note, names in notes.items():
         console.print(f"Note on {listing(names)}: {note}.", soft_wrap=True)
+
+
+def _of_search(folders: Sequence[Path], output_path: Path | None) -> int:
+    """Write the report of a search and print what was found and where it is."""
+    from lm_eval_partial.cli.console import PlainConsole
+    from lm_eval_partial.errors import UserError
+    from lm_eval_partial.files import require_writable
+    from lm_eval_partial.results import searches
+
+    if output_path is not None:
+        require_writable(output_path, "--output_path")
+    if len(folders) > 1:
+        names = [str(folder) for folder in folders if searches.is_search(folder)]
+        raise UserError(
+            f"{names[0]} is a search's folder, which has a report of its own: give it alone."
+        )
+    record = searches.read(folders[0])
+
+    from lm_eval_partial.report.race import write
+
+    written = write(record, output_path or folders[0])
+    console = PlainConsole()
+    for line in [*searches.sentences(record), *map(str, written)]:
+        console.print(line, soft_wrap=True)
+    return 0
 
 
 def show(trajectory: Trajectory) -> None:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lm_eval_partial.errors import UserError, first_line
-from lm_eval_partial.weights.source import as_bool
-
-# Flags of lm_eval that have no meaning here, or another. `sweep.run` refuses them; the help leaves
-# them out.
-_HIDDEN = (
-    *("model", "use_cache", "check_integrity", "show_config", "hf_hub_log_args", "log_samples"),
-    "verbosity",
+from lm_eval_partial.cli.harness import (
+    check_flags,
+    config_of,
+    each_message_once,
+    take_flags_of_the_harness,
 )
+from lm_eval_partial.errors import UserError
 
 EXAMPLES = """\
 examples:
@@ -75,53 +69,17 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="keep no samples: compare and report need them",
     )
-    # Without this, argparse would take the value of --lam -0.5:1:0.5 for a flag.
-    parser._negative_number_matcher = re.compile(r"-[\d.][\d.,:eE+-]*$")
+    own.add_argument(
+        "--max_documents",
+        type=int,
+        metavar="N",
+        help=(
+            "run a random sample of N documents of each task that has more, drawn by the first of"
+            " --seed; --limit takes the first rows and is no sample"
+        ),
+    )
     parser.set_defaults(run=run)
-    # Other commands need not wait for the harness's parser.
-    parse = parser.parse_known_args
-
-    def parse_with_the_harness(*args: Any, **kwargs: Any) -> Any:
-        parser.parse_known_args = parse
-        _add_flags_of_the_harness(parser)
-        try:
-            return parse(*args, **kwargs)
-        except (ValueError, RecursionError) as error:  # JSON, which the harness's actions read
-            parser.error(first_line(error))
-
-    parser.parse_known_args = parse_with_the_harness
-
-
-def _add_flags_of_the_harness(parser: Any) -> None:
-    from lm_eval._cli.run import Run
-
-    from lm_eval_partial.sweep import flags
-
-    harness: Any = Run(argparse.ArgumentParser().add_subparsers())
-    # The harness takes any text for the name of a template, and any but three for false.
-    types: dict[str, Callable[[str], Any]] = {
-        "apply_chat_template": flags.template,
-        "fewshot_as_multiturn": partial(as_bool, "--fewshot_as_multiturn"),
-    }
-    for action in harness._parser._actions:
-        if action.dest in _HIDDEN:
-            action.help = argparse.SUPPRESS
-        read = types.get(action.dest, action.type)
-        if read not in (None, str, int, float):  # whose errors argparse knows to say
-            action.type = _explained(read)
-    parser._add_container_actions(harness._parser)
-
-
-def _explained(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a type of argparse's whose errors are shown; it hides those of a `ValueError`."""
-
-    def explained(text: str) -> Any:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(first_line(error)) from error
-
-    return explained
+    take_flags_of_the_harness(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -135,11 +93,13 @@ def run(args: argparse.Namespace) -> int:
 
     # Otherwise tokenizers warns whenever a process is forked after it was used.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    config = _config(args)
+    config = config_of(args)
     trackers = _trackers(config)
     try:
-        with _each_message_once():
-            folder = sweep(config, lams, _baselines(args), args.command, trackers)
+        with each_message_once():
+            folder = sweep(
+                config, lams, _baselines(args), args.command, trackers, args.max_documents
+            )
     except KeyboardInterrupt:
         folder = Path(config.output_path)
         print(
@@ -155,45 +115,12 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> list[float]:
     """Return the λ, once all that costs nothing to look at is right."""
     from lm_eval_partial.lam import parse_lams
-    from lm_eval_partial.sweep import flags
 
     if args.model not in (None, "partial-hf"):
         raise UserError(f"--model {args.model}: a sweep is of partial-hf. Leave --model out.")
     lams = parse_lams(args.lam)
-    # A config file may hold what the flags leave out.
-    given = _config_file(args.config) if args.config else {}
-    model_args = _model_args(args) or given.get("model_args") or {}
-    given |= {name: value for name, value in vars(args).items() if value is not None}
-    given["model_args"] = model_args
-    if not given.get("output_path"):
-        raise UserError("--output_path is missing. Give the folder that the results go to.")
-    flags.check(given)
-    for side in ("base", "instruct"):
-        if isinstance(model_args, dict) and not model_args.get(side):
-            raise UserError(f"--{side} is missing. Give a folder or a Hub id.")
-    if device := given.get("device"):
-        from lm_eval_partial.models.device import check_device  # torch, only if it is asked for
-
-        check_device(f"--device {device}", device)
+    check_flags(args)
     return lams
-
-
-def _config_file(path: str) -> dict[str, Any]:
-    """Return what a config file of the harness holds."""
-    import yaml  # type: ignore[import-untyped]
-
-    from lm_eval_partial.reading import compose_yaml, read_text
-
-    hint = "Give a YAML file of lm_eval's flags, such as limit: 10."
-    text = read_text(Path(path), hint, limit=2**20)
-    compose_yaml(text, path, hint)
-    try:
-        found = yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"--config {path} cannot be read ({first_line(error)}). {hint}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"--config {path} holds no names and values. {hint}")
-    return {str(name): value for name, value in found.items()}
 
 
 def _trackers(config: Any) -> Any:
@@ -215,73 +142,3 @@ def _baselines(args: argparse.Namespace) -> tuple[str, ...]:
     if args.baselines is None:
         return ()
     return tuple(dict.fromkeys(args.baselines)) or ("base", "instruct")
-
-
-def _config(args: argparse.Namespace) -> Any:
-    """Return the harness's config, with our flags where it expects them."""
-    from dataclasses import fields
-
-    from lm_eval.config.evaluate_config import EvaluatorConfig
-    from lm_eval.utils import setup_logging
-
-    setup_logging()
-    given = argparse.Namespace()
-    for field in fields(EvaluatorConfig):
-        if hasattr(args, field.name):
-            setattr(given, field.name, getattr(args, field.name))
-    given.model_args = _model_args(args)
-    given.log_samples = not args.no_log_samples
-    try:
-        config = EvaluatorConfig.from_cli(given)
-    except (ValueError, TypeError, OSError) as error:
-        raise UserError(str(error)) from error
-    # Again: a config file would have the last word. predict_only is nothing without samples.
-    config.log_samples = config.predict_only or not args.no_log_samples
-    _include_suite(config)
-    return config
-
-
-def _model_args(args: argparse.Namespace) -> dict[str, Any]:
-    """Return ``--model_args`` with ``--base`` and ``--instruct``, which may be given in both."""
-    model_args: dict[str, Any] = dict(args.model_args or {})
-    for side in ("base", "instruct"):
-        value = getattr(args, side)
-        if value is not None and model_args.setdefault(side, value) != value:
-            raise UserError(
-                f"--{side} {value} and {side}={model_args[side]} in --model_args differ. Give one."
-            )
-    return model_args
-
-
-def _include_suite(config: Any) -> None:
-    from lm_eval_partial.results.suite import task_configs
-
-    suite = task_configs()
-    # Relative where it can be: the path is written into every result.
-    ours = str(suite.relative_to(Path.cwd()) if suite.is_relative_to(Path.cwd()) else suite)
-    if config.include_path in (None, ours):
-        config.include_path = ours
-    else:
-        config.include_path = [ours, config.include_path]
-
-
-@contextmanager
-def _each_message_once() -> Iterator[None]:
-    """Drop log messages of the harness that were already shown: it logs the same for each λ."""
-    shown: set[str] = set()
-
-    def new(record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        is_new = message not in shown
-        shown.add(message)
-        return is_new
-
-    handlers = logging.getLogger("lm_eval").handlers.copy()
-    for handler in handlers:
-        handler.addFilter(new)
-    try:
-        yield
-    finally:
-        # Handlers may outlive the sweep, and show messages of others.
-        for handler in handlers:
-            handler.removeFilter(new)

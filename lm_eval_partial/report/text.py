@@ -63,6 +63,8 @@ def describe(trajectory: Trajectory) -> str:
     documents = "all documents"
     if settings["limit"]:
         documents = f"at most {settings['limit']:g} documents a task (--limit)"
+    elif settings["max_documents"]:
+        documents = f"a random sample of {settings['max_documents']} documents a task"
     parts = [
         f"{trajectory.base} → {trajectory.instruct}",
         f"{len(trajectory.lams)} λ from {lowest} to {highest}",

@@ -73,13 +73,14 @@ def write(
     for name, figure in pictures.items():
         for kind in ("png", "svg"):
             contents[f"figures/{name}.{kind}"] = drawing.image(figure, kind)
-    _check_place(folder / "figures")
+    check_place(folder / "figures")
     for name, content in contents.items():
         write_bytes(folder / name, content)
     return [folder / name for name in contents]
 
 
-def _check_place(folder: Path) -> None:
+def check_place(folder: Path) -> None:
+    """Raise `UserError` if the folder of the figures is a link."""
     # The results may be a stranger's. A link in a file's place is replaced; this one is followed.
     if folder.is_symlink():
         raise UserError(

@@ -29,7 +29,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from lm_eval_partial import reading
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.files import INCOMPLETE, readable_bytes
+from lm_eval_partial.files import INCOMPLETE, STAGES, readable_bytes
 from lm_eval_partial.lam import format_lam
 from lm_eval_partial.reading import SMALL, Shape
 
@@ -176,10 +176,10 @@ def paths(path: Path) -> list[Path]:
         )
     found = []
     for file in path.rglob("*.json"):
-        # A stock run of ./base lies in .__base, so only a sweep's own hidden folder is left out.
-        # One above `path` means nothing.
-        unfinished = any(part.startswith(INCOMPLETE) for part in file.relative_to(path).parts)
-        if not unfinished and (file.name.startswith("results_") or DATE.search(file.name)):
+        # A stock run of ./base lies in .__base, so only hidden folders of our own are left out. One
+        # above `path` means nothing.
+        hidden = any(part.startswith((INCOMPLETE, STAGES)) for part in file.relative_to(path).parts)
+        if not hidden and (file.name.startswith("results_") or DATE.search(file.name)):
             found.append(file)
     if not found:
         raise UserError(

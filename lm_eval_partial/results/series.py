@@ -228,6 +228,16 @@ def series(runs: Sequence[Run], task: str, metric: str) -> Series:
     )
 
 
+def document_values(file: ResultFile, task: str, metric: str) -> dict[int, Any]:
+    """Return what one run logged for a metric, by the document's number.
+
+    Raises:
+        UserError: as `series`, of its samples.
+    """
+    column = _column(file, task, metric)
+    return dict(zip(column.ids.tolist(), column.values, strict=True))
+
+
 def pool(parts: Sequence[Series]) -> Series:
     """Return several tasks' documents as one pool; the metric of each must be a mean."""
     rows, reported, documents, other_prompts = [], [], [], 0

@@ -396,6 +396,7 @@ def _settings(files: list[ResultFile], tasks: list[str]) -> dict[str, Any]:
         "instruct_sha": config.get("instruct_sha"),
         "limit": config.get("limit"),
         "parameters": config.get("model_num_parameters"),
+        "max_documents": config.get("max_documents"),
         "shots": sorted({count for count in shots.values() if isinstance(count, int | float)}),
         "versions": {
             "lm_eval": files[-1].data.get("lm_eval_version"),

@@ -31,7 +31,7 @@ from transformers import GenerationConfig
 from lm_eval_partial import __version__, escape
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import INCOMPLETE, locked
-from lm_eval_partial.lam import point_name
+from lm_eval_partial.lam import Lam, Schedule, lam_to_json, point_name
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
 from lm_eval_partial.models.finite import FiniteHFLM
@@ -39,6 +39,7 @@ from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.sweep import flags
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.point import Runner
+from lm_eval_partial.sweep.sample import recorded_sample, sample
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.sweep.tracking import Trackers
 from lm_eval_partial.weights import chat_template, generation, loading
@@ -72,6 +73,7 @@ def sweep(
     baselines: Sequence[str] = (),
     command: str | None = None,
     trackers: Callable[[str], Trackers] = Trackers,
+    max_documents: int | None = None,
 ) -> Path:
     """Score θ(λ) at every λ, and stock ``hf`` on the ends asked for.
 
@@ -84,6 +86,8 @@ def sweep(
         baselines: of ``base`` and ``instruct``.
         command: what started it, for the manifest.
         trackers: makes the experiment trackers (W&B, Trackio), given a name for the run.
+        max_documents: of each task; of those with more, a random sample by the harness's first
+            seed.
 
     Returns:
         The folder of the results.
@@ -92,17 +96,17 @@ def sweep(
         UserError: an argument is wrong, or the folder holds another run; the message says what
             differs. Or a weight is not finite at some λ, or a weight file was changed meanwhile.
     """
-    # All that can be refused is refused before tasks are downloaded and loaded.
-    flags.check({field.name: getattr(config, field.name) for field in fields(config)})
     folder = Path(str(config.output_path))
-    _take_flags(config)
-    _check(config)
-    pair = _open_pair(config)
-    _check_baselines(config, pair, baselines)
+    if max_documents is not None:
+        _check_sample(config, max_documents)
+    pair, tasks = open_run(config, baselines)
     recorded = folders.read_manifest(folder) or {}
-    tasks = Tasks(config)
-    manifest = _manifest(pair, command, recorded.get("run") or os.urandom(4).hex())
+    manifest = manifest_of(pair, command, recorded.get("run") or os.urandom(4).hex())
     manifest[folders.FINGERPRINT] = fingerprint(config, pair, tasks)
+    if max_documents is not None:
+        config.samples = sample(tasks, max_documents, config.seed[0] or 0)
+        # The number and the seed say which documents; their list would be pages.
+        manifest[folders.FINGERPRINT]["max_documents"] = max_documents
     lam_of = {point_name(lam): lam for lam in lams}
     with locked(folder, "sweep"):
         folders.claim(folder, manifest)
@@ -117,7 +121,7 @@ def sweep(
             done = len(asked) - len(todo)
             bar = tqdm(todo, total=len(asked), initial=done, unit="point")
             try:
-                _run(runner, pair, lam_of, bar)
+                _run(runner, pair, lam_of, bar, recorded_sample(max_documents))
             finally:
                 shutil.rmtree(folder / INCOMPLETE, ignore_errors=True)
                 runner.trackers.finish()
@@ -127,7 +131,23 @@ def sweep(
     return folder
 
 
-def _manifest(pair: Pair, command: str | None, run: str) -> dict[str, Any]:
+def open_run(config: EvaluatorConfig, baselines: Sequence[str] = ()) -> tuple[Pair, Tasks]:
+    """Return the pair and the tasks of a run; no weight is read.
+
+    All that can be refused is refused before tasks are downloaded and loaded.
+
+    Raises:
+        UserError: a flag, the pair, or a task is wrong.
+    """
+    flags.check({field.name: getattr(config, field.name) for field in fields(config)})
+    _take_flags(config)
+    _check(config)
+    pair = _open_pair(config)
+    _check_baselines(config, pair, baselines)
+    return pair, Tasks(config)
+
+
+def manifest_of(pair: Pair, command: str | None, run: str) -> dict[str, Any]:
     """Return what a sweep's manifest says beside the fingerprint; `run` is the trackers' name."""
     return {
         "made_by": f"lm-eval-partial sweep {__version__}",
@@ -140,26 +160,29 @@ def _manifest(pair: Pair, command: str | None, run: str) -> dict[str, Any]:
     }
 
 
-def _run(runner: Runner, pair: Pair, lam_of: Mapping[str, float], todo: tqdm) -> None:
-    """Evaluate the points `todo`: first each λ on one model, then stock on the ends."""
+def _run(
+    runner: Runner,
+    pair: Pair,
+    lam_of: Mapping[str, float],
+    todo: tqdm,
+    recorded: Mapping[str, Any],
+) -> None:
+    """Evaluate the points `todo`: first each λ on one model, then stock on the ends.
+
+    Args:
+        runner: of the folder.
+        pair: of the models.
+        lam_of: λ by the point's name.
+        todo: names of points, as a bar.
+        recorded: what else every point's ``results["config"]`` says.
+    """
     config = runner.config
     lm: PartialHFLM | None = None
     for name in todo:
         todo.set_description(name)
         pair.check_unchanged()  # the model opens the files itself, once more
         if name in lam_of:
-            lam = lam_of[name]
-            model_args = config.model_args | {"lam": lam}
-            if lm is None:
-                lm = _make("partial-hf", model_args, config)
-                lm.check_finite(
-                    list(lam_of.values())
-                )  # before hours are spent on the first of them
-            else:
-                lm.set_lam(lam)
-            dropped = _drop(lm, name, pair, generation.generation_config(pair))
-            named = model_args | {"model": lm.name}
-            runner.point(name, lm, "partial-hf", named, lam, dropped)
+            lm = point_at(runner, pair, lm, name, lam_of[name], list(lam_of.values()), recorded)
         else:
             if lm is not None:  # two models are never held
                 lm = None
@@ -170,9 +193,42 @@ def _run(runner: Runner, pair: Pair, lam_of: Mapping[str, float], todo: tqdm) ->
                 runner.tasks.forget_prompts()  # each side has a template of its own
             stock = _make("hf", dict(model_args), config)
             dropped = _drop(stock, name, pair, stock.model.generation_config)
-            runner.point(name, stock, "hf", model_args, recorded=dropped)
+            runner.point(name, stock, "hf", model_args, recorded={**dropped, **recorded})
             del stock
             _release()
+
+
+def point_at(
+    runner: Runner,
+    pair: Pair,
+    lm: PartialHFLM | None,
+    name: str,
+    lam: Lam,
+    lams: Sequence[float],
+    recorded: Mapping[str, Any] | None = None,
+) -> PartialHFLM:
+    """Evaluate θ(λ) as the point `name`, and return the model that was loaded or moved.
+
+    Args:
+        runner: of the folder.
+        pair: of the model.
+        lm: the model of an earlier point, which is moved; None to load one.
+        name: of the point.
+        lam: λ.
+        lams: every λ that the model may be moved to.
+        recorded: what else the point's ``results["config"]`` says.
+    """
+    model_args = runner.config.model_args | {"lam": lam_to_json(lam)}
+    if lm is None:
+        lm = _make("partial-hf", model_args, runner.config)
+        lm.check_finite(lams)  # before hours are spent on the first of them
+    else:
+        lm.set_lam(lam)
+    dropped = _drop(lm, name, pair, generation.generation_config(pair))
+    named = model_args | {"model": lm.name}
+    number = None if isinstance(lam, Schedule) else lam
+    runner.point(name, lm, "partial-hf", named, number, {**dropped, **(recorded or {})})
+    return lm
 
 
 def _drop(lm: Any, name: str, pair: Pair, given: GenerationConfig) -> dict[str, Any]:
@@ -276,6 +332,17 @@ def _check(config: EvaluatorConfig) -> None:
             "a sweep is one process, and this is one of several. Start it without accelerate or"
             " torchrun; for several GPUs add parallelize=True to --model_args."
         )
+
+
+def _check_sample(config: EvaluatorConfig, most: int) -> None:
+    """Raise `UserError` if a sample of so many documents cannot be had."""
+    if most < 1:
+        raise UserError(f"--max_documents {most}: give a number of documents, such as 500.")
+    for name in ("limit", "samples", "cache_requests"):
+        if getattr(config, name):
+            raise UserError(
+                f"--max_documents and --{name} both say which documents are run. Leave one out."
+            )
 
 
 def _open_pair(config: EvaluatorConfig) -> Pair:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class Tasks:
         self._check_shots(config.num_fewshot)
         self.task_index = manager.task_index
         self._state = _random_state()
+        self._only: set[str] | None = None
         self._built: dict[str, tuple[list[Any], Any]] = {}
         # The harness merges --metadata and the model's arguments. Only the latter change with λ.
         self._described = {name for name, value in model_args.items() if given.get(name) == value}
@@ -78,7 +79,30 @@ class Tasks:
     def load(self, names: Any) -> Any:
         """Return the tasks, as `TaskManager.load`."""
         _set_random_state(self._state)
-        return self._loaded
+        if self._only is None:
+            return self._loaded
+        tasks = {name: task for name, task in self.tasks.items() if name in self._only}
+        return {"tasks": tasks, "groups": {}, "group_map": {}}
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        """The harness's tasks, by name."""
+        found: dict[str, Any] = self._loaded["tasks"]
+        return found
+
+    @property
+    def groups(self) -> dict[str, Any]:
+        """The harness's groups, by name."""
+        found: dict[str, Any] = self._loaded.get("groups") or {}
+        return found
+
+    def restrict(self, names: Collection[str]) -> None:
+        """Let the next models be evaluated on some tasks alone, without groups, on new documents.
+
+        Their prompts are built again.
+        """
+        self._only = set(names)
+        self.forget_prompts()
 
     def describe(self, model_args: Mapping[str, Any]) -> None:
         """Write the model's arguments into the tasks' metadata, as the harness does on loading."""

@@ -34,3 +34,19 @@ def generation(**_metadata):
         "train": datasets.Dataset.from_list(rows[:6]),
         "test": datasets.Dataset.from_list(rows[6:]),
     }
+
+
+def many(**_metadata):
+    """Two hundred questions: a search takes several looks at them."""
+    rng = random.Random(9)
+    rows = []
+    for _ in range(200):
+        choices = rng.sample(WORDS, 2)
+        question, answer = f"The {rng.choice(THINGS)} is", rng.randrange(2)
+        rows.append({"question": question, "choices": choices, "answer": answer})
+    return {"test": datasets.Dataset.from_list(rows)}
+
+
+def few(**_metadata):
+    rows = many()["test"]
+    return {"test": rows.select(range(3))}

@@ -1,0 +1,1 @@
+"""The best λ with a guarantee, for a part of the grid."""
