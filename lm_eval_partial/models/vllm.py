@@ -9,9 +9,6 @@ r"""The model type ``partial-vllm``: lm-eval's `VLLM` with θ(λ) as its model.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,16 +17,15 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 from transformers import __version__ as transformers_version
 
 from lm_eval_partial import __version__, escape
-from lm_eval_partial.errors import UserError, first_line
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json
 from lm_eval_partial.models import arguments, vllm_arguments, vllm_moves
 from lm_eval_partial.models.finite import FiniteScores
 from lm_eval_partial.models.partial import Partial, digest, without
-from lm_eval_partial.models.vllm_harness import VLLM, EngineDeadError, version
+from lm_eval_partial.models.vllm_engine import alive, explained, place
+from lm_eval_partial.models.vllm_harness import VLLM, version
 from lm_eval_partial.models.vllm_loader import FORMAT
 from lm_eval_partial.models.vllm_scoring import SharedPrefixVLLM
 from lm_eval_partial.weights import generation, loading
-from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.source import NAMES as SOURCE
 from lm_eval_partial.weights.source import Source
 
@@ -108,7 +104,7 @@ class PartialVLLM(Partial, FiniteScores, SharedPrefixVLLM):
         if str(others.get("batch_size")) in ("None", "1"):
             others["batch_size"] = "auto"
         self._warn_if_unrelated()
-        with _explained():
+        with explained():
             super().__init__(
                 **self._engine_arguments(source, rank, rest, others),
                 trust_remote_code=source.trust_remote_code,
@@ -152,7 +148,7 @@ class PartialVLLM(Partial, FiniteScores, SharedPrefixVLLM):
             loader["lam"] = lam_to_json(self._scaled(lam))
             return
         engines = self._moves.engines
-        with _explained():
+        with explained():
             self.model = self._moves.move(self.model, old, self._scaled(lam))
         if self._moves.engines > engines:
             self.forget_engine()
@@ -264,42 +260,3 @@ class FiniteVLLM(FiniteScores, VLLM):  # type: ignore[misc]
     def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
         with alive():
             return super()._model_generate(*args, **kwargs)
-
-
-def place(side: Checkpoint) -> tuple[str, str | None]:
-    """Return the name and revision under which vLLM finds one side's config or tokenizer."""
-    if not side.subfolder:
-        return side.path, None if os.path.isdir(side.path) else side.revision
-    # vLLM knows no subfolders: the folder on this machine.
-    for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
-        if (found := side.find(name)) is not None:
-            return os.path.dirname(found), None
-    raise UserError(f"{side} has neither a config.json nor a tokenizer. Check its subfolder.")
-
-
-@contextmanager
-def alive() -> Iterator[None]:
-    """Say in one line that an engine's process has ended."""
-    try:
-        yield
-    except EngineDeadError as error:
-        raise UserError(
-            "vLLM's engine has ended. Its log above says why, unless its process was killed, for"
-            " one because memory ran out: then give max_model_len=... or tensor_parallel_size=..."
-            " A sweep that is started again keeps what is finished."
-        ) from error
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Say in one line that an engine could not be made or moved."""
-    try:
-        with alive():
-            yield
-    except UserError:
-        raise
-    except Exception as error:  # vLLM raises of all kinds, most of them after its own log
-        raise UserError(
-            f"vLLM has no engine for θ(λ) ({first_line(error)}). Its log above says more. If memory"
-            " is short: gpu_memory_utilization=..., max_model_len=... or tensor_parallel_size=..."
-        ) from error

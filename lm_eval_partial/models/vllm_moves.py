@@ -13,7 +13,6 @@ farther away, and a few answers are compared there with those of transformers, o
 
 from __future__ import annotations
 
-import gc
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +22,7 @@ import torch
 from lm_eval_partial import escape
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.lam import Lam, lam_to_json
-from lm_eval_partial.models.vllm_harness import LLM, SamplingParams, TokensPrompt
+from lm_eval_partial.models.vllm_engine import Logprobs, anew, engine_logprobs, refill
 from lm_eval_partial.weights import loading, memory
 from lm_eval_partial.weights.pair import Pair
 
@@ -36,8 +35,6 @@ PROMPTS, TOKENS = 4, 16
 # The mean difference of a token's log-probability that is rounding, whatever the model.
 FLOOR = {torch.float32: 1e-4}
 HALF = 5e-3
-
-Logprobs = list[float]
 
 
 class Moves:
@@ -160,55 +157,6 @@ class Moves:
     def _point_at(self, lam: Lam) -> None:
         given = dict(self._arguments["model_loader_extra_config"])
         self._arguments["model_loader_extra_config"] = given | {"lam": lam_to_json(lam)}
-
-
-def refill(llm: Any, arguments: dict[str, Any]) -> None:
-    """Fill a running engine's model with the weights that `arguments` name.
-
-    Cached keys and values are dropped: they are of other weights (vLLM #9744).
-    """
-    config = {"model_loader_extra_config": arguments["model_loader_extra_config"]}
-    llm.collective_rpc("update_config", args=({"load_config": config},))
-    llm.collective_rpc("reload_weights")
-    if not llm.reset_prefix_cache():
-        raise RuntimeError("vLLM did not drop the keys and values of the weights before")
-
-
-def anew(llm: Any, arguments: dict[str, Any]) -> Any:
-    """End an engine, and return one made with `arguments`. Two are never held."""
-    end(llm)
-    del llm
-    gc.collect()
-    return make(arguments)
-
-
-def end(llm: Any) -> None:
-    """End an engine's processes."""
-    llm.llm_engine.engine_core.shutdown()
-
-
-def make(arguments: dict[str, Any]) -> Any:
-    """Return an engine made with `arguments`."""
-    return LLM(**arguments)
-
-
-def engine_logprobs(llm: Any, prompts: Sequence[list[int]]) -> Logprobs:
-    """Return the log-probability of each token of some prompts but the first, as an engine says."""
-    settings = SamplingParams(
-        max_tokens=1,
-        temperature=0.0,
-        prompt_logprobs=0,
-        detokenize=False,
-        skip_reading_prefix_cache=True,
-    )
-    asked = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
-    found: Logprobs = []
-    for prompt, output in zip(
-        prompts, llm.generate(asked, sampling_params=settings, use_tqdm=False), strict=True
-    ):
-        rows = output.prompt_logprobs[1:]
-        found += [row[token].logprob for token, row in zip(prompt[1:], rows, strict=True)]
-    return found
 
 
 def plain_logprobs(model: Any, prompts: Sequence[list[int]]) -> Logprobs:

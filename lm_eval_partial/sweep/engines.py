@@ -133,7 +133,7 @@ class Vllm(HF):
 
     def stock_place(self, side: Checkpoint) -> dict[str, Any]:
         """Return the arguments that name one side to the stock model type."""
-        from lm_eval_partial.models.vllm import place
+        from lm_eval_partial.models.vllm_engine import place
 
         if side.model_source is not side:
             raise UserError(
@@ -145,9 +145,9 @@ class Vllm(HF):
 
     def end(self, lm: Any) -> None:
         """Free what no garbage collector frees: the engine's processes."""
-        from lm_eval_partial.models import vllm_moves
+        from lm_eval_partial.models import vllm_engine
 
-        vllm_moves.end(lm.model)
+        vllm_engine.end(lm.model)
 
 
 ENGINES = {"hf": HF(), "vllm": Vllm()}
