@@ -43,8 +43,9 @@ def test_a_tokenizer_must_have_a_name(wide):
     from lm_eval_partial.models.vllm import PartialVLLM
     from tests import pico
 
+    base, instruct = wide()
     with pytest.raises(UserError, match="tokenizer= must be a path"):
-        PartialVLLM(*wide(), 0.5, tokenizer=pico.tokenizer())
+        PartialVLLM(base, instruct, 0.5, tokenizer=pico.tokenizer())
 
 
 def test_every_argument_of_the_tables_is_known():

@@ -65,12 +65,11 @@ def test_old_keys_and_values_that_stay_are_an_error():
 
 def test_a_pair_that_does_not_fit_twice_is_not_tested(monkeypatch):
     from lm_eval_partial.errors import UserError
-    from lm_eval_partial.models import vllm_moves
 
     def full(*_: Any) -> None:
         raise UserError("too large")
 
-    monkeypatch.setattr(vllm_moves.memory, "check_fits", full)
+    monkeypatch.setattr("lm_eval_partial.weights.memory.check_fits", full)
     found = moves()
     found._test(None, 0.5)
     assert found.describe()["way"] == "a new engine" and "do not fit" in found.why

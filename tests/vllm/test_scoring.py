@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -132,11 +131,11 @@ def test_what_is_too_long_goes_stocks_way(lm):
 
 
 @pytest.fixture
-def wrong(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every answer that read the cache wrong by a little."""
-    from lm_eval_partial.models import vllm_scoring
+    from lm_eval_partial.models import vllm_prompts, vllm_scoring
 
-    take = vllm_scoring.take
+    take = vllm_prompts.take
 
     def shifted(prompt: Any, output: Any, answers: Any) -> bool:
         taken = take(prompt, output, answers)
