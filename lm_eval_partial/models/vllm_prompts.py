@@ -1,16 +1,18 @@
 """What an engine is asked for log-likelihoods, so that it reads its cache of prefixes.
 
-- Of a context with several continuations: itself, and after it one token. The log-probabilities of
-  all first tokens of the continuations come with it. So nothing is lost where the cache holds the
-  whole context.
-- Of each continuation: context and continuation, with the log-probability of every token of the
-  prompt. Those of tokens that were read from the cache mean nothing. Only the last ones are taken,
-  and only if all of them were computed.
+The continuations of a context are a tree: those that begin with the same tokens part later. Where
+they part, the engine is asked for one token after what they share, and for the log-probabilities of
+all tokens that come next there. In between, and after the last parting, it is asked for the
+log-probabilities of the prompt's own tokens. Those of tokens that it read from its cache mean
+nothing: only the last ones are taken, and only if all of them were computed.
+
+So no prompt needs a token that another has put into the cache, wherever the cache's blocks end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +20,12 @@ from lm_eval_partial.models.vllm_harness import SamplingParams
 
 # Prompts given to the engine at a time. The answer to each has a number for every token of it.
 AT_ONCE = 1024
-# First tokens asked for at a time; vLLM's own limit is 20 unless max_logprobs says otherwise.
-FIRST_TOKENS = 20
+# Next tokens asked for at a time; vLLM's own limit is 20 unless max_logprobs says otherwise.
+NEXT_TOKENS = 20
 
 Tokens = tuple[int, ...]
+Branches = Mapping[Tokens, Sequence[int]]
+"""What follows some tokens, and the numbers of the requests that it is of."""
 
 
 @dataclass
@@ -43,63 +47,50 @@ class Answer:
 
 
 @dataclass
-class Context:
-    """A context and its continuations.
+class Prompt:
+    """A prompt for the engine: about the tokens after it, or about its own last ones.
 
     Attributes:
-        tokens: of the context.
-        requests: the numbers of the requests, by their continuation.
+        tokens: of the prompt.
+        following: tokens that may come next, and the requests in which each does.
+        wanted: how many of the prompt's last tokens are asked for, if `following` is empty.
+        requests: in which those tokens are.
     """
 
     tokens: Tokens
-    requests: dict[Tokens, list[int]] = field(default_factory=dict)
-
-
-@dataclass
-class Prompt:
-    """A prompt for the engine.
-
-    Attributes:
-        context: that it is of.
-        firsts: tokens that may come first after the context; then the prompt is the context.
-        continuation: that follows the context in the prompt.
-        skipped: how many tokens of `continuation` are asked for elsewhere: 1 or 0.
-    """
-
-    context: Context
-    firsts: tuple[int, ...] = ()
-    continuation: Tokens = ()
-    skipped: int = 0
+    following: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    wanted: int = 0
+    requests: Sequence[int] = ()
 
     @property
-    def numbers(self) -> Iterator[int]:
+    def numbers(self) -> list[int]:
         """The requests that the engine's answer says something of."""
-        for continuation, numbers in self.context.requests.items():
-            if continuation == self.continuation or continuation[0] in self.firsts:
-                yield from numbers
-
-    @property
-    def tokens(self) -> list[int]:
-        """What the engine is given."""
-        return [*self.context.tokens, *self.continuation]
+        found = list(self.requests)
+        for numbers in self.following.values():
+            found += numbers
+        return found
 
     @property
     def settings(self) -> Any:
         """How the engine is asked."""
-        # The answer is in the prompt's tokens, but the engine generates at least one.
+        # The answer may be in the prompt's tokens, but the engine generates at least one.
         usual = {"max_tokens": 1, "temperature": 0.0, "detokenize": False}
-        if self.firsts:
-            return SamplingParams(**usual, logprob_token_ids=list(self.firsts))
+        if self.following:
+            return SamplingParams(**usual, logprob_token_ids=list(self.following))
         return SamplingParams(
             **usual, prompt_logprobs=0, flat_logprobs=True, skip_reading_prefix_cache=False
         )
 
 
-def batches(contexts: Sequence[Context]) -> Iterator[list[Prompt]]:
-    """Yield the prompts of all contexts, about `AT_ONCE` at a time; those of one stay together."""
+def batches(contexts: Mapping[Tokens, Branches]) -> Iterator[list[Prompt]]:
+    """Yield the prompts of all contexts, about `AT_ONCE` at a time; those of one stay together.
+
+    Args:
+        contexts: each with its continuations.
+    """
     batch: list[Prompt] = []
-    for context in contexts:
-        batch += _prompts(context)
+    for context in sorted(contexts):  # those that share a prefix are neighbours
+        batch += _prompts(context, contexts[context])
         if len(batch) >= AT_ONCE:
             yield batch
             batch = []
@@ -107,16 +98,39 @@ def batches(contexts: Sequence[Context]) -> Iterator[list[Prompt]]:
         yield batch
 
 
-def _prompts(context: Context) -> Iterator[Prompt]:
-    """Yield the prompts of a context, itself first: the engine keeps it for what follows."""
-    several = len(context.requests) > 1
-    firsts = list(dict.fromkeys(tokens[0] for tokens in context.requests))
-    if several:
-        for begin in range(0, len(firsts), FIRST_TOKENS):
-            yield Prompt(context, tuple(firsts[begin : begin + FIRST_TOKENS]))
-    for continuation in context.requests:
-        if len(continuation) > several:
-            yield Prompt(context, (), continuation, int(several))
+def _prompts(tokens: Tokens, branches: Branches, asked_before: bool = False) -> Iterator[Prompt]:
+    """Yield the prompts for all that follows `tokens`.
+
+    Args:
+        tokens: what the branches share.
+        branches: what follows; nothing where a request ends here.
+        asked_before: whether a prompt ends here. The cache may then hold all of `tokens`.
+    """
+    of_token: dict[int, dict[Tokens, Sequence[int]]] = {}
+    for branch, numbers in branches.items():
+        if branch:
+            of_token.setdefault(branch[0], {})[branch] = numbers
+    known = 0
+    if len(of_token) > 1 or (of_token and asked_before):
+        known = 1  # of each branch
+        following = {token: _numbers(group) for token, group in of_token.items()}
+        chosen = list(following)
+        for begin in range(0, len(chosen), NEXT_TOKENS):
+            some = chosen[begin : begin + NEXT_TOKENS]
+            yield Prompt(tokens, {token: following[token] for token in some})
+    for group in of_token.values():
+        shared = tuple(os.path.commonprefix(list(group)))
+        if len(shared) > known:
+            yield Prompt(tokens + shared, {}, len(shared) - known, _numbers(group))
+        rest = {branch[len(shared) :]: numbers for branch, numbers in group.items()}
+        yield from _prompts(tokens + shared, rest, asked_before=True)
+
+
+def _numbers(branches: Branches) -> list[int]:
+    found: list[int] = []
+    for numbers in branches.values():
+        found += numbers
+    return found
 
 
 def take(prompt: Prompt, output: Any, answers: dict[int, Answer]) -> bool:
@@ -127,25 +141,21 @@ def take(prompt: Prompt, output: Any, answers: dict[int, Answer]) -> bool:
         output: its answer.
         answers: by the number of the request; added to.
     """
-    requests = prompt.context.requests
-    if prompt.firsts:
+    if prompt.following:
         (generated,) = output.outputs
-        for continuation, numbers in requests.items():
-            first = continuation[0]
-            if first in prompt.firsts:
-                is_greedy = generated.token_ids[0] == first
-                for index in numbers:
-                    answer = answers.setdefault(index, Answer())
-                    answer.add(generated.logprobs[0][first].logprob, is_greedy)
+        for token, numbers in prompt.following.items():
+            logprob = generated.logprobs[0][token].logprob
+            for number in numbers:
+                answers.setdefault(number, Answer()).add(logprob, generated.token_ids[0] == token)
         return True
-    wanted = prompt.continuation[prompt.skipped :]
-    computed_from = len(prompt.context.tokens) + prompt.skipped - 1
-    if output.num_cached_tokens is None or output.num_cached_tokens > computed_from:
+    # The place before a token says how likely it is.
+    first = len(prompt.tokens) - prompt.wanted - 1
+    if output.num_cached_tokens is None or output.num_cached_tokens > first:
         return False
-    rows = output.prompt_logprobs[-len(wanted) :]
-    for token, row in zip(wanted, rows, strict=True):
+    rows = output.prompt_logprobs[-prompt.wanted :]
+    for token, row in zip(prompt.tokens[-prompt.wanted :], rows, strict=True):
         if token not in row:  # not computed in this request's last run
             return False
-        for index in prompt.numbers:
-            answers.setdefault(index, Answer()).add(row[token].logprob, row[token].rank == 1)
+        for number in prompt.requests:
+            answers.setdefault(number, Answer()).add(row[token].logprob, row[token].rank == 1)
     return True

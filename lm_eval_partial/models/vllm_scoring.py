@@ -17,7 +17,7 @@ from lm_eval.api.instance import Instance
 from lm_eval_partial import escape
 from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
 from lm_eval_partial.models.vllm_harness import VLLM, TokensPrompt
-from lm_eval_partial.models.vllm_prompts import Answer, Context, Prompt, Tokens, batches, take
+from lm_eval_partial.models.vllm_prompts import Answer, Prompt, Tokens, batches, take
 
 logger = escape.logger(__name__)
 
@@ -137,23 +137,24 @@ class SharedPrefixVLLM(VLLM):  # type: ignore[misc]
 
     def _generate(self, prompts: Sequence[Prompt], disable_tqdm: bool) -> Any:
         return self.model.generate(
-            [TokensPrompt(prompt_token_ids=prompt.tokens) for prompt in prompts],
+            [TokensPrompt(prompt_token_ids=list(prompt.tokens)) for prompt in prompts],
             sampling_params=[prompt.settings for prompt in prompts],
             use_tqdm=not disable_tqdm,
         )
 
-    def _contexts(self, requests: Sequence[Encoded], reasons: dict[int, str]) -> list[Context]:
-        """Return the contexts in an order in which those that share a prefix are neighbours."""
+    def _contexts(
+        self, requests: Sequence[Encoded], reasons: dict[int, str]
+    ) -> dict[Tokens, dict[Tokens, list[int]]]:
+        """Return the contexts, each with its continuations and the numbers of their requests."""
         most = self.max_length - 1  # vLLM generates at least one token
-        found: dict[Tokens, Context] = {}
+        found: dict[Tokens, dict[Tokens, list[int]]] = {}
         for index, (_, context, continuation) in enumerate(requests):
             if not len(context) or not len(continuation) or len(context) + len(continuation) > most:
                 reasons[index] = TOO_LONG  # stock has its own way with these
                 continue
-            tokens = tuple(map(int, context))
-            asked = found.setdefault(tokens, Context(tokens)).requests
+            asked = found.setdefault(tuple(map(int, context)), {})
             asked.setdefault(tuple(map(int, continuation)), []).append(index)
-        return [found[tokens] for tokens in sorted(found)]
+        return found
 
     def _compare(
         self, requests: Sequence[Encoded], answers: Mapping[int, Answer], read: Sequence[int]
