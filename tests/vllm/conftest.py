@@ -30,11 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs vLLM: make test-vllm"))
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in ENVIRONMENT.items():
-        if name not in os.environ:
-            monkeypatch.setenv(name, value)
+@pytest.fixture(scope="session", autouse=True)
+def environment() -> Iterator[None]:
+    """Also: engines in this process, which start in seconds."""
+    before = dict(os.environ)
+    os.environ.update({**ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", **before})
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
@@ -53,15 +56,11 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, s
     return get
 
 
-@pytest.fixture
-def on_vllm(
-    wide: Callable[..., tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Any]]:
-    """Make a `PartialVLLM` of a family, whose engine is in this process: it starts in seconds."""
+def models(wide: Callable[..., tuple[str, str]]) -> Iterator[Callable[..., Any]]:
+    """Yield a function that makes a `PartialVLLM` of a family; end their engines at the end."""
     from lm_eval_partial.models import vllm_engine
     from lm_eval_partial.models.vllm import PartialVLLM
 
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     made: list[Any] = []
 
     def make(family: str = "llama", lam: Any = 0.37, **kwargs: Any) -> Any:
@@ -74,6 +73,19 @@ def on_vllm(
     for lm in made:
         vllm_engine.end(lm.model)
         lm.model = None
+
+
+@pytest.fixture
+def on_vllm(wide: Callable[..., tuple[str, str]]) -> Iterator[Callable[..., Any]]:
+    """Make a `PartialVLLM` of a family."""
+    yield from models(wide)
+
+
+@pytest.fixture(scope="module")
+def one_engine(wide: Callable[..., tuple[str, str]]) -> Iterator[Any]:
+    """Return one `PartialVLLM` for all tests of a module: the llama, in blocks of 32 tokens."""
+    for make in models(wide):
+        yield make(block_size=32)
 
 
 @pytest.fixture

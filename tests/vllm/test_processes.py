@@ -39,7 +39,8 @@ if __name__ == "__main__":
 def environment(**others: str) -> dict[str, str]:
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": path, **others}
+    own = {**ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", "PYTHONPATH": path}
+    return {**os.environ, **own, **others}
 
 
 def test_two_ranks_have_the_numbers_of_one(on_hf, tmp_path):

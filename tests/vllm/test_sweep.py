@@ -21,7 +21,6 @@ FLAGS = ("--model_args", "dtype=float32,enforce_eager=True,max_model_len=512", "
 @pytest.fixture
 def run(wide, tmp_path, one_task_index, monkeypatch) -> Callable[..., int]:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
     def run(*flags: str) -> int:
         base, instruct = wide()
