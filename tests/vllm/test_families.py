@@ -11,7 +11,7 @@ FAMILIES = {
     "llama": ("in place", False),
     "mistral": ("in place", False),
     "mixtral": ("a new engine", False),
-    "gemma2": ("in place", True),
+    "gemma2": ("in place", False),
     "olmo2": ("in place", False),
     "qwen2": ("in place", True),
     "phi3": ("in place", False),
