@@ -148,7 +148,7 @@ class PartialVLLM(Partial, FiniteScores, SharedPrefixVLLM):
             loader["lam"] = lam_to_json(self._scaled(lam))
             return
         engines = self._moves.engines
-        with explained():
+        with explained(self.model):
             self.model = self._moves.move(self.model, old, self._scaled(lam))
         if self._moves.engines > engines:
             self.forget_engine()
@@ -235,7 +235,7 @@ class PartialVLLM(Partial, FiniteScores, SharedPrefixVLLM):
     def _model_generate(
         self, requests: Any, generate: bool = False, sampling_params: Any = None
     ) -> Any:
-        with alive():
+        with alive(getattr(self, "model", None)):  # none with data_parallel_size
             outputs = super()._model_generate(requests, generate, sampling_params)
         if generate:
             for output in outputs:
@@ -247,10 +247,6 @@ class PartialVLLM(Partial, FiniteScores, SharedPrefixVLLM):
                 self.paths["generate_until", how] += 1
         return outputs
 
-    def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        with alive():
-            return super()._generate(*args, **kwargs)
-
 
 class FiniteVLLM(FiniteScores, VLLM):  # type: ignore[misc]
     """Stock `vllm`, whose answers are numbers, and whose end is one line."""
@@ -258,5 +254,5 @@ class FiniteVLLM(FiniteScores, VLLM):  # type: ignore[misc]
     stock = "vllm"
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-        with alive():
+        with alive(getattr(self, "model", None)):
             return super()._model_generate(*args, **kwargs)

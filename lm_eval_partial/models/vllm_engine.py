@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from lm_eval_partial.models.vllm_harness import LLM, EngineDeadError, SamplingPa
 from lm_eval_partial.weights.checkpoint import Checkpoint
 
 Logprobs = list[float]
+
+SECONDS = 0.5  # between two looks at an engine's process
 
 
 def refill(llm: Any, arguments: dict[str, Any]) -> None:
@@ -76,8 +79,16 @@ def place(side: Checkpoint) -> tuple[str, str | None]:
 
 
 @contextmanager
-def alive() -> Iterator[None]:
-    """Say in one line that an engine's process has ended."""
+def alive(llm: Any) -> Iterator[None]:
+    """Say in one line that an engine's process has ended. Without this, vLLM may wait for ever.
+
+    Args:
+        llm: the engine that is asked inside; None if there is none yet.
+    """
+    done = threading.Event()
+    core = llm and llm.llm_engine.engine_core
+    if hasattr(core, "resources"):  # not for an engine in this process
+        threading.Thread(target=_watch, args=(core, done), daemon=True).start()
     try:
         yield
     except EngineDeadError as error:
@@ -86,13 +97,33 @@ def alive() -> Iterator[None]:
             " one because memory ran out: then give max_model_len=... or tensor_parallel_size=..."
             " A sweep that is started again keeps what is finished."
         ) from error
+    finally:
+        done.set()
+
+
+def _watch(core: Any, done: threading.Event) -> None:
+    """Wake up who waits for the answers of an engine whose process was killed.
+
+    vLLM notes that it was, and tells only those who ask after that.
+    """
+    while not done.wait(SECONDS):
+        if core.resources.engine_dead:
+            core.outputs_queue.put(EngineDeadError())
+            for future in list(core.utility_results.values()):
+                if not future.done():
+                    future.set_exception(EngineDeadError())
+            return
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Say in one line that an engine could not be made or moved."""
+def explained(llm: Any = None) -> Iterator[None]:
+    """Say in one line that an engine could not be made or moved.
+
+    Args:
+        llm: as in `alive`.
+    """
     try:
-        with alive():
+        with alive(llm):
             yield
     except UserError:
         raise

@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 
 from lm_eval_partial import escape
 from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
+from lm_eval_partial.models.vllm_engine import alive
 from lm_eval_partial.models.vllm_harness import VLLM, TokensPrompt
 from lm_eval_partial.models.vllm_prompts import Answer, Prompt, Tokens, batches, take
 
@@ -116,7 +117,8 @@ class SharedPrefixVLLM(VLLM):  # type: ignore[misc]
         contexts = self._contexts(requests, reasons)
         answers: dict[int, Answer] = {}
         # A prompt that was asked before would be in the cache whole.
-        self.model.reset_prefix_cache()
+        with alive(self.model):
+            self.model.reset_prefix_cache()
         for prompts in batches(contexts):
             outputs = self._generate(prompts, disable_tqdm)
             read: set[int] = set()
@@ -136,11 +138,12 @@ class SharedPrefixVLLM(VLLM):  # type: ignore[misc]
         return found
 
     def _generate(self, prompts: Sequence[Prompt], disable_tqdm: bool) -> Any:
-        return self.model.generate(
-            [TokensPrompt(prompt_token_ids=list(prompt.tokens)) for prompt in prompts],
-            sampling_params=[prompt.settings for prompt in prompts],
-            use_tqdm=not disable_tqdm,
-        )
+        with alive(self.model):
+            return self.model.generate(
+                [TokensPrompt(prompt_token_ids=list(prompt.tokens)) for prompt in prompts],
+                sampling_params=[prompt.settings for prompt in prompts],
+                use_tqdm=not disable_tqdm,
+            )
 
     def _contexts(
         self, requests: Sequence[Encoded], reasons: dict[int, str]
