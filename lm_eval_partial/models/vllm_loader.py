@@ -43,10 +43,24 @@ class PartialLoader(DefaultModelLoader):  # type: ignore[misc]
     """vLLM's own loader, given the tensors of θ(λ) where it would read those of a file."""
 
     def __init__(self, load_config: Any) -> None:
-        """Take ``model_loader_extra_config``: fields of `Source`, ``lam``, ``rank``, ``rest``."""
+        """Open the pair that ``model_loader_extra_config`` names.
+
+        Its keys are fields of `Source`, ``lam``, ``rank`` and ``rest``.
+
+        Raises:
+            UserError: a key is missing or unknown, or the pair cannot be interpolated.
+        """
         # The parent refuses keys that it does not know.
         super().__init__(dataclasses.replace(load_config, model_loader_extra_config={}))
         self.load_config = load_config
+        given = dict(load_config.model_loader_extra_config)
+        if "lam" not in given:
+            raise UserError(
+                f"lam is missing in model_loader_extra_config={given}. Give base, instruct and lam."
+            )
+        self._lam = given.pop("lam")
+        # Before vLLM makes the model: it may change the classes of transformers for that.
+        self._pair = opened(json.dumps(given, sort_keys=True))
 
     def download_model(self, model_config: Any) -> None:
         """Do nothing: the pair fetches what it reads."""
@@ -59,29 +73,22 @@ class PartialLoader(DefaultModelLoader):  # type: ignore[misc]
             model: that is filled, or filled again with another λ.
 
         Raises:
-            UserError: the pair cannot be interpolated, is not this model's, or has weights that
-                are not finite.
+            UserError: the pair is not this model's, or has weights that are not finite.
         """
-        given = dict(self.load_config.model_loader_extra_config)
-        if "lam" not in given:
-            raise UserError(
-                f"lam is missing in model_loader_extra_config={given}. Give base, instruct and lam."
-            )
-        lam = given.pop("lam")
-        pair = opened(json.dumps(given, sort_keys=True))
+        pair = self._pair
         tied = bool(getattr(model_config.hf_config, "tie_word_embeddings", False))
         check_fits(pair, tied, model_config.get_vocab_size())
         pair.check_unchanged()
         keys = {each.name: each.key for each in pair.tensors}
-        for key, tensor in pair.at(lam, model_config.dtype).items():
-            values = _read(tensor, self.load_config.device or model_config_device())
+        for key, tensor in pair.at(self._lam, model_config.dtype).items():
+            values = _read(tensor, self.load_config.device or engine_device())
             yield key, values
             if pair.tied and not tied and key == keys[pair.architecture.embedding]:
                 yield pair.architecture.head, values
         pair.check_unchanged()  # also while it was read
 
 
-def model_config_device() -> str:
+def engine_device() -> str:
     """Return the device that this process's engine runs on, such as ``cuda`` or ``cpu``."""
     from vllm.platforms import current_platform
 

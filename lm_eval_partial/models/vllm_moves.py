@@ -97,18 +97,18 @@ class Moves:
             self._settle(ANEW, "the weights do not fit into the CPU's memory a second time")
             return
         prompts = _prompts(self._pair.architecture.rows)
-        ours_before = engine_logprobs(llm, prompts)
-        model = self._load(before)
-        plain_before = plain_logprobs(model, prompts)
-        model = loading.move(model, self._pair, far, lambda: self._load(far))
-        plain_far = plain_logprobs(model, prompts)
-        del model
-        self._point_at(far)
         try:
+            ours_before = engine_logprobs(llm, prompts)
+            model = self._load(before)
+            plain_before = plain_logprobs(model, prompts)
+            model = loading.move(model, self._pair, far, lambda: self._load(far))
+            plain_far = plain_logprobs(model, prompts)
+            del model
+            self._point_at(far)
             refill(llm, self._arguments)
             ours_far = engine_logprobs(llm, prompts)
-        except Exception as error:  # fused experts with packed copies of another shape
-            self._settle(ANEW, f"the engine cannot be filled again ({first_line(error)})")
+        except Exception as error:  # such as fused experts with packed copies of another shape
+            self._settle(ANEW, f"it cannot be filled again, or compared ({first_line(error)})")
             return
         self._judge(
             rounding=apart(ours_before, plain_before),

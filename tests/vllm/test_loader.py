@@ -88,7 +88,7 @@ def test_a_pair_is_opened_once_for_all_lam(sides):
     assert vllm_loader.opened(text) is vllm_loader.opened(text)
 
 
-def test_the_loader_is_registered_in_this_process():
+def test_the_loader_is_registered_in_this_process(sides):
     from importlib.metadata import entry_points
 
     from vllm.config.load import LoadConfig
@@ -97,5 +97,5 @@ def test_the_loader_is_registered_in_this_process():
     (point,) = entry_points(group="vllm.general_plugins", name="lm_eval_partial")
     point.load()()
     point.load()()  # vLLM may do so
-    loader = get_model_loader(LoadConfig(load_format="partial", model_loader_extra_config={"a": 1}))
+    loader = get_model_loader(LoadConfig(load_format="partial", model_loader_extra_config=sides()))
     assert type(loader).__name__ == "PartialLoader"
