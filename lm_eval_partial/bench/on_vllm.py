@@ -1,6 +1,6 @@
 """Times `partial-vllm` against lm-eval's own `vllm`, on one engine and in turns.
 
-    VLLM_ENV/bin/python -m lm_eval_partial.bench.on_vllm BASE INSTRUCT DTYPE DOCUMENTS ROUNDS
+    VLLM_ENV/bin/python -m lm_eval_partial.bench.on_vllm BASE INSTRUCT DTYPE DOCUMENTS ROUNDS ONLY
 
 `bench scoring --vllm` runs this in an environment that has vLLM and this package, and reads the
 last line. The cache of prefixes is emptied before each run.
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from typing import Any
 
 from lm_eval_partial.bench.scoring import LAMS, Workload, difference, workloads
@@ -25,7 +26,7 @@ WORKLOADS = ("fixed shots", "shots per document", "generate, fixed shots")
 LONGEST = 2048
 
 
-def main(base: str, instruct: str, dtype: str, documents: str, rounds: str) -> None:
+def main(base: str, instruct: str, dtype: str, documents: str, rounds: str, only: str) -> None:
     """Print the figures of each workload, as `scoring.compare` has them, as one line of JSON."""
     ours = PartialVLLM(base, instruct, 1.0, dtype=dtype, max_model_len=LONGEST, enforce_eager=True)
     # Stock's methods on the same engine.
@@ -33,7 +34,7 @@ def main(base: str, instruct: str, dtype: str, documents: str, rounds: str) -> N
     stock.__class__ = VLLM
     found: dict[str, Any] = {}
     for name, workload in workloads(ours, int(documents)).items():
-        if name not in WORKLOADS:
+        if name not in WORKLOADS or not fnmatch(f"{name}, on vLLM", only):
             continue
         found[f"{name}, on vLLM"] = compare(name, workload, stock, ours, int(rounds))
         if name == "fixed shots":
@@ -111,4 +112,4 @@ def counting(llm: Any) -> Iterator[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:6])
+    main(*sys.argv[1:7])

@@ -179,7 +179,7 @@ def scored(contexts: list[str], continuations: Callable[[], list[str]]) -> Workl
 def generated(contexts: list[str]) -> Workload:
     """Return the workload of generating `NEW_TOKENS` after each context."""
     # A stop string that never comes: all texts have the same length.
-    until = {"until": ["no such text"], "max_gen_toks": NEW_TOKENS}
+    until = {"until": ["no such text"], "max_gen_toks": NEW_TOKENS, "do_sample": False}
     requests = []
     for index, context in enumerate(contexts):
         requests.append(Instance("generate_until", {}, (context, until), index))
@@ -338,15 +338,12 @@ def on_vllm(
     """
     print("partial-vllm", file=sys.stderr)
     module = "lm_eval_partial.bench.on_vllm"
-    counts = str(args.documents), str(args.rounds)
-    found = _last_line([python, "-I", "-m", module, base, instruct, dtype, *counts], '{"vllm":')
+    what = str(args.documents), str(args.rounds), args.only
+    found = _last_line([python, "-I", "-m", module, base, instruct, dtype, *what], '{"vllm":')
     if found is None:
         return {}
-    chosen = {}
-    for name, figures in found["workloads"].items():
-        if fnmatch(name, args.only):
-            chosen[name] = {**figures, "vllm": found["vllm"]}
-    return chosen
+    version = {"vllm": found["vllm"]}
+    return {name: figures | version for name, figures in found["workloads"].items()}
 
 
 def _last_line(command: list[str], start: str, given: str = "") -> dict[str, Any] | None:
