@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -50,15 +52,20 @@ def test_two_ranks_have_the_numbers_of_one(on_hf, tmp_path):
     base, instruct = pico.pair(tmp_path, "llama", **{**pico.WIDE, "num_key_value_heads": 2})
     script = tmp_path / "two_ranks.py"
     script.write_text(TWO_RANKS)
-    done = subprocess.run(
+    ranks = subprocess.Popen(
         [sys.executable, str(script), str(base), str(instruct)],
         env=environment(VLLM_CPU_OMP_THREADS_BIND="0|1"),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=600,
+        start_new_session=True,
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
-    assert lines, done.stderr[-3000:]
+    try:
+        output, _ = ranks.communicate(timeout=900)
+    finally:
+        ended(ranks)
+    lines = [line for line in output.splitlines() if line.startswith("FOUND")]
+    assert lines, output[-3000:]
     found, moves = json.loads(lines[0].removeprefix("FOUND"))
     hf = on_hf(base=str(base), instruct=str(instruct))
     for lam, answers in found.items():
@@ -99,6 +106,14 @@ def test_a_server_has_the_numbers_of_lam(wide, on_hf):
     finally:
         server.terminate()
         server.wait(60)
+        ended(server)
+
+
+def ended(process: subprocess.Popen[Any]) -> None:
+    """End all processes of a session that a process has begun."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def asked_of(port: int, server: subprocess.Popen[Any], given: dict[str, Any]) -> dict[str, Any]:
