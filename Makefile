@@ -10,8 +10,10 @@ ALPACA := $(VENV)/alpaca_eval
 TRANSFORMERS_4 := $(VENV)/transformers-4
 # torchao warns at every start: a folder that only the tests of quantisation have on their path.
 QUANTISATION := $(VENV)/quantisation
+# vLLM wants one release of torch, and an older transformers than the lock.
+VLLM := $(VENV)/vllm
 
-.PHONY: demo test test-versions check env clean
+.PHONY: demo test test-vllm test-versions check env clean
 
 demo: $(READY)  ## the main job on the embedded pair: a few-shot score at λ = 0.5
 	HF_HUB_OFFLINE=1 $(BIN)/lm_eval --model partial-hf \
@@ -25,6 +27,9 @@ test: $(READY) $(ALPACA)/.ready $(TRANSFORMERS_4)/.ready $(QUANTISATION)/.ready 
 ifeq ($(strip $(ARGS)),)
 	PYTHONPATH=$(abspath $(QUANTISATION)) $(BIN)/python -m pytest -m quantisation tests/weights/test_quantisation.py
 endif
+
+test-vllm: $(VLLM)/.ready  ## the tests of partial-vllm (`make test` skips them; ARGS="-m gpu" on a GPU)
+	$(VLLM)/bin/python -m pytest $(ARGS) tests/vllm
 
 test-versions:  ## some tests on the lowest, locked and newest releases (`ARGS=newest` for one, `ARGS=--write` for docs)
 	$(PYTHON) tests/versions.py --torch $(TORCH) --folder $(VENV)/versions $(ARGS)
@@ -57,6 +62,13 @@ $(TRANSFORMERS_4)/.ready:
 
 $(QUANTISATION)/.ready: $(READY)
 	$(BIN)/pip install --quiet --upgrade --no-deps --target $(QUANTISATION) bitsandbytes==0.50.0 torchao==0.18.0
+	touch $@
+
+$(VLLM)/.ready: requirements-vllm.lock pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet torch==$(TORCH)
+	$(VLLM)/bin/pip install --quiet --no-deps --requirement requirements-vllm.lock
+	$(VLLM)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""Registers ``partial-hf`` with lm-eval. A ``.pth`` line imports this at every interpreter start.
+"""Registers our model types with lm-eval. A ``.pth`` line imports this at every interpreter start.
 
 lm-eval 0.4.13 resolves ``--model`` before any user code runs. It fills its registry only while that
 is empty, so a registration made too early makes every stock model disappear. This waits until the
@@ -17,21 +17,24 @@ TYPE_CHECKING = False  # typing's own, without importing it
 if TYPE_CHECKING:
     from typing import Any
 
-NAME = "partial-hf"
-TARGET = "lm_eval_partial.models.hf:PartialHFLM"
+MODELS = {
+    "partial-hf": "lm_eval_partial.models.hf:PartialHFLM",
+    "partial-vllm": "lm_eval_partial.models.vllm:PartialVLLM",
+}
 
 
 def register() -> None:
-    """Add the model type to lm-eval's registry, unless it is there already."""
+    """Add the model types to lm-eval's registry, unless they are there already."""
     # This runs inside lm-eval's own import. A release with another registry must still import.
     try:
         from lm_eval.api.registry import model_registry
 
-        if NAME not in model_registry:
-            model_registry.register(NAME, target=TARGET)
+        for name, target in MODELS.items():
+            if name not in model_registry:
+                model_registry.register(name, target=target)
     except Exception as error:
         print(
-            f"lm_eval_partial could not register {NAME} with this lm-eval: {error!r}",
+            f"lm_eval_partial could not register {', '.join(MODELS)} with this lm-eval: {error!r}",
             file=sys.stderr,
         )
 

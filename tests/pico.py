@@ -28,6 +28,7 @@ from transformers import (
     MixtralConfig,
     Olmo2Config,
     OlmoConfig,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -66,6 +67,7 @@ OTHERS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
             **{"state_size": 16, "n_groups": 1, "chunk_size": 8, "pad_token_id": 0},
         },
     ),
+    "phi3": (Phi3Config, {**GROUPED, "pad_token_id": 0}),
     "bloom": (
         BloomConfig,
         {"hidden_size": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 1},
@@ -88,6 +90,14 @@ OTHERS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     ),
 }
 """Architectures that the parity tests leave out."""
+
+WIDE: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+}
+"""Changes to a config for vLLM, which knows no heads as small as the others."""
 
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt"

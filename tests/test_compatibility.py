@@ -27,7 +27,10 @@ from lm_eval_partial.models.hf import PartialHFLM
 from tests import versions
 from tests.tasks.rows import THINGS, WORDS
 
-HOSTS = ("accelerate", "datasets", "huggingface_hub", "lm_eval", "peft", "transformers")
+HOSTS = (
+    *("accelerate", "datasets", "huggingface_hub", "lm_eval", "peft", "transformers"),
+    "vllm",
+)
 DOCUMENTED = {"_replace", "_asdict"}  # of NamedTuple
 DOC = versions.DOC.read_text(encoding="utf-8")
 

@@ -80,6 +80,8 @@ def test_every_process_is_started_without_the_working_directory(monkeypatch, tmp
     stock: Any = SimpleNamespace(model=SimpleNamespace(dtype="torch.float32"))
     workload: Any = SimpleNamespace(requests=[], choices=1)
     assert scoring.vllm("python", "folder", workload, stock, {}) is None
+    counts: Any = SimpleNamespace(documents=4, rounds=1, only="*")
+    assert scoring.on_vllm("python", "base", "instruct", "float32", counts) == {}
     starts: list[Callable[[], object]] = [
         lambda: load._in_process("stock", "b", "i", "auto", "cpu"),
         lambda: sweep.seconds(["-m", "lm_eval"]),
@@ -91,7 +93,7 @@ def test_every_process_is_started_without_the_working_directory(monkeypatch, tmp
             start()
     status = 0
     environment.install(tmp_path / "new")
-    assert len(started) == 7
+    assert len(started) == 8
     for command in started:
         assert {"-I", "-P"} & set(command), command
 

@@ -204,7 +204,12 @@ def _point(run: Run, file: ResultFile) -> Point:
     else:
         name = generator = _slug(run.label)
         for part in file.path.parts:
-            if part in ("hf_base", "hf_instruct"):  # a sweep's folders of stock models
+            if part in (
+                "hf_base",
+                "hf_instruct",
+                "vllm_base",
+                "vllm_instruct",
+            ):  # a sweep's folders of stock models
                 name, generator = part, f"{part}__{generator}"
                 break
     samples = list(_samples(file.path.parent / f"samples_{task}_{file.date}.jsonl"))

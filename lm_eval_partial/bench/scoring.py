@@ -91,6 +91,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                     found["vLLM on it"] = figures
             found["11 λ of it"] = trajectory(workload, ours, found[name]["stock_s"])
             ours.set_lam(1)  # as stock, for the next workload
+        if args.vllm:
+            dtype = str(stock.model.dtype).removeprefix("torch.")
+            found |= on_vllm(args.vllm, base, instruct, dtype, args)
         if args.base is None:
             del stock
             found |= other_kinds(Path(scratch), args, settings, gemm)
@@ -176,7 +179,7 @@ def scored(contexts: list[str], continuations: Callable[[], list[str]]) -> Workl
 def generated(contexts: list[str]) -> Workload:
     """Return the workload of generating `NEW_TOKENS` after each context."""
     # A stop string that never comes: all texts have the same length.
-    until = {"until": ["no such text"], "max_gen_toks": NEW_TOKENS}
+    until = {"until": ["no such text"], "max_gen_toks": NEW_TOKENS, "do_sample": False}
     requests = []
     for index, context in enumerate(contexts):
         requests.append(Instance("generate_until", {}, (context, until), index))
@@ -312,21 +315,10 @@ def vllm(
     for request in asked:
         context, continuation = stock._encode_pair(*request.args)
         questions.append([context + continuation, len(continuation)])
-    done = subprocess.run(
-        [python, "-I", worker, folder, str(stock.model.dtype).removeprefix("torch.")],
-        input=json.dumps(questions),
-        capture_output=True,
-        text=True,
-        # GiB; its default may be more than there is.
-        env={"VLLM_CPU_KVCACHE_SPACE": "2", **os.environ},
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"s":')]
-    # The other figures took long and are kept when vLLM fails.
-    if not lines:
-        message = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        print(f"vLLM failed under {python}: {message}", file=sys.stderr)
+    command = [python, "-I", worker, folder, str(stock.model.dtype).removeprefix("torch.")]
+    answers = _last_line(command, '{"s":', json.dumps(questions))
+    if answers is None:
         return None
-    answers = json.loads(lines[0])
     expected = [answer[0] for answer in stock.loglikelihood(asked, disable_tqdm=True)]
     seconds = answers["s"] * len(workload.requests) / len(asked)
     return {
@@ -335,6 +327,44 @@ def vllm(
         "stock / ours": round(seconds / found["ours_s"], 2),
         "largest_difference": _apart(answers["logprobs"], expected),
     }
+
+
+def on_vllm(
+    python: str, base: str, instruct: str, dtype: str, args: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """Return the figures of `partial-vllm` against lm-eval's `vllm`; empty if there are none.
+
+    The environment of `python` must have this package beside vLLM.
+    """
+    print("partial-vllm", file=sys.stderr)
+    module = "lm_eval_partial.bench.on_vllm"
+    what = str(args.documents), str(args.rounds), args.only
+    found = _last_line([python, "-I", "-m", module, base, instruct, dtype, *what], '{"vllm":')
+    if found is None:
+        return {}
+    version = {"vllm": found["vllm"]}
+    return {name: figures | version for name, figures in found["workloads"].items()}
+
+
+def _last_line(command: list[str], start: str, given: str = "") -> dict[str, Any] | None:
+    """Return the JSON that a process prints last; None, and a message, if it fails.
+
+    Args:
+        command: of a Python that has vLLM.
+        start: of the line.
+        given: what the process reads.
+    """
+    # GiB of keys and values; the default may be more than there is.
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "2", **os.environ}
+    done = subprocess.run(command, input=given, capture_output=True, text=True, env=environment)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(start)]
+    # The other figures took long and are kept when vLLM fails.
+    if not lines:
+        message = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        print(f"vLLM failed under {command[0]}: {message}", file=sys.stderr)
+        return None
+    found: dict[str, Any] = json.loads(lines[-1])
+    return found
 
 
 def _different(found: dict[str, Any]) -> str:

@@ -109,7 +109,10 @@ def _add_others(parser: argparse.ArgumentParser) -> None:
         "--mergekit", metavar="COMMAND", help="load: path of the mergekit-yaml command"
     )
     others.add_argument(
-        "--vllm", metavar="PYTHON", help="scoring: python of an environment with vLLM"
+        "--vllm",
+        metavar="PYTHON",
+        help="scoring: python of an environment with vLLM; with this package there, partial-vllm"
+        " is timed against lm-eval's vllm, too",
     )
 
 

@@ -59,10 +59,16 @@ def add_parser(subparsers: Any) -> None:
         help="start:stop:step with both ends, numbers, or both, with commas or spaces",
     )
     own.add_argument(
+        "--engine",
+        choices=("hf", "vllm"),
+        default="hf",
+        help="what runs the models: lm-eval's hf or vllm (default %(default)s)",
+    )
+    own.add_argument(
         "--baselines",
         nargs="*",
         choices=("base", "instruct"),
-        help="also run stock hf on both ends, or on the one named",
+        help="also run the engine's stock model on both ends, or on the one named",
     )
     own.add_argument(
         "--no_log_samples",
@@ -88,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     # The heavy imports come once the flags are known to be right.
     from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.sweep_table import show
+    from lm_eval_partial.sweep.engines import ENGINES
     from lm_eval_partial.sweep.folder import points
     from lm_eval_partial.sweep.run import sweep
 
@@ -98,7 +105,13 @@ def run(args: argparse.Namespace) -> int:
     try:
         with each_message_once():
             folder = sweep(
-                config, lams, _baselines(args), args.command, trackers, args.max_documents
+                config,
+                lams,
+                _baselines(args),
+                args.command,
+                trackers,
+                args.max_documents,
+                ENGINES[args.engine],
             )
     except KeyboardInterrupt:
         folder = Path(config.output_path)
@@ -116,8 +129,12 @@ def _check(args: argparse.Namespace) -> list[float]:
     """Return the λ, once all that costs nothing to look at is right."""
     from lm_eval_partial.lam import parse_lams
 
-    if args.model not in (None, "partial-hf"):
-        raise UserError(f"--model {args.model}: a sweep is of partial-hf. Leave --model out.")
+    ours = f"partial-{args.engine}"
+    if args.model not in (None, ours):
+        raise UserError(
+            f"--model {args.model}: this sweep is of {ours}. Leave --model out; --engine says"
+            " hf or vllm."
+        )
     lams = parse_lams(args.lam)
     check_flags(args)
     return lams

@@ -104,12 +104,7 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: an argument is never right here.
     """
-    for name in given:
-        if name.isdigit():  # lam=0,5 is cut at its comma
-            raise UserError(
-                f"{name} is no argument. Arguments are NAME=VALUE with commas between; the decimal"
-                " sign is a point, as in lam=0.5."
-            )
+    check_spelling(given)
     parameters = inspect.signature(HFLM.__init__).parameters
     for name in given.keys() & INSTEAD.keys():
         # The harness itself passes some at their defaults, and backend=causal is what this is.
@@ -120,6 +115,16 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"{name}= does not go with partial-hf: {INSTEAD[name]}.")
     check_values(given)
     return {name: value for name, value in given.items() if name not in INSTEAD}
+
+
+def check_spelling(given: Iterable[str]) -> None:
+    """Raise `UserError` for names that come of a comma in a number."""
+    for name in given:
+        if name.isdigit():  # lam=0,5 is cut at its comma
+            raise UserError(
+                f"{name} is no argument. Arguments are NAME=VALUE with commas between; the decimal"
+                " sign is a point, as in lam=0.5."
+            )
 
 
 def check_values(given: Mapping[str, Any]) -> None:

@@ -32,17 +32,22 @@ class _NotFinite(UserError):
     """Scores of the next token that are no numbers, for so many of so many prompts."""
 
 
-class Finite:
-    """A mixin for `HFLM`: a log-likelihood of NaN or infinity is an error, and is not cached.
+class FiniteScores:
+    """A mixin for a model: a log-likelihood of NaN or infinity is an error, and is not cached.
 
     Minus infinity is the log-likelihood of a token that a model rules out. It is an error only
     where all choices of a document have it.
+
+    Attributes:
+        stock: lm-eval's name of the model type, for messages.
     """
+
+    stock = "hf"
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """Return the answers, as `HFLM`. Raises `UserError` if some are no numbers."""
+        """Return the answers of the model. Raises `UserError` if some are no numbers."""
         answers: list[tuple[float, bool]] = super().loglikelihood(  # type: ignore[misc]
             requests, disable_tqdm=disable_tqdm
         )
@@ -52,34 +57,12 @@ class Finite:
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Return the answers, as `HFLM`. Raises `UserError` if some are no numbers."""
+        """Return the answers of the model. Raises `UserError` if some are no numbers."""
         answers: list[float] = super().loglikelihood_rolling(  # type: ignore[misc]
             requests, disable_tqdm=disable_tqdm
         )
         self._refuse(requests, answers)
         return answers
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Return the texts, as `HFLM`. Raises `UserError` if the scores of a token are no numbers.
-
-        Their maximum would be the first token of the vocabulary, again and again.
-        """
-        try:
-            texts: list[str] = super().generate_until(  # type: ignore[misc]
-                requests, disable_tqdm=disable_tqdm
-            )
-        except _NotFinite as error:
-            tasks = listing({_task(request) for request in requests})
-            raise UserError(
-                f"{self._who()}: {error} while generating for {tasks}. {HINT}"
-            ) from error
-        return texts
-
-    def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-        watched = LogitsProcessorList([_Watch()])
-        return super()._model_generate(  # type: ignore[misc]
-            *args, **kwargs, logits_processor=watched
-        )
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Take the harness's response cache, which gets no answers that are no numbers."""
@@ -109,8 +92,34 @@ class Finite:
     def _who(self) -> str:
         lam = getattr(self, "lam", None)
         if lam is None:
-            return f"stock hf of {getattr(self, 'pretrained', None)}"
+            return f"stock {self.stock} of {getattr(self, 'pretrained', None)}"
         return f"λ = {name_lam(lam)}"
+
+
+class Finite(FiniteScores):
+    """A mixin for `HFLM`, which also stops a generation whose scores are no numbers."""
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Return the texts, as `HFLM`. Raises `UserError` if the scores of a token are no numbers.
+
+        Their maximum would be the first token of the vocabulary, again and again.
+        """
+        try:
+            texts: list[str] = super().generate_until(  # type: ignore[misc]
+                requests, disable_tqdm=disable_tqdm
+            )
+        except _NotFinite as error:
+            tasks = listing({_task(request) for request in requests})
+            raise UserError(
+                f"{self._who()}: {error} while generating for {tasks}. {HINT}"
+            ) from error
+        return texts
+
+    def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+        watched = LogitsProcessorList([_Watch()])
+        return super()._model_generate(  # type: ignore[misc]
+            *args, **kwargs, logits_processor=watched
+        )
 
 
 class FiniteHFLM(Finite, HFLM):  # type: ignore[misc]

@@ -7,14 +7,11 @@ Prompts and metrics are the harness's; `shared_prefix` scores and generates.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.models.utils import normalize_gen_kwargs
@@ -22,12 +19,12 @@ from transformers import __version__ as transformers_version
 from transformers.distributed.configuration_utils import DistributedConfig
 
 from lm_eval_partial import __version__, escape
-from lm_eval_partial.lam import Lam, Schedule, lam_to_json, read_lam
+from lm_eval_partial.lam import Lam, Schedule, lam_to_json
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.arguments import SPEED_ONLY
 from lm_eval_partial.models.device import check_device
 from lm_eval_partial.models.finite import Finite
-from lm_eval_partial.models.partial import Partial
+from lm_eval_partial.models.partial import Partial, digest, without
 from lm_eval_partial.models.shared_prefix import SharedPrefixHFLM
 from lm_eval_partial.weights import loading, memory
 from lm_eval_partial.weights.architecture import model_config
@@ -105,7 +102,7 @@ class PartialHFLM(Partial, Finite, SharedPrefixHFLM):
         self._open(source, lam, merge=merge, rank=rank, rest=rest, schedule=schedule)
         self._dtype = loading.resolve_dtype(self.pair, dtype)
         self._quantization = quantization_config or arguments.take_quantization(others)
-        self._settings = _without(others, SPEED_ONLY) | {"share_prefix": share_prefix}
+        self._settings = without(others, SPEED_ONLY) | {"share_prefix": share_prefix}
         if loading.parse_dtype(dtype) is None and str(device) == "cpu":
             self._warn_if_slow()
         super().__init__(
@@ -127,31 +124,12 @@ class PartialHFLM(Partial, Finite, SharedPrefixHFLM):
             "tokenizer": None if source.tokenizer_of_a_side else source.tokenizer,
         }
 
-    def set_lam(self, lam: Lam) -> None:
-        """Move the loaded model to another λ; two models are never held.
-
-        A response cache in use is closed, since it holds the answers of the λ before.
-
-        Raises:
-            UserError: `lam` is not finite, a schedule that does not fit the model, a weight is not
-                finite there, or a weight file was changed since it was opened.
-        """
-        lam = read_lam(lam)
-        # First what can be refused with the model as it is.
-        self.pair.assign(self._scaled(lam))
-        self.pair.check_unchanged()
-        if self.cache_hook.dbdict is not None:
-            self.cache_hook.dbdict.close()
-            self.cache_hook = CacheHook(None)
-        # None until the move is complete: a move that is interrupted leaves weights at two λ.
-        self._lam = None
+    def _move(self, before: Lam | None, lam: Lam) -> None:
         self._model = loading.move(
             self._model, self.pair, self._scaled(lam), lambda: self._load(lam)
         )
-        self._lam = lam
         self.batch_sizes: dict[int, int] = {}  # found for the model before
         self.forget_paths()
-        self._warn_if_extrapolating()
 
     def check_finite(self, lams: Sequence[float]) -> None:
         """Raise `UserError` if a weight is not a finite number at one of some λ.
@@ -177,9 +155,9 @@ class PartialHFLM(Partial, Finite, SharedPrefixHFLM):
             "merge": self._merge,
             **self._variant,
             "dtype": str(self._dtype).removeprefix("torch."),
-            "tokenizer": _digest(vocabulary, self.tokenizer.special_tokens_map),
-            "config": _digest(config),
-            "generation_config": _digest(self.model.generation_config.to_dict()),
+            "tokenizer": digest(vocabulary, self.tokenizer.special_tokens_map),
+            "config": digest(config),
+            "generation_config": digest(self.model.generation_config.to_dict()),
             "versions": [__version__, torch.__version__, transformers_version],
             "settings": settings,
         }
@@ -287,7 +265,7 @@ def _read_arguments(
     # missing, and a misspelt name before anything else that reads a checkpoint.
     given = arguments.check(given)
     source = Source.of(given)
-    others = _without(given, SOURCE)
+    others = without(given, SOURCE)
     loading.parse_dtype(dtype)
     if unknown := arguments.unknown(others):
         where = source.base, source.base_revision, source.base_subfolder
@@ -295,12 +273,3 @@ def _read_arguments(
         fields = {name: others[name] for name in unknown}
         others |= arguments.check_fields(fields, model_config(base))
     return source, others
-
-
-def _without(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if name not in names}
-
-
-def _digest(*values: Any) -> str:
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

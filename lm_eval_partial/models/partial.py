@@ -1,12 +1,15 @@
 """What every backend of θ(λ) has in common: the pair, λ, result names, the response cache's guard.
 
 A backend is this class and lm-eval's own model class. It calls `_open` before its engine is made,
-and gives what its answers depend on as `fingerprint`.
+gives what its answers depend on as `fingerprint`, and moves its engine to another λ in `_move`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from lm_eval.api.model import CacheHook
@@ -159,6 +162,37 @@ class Partial(ABC):
             sides.append(shortened(sanitize_model_name(name), room))
         return "__".join([*sides, *end])
 
+    def set_lam(self, lam: Lam) -> None:
+        """Move the loaded model to another λ; two models are never held.
+
+        A response cache in use is closed, since it holds the answers of the λ before.
+
+        Raises:
+            UserError: `lam` is not finite, a schedule that does not fit the model, a weight is not
+                finite there, or a weight file was changed since it was opened.
+        """
+        lam = read_lam(lam)
+        # First what can be refused with the model as it is.
+        self.pair.assign(self._scaled(lam))
+        self.pair.check_unchanged()
+        if self.cache_hook.dbdict is not None:
+            self.cache_hook.dbdict.close()
+            self.cache_hook = CacheHook(None)
+        # None until the move is complete: a move that is interrupted leaves weights at two λ.
+        before, self._lam = self._lam, None
+        self._move(before, lam)
+        self._lam = lam
+        self._warn_if_extrapolating()
+
+    @abstractmethod
+    def _move(self, before: Lam | None, lam: Lam) -> None:
+        """Give the engine the weights of `lam`, and forget what was found out about the others.
+
+        Args:
+            before: λ of the weights that the engine has; None if a move was cut off.
+            lam: checked already.
+        """
+
     def _scaled(self, lam: Lam) -> Lam:
         """Return what λ means for the weights: itself, or the schedule that it scales."""
         if isinstance(lam, Schedule) or self._schedule == 1.0:
@@ -230,3 +264,14 @@ class Partial(ABC):
             logger.warning(
                 f"lam={self.lam} lies outside [0, 1]: this extrapolates (ExPO, arXiv 2404.16792)"
             )
+
+
+def without(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments but some."""
+    return {name: value for name, value in given.items() if name not in names}
+
+
+def digest(*values: Any) -> str:
+    """Return 16 hexadecimal digits that differ where JSON values differ."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -10,6 +10,8 @@ Sources: Wilson 1927; Agresti and Min 2005 (doi 10.1002/sim.1781); MOVER: Donner
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from scipy import stats
 
@@ -68,6 +70,20 @@ def over_clusters(differences: Array, weights: Array, level: float = LEVEL) -> t
     # Of unequal weights some clusters hardly count: as many as Kish's effective number are left.
     margin = float(stats.t.ppf((1 + level) / 2, 1 / squares - 1) * np.sqrt(variance))
     return mean - margin, mean + margin
+
+
+def combined(values: Iterable[tuple[float, Array, Array, Array]]) -> tuple[Array, Array]:
+    """Return the interval of a weighted sum of independent estimates from their own (MOVER).
+
+    Args:
+        values: (weight, estimate, low, high) of each.
+    """
+    total, below, above = np.zeros(1), np.zeros(1), np.zeros(1)
+    for weight, estimate, low, high in values:
+        total = total + weight * estimate
+        below = below + (weight * (estimate - low)) ** 2
+        above = above + (weight * (high - estimate)) ** 2
+    return total - np.sqrt(below), total + np.sqrt(above)
 
 
 def ratio(scores: Array, ends: Array, reference: int, correlation: Array) -> tuple[Array, Array]:

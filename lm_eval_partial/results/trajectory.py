@@ -4,7 +4,7 @@
 
 A folder may hold several pairs, or one pair in several dtypes. They are told apart by
 `ResultFile.pair`. Runs of the base and instruct models in the stock harness are the baselines. They
-are known by their folders (``hf_base``, ``hf_instruct``) or by their models' names.
+are known by their folders (``hf_base``, ``hf_instruct``; ``vllm_…``) or by their models' names.
 """
 
 from __future__ import annotations
@@ -289,7 +289,8 @@ def _baseline(rest: list[ResultFile], which: str, of_pair: ResultFile) -> Run | 
     """Return the newest stock run of the pair's base or instruct model, None if there is none."""
     stock = [file for file in rest if not file.pair]
     # A sweep's folder is enough: the same checkpoint may go by a path here and a Hub id there.
-    named = [file for file in stock if f"hf_{which}" in file.path.parts]
+    folders = {f"hf_{which}", f"vllm_{which}"}
+    named = [file for file in stock if folders & set(file.path.parts)]
     found = named or [file for file in stock if file.pretrained == of_pair.config[which]]
     return max(runs(found), key=lambda run: run.files[0].date, default=None)
 

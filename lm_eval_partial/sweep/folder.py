@@ -2,7 +2,8 @@
 
     DIR/manifest.json     the fingerprint: what every point has in common
     DIR/lam_0.60/         an ordinary results_*.json of lm-eval, and its samples_*.jsonl
-    DIR/hf_base/          stock hf on one end, likewise; DIR/hf_instruct/ on the other
+    DIR/hf_base/          stock hf on one end, likewise; DIR/hf_instruct/ on the other;
+                          or vllm_base/ and vllm_instruct/
 
 A point's folder appears when it is complete, so a folder that is there is finished. What is being
 written lies in names that start with a dot. This module imports neither torch nor lm_eval.
@@ -27,6 +28,7 @@ from lm_eval_partial.results.files import LINE, Settings, read_json, samples_fil
 
 MANIFEST = "manifest.json"
 BASELINES = ("base", "instruct")
+STOCK = ("hf_base", "hf_instruct", "vllm_base", "vllm_instruct")
 
 SHOWN = 200  # characters of a recorded value in a message
 
@@ -151,7 +153,7 @@ def points(folder: Path) -> list[str]:
             lams.append((check_lam(path.name.removeprefix("lam_")), path.name))
         except UserError:
             raise UserError(f"{path} is no point of a sweep. Move it away.") from None
-    stock = [f"hf_{side}" for side in BASELINES if (folder / f"hf_{side}").is_dir()]
+    stock = [name for name in STOCK if (folder / name).is_dir()]
     return [name for _, name in sorted(lams)] + stock
 
 

@@ -23,7 +23,6 @@ from typing import Any
 import lm_eval
 import torch
 import transformers
-from lm_eval.api.registry import get_model
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from tqdm import tqdm
 from transformers import GenerationConfig
@@ -33,11 +32,9 @@ from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import INCOMPLETE, locked
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json, point_name
 from lm_eval_partial.models import arguments
-from lm_eval_partial.models.arguments import SPEED_ONLY
-from lm_eval_partial.models.finite import FiniteHFLM
-from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.sweep import flags
 from lm_eval_partial.sweep import folder as folders
+from lm_eval_partial.sweep.engines import ENGINES, HF
 from lm_eval_partial.sweep.point import Runner
 from lm_eval_partial.sweep.sample import recorded_sample, sample
 from lm_eval_partial.sweep.tasks import Tasks, digest
@@ -74,20 +71,22 @@ def sweep(
     command: str | None = None,
     trackers: Callable[[str], Trackers] = Trackers,
     max_documents: int | None = None,
+    engine: HF = ENGINES["hf"],
 ) -> Path:
-    """Score θ(λ) at every λ, and stock ``hf`` on the ends asked for.
+    """Score θ(λ) at every λ, and the engine's stock model on the ends asked for.
 
     Points that the folder has are kept. A process that is killed leaves only finished points.
 
     Args:
-        config: of the harness's own command; ``model_args`` are those of ``partial-hf`` without
-            lam, and ``output_path`` is the folder.
+        config: of the harness's own command; ``model_args`` are those of the engine's model
+            type without lam, and ``output_path`` is the folder.
         lams: finite, each once.
         baselines: of ``base`` and ``instruct``.
         command: what started it, for the manifest.
         trackers: makes the experiment trackers (W&B, Trackio), given a name for the run.
         max_documents: of each task; of those with more, a random sample by the harness's first
             seed.
+        engine: what runs the models, of `ENGINES`.
 
     Returns:
         The folder of the results.
@@ -99,10 +98,10 @@ def sweep(
     folder = Path(str(config.output_path))
     if max_documents is not None:
         _check_sample(config, max_documents)
-    pair, tasks = open_run(config, baselines)
+    pair, tasks = open_run(config, baselines, engine)
     recorded = folders.read_manifest(folder) or {}
     manifest = manifest_of(pair, command, recorded.get("run") or os.urandom(4).hex())
-    manifest[folders.FINGERPRINT] = fingerprint(config, pair, tasks)
+    manifest[folders.FINGERPRINT] = fingerprint(config, pair, tasks, engine)
     if max_documents is not None:
         config.samples = sample(tasks, max_documents, config.seed[0] or 0)
         # The number and the seed say which documents; their list would be pages.
@@ -113,7 +112,7 @@ def sweep(
         finished = folders.points(folder)
         for name in finished:
             folders.read_point(folder / name)  # damage is reported before hours are spent
-        asked = [*lam_of, *(f"hf_{side}" for side in baselines)]
+        asked = [*lam_of, *(f"{engine.name}_{side}" for side in baselines)]
         todo = [name for name in asked if name not in finished]
         if todo:
             started = trackers(str(manifest["run"]))
@@ -121,7 +120,7 @@ def sweep(
             done = len(asked) - len(todo)
             bar = tqdm(todo, total=len(asked), initial=done, unit="point")
             try:
-                _run(runner, pair, lam_of, bar, recorded_sample(max_documents))
+                _run(runner, pair, lam_of, bar, recorded_sample(max_documents), engine)
             finally:
                 shutil.rmtree(folder / INCOMPLETE, ignore_errors=True)
                 runner.trackers.finish()
@@ -131,7 +130,9 @@ def sweep(
     return folder
 
 
-def open_run(config: EvaluatorConfig, baselines: Sequence[str] = ()) -> tuple[Pair, Tasks]:
+def open_run(
+    config: EvaluatorConfig, baselines: Sequence[str] = (), engine: HF = ENGINES["hf"]
+) -> tuple[Pair, Tasks]:
     """Return the pair and the tasks of a run; no weight is read.
 
     All that can be refused is refused before tasks are downloaded and loaded.
@@ -140,9 +141,9 @@ def open_run(config: EvaluatorConfig, baselines: Sequence[str] = ()) -> tuple[Pa
         UserError: a flag, the pair, or a task is wrong.
     """
     flags.check({field.name: getattr(config, field.name) for field in fields(config)})
-    _take_flags(config)
-    _check(config)
-    pair = _open_pair(config)
+    _take_flags(config, engine)
+    _check(config, engine)
+    pair = _open_pair(config, engine)
     _check_baselines(config, pair, baselines)
     return pair, Tasks(config)
 
@@ -166,6 +167,7 @@ def _run(
     lam_of: Mapping[str, float],
     todo: tqdm,
     recorded: Mapping[str, Any],
+    engine: HF,
 ) -> None:
     """Evaluate the points `todo`: first each λ on one model, then stock on the ends.
 
@@ -175,38 +177,46 @@ def _run(
         lam_of: λ by the point's name.
         todo: names of points, as a bar.
         recorded: what else every point's ``results["config"]`` says.
+        engine: what runs the models.
     """
     config = runner.config
-    lm: PartialHFLM | None = None
+    lm: Any = None
     for name in todo:
         todo.set_description(name)
         pair.check_unchanged()  # the model opens the files itself, once more
         if name in lam_of:
-            lm = point_at(runner, pair, lm, name, lam_of[name], list(lam_of.values()), recorded)
+            lams = list(lam_of.values())
+            lm = point_at(runner, pair, lm, name, lam_of[name], lams, recorded, engine)
         else:
             if lm is not None:  # two models are never held
+                engine.end(lm)
                 lm = None
                 _release()
-            side = pair.base if name == "hf_base" else pair.instruct
-            model_args = stock_arguments(config.model_args, side)
+            side = pair.base if name == f"{engine.name}_base" else pair.instruct
+            model_args = stock_arguments(config.model_args, side, engine)
             if config.apply_chat_template:
                 runner.tasks.forget_prompts()  # each side has a template of its own
-            stock = _make("hf", dict(model_args), config)
-            dropped = _drop(stock, name, pair, stock.model.generation_config)
-            runner.point(name, stock, "hf", model_args, recorded={**dropped, **recorded})
+            stock = _make(engine.stock, dict(model_args), config)
+            given = engine.generation_config(stock)
+            dropped = {} if given is None else _drop(stock, name, pair, given, engine)
+            runner.point(name, stock, engine.name, model_args, recorded={**dropped, **recorded})
+            engine.end(stock)
             del stock
             _release()
+    if lm is not None:
+        engine.end(lm)
 
 
 def point_at(
     runner: Runner,
     pair: Pair,
-    lm: PartialHFLM | None,
+    lm: Any,
     name: str,
     lam: Lam,
     lams: Sequence[float],
     recorded: Mapping[str, Any] | None = None,
-) -> PartialHFLM:
+    engine: HF = ENGINES["hf"],
+) -> Any:
     """Evaluate θ(λ) as the point `name`, and return the model that was loaded or moved.
 
     Args:
@@ -217,21 +227,23 @@ def point_at(
         lam: λ.
         lams: every λ that the model may be moved to.
         recorded: what else the point's ``results["config"]`` says.
+        engine: what runs the model.
     """
     model_args = runner.config.model_args | {"lam": lam_to_json(lam)}
     if lm is None:
-        lm = _make("partial-hf", model_args, runner.config)
+        lm = _make(engine.partial, model_args, runner.config)
         lm.check_finite(lams)  # before hours are spent on the first of them
     else:
         lm.set_lam(lam)
-    dropped = _drop(lm, name, pair, generation.generation_config(pair))
+    dropped = _drop(lm, name, pair, generation.generation_config(pair), engine)
     named = model_args | {"model": lm.name}
     number = None if isinstance(lam, Schedule) else lam
-    runner.point(name, lm, "partial-hf", named, number, {**dropped, **(recorded or {})})
+    kind = f"partial-{engine.name}"
+    runner.point(name, lm, kind, named, number, {**dropped, **(recorded or {})})
     return lm
 
 
-def _drop(lm: Any, name: str, pair: Pair, given: GenerationConfig) -> dict[str, Any]:
+def _drop(lm: Any, name: str, pair: Pair, given: GenerationConfig, engine: HF) -> dict[str, Any]:
     """Let each task's own limit of new tokens hold, and ``generation_config=none`` for stock too.
 
     Args:
@@ -239,6 +251,7 @@ def _drop(lm: Any, name: str, pair: Pair, given: GenerationConfig) -> dict[str, 
         name: of the point.
         pair: of the sweep.
         given: the generation config that the model would have in a separate run.
+        engine: that runs it.
 
     Returns:
         what the point records: the fields that were dropped, or nothing.
@@ -250,18 +263,18 @@ def _drop(lm: Any, name: str, pair: Pair, given: GenerationConfig) -> dict[str, 
     if not dropped:
         return {}
     # Once for each model, not for each λ of it.
-    if generation.settings(lm.model.generation_config) != after:
+    used = engine.generation_config(lm)
+    if used is not None and generation.settings(used) != after:
         shown = ", ".join(f"{field}={value}" for field, value in dropped.items())
         logger.warning(
             f"{name}: dropped from its generation config: {shown}. What a task says of these holds,"
             " its max_gen_toks above all"
         )
-    lm.model.generation_config = kept
+    engine.set_generation_config(lm, kept)
     return {"generation_config_dropped": dropped}
 
 
-def _make(model: str, model_args: dict[str, Any], config: EvaluatorConfig) -> Any:
-    kind = FiniteHFLM if model == "hf" else get_model(model)
+def _make(kind: Any, model_args: dict[str, Any], config: EvaluatorConfig) -> Any:
     return kind.create_from_arg_obj(model_args, _flags(config))
 
 
@@ -271,13 +284,11 @@ def _release() -> None:
         torch.cuda.empty_cache()
 
 
-def stock_arguments(model_args: Mapping[str, Any], side: Checkpoint) -> dict[str, Any]:
-    """Return the arguments with which stock ``hf`` loads one side as the sweep loads the pair."""
-    model = side.model_source
-    where = {"pretrained": model.path, "revision": model.revision, "subfolder": model.subfolder}
-    if model is not side:  # an adapter, with or without a tokenizer of its own
-        where["peft"] = os.path.join(side.path, side.subfolder).rstrip("/")
-        where["tokenizer"] = side.tokenizer_source.path
+def stock_arguments(
+    model_args: Mapping[str, Any], side: Checkpoint, engine: HF = ENGINES["hf"]
+) -> dict[str, Any]:
+    """Return the arguments with which stock loads one side as the sweep loads the pair."""
+    where = engine.stock_place(side)
     # Stock's defaults are left out, so that the recorded arguments are those one would type.
     given = {name: value for name, value in where.items() if value not in ("", "main")}
     # tokenizer=base and tokenizer=instruct mean nothing to stock; a path does.
@@ -286,7 +297,8 @@ def stock_arguments(model_args: Mapping[str, Any], side: Checkpoint) -> dict[str
         given["tokenizer"] = (
             os.path.expanduser(tokenizer) if isinstance(tokenizer, str) else tokenizer
         )
-    return given | {name: value for name, value in model_args.items() if name not in arguments.OWN}
+    own = engine.arguments.OWN
+    return given | {name: value for name, value in model_args.items() if name not in own}
 
 
 # Before anything is loaded ------------------------------------------------------------------------
@@ -296,12 +308,12 @@ def _flags(config: EvaluatorConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in arguments.FLAGS}
 
 
-def _take_flags(config: EvaluatorConfig) -> None:
+def _take_flags(config: EvaluatorConfig, engine: HF) -> None:
     """Bring arguments and flags to one spelling, which holds for stock models too.
 
     Model arguments that are flags as well become flags, and what is true or false is read so.
     """
-    _replace_arguments(config, arguments.booleans(config.model_args))
+    _replace_arguments(config, engine.arguments.booleans(config.model_args))
     config.model_args = arguments.with_flags(config.model_args, _flags(config))
     for name in arguments.FLAGS:
         setattr(config, name, config.model_args.pop(name, None))
@@ -316,10 +328,11 @@ def _replace_arguments(config: EvaluatorConfig, read: Mapping[str, Any]) -> None
         config.model_args[name] = value
 
 
-def _check(config: EvaluatorConfig) -> None:
+def _check(config: EvaluatorConfig, engine: HF) -> None:
     """Raise `UserError` for what a sweep cannot do."""
     if not config.model_args.get("trust_remote_code"):  # such code may have settings of its own
-        flags.check_names(config.gen_kwargs, vars(GenerationConfig()))
+        flags.check_names(config.gen_kwargs, engine.generation_names())
+    engine.check(config.model_args)
     for name, instead in _INSTEAD.items():
         if getattr(config, name):
             raise UserError(f"--{name} does not go with sweep: {instead}.")
@@ -345,11 +358,11 @@ def _check_sample(config: EvaluatorConfig, most: int) -> None:
             )
 
 
-def _open_pair(config: EvaluatorConfig) -> Pair:
-    given = arguments.check(config.model_args)
+def _open_pair(config: EvaluatorConfig, engine: HF) -> Pair:
+    given = engine.arguments.check(config.model_args)
     pair = Pair.of(Source.of(given))
-    overridden = {name: given[name] for name in arguments.unknown(given)}
-    _replace_arguments(config, arguments.check_fields(overridden, pair.config))
+    overridden = {name: given[name] for name in engine.arguments.unknown(given)}
+    _replace_arguments(config, engine.arguments.check_fields(overridden, pair.config))
     return pair
 
 
@@ -370,7 +383,9 @@ def _check_baselines(config: EvaluatorConfig, pair: Pair, baselines: Sequence[st
         )
 
 
-def fingerprint(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, Any]:
+def fingerprint(
+    config: EvaluatorConfig, pair: Pair, tasks: Tasks, engine: HF = ENGINES["hf"]
+) -> dict[str, Any]:
     """Return what every point of a sweep has in common, as JSON values.
 
     Points are comparable if their fingerprints are equal.
@@ -386,7 +401,7 @@ def fingerprint(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, 
         ),
         "dtype": str(dtype).removeprefix("torch."),
         "device": "cuda" if on_gpu else "cpu",
-        "model_args": _fingerprinted(config.model_args),
+        "model_args": _fingerprinted(config.model_args, engine),
         **{name: getattr(config, name) for name in _FINGERPRINTED},
         "tasks": tasks.fingerprints(config.num_fewshot),
         "versions": {
@@ -394,8 +409,11 @@ def fingerprint(config: EvaluatorConfig, pair: Pair, tasks: Tasks) -> dict[str, 
             "lm_eval": lm_eval.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            **engine.versions(),
         },
     }
+    if engine.name != "hf":  # folders made before there was another have no such field
+        recorded["engine"] = engine.name
     # Through JSON, so that it compares equal to what the manifest gives back.
     found: dict[str, Any] = json.loads(json.dumps(recorded, default=str))
     return found
@@ -409,11 +427,12 @@ def _generation_configs(pair: Pair) -> dict[str, Any]:
     return found
 
 
-def _fingerprinted(model_args: Mapping[str, Any]) -> dict[str, str]:
+def _fingerprinted(model_args: Mapping[str, Any], engine: HF) -> dict[str, str]:
     """Return the model arguments that are compared as they are written."""
     # The others change only speed, or are compared as what they stand for: the pair by its
     # checksums, the dtype by what "auto" gives.
-    aside = {*arguments.OWN, *SPEED_ONLY, "dtype", "trust_remote_code", "device"}
+    own, speed = engine.arguments.OWN, engine.arguments.SPEED_ONLY
+    aside = {*own, *speed, "dtype", "trust_remote_code", "device"}
     aside -= {"share_prefix", "merge", "rank", "rest", "quantization_config", "schedule"}
     aside -= {"generation_config"}
     return {name: str(value) for name, value in sorted(model_args.items()) if name not in aside}

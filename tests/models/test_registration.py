@@ -1,4 +1,4 @@
-"""lm-eval finds `partial-hf`, from a wheel and an editable install, and nothing else breaks."""
+"""lm-eval finds our model types, from a wheel and an editable install, and nothing else breaks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_host_lists_it_beside_every_stock_type(python):
 
     done = run(python, LIST)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) == {*MODEL_MAPPING, "partial-hf"}
+    assert set(done.stdout.split()) == {*MODEL_MAPPING, "partial-hf", "partial-vllm"}
 
 
 def test_the_host_builds_it(python, pairs):
@@ -94,7 +94,7 @@ def test_a_registry_of_another_shape_does_not_spoil_the_host(python):
     done = run(python, code)
     assert (
         done.stdout == "alive\n"
-        and "could not register partial-hf with this lm-eval" in done.stderr
+        and "could not register partial-hf, partial-vllm with this lm-eval" in done.stderr
     )
 
 

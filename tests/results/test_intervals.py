@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lm_eval_partial.results.intervals import agresti_min, over_clusters, ratio, wilson
+from lm_eval_partial.results.intervals import agresti_min, combined, over_clusters, ratio, wilson
 
 
 def test_wilson_by_value():
@@ -72,6 +72,14 @@ def test_over_clusters_covers_the_mean_of_other_clusters(alike):
         low, high = over_clusters(2 + 3 * random.standard_normal(12), weights)
         covered.append(low <= 2 <= high)
     assert 0.92 <= np.mean(covered) <= 0.98
+
+
+def test_combined_is_wald_for_intervals_that_are_even_to_both_sides():
+    parts = [(0.5, np.array([1.0]), np.array([0.7]), np.array([1.3]))] * 2
+    low, high = combined(parts)
+    assert low[0] == pytest.approx(1 - 0.3 / np.sqrt(2)) and high[0] == pytest.approx(
+        1 + 0.3 / np.sqrt(2)
+    )
 
 
 def test_the_ratio_of_even_intervals_is_fiellers():
