@@ -298,16 +298,15 @@ class Total:
         NaN where the reference's interval reaches 0.
         """
         assert self.replicates is not None
-        low, high = (float(end[reference]) for end in self.ends(SCORE, reference))
+        ends = np.array(self.ends(SCORE, reference))
         divisor = self.replicates[:, [reference]]
-        if low <= 0 <= high or not divisor.all():
+        if ends[0, reference] <= 0 <= ends[1, reference] or not divisor.all():
             unknown = np.full_like(self.score, np.nan)
             return unknown, unknown
         if not self.has_shares:
             return uncertainty.interval(self.replicates / divisor)
         with_reference, own = self._covariance
         correlation = with_reference / np.sqrt(own * own[reference])
-        ends = np.array(self.ends(SCORE, reference))
         low, high = intervals.ratio(self.score, ends, reference, correlation)
         low[reference] = high[reference] = 1
         return low, high

@@ -140,7 +140,8 @@ def _ratio(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
 
     def ratio(sums: Array, documents: Array) -> Array:
         unknown = np.full(sums.shape[:-1], np.nan)
-        return np.divide(sums[..., 0], sums[..., 1], out=unknown, where=sums[..., 1] != 0)
+        found: Array = np.divide(sums[..., 0], sums[..., 1], out=unknown, where=sums[..., 1] != 0)
+        return found
 
     return table, ratio
 

@@ -234,7 +234,7 @@ def document_values(file: ResultFile, task: str, metric: str) -> dict[int, Any]:
     Raises:
         UserError: as `series`, of its samples.
     """
-    column = _column(file, task, metric)
+    column = _column(file, task, metric, passages=False)
     return dict(zip(column.ids.tolist(), column.values, strict=True))
 
 

@@ -46,7 +46,7 @@ def bootstrap(series: Series, rounds: int = ROUNDS) -> Array:
     random = np.random.default_rng(zlib.crc32(series.units.ids.tobytes()))
     sums += random.gamma(series.prior.shapes, size=sums.shape)
     found = series.finish(sums, documents) - 2 * bias
-    return np.clip(found, series.prior.least, 1)
+    return np.asarray(np.clip(found, series.prior.least, 1))
 
 
 def _weighted(weights: Array, rows: Array) -> Array:

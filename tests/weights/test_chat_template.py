@@ -68,6 +68,9 @@ class Side:
 class Model(Partial, Stock):
     fingerprint = {}
 
+    def _move(self, before, lam):
+        raise NotImplementedError
+
 
 @pytest.mark.parametrize(
     ("template", "words"),
