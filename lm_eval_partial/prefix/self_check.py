@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import torch
 
@@ -163,26 +163,55 @@ def check(
     exact = measures.shared_in_float32(sample)
     if exact is not None:
         limits = [limit(torch.float32, layers)] * len(sample)
-        _refuse(exact, limits, may_deviate, "in float32", _tries(measures, sample, exactly=True))
+        _refuse(exact, limits, may_deviate, "in float32", _exact_tries(measures, sample, limits))
         if passes or dtype == torch.float32:
             return
         may_deviate = MAY_DEVIATE_IN_HALF
     if passes:
         return
-    limits = [max(allowed, OWN_NOISE * noise) for noise in measures.plain(sample)]
+    limits = _limits(allowed, measures.plain(sample))
     where = f"in {str(dtype).removeprefix('torch.')}"
-    _refuse(measures.shared(sample), limits, may_deviate, where, _tries(measures, sample))
+    tries = _tries(measures, sample, limits, None if exact is None else allowed)
+    _refuse(measures.shared(sample), limits, may_deviate, where, tries)
+
+
+def _limits(allowed: float, noise: list[float]) -> list[float]:
+    """Return what each sequence may deviate by, from the `noise` of the plain way in each."""
+    return [max(allowed, OWN_NOISE * each) for each in noise]
+
+
+Try: TypeAlias = tuple[list[float], list[float]]
+"""Deviations, and what each may be."""
+
+
+def _exact_tries(
+    measures: Measures[Item], sample: list[Item], limits: list[float]
+) -> Iterator[Try]:
+    """Yield tries in float32, each time rounded otherwise."""
+    for seed in range(1, TRIES):
+        with measures.perturbed(seed):
+            found = measures.shared_in_float32(sample)
+        if found is not None:
+            yield found, limits
 
 
 def _tries(
-    measures: Measures[Item], sample: list[Item], exactly: bool = False
-) -> Iterator[list[float]]:
-    """Yield deviations of the sample, `exactly` in float32 or not, each time rounded otherwise."""
+    measures: Measures[Item], sample: list[Item], limits: list[float], allowed: float | None
+) -> Iterator[Try]:
+    """Yield tries in the model's own precision, each time rounded otherwise.
+
+    Args:
+        measures: how to measure.
+        sample: the sequences.
+        limits: what each may deviate by.
+        allowed: once float32 has shown masks, positions and cache to be right, the least limit.
+            The limits are measured anew then: a batch of another shape may round as before, and
+            show no noise where the least other rounding sends tokens to other experts.
+    """
     for seed in range(1, TRIES):
         with measures.perturbed(seed):
-            found = measures.shared_in_float32(sample) if exactly else measures.again(sample)
-        if found is not None:
-            yield found
+            found = measures.again(sample)
+            yield found, limits if allowed is None else _limits(allowed, measures.plain(sample))
 
 
 def _refuse(
@@ -190,7 +219,7 @@ def _refuse(
     limits: list[float],
     may_deviate: float,
     where: str,
-    more: Iterator[list[float]],
+    more: Iterator[Try],
 ) -> None:
     """Raise `DisagreementError` if a share of more than `may_deviate` lies beyond its limit.
 
@@ -199,8 +228,8 @@ def _refuse(
     beyond = [pair for pair in zip(found, limits, strict=True) if pair[0] > pair[1]]
     if len(beyond) <= may_deviate * len(found):
         return
-    if (another := next(more, None)) is not None:
-        return _refuse(another, limits, may_deviate, where, more)
+    if another := next(more, None):
+        return _refuse(*another, may_deviate, where, more)
     deviations, allowed = zip(*beyond, strict=True)
     raise DisagreementError(
         f"in {len(beyond)} of {len(found)} sequences the logits are off by {min(deviations):.2%} to"
