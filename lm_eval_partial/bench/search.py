@@ -92,13 +92,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "runs": args.runs,
         "within": WITHIN,
         "confidence": CONFIDENCE,
+        "rough": args.rough,
         "documents": sum(size for size, _ in SUITE),
         "curves": {},
     }
     with ProcessPoolExecutor(max_workers=os.cpu_count()) as workers:
         for number, (name, curve) in enumerate(curves().items()):
             seeds = [(number, run) for run in range(args.runs)]
-            found = list(workers.map(partial(simulate, curve), seeds, chunksize=10))
+            search = partial(simulate, curve, rough=args.rough)
+            found = list(workers.map(search, seeds, chunksize=10))
             limit = 0.12 if curve.max() - curve[-1] >= 0.999 else 0.18
             figures["curves"][name] = _summary(found, WITHIN) | {"cost_allowed": limit}
     if args.folder is not None:
@@ -107,23 +109,28 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         row = _summary(found, WITHIN_GRID) | {"within": WITHIN_GRID}
         # Other documents than the grid's are not there: all that did not choose are held out.
         figures["grid"] = {name: row[name] for name in row if not name.startswith("held_out")}
+        figures["grid"]["changed"] = changed(scores)
     return figures
 
 
 # One search ---------------------------------------------------------------------------------------
 
 
-def simulate(curve: Array, seed: Sequence[int]) -> Found:
+def simulate(curve: Array, seed: Sequence[int], rough: bool = False) -> Found:
     """Return what a search finds on a suite made of one curve.
 
     Args:
         curve: points, [λ].
         seed: of the suite.
+        rough: whether answers jump from one λ to the next, as by the kernel of a random walk that
+            is pulled back (Ornstein and Uhlenbeck). As many change from λ = 0 to 1 as else.
     """
     random = np.random.default_rng([20, *seed])
     distance = np.sqrt(3) * np.abs(LAMS[:, None] - LAMS) / LENGTH
-    kernel = (1 + distance) * np.exp(-distance) + 1e-9 * np.eye(len(LAMS))
-    root = np.linalg.cholesky(kernel).T.astype(np.float32)
+    kernel = (1 + distance) * np.exp(-distance)
+    if rough:
+        kernel = kernel[0, -1] ** np.abs(LAMS[:, None] - LAMS)
+    root = np.linalg.cholesky(kernel + 1e-9 * np.eye(len(LAMS))).T.astype(np.float32)
     # Some tasks change more with λ than others; by 1 on average.
     slopes = random.permutation(np.linspace(0.4, 1.6, len(SUITE)))
     scores, truth = [], np.zeros(len(LAMS))
@@ -233,6 +240,20 @@ def grid(folder: Path) -> tuple[list[Array], list[float]]:
     return scores, [weight for _, weight in plan.icl.parts]
 
 
+def changed(scores: Sequence[Array]) -> dict[str, float]:
+    """Return the share of documents whose score changes over one step of λ, two, and all.
+
+    Args:
+        scores: of every pool, [documents, λ].
+    """
+    every = np.concatenate(scores)
+    steps = {"one": 1, "two": 2, "all": every.shape[1] - 1}
+    return {
+        name: round(float((every[:, step:] != every[:, :-step]).mean()), 4)
+        for name, step in steps.items()
+    }
+
+
 # What is printed ----------------------------------------------------------------------------------
 
 _COLUMNS = {
@@ -277,4 +298,8 @@ def show(figures: dict[str, Any]) -> None:
         table.add_row(name, *(_cell(row, column) for column in _COLUMNS))
     console = Console(highlight=False, width=120)
     console.print(table)
+    if "grid" in figures:
+        shares = figures["grid"]["changed"].items()
+        shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares)
+        console.print(f"Of the grid's documents, the score changes over steps of λ: {shown}.")
     console.print("\n".join(failures(figures)) or "Every curve meets the requirements.")

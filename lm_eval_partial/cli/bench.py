@@ -93,6 +93,11 @@ def _add_workloads(parser: argparse.ArgumentParser) -> None:
     )
     workloads.add_argument("--limit", type=int, help="sweep: as in lm_eval")
     workloads.add_argument(
+        "--rough",
+        action="store_true",
+        help="search: let answers jump from one λ to the next, rather than change smoothly",
+    )
+    workloads.add_argument(
         "--runs", type=int, default=200, help="search: suites a curve (default 200)"
     )
     workloads.add_argument(
