@@ -239,6 +239,7 @@ def test_every_family_has_its_layers_told_apart(family, pairs, capsys):
     assert "other" not in update["groups"]
 
 
+@pytest.mark.slow
 def test_bench_measures_both_and_writes_json(pair, tmp_path, capsys):
     file = tmp_path / "bench.json"
     assert main(["bench", "load", *pair, "--rounds", "1", "--json", str(file)]) == 0
