@@ -149,9 +149,9 @@ def compare(found: Sequence[Run], suite: Suite, rounds: int = uncertainty.ROUNDS
     task_names = {node.name for node in plan.tasks}
     differences: list[list[Difference]] = [[] for _ in found[1:]]
     for node in plan.nodes:
-        total = Total()
+        total = Total(reference=0)
         for part, weight in node.parts:
-            total.add(weight, estimates[part], 0)
+            total.add(weight, estimates[part])
         for column, rows in enumerate(differences, 1):
             rows.append(_difference(node, node.name not in task_names, data, total, column))
     return Comparison(
@@ -206,10 +206,10 @@ def _difference(
     if is_group and 1 / (weights @ weights) >= CLUSTERS - 1e-9:
         low, high = intervals.over_clusters(node.scale * changes, weights)
         over_tasks = low, high
-    low, high = (node.scale * float(ends[column]) for ends in total.ends(DIFFERENCE, 0))
+    low, high = (node.scale * float(ends[column]) for ends in total.ends(DIFFERENCE))
     return replace(
         plain,
-        stderr=node.scale * float(total.errors(0)[DIFFERENCE, column]),
+        stderr=node.scale * float(total.errors()[DIFFERENCE, column]),
         interval=(low, high),
         interval_over_tasks=over_tasks,
         p=_p_value(node, data, column),

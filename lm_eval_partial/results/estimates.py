@@ -1,6 +1,6 @@
 """What models score on pools of documents, put together to means, with their intervals.
 
-    total = Total()
+    total = Total(reference=0)
     total.add(0.5, estimate(series_one, reference=0))
     total.add(0.5, estimate(series_two, reference=0))
     low, high = total.ends(DIFFERENCE)
@@ -14,7 +14,7 @@ sides' and their correlation. Where no term is a share, it is the percentile boo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -64,26 +64,17 @@ class Estimate:
     def spread(self, present: tuple[bool, ...]) -> Estimate:
         """Return the estimate of more models, of which those `present` are the ones it has."""
 
-        def wider(values: Array | None) -> Any:
-            if values is None:
-                return None
+        def wider(values: Array) -> Any:
             found = np.full((*values.shape[:-1], len(present)), np.nan)
             found[..., list(present)] = values
             return found
 
-        return Estimate(
-            self.documents,
-            self.ids,
-            wider(self.score),
-            wider(self.replicates),
-            wider(self.low),
-            wider(self.high),
-            wider(self.variance),
-            wider(self.error),
-            wider(self.covariance),
-            wider(self.share),
-            self.floor,
-        )
+        arrays = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray) and field.name != "ids":
+                arrays[field.name] = wider(value)
+        return replace(self, **arrays)
 
 
 def estimate(series: Series, reference: int, rounds: int = uncertainty.ROUNDS) -> Estimate:
@@ -97,18 +88,17 @@ def estimate(series: Series, reference: int, rounds: int = uncertainty.ROUNDS) -
     runs = len(series.reported)
     none = np.full((3, runs), np.nan)
     if not series.has_spread:
-        units = series.units.ids
         return Estimate(
-            series.documents,
-            units,
-            series.reported,
-            None,
-            none,
-            none,
-            none[:2],
-            none[:2],
-            none[:2],
-            None,
+            documents=series.documents,
+            ids=series.units.ids,
+            score=series.reported,
+            replicates=None,
+            low=none,
+            high=none,
+            variance=none[:2],
+            error=none[:2],
+            covariance=none[:2],
+            share=None,
         )
     replicates = uncertainty.bootstrap(series, rounds)
     changes = replicates - replicates[:, [reference]]
@@ -185,12 +175,15 @@ def _covariance(series: Series, reference: int) -> Array:
 class Total:
     """A weighted sum of estimates."""
 
-    def __init__(self) -> None:
+    def __init__(self, reference: int) -> None:
+        self.reference = reference
+        """The model that differences are from, whose own is 0."""
         self.documents = 0
         self.score: Array = np.zeros(1)
         self.replicates: Array | None = np.zeros((1, 1))
         """[rounds, models], None once a part has no interval."""
         self.has_shares = False
+        """Whether in some part every document is right or wrong."""
         self._shares: Array | None = np.zeros((2, 1))
         self._difference: Array = np.zeros(1)
         self._below: Array = np.zeros((3, 1))
@@ -203,7 +196,7 @@ class Total:
         self._ids: list[Ids] = []
         self._floors: list[float] = []
 
-    def add(self, weight: float, part: Estimate, reference: int) -> None:
+    def add(self, weight: float, part: Estimate) -> None:
         """Add a part; the last digits depend on the order."""
         self.documents += part.documents
         self.score = self.score + weight * part.score
@@ -219,7 +212,7 @@ class Total:
             self.has_shares = True
         if self._shares is not None and part.share is not None:
             self._shares = self._shares + part.share * [[weight], [weight**2]]
-        difference = part.score - part.score[reference]
+        difference = part.score - part.score[self.reference]
         self._difference = self._difference + weight * difference
         centre = np.array([part.score, difference, difference])
         self._below = self._below + (weight * (centre - part.low)) ** 2
@@ -230,7 +223,7 @@ class Total:
         self._error = np.hypot(self._error, weight * part.error)
         self._covariance = self._covariance + weight**2 * part.covariance
 
-    def together(self, reference: int) -> Array:
+    def together(self) -> Array:
         """Return what a variance grows by as documents are in several parts, [2, models].
 
         It is 1 where no document is; 2 for two tasks of equal weight over the very same documents
@@ -239,7 +232,7 @@ class Total:
         assert self.replicates is not None
         if not draws.overlap(self._ids):
             return np.ones_like(self._variance)
-        changes = self.replicates - self.replicates[:, [reference]]
+        changes = self.replicates - self.replicates[:, [self.reference]]
         variance = np.array([self.replicates.var(0), changes.var(0)])
         # Where no document differs, or few do, what parts have in common says how they go together.
         alone = self._variance + sum(floor**2 for floor in self._floors)
@@ -257,30 +250,29 @@ class Total:
                     total += own * other * common / math.sqrt(len(one) * len(two))
         return total
 
-    def floor(self, reference: int) -> float:
+    def floor(self) -> float:
         """Return the standard error that a difference has where no document differs."""
-        return math.hypot(*self._floors) * math.sqrt(np.nanmax(self.together(reference)))
+        return math.hypot(*self._floors) * math.sqrt(np.nanmax(self.together()))
 
-    def errors(self, reference: int) -> Array:
+    def errors(self) -> Array:
         """Return the standard errors of `SCORE` and `DIFFERENCE`, [2, models]."""
-        return np.asarray(self._error * np.sqrt(self.together(reference)))
+        return np.asarray(self._error * np.sqrt(self.together()))
 
-    def ends(self, what: int, reference: int) -> tuple[Array, Array]:
+    def ends(self, what: int) -> tuple[Array, Array]:
         """Return the ends of every model's interval, [models].
 
         Args:
             what: `SCORE`, `DIFFERENCE` or `BOUND`.
-            reference: the model that differences are from, whose own is 0.
         """
         assert self.replicates is not None
         replicates = self.replicates
         if what != SCORE:
-            replicates = replicates - replicates[:, [reference]]
+            replicates = replicates - replicates[:, [self.reference]]
         centre = self.score if what == SCORE else self._difference
         if not self.has_shares:
             low, high = uncertainty.interval(replicates, LEVELS[what])
             return np.minimum(low, centre), np.maximum(high, centre)
-        grown = self.together(reference)[min(what, DIFFERENCE)]
+        grown = self.together()[min(what, DIFFERENCE)]
         if what == SCORE and self._shares is not None:
             share, variance = self._shares
             return intervals.wilson(self.score, share * (1 - share) / (variance * grown))
@@ -289,24 +281,24 @@ class Total:
         low = np.maximum(centre - grown * np.sqrt(self._below[what]), self._least[what])
         high = np.minimum(centre + grown * np.sqrt(self._above[what]), self._most[what])
         if what != SCORE:
-            low[reference] = high[reference] = 0
+            low[self.reference] = high[self.reference] = 0
         return low, high
 
-    def ratios(self, reference: int) -> tuple[Array, Array]:
+    def ratios(self) -> tuple[Array, Array]:
         """Return the ends of the intervals of the scores over the reference's, [models].
 
         NaN where the reference's interval reaches 0.
         """
         assert self.replicates is not None
-        ends = np.array(self.ends(SCORE, reference))
-        divisor = self.replicates[:, [reference]]
-        if ends[0, reference] <= 0 <= ends[1, reference] or not divisor.all():
+        ends = np.array(self.ends(SCORE))
+        divisor = self.replicates[:, [self.reference]]
+        if ends[0, self.reference] <= 0 <= ends[1, self.reference] or not divisor.all():
             unknown = np.full_like(self.score, np.nan)
             return unknown, unknown
         if not self.has_shares:
             return uncertainty.interval(self.replicates / divisor)
         with_reference, own = self._covariance
-        correlation = with_reference / np.sqrt(own * own[reference])
-        low, high = intervals.ratio(self.score, ends, reference, correlation)
-        low[reference] = high[reference] = 1
+        correlation = with_reference / np.sqrt(own * own[self.reference])
+        low, high = intervals.ratio(self.score, ends, self.reference, correlation)
+        low[self.reference] = high[self.reference] = 1
         return low, high

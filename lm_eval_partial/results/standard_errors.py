@@ -38,11 +38,11 @@ def with_standard_errors(scores: Scores, file: ResultFile, suite: Suite) -> Scor
             caveats.append(f"no standard error of {listing(part[0])}: {error}")
     errors: dict[str, float] = {}
     for node in nodes:
-        total = Total()
+        total = Total(reference=0)
         for part, weight in node.parts if estimates.keys() >= set(node.pools) else ():
-            total.add(weight, estimates[part], 0)
+            total.add(weight, estimates[part])
         if total.documents and total.replicates is not None:
-            errors[node.name] = node.scale * float(total.errors(0)[SCORE, 0])
+            errors[node.name] = node.scale * float(total.errors()[SCORE, 0])
     tasks = [replace(task, stderr=errors.get(task.task)) for task in scores.tasks]
     areas = {area: errors.get(area) for area in scores.areas}
     return replace(

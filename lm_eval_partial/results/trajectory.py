@@ -423,7 +423,7 @@ class _Mean:
         self.node, self.lams, self.is_axis = node, lams, is_axis
         self.left = list(node.parts)
         self.early: dict[Part, _Pool] = {}
-        self.total = Total()
+        self.total = Total(lams.index(1.0))
         self.halves: Array | None = np.zeros(())
 
     def add(self, part: Part, pool: _Pool) -> None:
@@ -432,7 +432,7 @@ class _Mean:
         while self.left and self.left[0][0] in self.early:
             part, weight = self.left.pop(0)
             pool = self.early.pop(part)
-            self.total.add(weight, pool.estimate, self.lams.index(1.0))
+            self.total.add(weight, pool.estimate)
             self.halves = _plus(self.halves, weight, pool.halves)
         if not self.left:
             self.curve = self._curve()
@@ -451,11 +451,11 @@ class _Mean:
         low = high = change_low = change_high = np.full_like(values, np.nan)
         loss_bound = np.full(count, np.nan)
         if total.replicates is not None and self.halves is not None:
-            low, high = scale * np.array(total.ends(SCORE, reference))
-            losses = -sign * scale * np.array(total.ends(BOUND, reference))
+            low, high = scale * np.array(total.ends(SCORE))
+            losses = -sign * scale * np.array(total.ends(BOUND))
             loss_bound = losses.max(axis=0)[:count] + 0.0  # no −0
             change_low, change_high = _changes(total, reference)
-            floor = scale * total.floor(reference)
+            floor = scale * total.floor()
             most = scale if node.percent else math.inf  # of a fraction, a gain is no larger
             best = _cross_fitted(best, scale * self.halves, lams, sign, floor, most)
             resampled = scale * total.replicates[:, :count]
@@ -490,7 +490,7 @@ def _change(values: Array, reference: int) -> Array:
 def _changes(total: Total, reference: int) -> tuple[Array, Array]:
     """Return the ends of the intervals of the percent differences, [models]."""
     # Of the ratios, not the ratio of the ends: numerator and reference vary together.
-    ends = 100 * (np.array(total.ratios(reference)) - 1)
+    ends = 100 * (np.array(total.ratios()) - 1)
     ends = ends if total.score[reference] > 0 else -ends[::-1]
     return ends[0] + 0.0, ends[1] + 0.0  # no −0
 

@@ -95,19 +95,19 @@ def coverage(make, chances, documents, parts):
     one, two = chances
     covered: list[list[bool]] = [[], [], [], []]
     for _ in range(TRIALS):
-        total = Total()
+        total = Total(reference=1)
         for number in range(parts):
             series = make(random, chances, documents, number)
-            total.add(1 / parts, estimate(series, 1, ROUNDS), 1)
+            total.add(1 / parts, estimate(series, 1, ROUNDS))
         for place, ends, truth in (
-            (0, total.ends(SCORE, 1), one),
-            (1, total.ends(DIFFERENCE, 1), one - two),
-            (2, total.ratios(1), one / two),
+            (0, total.ends(SCORE), one),
+            (1, total.ends(DIFFERENCE), one - two),
+            (2, total.ratios(), one / two),
         ):
             low, high = ends
             if np.isfinite(low[0]):
                 covered[place].append(low[0] - 1e-9 <= truth <= high[0] + 1e-9)
-        covered[3].append(one - two <= total.ends(BOUND, 1)[1][0] + 1e-9)
+        covered[3].append(one - two <= total.ends(BOUND)[1][0] + 1e-9)
     return [float(np.mean(each)) for each in covered]
 
 

@@ -83,15 +83,15 @@ def test_f1_of_few_documents_a_class_has_no_interval(classes, documents, has_spr
 
 def test_no_interval_leaves_the_range_of_f1():
     for chance in (0.0, 0.98, 1.0):
-        total = Total()
-        total.add(1.0, estimate(confusion(3, 60, chance), 0, 400), 0)
-        low, high = total.ends(SCORE, 0)
+        total = Total(reference=0)
+        total.add(1.0, estimate(confusion(3, 60, chance), 0, 400))
+        low, high = total.ends(SCORE)
         assert (low >= 0).all() and (high <= 1).all() and (low < high).all()
         assert (low <= total.score).all() and (total.score <= high).all()
 
 
 def test_a_ratio_to_a_score_that_may_be_0_has_no_bound():
-    total = Total()
-    total.add(1.0, estimate(confusion(3, 60, 0.0), 0, 400), 0)
-    low, _ = total.ends(SCORE, 0)
-    assert low[0] == 0 and np.isnan(total.ratios(0)).all()
+    total = Total(reference=0)
+    total.add(1.0, estimate(confusion(3, 60, 0.0), 0, 400))
+    low, _ = total.ends(SCORE)
+    assert low[0] == 0 and np.isnan(total.ratios()).all()

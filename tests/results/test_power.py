@@ -47,16 +47,16 @@ def test_the_size_and_the_power_of_the_test(name):
     random = np.random.default_rng(len(name))
     rejected = []
     for _ in range(TRIALS):
-        total = Total()
+        total = Total(reference=10)
         for task, documents in enumerate(SIZES):
             values = answers(random, CURVES[name], documents)
             ids = np.arange(task * 10**6, task * 10**6 + documents)
             series = Series(values[..., None], metrics.mean, values.mean(0), documents, ids=ids)
-            total.add(1 / len(SIZES), estimate(series, 10, ROUNDS), 10)
+            total.add(1 / len(SIZES), estimate(series, 10, ROUNDS))
         assert total.replicates is not None
         _, p = uncertainty.beats_both(total.score, total.replicates, (0, 10))
         rejected.append(p < 0.05)
-    error = 100 * total.errors(10)[1, 6]
+    error = 100 * total.errors()[1, 6]
     print(f"| {name} | {error:.2f} | {np.mean(rejected):.2f} |")
     if "point" not in name:
         assert np.mean(rejected) <= 0.1  # 5 of 100 are expected, and 11 come once in 100 times
