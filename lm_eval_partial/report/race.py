@@ -65,6 +65,7 @@ def draw(record: Search) -> Figure:
         lower.axhline(
             record["within"], color=drawing.FAINT, linewidth=0.8, linestyle=drawing.DASHED
         )
+        lower.margins(y=0.15)  # the first marker is drawn whole
         lower.set_ylim(bottom=0)
         lower.set_ylabel("bound, points")
         lower.set_xlabel("documents a task")
