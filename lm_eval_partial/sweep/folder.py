@@ -118,7 +118,8 @@ def differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[s
     """Return one line for each field of two fingerprints that differs; nested names are dotted."""
     before, now = _flat(recorded), _flat(given)
     lines = []
-    for name in before | now:
+    # What is the cause of the rest comes first.
+    for name in sorted(before | now, key=lambda name: name != "engine"):
         if name in before and name in now and before[name] == now[name]:
             continue
         lines.append(f"{name} is recorded as {_shown(before, name)}, now {_shown(now, name)}")
