@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import chain
 
-import numpy as np
-
 from lm_eval_partial.errors import UserError, listing, nearest
 from lm_eval_partial.results.files import Run, finite
 from lm_eval_partial.results.main_metric import (
@@ -31,7 +29,6 @@ from lm_eval_partial.results.main_metric import (
     main_metric,
     tasks_below,
 )
-from lm_eval_partial.results.metrics import Array
 from lm_eval_partial.results.series import Part
 from lm_eval_partial.results.suite import Suite
 
@@ -68,14 +65,6 @@ class Node:
     def pools(self) -> list[Part]:
         """The pools, without their weights."""
         return [part for part, _ in self.parts]
-
-    def mean(self, values: Callable[[Part], Array]) -> Array:
-        """Return the weighted mean over the parts, in the unit shown.
-
-        Args:
-            values: gives a part's values, all parts' arrays having one shape.
-        """
-        return np.asarray(self.scale * sum(weight * values(part) for part, weight in self.parts))
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Difference:
     difference: float
     stderr: float | None = None
     interval: Interval | None = None
-    """95 %: these tasks, other documents; see `_interval`."""
+    """95 %: these tasks, other documents; see `estimates.Total`."""
     interval_over_tasks: Interval | None = None
     """95 %: other tasks of the kind, a t interval of the tasks' differences.
 

@@ -82,12 +82,6 @@ class Series:
             return False
         return bool(np.isin(self.rows, (0, 1)).all())
 
-    def flips(self, one: int, two: int) -> tuple[int, int]:
-        """Return how many documents only run `two` has right, and how many only run `one`."""
-        assert self.rows is not None
-        changes = self.rows[:, two, 0] - self.rows[:, one, 0]
-        return int((changes > 0).sum()), int((changes < 0).sum())
-
     def of_tasks(self) -> list[tuple[float, Array]]:
         """Return the share of documents and the metric of each task, [runs]."""
         if len(self.sizes) < 2 or self.rows is None:
