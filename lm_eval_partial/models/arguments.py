@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import torch
@@ -83,16 +83,20 @@ def boolean_names() -> frozenset[str]:
     return frozenset(ours | quantisation | harness)
 
 
-def booleans(given: Mapping[str, Any]) -> dict[str, Any]:
+def booleans(given: Mapping[str, Any], names: Set[str] | None = None) -> dict[str, Any]:
     """Return the arguments, with those that are true or false as such.
 
     Any text is true to Python, so that ``trust_remote_code=no`` would run a stranger's code.
+
+    Args:
+        given: the arguments.
+        names: of those that are true or false; by default those of ``partial-hf``.
 
     Raises:
         UserError: one is neither true nor false.
     """
     read = dict(given)
-    for name in given.keys() & boolean_names():
+    for name in given.keys() & (boolean_names() if names is None else names):
         if given[name] is not None:  # None stands for an argument that was left out
             read[name] = as_bool(name, given[name])
     return read

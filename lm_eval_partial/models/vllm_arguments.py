@@ -17,7 +17,6 @@ from lm_eval_partial.errors import UserError, nearest
 from lm_eval_partial.models import arguments
 from lm_eval_partial.models.vllm_harness import VLLM, EngineArgs
 from lm_eval_partial.weights import source
-from lm_eval_partial.weights.source import as_bool
 
 # The arguments that PartialVLLM adds; trust_remote_code is the harness's too.
 OWN = (
@@ -81,11 +80,7 @@ def booleans(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: one is neither true nor false.
     """
-    read = dict(given)
-    for name in given.keys() & boolean_names():
-        if given[name] is not None:  # None stands for an argument that was left out
-            read[name] = as_bool(name, given[name])
-    return read
+    return arguments.booleans(given, boolean_names())
 
 
 def check(given: Mapping[str, Any]) -> dict[str, Any]:
