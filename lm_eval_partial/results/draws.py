@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 
 import numpy as np
@@ -60,7 +61,12 @@ class Units:
     def sums(self, values: Array) -> Array:
         """Return the sum over each unit's documents, of `values` [documents, …] as [units, …]."""
         starts = np.concatenate([[0], self.sizes.astype(int).cumsum()[:-1]])
-        return np.asarray(np.add.reduceat(values[self.of.argsort(kind="stable")], starts))
+        return np.asarray(np.add.reduceat(values[self._order], starts))
+
+    @cached_property
+    def _order(self) -> NDArray[np.intp]:
+        """The documents, [documents], those of one unit together."""
+        return self.of.argsort(kind="stable")
 
     def weights(self, rounds: int) -> Iterator[tuple[slice, Array]]:
         """Yield some of the units, and their weights [these units, rounds]."""

@@ -47,6 +47,9 @@ NO_METRICS = {
 
 # Bytes of a line of samples: one document with its shots, which are kilobytes.
 LINE = SMALL
+# Read at a time: lines are larger than the 8 KiB of a buffer, and would then be put together from
+# pieces, which takes longer than all else that is done with them.
+BUFFER = 2**18
 # Groups inside one another; the deepest of lm_eval's are four.
 DEEPEST = 20
 AGAIN = (
@@ -417,7 +420,7 @@ def lines_of(path: Path) -> Iterator[bytes]:
         UserError: the file cannot be read, or a line is longer than a sample ever is.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=BUFFER) as file:
             while line := file.readline(LINE + 1):
                 if len(line) > LINE:
                     raise UserError(
