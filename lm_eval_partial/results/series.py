@@ -132,8 +132,7 @@ class Series:
     def first(self, runs: int) -> Series:
         """Return the series of the first `runs` runs."""
         assert self.rows is not None
-        prior = self.prior and self.prior._replace(shapes=self.prior.shapes[:runs])
-        return replace(self, rows=self.rows[:, :runs], reported=self.reported[:runs], prior=prior)
+        return replace(self, rows=self.rows[:, :runs], reported=self.reported[:runs])
 
 
 def check_settings(runs: Sequence[Run], tasks: Iterable[str]) -> None:

@@ -44,7 +44,7 @@ def bootstrap(series: Series, rounds: int = ROUNDS) -> Array:
     # F1 of resamples is lower than of the documents, as that is lower than of all there are.
     bias = found.mean(0) - series.reported
     random = np.random.default_rng(zlib.crc32(series.units.ids.tobytes()))
-    sums += random.gamma(series.prior.shapes, size=sums.shape)
+    sums += series.prior.draw(random, rounds, sums.shape[1])
     found = series.finish(sums, documents) - 2 * bias
     return np.asarray(np.clip(found, series.prior.least, 1))
 
