@@ -1,9 +1,9 @@
 """Metrics as functions of sums over documents, so that documents can be weighted.
 
 A mean is a sum divided by the number of documents. Macro-F1, entity F1, Matthews' correlation and
-perplexity are functions of sums too: of how often each class is hit, right and predicted, of counts,
-of log-likelihoods. Each document gives a row of numbers, the rows are added up, and `finish` turns sums into the metric. A
-bootstrap resample is another weighting of the rows.
+perplexity are functions of sums too: of how often each class is hit, right and predicted; of
+counts; of log-likelihoods. Each document gives a row of numbers, the rows are added up, and
+`finish` turns sums into the metric. A bootstrap resample is another weighting of the rows.
 
 Known gap: BLEU, chrF, TER and metrics of the user's own are not among them. Their reported value
 has no interval.
@@ -125,7 +125,7 @@ def _table(values: Sequence[Sequence[Any]]) -> Array:
 
 
 def _classes(values: Sequence[Sequence[Any]]) -> tuple[Array, list[Any]]:
-    """Return what `_counts` has of each document, [documents, columns, 3 × classes]; the classes."""
+    """Return `_counts` of every document, [documents, columns, 3 × classes], and the classes."""
     labels: set[Any] = set()
     for column in values:
         labels.update(*column)
