@@ -3,17 +3,17 @@
     write(Path("results/made_up"), lams=[0.0, 0.5, 1.0])
 
 Counts are those of task_configs/README.md. Lines have the bytes that they have on real rows, most
-of them prompts. A λ has about 760 MB. Needs no model.
+of them prompts. Needs no model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -71,138 +71,158 @@ TASKS = (
 )
 
 
-def write(folder: Path, lams: Sequence[float], scale: float = 1.0) -> None:
-    """Write one result folder a λ.
+BYTES = 860e6
+"""Of the samples of one λ, about."""
+
+
+def write(folder: Path, lams: Sequence[float], scale: float = 1.0) -> int:
+    """Write one result folder a λ, and return how many documents each has.
 
     Args:
         folder: where ``lam_0.00`` and so on are made.
         lams: in any order.
-        scale: every task has its real count times this, at least two a part.
+        scale: every task has its real count times this, at least two documents a part.
     """
     suite = read_suite(task_configs())
-    main = {task: metric for metrics in suite.values() for task, metric in metrics.items()}
-    results: list[dict[str, Any]] = [_empty(lam) for lam in lams]
+    runs = [_Run(folder / f"lam_{lam:.2f}", lam) for lam in lams]
     groups: dict[str, list[str]] = {"partial_icl": list(suite)}
-    groups |= {area: list(tasks) for area, tasks in suite.items()}
-    places = [folder / f"lam_{lam:.2f}" for lam in lams]
-    for place in places:
-        place.mkdir(parents=True)
-    for task in TASKS:
-        names = [task.name]
-        if task.parts > 1:
-            names = [f"{task.name}_{number:02}" for number in range(task.parts)]
-            groups[task.name] = names
-        for part, name in enumerate(names):
-            count = max(2, round(task.documents * scale) * (part + 1) // task.parts)
-            count -= round(task.documents * scale) * part // task.parts if part else 0
-            _write_task(task, name, max(2, count), main[task.name], places, results, lams)
-        _group(task.name, main[task.name], names, results)
-    for place, result in zip(places, results, strict=True):
-        result["group_subtasks"] = groups
-        (place / f"results_{DATE}.json").write_text(json.dumps(result), encoding="utf-8")
+    documents = 0
+    for area, metrics_of in suite.items():
+        groups[area] = list(metrics_of)
+        for task in (task for task in TASKS if task.name in metrics_of):
+            sizes = _sizes(task, scale)
+            if len(sizes) > 1:
+                groups[task.name] = list(sizes)
+            for name, count in sizes.items():
+                _write_task(task, name, count, metrics_of[task.name], runs)
+                documents += count
+            for run in runs if len(sizes) > 1 else ():
+                run.add_group(task.name, metrics_of[task.name], sizes)
+    for run in runs:
+        run.finish(groups)
+    return documents
 
 
-def _empty(lam: float) -> dict[str, Any]:
-    """Return a result file without a task."""
-    config = {
-        "model": "partial-hf",
-        "model_args": {"base": "base", "instruct": "instruct", "lam": lam},
-        "base": "base",
-        "instruct": "instruct",
-        "lam": lam,
-        "vocabulary": "instruct",
-        "model_dtype": "torch.float32",
-        "limit": None,
-    }
-    tables: dict[str, Any] = {
-        name: {}
-        for name in ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
-    }
-    return tables | {"config": config, "task_hashes": {}}
+def _sizes(task: Task, scale: float) -> dict[str, int]:
+    """Return how many documents each part of a task has, by its name."""
+    count = max(2 * task.parts, round(task.documents * scale))
+    if task.parts == 1:
+        return {task.name: count}
+    ends = [count * part // task.parts for part in range(task.parts + 1)]
+    return {f"{task.name}_{part:02}": ends[part + 1] - ends[part] for part in range(task.parts)}
 
 
-def _group(name: str, metric: str, tasks: list[str], results: list[dict[str, Any]]) -> None:
-    """Add a group's mean over its tasks, weighted by their sizes as the harness does."""
-    if tasks == [name]:
-        return
-    for result in results:
-        found = [result["results"][task] for task in tasks]
-        sizes = [each["sample_len"] for each in found]
-        value = float(np.average([each[metric] for each in found], weights=sizes))
-        result["results"][name] = {"alias": name, "sample_len": sum(sizes), metric: value}
+class _Run:
+    """The result folder of one λ."""
+
+    def __init__(self, folder: Path, lam: float) -> None:
+        self.folder, self.lam = folder, lam
+        folder.mkdir(parents=True)
+        sides = {"base": "base", "instruct": "instruct", "lam": lam}
+        dtypes = {"vocabulary": "instruct", "model_dtype": "torch.float32"}
+        self.results: dict[str, Any] = {}
+        self.data: dict[str, Any] = {
+            "results": self.results,
+            "config": {
+                "model": "partial-hf",
+                "model_args": sides,
+                "limit": None,
+                **sides,
+                **dtypes,
+            },
+        }
+
+    def add(self, name: str, metric: str, score: float, documents: int) -> None:
+        """Enter what a task of the harness scored."""
+        plain = metric.split(",")[0]
+        listed = {"metric": plain, "aggregation": _aggregation(plain)}
+        self.results[name] = {"alias": name, "sample_len": documents, metric: score}
+        for field, value in (
+            ("configs", {"task": name, "metric_list": [listed]}),
+            ("versions", 1.0),
+            ("n-shot", 5),
+            ("higher_is_better", {plain: True}),
+            ("n-samples", {"original": documents, "effective": documents}),
+            ("task_hashes", "h"),
+        ):
+            self.data.setdefault(field, {})[name] = value
+
+    def add_group(self, name: str, metric: str, sizes: Mapping[str, int]) -> None:
+        """Enter a group's mean over its tasks, weighted by their sizes as the harness does."""
+        scores = [self.results[task][metric] for task in sizes]
+        value = float(np.average(scores, weights=list(sizes.values())))
+        self.results[name] = {"alias": name, "sample_len": sum(sizes.values()), metric: value}
+
+    def finish(self, groups: Mapping[str, list[str]]) -> None:
+        """Write the result file."""
+        self.data["group_subtasks"] = groups
+        file = self.folder / f"results_{DATE}.json"
+        file.write_text(json.dumps(self.data), encoding="utf-8")
 
 
-def _write_task(
-    task: Task,
-    name: str,
-    documents: int,
-    metric: str,
-    places: list[Path],
-    results: list[dict[str, Any]],
-    lams: Sequence[float],
-) -> None:
+def _write_task(task: Task, name: str, documents: int, metric: str, runs: list[_Run]) -> None:
     """Write the samples of one task of the harness under every λ, and enter its scores."""
-    heads = list(_heads(task, name, documents))
-    rng = np.random.default_rng(list(name.encode()))
-    hard = rng.standard_normal(documents)
     plain = metric.split(",")[0]
-    listed = {"metric": plain, "aggregation": _AGGREGATIONS.get(plain, "mean")}
-    for place, result, lam in zip(places, results, lams, strict=True):
-        luck = 0.9 * hard + 0.44 * rng.standard_normal(documents)  # variance 1
-        chance = task.chance + 0.05 * lam * (1 - lam)
-        right = luck < np.quantile(hard, chance)
-        values = [_value(plain, bool(each), rng) for each in right]
-        finish = metrics.rows([values], listed["aggregation"])
-        assert finish is not None
-        score = finish[1](finish[0].sum(0), np.array([float(documents)]))
-        with (place / f"samples_{name}_{DATE}.jsonl").open("w", encoding="utf-8") as file:
-            for only in FILTERS if not task.choices else ("none",):
-                answers = rng.normal(-40, 10, (documents, max(1, task.choices)))
+    heads = list(_heads(task, name, documents))
+    random = np.random.default_rng(list(name.encode()))
+    hard = random.standard_normal(documents)
+    for run in runs:
+        luck = 0.9 * hard + 0.44 * random.standard_normal(documents)  # of variance 1
+        chance = task.chance + 0.05 * run.lam * (1 - run.lam)
+        right = luck < np.quantile(hard, min(chance, 1))
+        values = [_value(plain, bool(each), random) for each in right]
+        found = metrics.rows([values], _aggregation(plain))
+        assert found is not None
+        rows, finish = found
+        score = finish(rows.sum(0), np.array([float(documents)]))
+        run.add(name, metric, float(score[0]), documents)
+        with (run.folder / f"samples_{name}_{DATE}.jsonl").open("w", encoding="utf-8") as file:
+            for only in ("none",) if task.choices else FILTERS:
+                answers = random.normal(-40, 10, (documents, max(1, task.choices)))
                 for head, value, answer in zip(heads, values, answers, strict=True):
-                    file.write(head)
-                    file.write(_tail(task, answer, only, plain, value, head))
-        values_of = {"alias": name, "sample_len": documents, metric: float(score[0])}
-        result["results"][name] = values_of
-        result["configs"][name] = {"task": name, "metric_list": [listed]}
-        result["versions"][name], result["n-shot"][name] = 1.0, 5
-        result["higher_is_better"][name] = {plain: True}
-        result["n-samples"][name] = {"original": documents, "effective": documents}
-        result["task_hashes"][name] = "h"
+                    file.write(head + _tail(task, answer, only, plain, value, head))
 
 
-_AGGREGATIONS = {name: f"def {name}(items):\n    return 0\n" for name in ("macro_f1", "entity_f1")}
+def _aggregation(metric: str) -> str:
+    """Return how the harness writes an aggregation: a name, or a function's source."""
+    if metric in ("macro_f1", "entity_f1"):
+        return f"def {metric}(items):\n    return 0\n"
+    return "mean"
 
 
-def _value(metric: str, right: bool, rng: np.random.Generator) -> Any:
+def _value(metric: str, right: bool, random: np.random.Generator) -> Any:
     """Return what a document has under a metric."""
     if metric == "macro_f1":
-        gold = int(rng.integers(CLASSES))
+        gold = int(random.integers(CLASSES))
         return [gold, gold if right else (gold + 1) % CLASSES]
     if metric == "entity_f1":
         return [2 if right else 0, 3, 2]
     if metric == "f1":
-        return 1.0 if right else round(float(rng.random()) / 2, 3)
+        return 1.0 if right else round(float(random.random()) / 2, 3)
     return float(right)
 
 
 def _heads(task: Task, name: str, documents: int) -> Iterator[str]:
     """Yield what the line of every document begins with, up to the answers."""
-    words = random.Random(name)
+    words = Random(name)
+    contexts = max(1, task.choices)  # the prompt is written once a choice
     shots = _text(words, task.line)
-    share = task.line // max(1, task.choices) - 700 // max(1, task.choices)
+    passages = round(documents * task.passages / task.documents)
     for number in range(documents):
-        document = {"id": f"{name}-{number}", "question": _text(words, 150)}
+        document = {"id": f"{name}-{number}", "question": _text(words, 120)}
         if task.passages:
-            passage = number % max(1, min(task.passages, documents))
-            document["passage"] = f"{_text(random.Random(passage), 600)} {passage}"
-            share = max(200, task.line - 1500) // max(1, task.choices)
-        prompt = {"arg_0": f"{shots[:share]} {document['question']}", "arg_1": " A"}
-        arguments = {f"gen_args_{choice}": prompt for choice in range(max(1, task.choices))}
+            passage = number % passages
+            document["passage"] = f"{passage} {_text(Random(passage), 600)}"
+        rest = 700 + 60 * contexts + len(document["question"]) + len(document.get("passage", ""))
+        prompt = f"{shots[: max(0, (task.line - rest) // contexts - 120)]} {document['question']}"
+        arguments = {}
+        for choice in range(contexts):
+            arguments[f"gen_args_{choice}"] = {"arg_0": prompt, "arg_1": " A"}
         row = {"doc_id": number, "doc": document, "target": "0", "arguments": arguments}
         yield json.dumps(row)[:-1]
 
 
-def _text(words: random.Random, size: int) -> str:
+def _text(words: Random, size: int) -> str:
     """Return text of about `size` bytes."""
     return " ".join(words.choices(WORDS, k=size // 4))
 

@@ -18,6 +18,7 @@ examples:
   lm-eval-partial bench scoring --documents 64 --json scoring.json
   lm-eval-partial bench sweep --tasks partial_demo
   lm-eval-partial bench search --runs 200 --json search.json
+  lm-eval-partial bench report --json report.json
   lm-eval-partial bench scoring --size 8b --stored bfloat16 --batch_size 16 --device cuda
   lm-eval-partial bench scoring --base ./base --instruct ./instruct --device cuda --batch_size 16
 """
@@ -33,7 +34,8 @@ def add_parser(subparsers: Any) -> None:
             "scoring  few-shot questions and generation on a loaded model, against stock hf\n"
             "sweep    11 λ in one sweep, against separate lm_eval runs\n"
             "search   how often lm-eval-partial search is right, and what it costs, on made-up"
-            " suites\n\n"
+            " suites\n"
+            "report   report, compare and score on made-up results of the suite's real size\n\n"
             "load and scoring take turns with stock in one run, and print medians, ratios and peaks"
             "\nof memory."
         ),
@@ -41,7 +43,9 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "part", choices=("load", "scoring", "sweep", "search"), help="what to time or simulate"
+        "part",
+        choices=("load", "scoring", "sweep", "search", "report"),
+        help="what to time or simulate",
     )
     parser.add_argument("--json", type=path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument(
@@ -101,6 +105,12 @@ def _add_workloads(parser: argparse.ArgumentParser) -> None:
         "--runs", type=int, default=200, help="search: suites a curve (default 200)"
     )
     workloads.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="report: documents, times the suite's real counts (default 1; 9 GB on the disk)",
+    )
+    workloads.add_argument(
         "--folder",
         type=path,
         metavar="DIR",
@@ -147,6 +157,7 @@ _BOUNDS = {
     "batch_size": (1, 100_000),
     "limit": (1, 1_000_000),
     "runs": (1, 100_000),
+    "scale": (0.001, 4),
 }
 
 
@@ -176,7 +187,7 @@ def _check(args: argparse.Namespace) -> None:
         )
     if (args.base is None) != (args.instruct is None):
         raise UserError("give --base and --instruct, or neither to have models made.")
-    if args.part == "search":  # which loads no model
+    if args.part in ("search", "report"):  # which load no model
         return
     from lm_eval_partial.models.device import check_device
     from lm_eval_partial.weights.loading import parse_dtype

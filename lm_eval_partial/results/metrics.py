@@ -206,7 +206,7 @@ def _entity_f1(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
     return table, f1
 
 
-def _classes_f1(sums: Array) -> tuple[Array, Array]:
+def _classes_f1(sums: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Return the F1 of each class and where the class occurs at all, both [..., classes]."""
     hits, gold, predicted = _of_counts(sums)
     total = gold + predicted
