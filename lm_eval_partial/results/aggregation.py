@@ -21,7 +21,7 @@ from fnmatch import fnmatch
 from itertools import chain
 
 from lm_eval_partial.errors import UserError, listing, nearest
-from lm_eval_partial.results.files import Run, finite
+from lm_eval_partial.results.files import Run
 from lm_eval_partial.results.main_metric import (
     group_metric,
     higher_is_better,
@@ -29,6 +29,7 @@ from lm_eval_partial.results.main_metric import (
     main_metric,
     tasks_below,
 )
+from lm_eval_partial.results.result_json import finite
 from lm_eval_partial.results.series import Part
 from lm_eval_partial.results.suite import Suite
 

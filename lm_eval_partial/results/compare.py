@@ -28,8 +28,9 @@ from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.results import draws, intervals, uncertainty
 from lm_eval_partial.results.aggregation import Node, drawn_by_passage, no_interval, outline
 from lm_eval_partial.results.estimates import DIFFERENCE, Total, estimate
-from lm_eval_partial.results.files import Run, Sample, find, runs
+from lm_eval_partial.results.files import Run, find, runs
 from lm_eval_partial.results.metrics import mean
+from lm_eval_partial.results.samples import Sample
 from lm_eval_partial.results.series import (
     Part,
     Series,
