@@ -31,6 +31,7 @@ NO_METRICS = {
 }
 
 
+DECODER = json.JSONDecoder()
 # Bytes of a line of samples: one document with its shots, which are kilobytes.
 LINE = SMALL
 # Read at a time: lines are larger than the 8 KiB of a buffer, and would then be put together from
@@ -132,7 +133,9 @@ def _row(line: bytes) -> dict[str, Any]:
     # parsed. Quotes inside strings are escaped: the key cannot be found in a prompt.
     start, cut = DOC_ID.match(line), line.rfind(b'"filtered_resps": ')
     if start and cut > 0:
-        return {"doc_id": int(start[1]), **json.loads("{" + line[cut:].decode())}
+        row: dict[str, Any] = json.loads("{" + line[cut:].decode())
+        row.setdefault("doc_id", int(start[1]))
+        return row
     return dict(json.loads(line.decode()))
 
 
@@ -140,7 +143,7 @@ def _passage(line: bytes) -> str:
     """Return the passage that a document is a question on; empty if it has none."""
     start = DOC.match(line)
     if start:  # the document comes first, and the prompt after it need not be parsed
-        doc, _ = json.JSONDecoder().raw_decode(line[start.end() :].decode())
+        doc, _ = DECODER.raw_decode(line[start.end() :].decode())
     else:
         doc = json.loads(line.decode()).get("doc")
     for name in PASSAGES if isinstance(doc, dict) else ():
