@@ -1,6 +1,7 @@
 """Seconds and memory of ``report``, ``compare`` and ``score`` on the suite at its real counts.
 
     lm-eval-partial bench report --json results/bench/report.json
+    lm-eval-partial bench report --folder results/mypair
 
 The folders are made up (`made_up`): 11 λ of all 21 tasks with their samples, 9 GB on the disk. Each
 command is a process of its own. A quarter and a half of the documents show how the costs grow.
@@ -16,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,11 @@ from lm_eval_partial.bench.models import machine
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import free_bytes, readable_bytes
 from lm_eval_partial.processes import python
+from lm_eval_partial.results.files import find
 
 LAMS = [step / 10 for step in range(11)]
-SHARES = (0.25, 0.5, 1.0)
+SCALES = "1/4,1/2,1"
+DOCUMENTS = sum(task.documents for task in made_up.TASKS)
 GOALS = {"report": 60, "compare": 20}  # seconds, on 2 CPU cores
 MAIN = """
 import sys
@@ -48,21 +52,52 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """
     figures: dict[str, Any] = {"machine": machine(), "rounds": args.rounds, "measured": []}
     with tempfile.TemporaryDirectory(prefix="lm-eval-partial-bench-") as scratch:
-        for share in SHARES:
+        if args.folder is not None:
+            figures["measured"].append(_measured(args.folder, Path(scratch), args.rounds))
+            return figures
+        for scale in read_scales(args.scale):
             folder = Path(scratch) / "made_up"
-            _require_room(folder, share * args.scale)
-            print(f"making {share * args.scale:g} × the documents …", file=sys.stderr)
-            documents = made_up.write(folder, LAMS, share * args.scale)
-            figures["measured"].append(
-                {
-                    "documents": documents,
-                    "gigabytes": round(sum(map(_size, folder.rglob("*"))) / 1e9, 3),
-                    "commands": dict(_commands(folder, Path(scratch) / "out", args.rounds)),
-                    "page_megabytes": round(_size(Path(scratch, "out", "report.html")) / 1e6, 2),
-                }
-            )
-            shutil.rmtree(folder)  # each is larger than the one before
+            _require_room(folder, scale)
+            print(f"making {scale:g} × the documents …", file=sys.stderr)
+            made_up.write(folder, LAMS, scale)
+            figures["measured"].append(_measured(folder, Path(scratch), args.rounds))
+            shutil.rmtree(folder)
     return figures
+
+
+def read_scales(text: str | None) -> list[float]:
+    """Return the shares of the real counts. Raises `UserError` if one is not a number above 0."""
+    found = []
+    for each in (text or SCALES).split(","):
+        try:
+            scale = float(Fraction(each.strip()))
+        except (ValueError, ZeroDivisionError, OverflowError):
+            scale = 0.0
+        if not 0 < scale <= 16:
+            raise UserError(
+                f"--scale {text}: {each.strip()!r} is no share of the real counts. Give numbers"
+                " above 0 and up to 16, such as 1/4,1/2,1."
+            )
+        found.append(scale)
+    return found
+
+
+def _measured(folder: Path, scratch: Path, rounds: int) -> dict[str, Any]:
+    """Return the size of a folder's samples, and what every command takes on them."""
+    lams = sorted(file.path.parent for file in find(folder) if file.lam is not None)
+    if len(lams) < 2:
+        raise UserError(f"--folder {folder} has fewer than two λ. Give a sweep's folder.")
+    documents = 0
+    for file in find(lams[0]):
+        counts = file.data.get("n-samples") or {}
+        documents += sum(int(each.get("effective") or 0) for each in counts.values())
+    return {
+        "lams": len(lams),
+        "documents": documents,
+        "gigabytes": round(sum(map(_size, folder.rglob("samples_*"))) / 1e9, 3),
+        "commands": dict(_commands(folder, [lams[0], lams[-1]], scratch / "out", rounds)),
+        "page_megabytes": round(_size(scratch / "out" / "report.html") / 1e6, 2),
+    }
 
 
 def _require_room(folder: Path, scale: float) -> None:
@@ -79,15 +114,16 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _commands(folder: Path, out: Path, rounds: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _commands(
+    folder: Path, ends: Sequence[Path], out: Path, rounds: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every command's name and what it takes."""
-    ends = [str(folder / name) for name in ("lam_0.00", "lam_1.00")]
     for name, arguments in (
-        ("score", [ends[0]]),
+        ("score", ends[:1]),
         ("compare", ends),
-        ("report", [str(folder), "--output_path", str(out)]),
+        ("report", [folder, "--output_path", out]),
     ):
-        taken = [_timed(name, *arguments) for _ in range(rounds)]
+        taken = [_timed(name, *map(str, arguments)) for _ in range(rounds)]
         yield (
             name,
             {
@@ -137,20 +173,22 @@ def show(figures: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(
-        title=f"{len(LAMS)} λ of all {len(made_up.TASKS)} tasks, medians of {figures['rounds']}",
+        title=f"{figures['measured'][0]['lams']} λ, medians of {figures['rounds']}",
         title_justify="left",
         box=SIMPLE_HEAD,
     )
-    for column in ("command", "documents a λ", "samples, GB", "seconds", "goal", "peak, GB"):
+    head = ("command", "documents a λ", "samples, GB", "seconds", "of a core", "goal", "peak, GB")
+    for column in head:
         table.add_column(column, justify="left" if column == "command" else "right")
     for made in figures["measured"]:
         for name, taken in made["commands"].items():
-            whole = made is figures["measured"][-1]
+            whole = made["documents"] >= DOCUMENTS
             table.add_row(
                 name,
                 f"{made['documents']:,}",
                 f"{made['gigabytes']:.1f}",
                 f"{taken['seconds']:.1f}",
+                f"{taken['cpu_seconds']:.1f}",
                 f"≤ {GOALS[name]}" if whole and name in GOALS else "",
                 f"{taken['peak_gigabytes']:.2f}",
             )
