@@ -71,7 +71,7 @@ TASKS = (
 )
 
 
-BYTES = 860e6
+BYTES = 800e6
 """Of the samples of one λ, about."""
 
 

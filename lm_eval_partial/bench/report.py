@@ -3,7 +3,7 @@
     lm-eval-partial bench report --json results/bench/report.json
     lm-eval-partial bench report --folder results/mypair
 
-The folders are made up (`made_up`): 11 λ of all 21 tasks with their samples, 9 GB on the disk. Each
+The folders are made up (`made_up`): 11 λ of all 21 tasks with their samples, 8 GB on the disk. Each
 command is a process of its own. A quarter and a half of the documents show how the costs grow.
 """
 
