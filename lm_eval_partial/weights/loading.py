@@ -85,9 +85,10 @@ def load(
 
 def _device_of_all(device_map: Any) -> torch.device:
     """Return the GPU that the whole model goes to; else the CPU, from where a loader spreads it."""
-    alone = device_map.get("") if isinstance(device_map, Mapping) else None
-    device = torch.device("cpu" if alone is None else alone)
-    return device if device.type == "cuda" else torch.device("cpu")
+    alone: Any = device_map.get("") if isinstance(device_map, Mapping) else None
+    # Also a number, of a GPU; or "disk".
+    on_gpu = isinstance(alone, int) or str(alone).startswith("cuda")
+    return torch.device(alone if on_gpu else "cpu")
 
 
 def _from_state(pair: Pair, **kwargs: Any) -> Any:
