@@ -86,9 +86,9 @@ def load(
 def _device_of_all(device_map: Any) -> torch.device:
     """Return the GPU that the whole model goes to; else the CPU, from where a loader spreads it."""
     alone: Any = device_map.get("") if isinstance(device_map, Mapping) else None
-    # Also a number, of a GPU; or "disk".
-    on_gpu = isinstance(alone, int) or str(alone).startswith("cuda")
-    return torch.device(alone if on_gpu else "cpu")
+    if isinstance(alone, int):
+        return torch.device("cuda", alone)
+    return torch.device(alone if str(alone).startswith("cuda") else "cpu")  # it may be "disk"
 
 
 def _from_state(pair: Pair, **kwargs: Any) -> Any:
