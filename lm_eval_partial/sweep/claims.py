@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
 from lm_eval_partial import escape

@@ -259,7 +259,7 @@ def test_the_file_system_is_that_of_the_innermost_mount(tmp_path, monkeypatch):
 
     mounts = [mount(Path("/"), "ext4"), mount(tmp_path, "tmpfs"), mount(tmp_path, "nfs4")]
     mounts.append(mount(tmp_path / "bucket", "fuse", "mountpoint-s3"))
-    monkeypatch.setattr(module.psutil, "disk_partitions", lambda all: mounts)
+    monkeypatch.setattr("psutil.disk_partitions", lambda all: mounts)
     assert file_system(tmp_path.parent) == "ext4"
     assert file_system(tmp_path / "new" / "folder") == "nfs4"
     assert file_system(tmp_path / "bucket" / "x") == "fuse.mountpoint-s3"
