@@ -97,6 +97,12 @@ def _add_workloads(parser: argparse.ArgumentParser) -> None:
     )
     workloads.add_argument("--limit", type=int, help="sweep: as in lm_eval")
     workloads.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="sweep: share 101 λ among N workers, and print who ran what when",
+    )
+    workloads.add_argument(
         "--rough",
         action="store_true",
         help="search: let answers jump from one λ to the next, rather than change smoothly",
@@ -150,6 +156,7 @@ _BOUNDS = {
     "documents": (4, 100_000),
     "batch_size": (1, 100_000),
     "limit": (1, 1_000_000),
+    "workers": (1, 1024),
     "runs": (1, 100_000),
 }
 

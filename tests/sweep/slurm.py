@@ -111,8 +111,8 @@ def _start(stack: ExitStack, folder: Path, name: str, *arguments: str) -> None:
     """Start a daemon that ends with the stack."""
     command = _command(name)
     assert command is not None
-    log = stack.enter_context(open(folder / f"{name}.out", "wb"))
-    daemon = subprocess.Popen([command, *arguments], stdout=log, stderr=subprocess.STDOUT)
+    with open(folder / f"{name}.out", "wb") as log:
+        daemon = subprocess.Popen([command, *arguments], stdout=log, stderr=subprocess.STDOUT)
 
     def stop() -> None:
         daemon.terminate()
