@@ -70,10 +70,11 @@ def drive(
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
         owners = ray.remote(Owner).options(num_cpus=0, scheduling_strategy=strategy)
         owner = owners.remote(folder.absolute(), names)
-        task = ray.remote(_work).options(max_retries=RETRIES)
+        task = ray.remote(_work)
         running = {}
         for number, option in zip(range(count), options, strict=False):
-            running[task.options(**option).remote(work, owner, number, os.getcwd())] = number
+            chosen = task.options(max_retries=RETRIES, **option)
+            running[chosen.remote(work, owner, number, os.getcwd())] = number
         errors = _watch(ray, owner, running, len(names))
         left = ray.get(owner.close.remote())
     if left:

@@ -50,7 +50,7 @@ def work(orders: Path, folder: Path, sharing: Sharing) -> None:
 
 def write(point: Path, config: dict[str, Any]) -> None:
     point.mkdir()
-    (point / "results_2026.json").write_text(json.dumps({"config": config}))
+    (point / "results_2026.json").write_text(json.dumps({"config": config, "results": {}}))
 
 
 def ordered(orders: Path) -> partial[None]:
