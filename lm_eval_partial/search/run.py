@@ -28,7 +28,8 @@ from lm_eval_partial.search.race import LOOKS
 from lm_eval_partial.search.settings import Settings, check, label
 from lm_eval_partial.search.stages import Stages
 from lm_eval_partial.sweep import folder as folders
-from lm_eval_partial.sweep.run import fingerprint, manifest_of, open_run
+from lm_eval_partial.sweep.checks import open_run
+from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of
 
 # Flags of lm_eval that a search refuses, and why.
 _REFUSED = {

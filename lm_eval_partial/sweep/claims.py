@@ -26,8 +26,9 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,31 +68,48 @@ def file_system(folder: Path) -> str:
     return kind
 
 
-def check_shared(folder: Path, lease: float | None, one_machine: bool = False) -> None:
-    """Raise `UserError` if processes cannot share a folder in the way asked for.
+@dataclass(frozen=True)
+class Sharing:
+    """How a process shares the points of a folder with others."""
 
-    Args:
-        folder: of the sweep, which need not exist.
-        lease: seconds after which a claim that is not renewed is free; None for the system's locks.
-        one_machine: whether all processes run here.
-    """
-    if lease is not None and not SHORTEST_LEASE <= lease <= LONGEST_LEASE:
-        raise UserError(
-            f"--lease {lease:g}: give seconds from {SHORTEST_LEASE:g} to {LONGEST_LEASE:g}, such as"
-            " 120. A worker that is silent for so long loses its point to another."
-        )
-    kind = file_system(folder)
-    if _OBJECTS.search(kind):
-        raise UserError(
-            f"{folder} is on {kind}, an object store, where two workers could publish one point."
-            " Give --output_path a folder on a file system, and copy it when it is finished."
-        )
-    if _NETWORK.search(kind) and lease is None and not one_machine:
-        raise UserError(
-            f"{folder} is on {kind}, where machines may not see each other's locks. Add --lease 120"
-            " to the command of every worker: a claim is then a file that its worker touches, and"
-            " is free after so many seconds without."
-        )
+    join: bool = False
+    """Whether other processes may be there; if not, their presence is an error."""
+    wait: bool = True
+    """Whether to wait at the end for the points that others run."""
+    lease: float | None = None
+    """Seconds after which a claim that is not renewed is free; None for the system's locks."""
+    one_machine: bool = False
+    """Whether all of them run on this machine."""
+    prompts: Path | None = None
+    """A private folder in which they share the prompts that they build."""
+
+    def check(self, folder: Path) -> None:
+        """Raise `UserError` if processes cannot share a folder in this way.
+
+        Args:
+            folder: of the sweep, which need not exist.
+        """
+        if self.lease is not None and not SHORTEST_LEASE <= self.lease <= LONGEST_LEASE:
+            raise UserError(
+                f"--lease {self.lease:g}: give seconds from {SHORTEST_LEASE:g} to"
+                f" {LONGEST_LEASE:g}, such as 120. A worker that is silent for so long loses its"
+                " point to another."
+            )
+        if not self.join:
+            return
+        kind = file_system(folder)
+        if _OBJECTS.search(kind):
+            raise UserError(
+                f"{folder} is on {kind}, an object store, where two workers could publish one"
+                " point. Give --output_path a folder on a file system, and copy it when it is"
+                " finished."
+            )
+        if _NETWORK.search(kind) and self.lease is None and not self.one_machine:
+            raise UserError(
+                f"{folder} is on {kind}, where machines may not see each other's locks. Add --lease"
+                " 120 to the command of every worker: a claim is then a file that its worker"
+                " touches, and is free after so many seconds without."
+            )
 
 
 class Claims:
@@ -214,7 +232,7 @@ class Claims:
 
     # Points ---------------------------------------------------------------------------------------
 
-    def missing(self, names: Sequence[str], wait: bool = True) -> Iterator[str]:
+    def missing(self, names: Sequence[str], wait: bool = True) -> Generator[str, None, None]:
         """Yield the points that are missing, each claimed until the next one is asked for.
 
         Points that others run are yielded if these end without publishing them. Close the
