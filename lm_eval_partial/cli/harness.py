@@ -17,7 +17,7 @@ from lm_eval_partial.files import require_writable
 from lm_eval_partial.weights.source import as_bool
 
 if TYPE_CHECKING:
-    from lm_eval_partial.sweep.claims import Sharing
+    from lm_eval_partial.sweep.sharing import Sharing
 
 MAX_WORKERS = 1024
 # Flags of lm_eval that have no meaning here, or another. `sweep.run` refuses them; the help leaves
@@ -168,7 +168,7 @@ def _config_file(path: str) -> dict[str, Any]:
 
 def sharing_of(args: argparse.Namespace, wait: bool = True) -> Sharing:
     """Return how the process shares its work with others."""
-    from lm_eval_partial.sweep.claims import Sharing
+    from lm_eval_partial.sweep.sharing import Sharing
 
     if not 1 <= args.workers <= MAX_WORKERS:
         raise UserError(f"--workers {args.workers}: give a number from 1 to {MAX_WORKERS}.")

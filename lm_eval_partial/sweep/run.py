@@ -30,18 +30,18 @@ from lm_eval_partial import escape
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json, point_name
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.checks import check_sample, flags_of, open_run
-from lm_eval_partial.sweep.claims import Claims, Sharing
+from lm_eval_partial.sweep.claims import Claims
 from lm_eval_partial.sweep.engines import ENGINES, HF
 from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of
 from lm_eval_partial.sweep.point import Runner
 from lm_eval_partial.sweep.sample import recorded_sample, sample
+from lm_eval_partial.sweep.sharing import ALONE, Sharing
 from lm_eval_partial.sweep.tracking import Trackers
 from lm_eval_partial.weights import generation
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
 
 logger = escape.logger(__name__)
-ALONE = Sharing()
 
 
 @dataclass(frozen=True)

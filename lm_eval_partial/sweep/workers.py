@@ -71,7 +71,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=log,
-                env=os.environ | share.environment,
+                env=os.environ | share.environment | {"PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # Ctrl-C reaches the driver, which ends all in order
             )
         if share.cores and hasattr(os, "sched_setaffinity"):
