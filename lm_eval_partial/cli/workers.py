@@ -58,9 +58,10 @@ class Display:
         running = {owner.get("pid"): name for name, owner in self.claims.holders().items()}
         for worker in workers.all:
             self._show(worker, running.get(worker.process.pid, ""))
-        for reason, failed in workers.failures().items():
-            # If all fail alike, it is the command's own error, which is shown at the end.
-            if reason not in self._failures and len(failed) < len(workers.all):
+        # Before any has begun, an error is likely the command's own, which is shown at the end.
+        have_begun = bool(running) or any(each.process.returncode == 0 for each in workers.all)
+        for reason, failed in workers.failures().items() if have_begun else ():
+            if reason not in self._failures:
                 self._failures.add(reason)
                 numbers = ", ".join(str(worker.number) for worker in failed)
                 self._say(f"worker {numbers}: {reason} (log: {failed[0].log})")

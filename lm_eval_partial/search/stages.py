@@ -3,8 +3,8 @@
     DIR/.stages/look_1/lam_0.50/      a point of a sweep, of the documents that the look added
     DIR/.stages/keep/  held_out/      likewise
 
-A point that is there is finished, so a search that was killed goes on from there. Workers that share
-a search run the points of a stage together, and each reads all of them.
+A point that is there is finished, so a search that was killed goes on from there. Workers that
+share a search run the points of a stage together, and each reads all of them.
 """
 
 from __future__ import annotations
