@@ -25,6 +25,8 @@ INCOMPLETE = ".incomplete"
 STAGES = ".stages"
 # Of the folder in which workers that share a sweep say who is there and who runs which point.
 CLAIMS = ".claims"
+# Of the folder of the logs of workers that one command started.
+WORKERS = ".workers"
 # What file systems take for one name, in bytes: a Chinese character is three.
 FILE_SYSTEM_BYTES = 255
 PATH_BYTES = 4096  # of a whole path

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_partial.cli.harness import (
+    add_sharing_flags,
     check_flags,
     config_of,
     each_message_once,
+    own_command,
+    sharing_of,
     take_flags_of_the_harness,
 )
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.sweep.workers import end_with_driver
 
 EXAMPLES = """\
 examples:
@@ -26,6 +30,8 @@ examples:
       --model_args dtype=bfloat16,generation_config=none --apply_chat_template
   lm-eval-partial sweep --base ./base --instruct ./instruct --lam -0.5:1.5:0.25 \\
       --tasks arc_easy --output_path results/quick --limit 100
+  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\
+      --output_path results/mypair --workers 8
 """
 
 
@@ -84,6 +90,12 @@ def add_parser(subparsers: Any) -> None:
             " --seed; --limit takes the first rows and is no sample"
         ),
     )
+    add_sharing_flags(own, "the points")
+    own.add_argument(
+        "--no_wait",
+        action="store_true",
+        help="with --join: end when no point is left to begin, though others still run some",
+    )
     parser.set_defaults(run=run)
     take_flags_of_the_harness(parser)
 
@@ -91,36 +103,51 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the sweep with bars and logs on stderr; print the trajectory."""
     lams = _check(args)
+    sharing = sharing_of(args, wait=not args.no_wait)
+    if args.worker_of is not None:
+        end_with_driver()
     # The heavy imports come once the flags are known to be right.
     from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.sweep_table import show
+    from lm_eval_partial.cli.workers import run_workers
+    from lm_eval_partial.lam import point_name
     from lm_eval_partial.sweep.engines import ENGINES
     from lm_eval_partial.sweep.folder import points
     from lm_eval_partial.sweep.run import sweep
 
     # Otherwise tokenizers warns whenever a process is forked after it was used.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    config = config_of(args)
+    config, baselines = config_of(args), _baselines(args)
     trackers = _trackers(config)
+    folder = Path(config.output_path)
     try:
-        with each_message_once():
-            folder = sweep(
-                config,
-                lams,
-                _baselines(args),
-                args.command,
-                trackers,
-                args.max_documents,
-                ENGINES[args.engine],
-            )
+        if args.workers > 1:
+            sharing.check(folder)
+            names = [*(f"{args.engine}_{side}" for side in baselines), *map(point_name, lams)]
+            if not run_workers(args, config, folder, names):
+                return 1
+        else:
+            with each_message_once():
+                sweep(
+                    config,
+                    lams,
+                    baselines,
+                    own_command(args),
+                    trackers,
+                    args.max_documents,
+                    ENGINES[args.engine],
+                    sharing,
+                )
     except KeyboardInterrupt:
-        folder = Path(config.output_path)
         print(
             f"\ninterrupted; {len(points(folder))} finished points are in {folder}.",
             file=sys.stderr,
         )
         print("The same command goes on from there.", file=sys.stderr)
         return 130
+    if not points(folder):  # with --no_wait
+        print(f"no point of {folder} is finished yet.")
+        return 0
     show(folder, PlainConsole())
     return 0
 

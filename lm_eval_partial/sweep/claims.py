@@ -26,72 +26,26 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import psutil  # type: ignore[import-untyped]
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
 from lm_eval_partial import escape
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.files import CLAIMS, INCOMPLETE, explained, locked, write_text
+from lm_eval_partial.files import CLAIMS, INCOMPLETE, STAGES, explained, locked, write_text
 from lm_eval_partial.sweep import folder as folders
 
 logger = escape.logger(__name__)
+Agreed = TypeVar("Agreed")
 
 FLOCK = "flock"
-SHORTEST_LEASE = 5.0  # seconds: networks pause, and a heartbeat comes every third of a lease
-LONGEST_LEASE = 86400.0
 # Workers come and go within moments, but hundreds may come at once.
 AGREEING_ALONE, AGREEING = 2.0, 120.0  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between two looks for a point to run
-
-# Locks on these may be seen by one machine alone, which depends on how they are mounted.
-_NETWORK = re.compile(r"nfs|cifs|smb|lustre|beegfs|gpfs|9p|afs|orangefs|virtiofs|vboxsf|fuse\.")
-# Object stores that look like folders: a rename there is no single step.
-_OBJECTS = re.compile(r"fuse\..*(s3|gcsfuse|goofys|geesefs|blobfuse|rclone|ossfs|cosfs)")
-
-
-def file_system(folder: Path) -> str:
-    """Return the type of the file system that a folder lies on, or will; empty if unknown."""
-    place, found, kind = folder.absolute().resolve(), -1, ""
-    for mount in psutil.disk_partitions(all=True):
-        point = Path(mount.mountpoint)
-        # The last of those mounted at one place is the one that is seen.
-        if place.is_relative_to(point) and len(point.parts) >= found:
-            found, kind = len(point.parts), mount.fstype
-            if kind == "fuse":  # the device says whose: mountpoint-s3
-                kind = f"fuse.{mount.device}"
-    return kind
-
-
-def check_shared(folder: Path, lease: float | None, one_machine: bool = False) -> None:
-    """Raise `UserError` if processes cannot share a folder in the way asked for.
-
-    Args:
-        folder: of the sweep, which need not exist.
-        lease: seconds after which a claim that is not renewed is free; None for the system's locks.
-        one_machine: whether all processes run here.
-    """
-    if lease is not None and not SHORTEST_LEASE <= lease <= LONGEST_LEASE:
-        raise UserError(
-            f"--lease {lease:g}: give seconds from {SHORTEST_LEASE:g} to {LONGEST_LEASE:g}, such as"
-            " 120. A worker that is silent for so long loses its point to another."
-        )
-    kind = file_system(folder)
-    if _OBJECTS.search(kind):
-        raise UserError(
-            f"{folder} is on {kind}, an object store, where two workers could publish one point."
-            " Give --output_path a folder on a file system, and copy it when it is finished."
-        )
-    if _NETWORK.search(kind) and lease is None and not one_machine:
-        raise UserError(
-            f"{folder} is on {kind}, where machines may not see each other's locks. Add --lease 120"
-            " to the command of every worker: a claim is then a file that its worker touches, and"
-            " is free after so many seconds without."
-        )
 
 
 class Claims:
@@ -102,13 +56,20 @@ class Claims:
         shared: whether other workers may be there; if not, their presence is an error.
         lease: seconds after which a claim that is not renewed is free, the same for all workers;
             None for the system's locks.
+        doing: what all workers do, for messages.
 
     Attributes:
         worker: the name of this one: host, process, and a random part.
     """
 
-    def __init__(self, folder: Path, shared: bool = False, lease: float | None = None) -> None:
-        self.folder, self.shared, self.lease = folder, shared, lease
+    def __init__(
+        self,
+        folder: Path,
+        shared: bool = False,
+        lease: float | None = None,
+        doing: str = "sweep",
+    ) -> None:
+        self.folder, self.shared, self.lease, self._doing = folder, shared, lease, doing
         self._host = re.sub(r"[^\w.-]", "_", socket.gethostname())[:60]
         self.worker = f"{self._host}-{os.getpid()}-{os.urandom(2).hex()}"
         kind = FLOCK if lease is None else f"lease_{lease:g}"
@@ -118,9 +79,8 @@ class Claims:
 
     # Who is there ---------------------------------------------------------------------------------
 
-    @contextmanager
-    def joined(self, manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Be a worker of the folder, and yield the manifest that all workers agree on.
+    def joined(self, manifest: Mapping[str, Any]) -> AbstractContextManager[dict[str, Any]]:
+        """Be a worker of a sweep, and yield the manifest that all workers agree on.
 
         Args:
             manifest: of this worker. It becomes the folder's if that has none, or neither a point
@@ -130,12 +90,22 @@ class Claims:
             UserError: the folder's manifest has another fingerprint; the message says in what they
                 differ. Or another worker is there and the folder is not shared.
         """
-        with self._agreeing():
+        return self.present(partial(folders.claim, self.folder, manifest))
+
+    @contextmanager
+    def present(self, agree: Callable[[bool], Agreed]) -> Iterator[Agreed]:
+        """Be a worker of the folder, and yield what `agree` returned.
+
+        Args:
+            agree: called while no worker comes or goes, with whether others are there; raises
+                `UserError` if this worker does not belong to the folder.
+        """
+        with self.agreeing():
             others = self._others()
             self._check(others)
             if not others:
                 self._clear()
-            agreed = folders.claim(self.folder, manifest, bool(others))
+            agreed = agree(bool(others))
             with explained(self._place):
                 self._place.mkdir(parents=True, exist_ok=True)
                 alive = self._lock(f"{self.worker}.alive")
@@ -150,7 +120,7 @@ class Claims:
         """Stop being a worker; the last one removes what workers leave in a folder."""
         try:
             if folders.place(self.folder) == place:  # or it was removed, and would be made again
-                with self._agreeing():
+                with self.agreeing():
                     alive.release()
                     Path(alive.lock_file).unlink(missing_ok=True)
                     if not self._others():
@@ -161,11 +131,11 @@ class Claims:
             alive.release(force=True)
 
     @contextmanager
-    def _agreeing(self) -> Iterator[None]:
+    def agreeing(self) -> Iterator[None]:
         """Let no other worker come or go meanwhile."""
         wait = AGREEING if self.shared else AGREEING_ALONE
         if self.lease is None:
-            with locked(self.folder, "sweep", wait):
+            with locked(self.folder, self._doing, wait):
                 yield
             return
         with explained(self.folder):
@@ -180,7 +150,9 @@ class Claims:
                     " the same command again; if no worker is running, remove that file first."
                 ) from None
         try:
-            with locked(self.folder, "sweep", wait):  # for workers of this machine without leases
+            with locked(
+                self.folder, self._doing, wait
+            ):  # for workers of this machine without leases
                 yield
         finally:
             lock.release()
@@ -189,8 +161,8 @@ class Claims:
         """Raise `UserError` if this worker may not be there beside others."""
         if others and not self.shared:
             raise UserError(
-                f"another sweep is writing into {self.folder}. Wait for it, add --join to share its"
-                " points with it, or give another folder."
+                f"another {self._doing} is writing into {self.folder}. Wait for it, add --join to"
+                " share its points with it, or give another folder."
             )
         for other in others:
             if other.parent != self._place:
@@ -202,26 +174,27 @@ class Claims:
                 )
 
     def _others(self) -> list[Path]:
-        """Return the files of the other workers that are alive; within `_agreeing` only."""
+        """Return the files of the other workers that are alive; within `agreeing` only."""
         paths = sorted((self.folder / CLAIMS).glob("*/*.alive"))
         return [path for path in paths if path.stem != self.worker and _is_held(path)]
 
     def _clear(self) -> None:
         """Remove what workers left that were killed."""
         shutil.rmtree(self.folder / CLAIMS, ignore_errors=True)
-        for path in self.folder.glob(f"{INCOMPLETE}*"):
-            shutil.rmtree(path, ignore_errors=True)
+        for folder in (self.folder, *self.folder.glob(f"{STAGES}/*")):
+            for path in folder.glob(f"{INCOMPLETE}*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     # Points ---------------------------------------------------------------------------------------
 
-    def missing(self, names: Sequence[str], wait: bool = True) -> Iterator[str]:
+    def missing(self, names: Sequence[str], wait: bool = True) -> Generator[str, None, None]:
         """Yield the points that are missing, each claimed until the next one is asked for.
 
         Points that others run are yielded if these end without publishing them. Close the
         iterator, or exhaust it, so that no claim stays.
 
         Args:
-            names: of all points, in the order in which they are to be run.
+            names: of all points, as paths in the folder, in the order in which they are to be run.
             wait: whether to wait at the end for the points that others run.
         """
         left, pause = list(names), FIRST_PAUSE
@@ -245,7 +218,10 @@ class Claims:
                 return
 
     def holders(self) -> dict[str, dict[str, Any]]:
-        """Return who runs which point now: by its name, the worker's ``host`` and ``pid``."""
+        """Return who runs which point now: by its name, the worker's ``host`` and ``pid``.
+
+        In the name of a point in a folder of its own, ``__`` stands for ``/``.
+        """
         found = {}
         for path in self._place.glob("*.json"):
             try:
@@ -259,29 +235,34 @@ class Claims:
         with explained(self._place):
             self._place.mkdir(parents=True, exist_ok=True)
             for name in names:
-                lock = self._lock(f"{name}.lock")
+                lock = self._lock(_flat(name) + ".lock")
                 if not _acquired(lock):
                     continue
                 if (self.folder / name).is_dir():  # published since it was looked for
                     lock.release()
                     continue
                 owner = {"worker": self.worker, "host": self._host, "pid": os.getpid()}
-                write_text(self._place / f"{name}.json", json.dumps(owner))
+                write_text(self._place / f"{_flat(name)}.json", json.dumps(owner))
                 return name
         return None
 
     def _release(self, name: str) -> None:
-        (self._place / f"{name}.json").unlink(missing_ok=True)
-        self._lock(f"{name}.lock").release()
+        (self._place / f"{_flat(name)}.json").unlink(missing_ok=True)
+        self._lock(_flat(name) + ".lock").release()
 
     def _described(self, name: str) -> str:
-        owner = self.holders().get(name)
+        owner = self.holders().get(_flat(name))
         return f"{name} (process {owner['pid']} on {owner['host']})" if owner else name
 
     def _lock(self, name: str) -> BaseFileLock:
         if name not in self._locks:
             self._locks[name] = _lock_of(self._place / name)
         return self._locks[name]
+
+
+def _flat(name: str) -> str:
+    """Return a point's path as one name."""
+    return name.replace("/", "__")
 
 
 def _lock_of(path: Path) -> BaseFileLock:

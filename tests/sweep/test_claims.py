@@ -20,7 +20,9 @@ import pytest
 from lm_eval_partial import files
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.sweep import claims as module
-from lm_eval_partial.sweep.claims import Claims, check_shared, file_system
+from lm_eval_partial.sweep import sharing as sharing_module
+from lm_eval_partial.sweep.claims import Claims
+from lm_eval_partial.sweep.sharing import Sharing, file_system
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 MANIFEST = {"identity": {"limit": 4}, "run": "abcd"}
@@ -245,12 +247,13 @@ def test_a_folder_taken_away_is_not_made_again(tmp_path):
     ],
 )
 def test_where_a_folder_may_be_shared(kind, lease, one_machine, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "file_system", lambda _: kind)
+    monkeypatch.setattr(sharing_module, "file_system", lambda _: kind)
+    sharing = Sharing(join=True, lease=lease, one_machine=one_machine)
     if message is None:
-        check_shared(tmp_path, lease, one_machine)
+        sharing.check(tmp_path)
     else:
         with pytest.raises(UserError, match=message):
-            check_shared(tmp_path, lease, one_machine)
+            sharing.check(tmp_path)
 
 
 def test_the_file_system_is_that_of_the_innermost_mount(tmp_path, monkeypatch):

@@ -1,0 +1,52 @@
+"""Built prompts, shared by the processes that one driver started on one machine (`workers`).
+
+Each task's prompts are built in one of them; the others wait, and read what it wrote. Not by
+lm-eval's own request cache: that keys by task and shots alone, and forgets where the random
+generators stood after building, on which sampled answers depend.
+
+What is read here is a pickle, which can execute code. So it lies in a folder that the driver made
+for this run and that no other user can write into, and never among results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dill  # type: ignore[import-untyped]
+from filelock import FileLock
+
+from lm_eval_partial import escape
+from lm_eval_partial.files import write_bytes
+
+logger = escape.logger(__name__)
+Built = TypeVar("Built")
+
+
+def built_once(
+    folder: Path, task: str, settings: Mapping[str, Any], build: Callable[[], Built]
+) -> Built:
+    """Return what `build` returns, which only one process calls.
+
+    Args:
+        folder: private, of the processes of one command.
+        task: the name of the task.
+        settings: what the prompts of a task depend on within one command; shown by `repr`.
+        build: builds the prompts.
+    """
+    key = hashlib.sha256(repr([task, sorted(settings.items())]).encode()).hexdigest()
+    path = folder / f"{key}.pickle"
+    with FileLock(path.with_suffix(".lock")):
+        if path.is_file():
+            found: Built = dill.loads(path.read_bytes())
+            return found
+        built = build()
+        try:
+            content = dill.dumps(built)
+        except Exception as error:  # a document that cannot be pickled; it may raise anything
+            logger.debug(f"the prompts of {task} are not shared: {error}")
+            return built
+        write_bytes(path, content)
+        return built
