@@ -28,7 +28,8 @@ from tqdm import tqdm
 from lm_eval_partial.errors import UserError, first_line, listing
 from lm_eval_partial.files import INCOMPLETE, explained, publish
 from lm_eval_partial.sweep import folder as folders
-from lm_eval_partial.sweep.claims import Claims, Sharing
+from lm_eval_partial.sweep.claims import Claims
+from lm_eval_partial.sweep.sharing import Sharing
 
 DEATHS = 3  # of workers on one point, after which it is left
 RETRIES = 100  # of one worker: machines that may be taken away are, again and again
@@ -265,17 +266,18 @@ def _work(work: Work, owner: Any, number: int, place: str) -> None:
     if os.path.isdir(place):  # relative paths are the driver's
         os.chdir(place)
     with tempfile.TemporaryDirectory(prefix="lm-eval-partial-") as scratch:
-        work(Path(scratch), _ByRay(owner=owner, number=number))
+        work(Path(scratch), ByRay(True, wait=False, one_machine=True, owner=owner, number=number))
 
 
 @dataclass(frozen=True)
-class _ByRay(Sharing):
-    """Points are shared by asking the owner."""
+class ByRay(Sharing):
+    """Points are shared by asking the owner of the folder."""
 
     owner: Any = None
     number: int = 0
 
     def claims(self, folder: Path) -> _Asking:
+        """Return the claims of this worker; `folder` is its own."""
         return _Asking(folder, self.owner, self.number)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.sweep.claims import Sharing
+from lm_eval_partial.sweep.sharing import Sharing
 
 MANIFEST = {"run": "r", "identity": {"tasks": "t"}}
 
