@@ -54,7 +54,6 @@ def test_machines_share_the_storage():
 def test_a_grid_builds_prompts_and_loads_before_its_rounds(monkeypatch):
     monkeypatch.setattr(scaling, "TASKS", [LETTERS])
     assert scaling.grid([100.0] * 11, TINY, 8, PLAIN) == 7 + 500 + 1 + 200
-    assert scaling.grid([100.0] * 11, TINY, 8, PLAIN, cached=True) == 7 + 1 + 200
 
 
 def test_stages_of_a_search_wait_for_each_other(monkeypatch):
@@ -82,9 +81,9 @@ def test_the_table_has_two_rounds_on_8_gpus_and_no_gain_beyond_11(capsys):
     assert figures["documents"] == 93_532
     eight, seventy = figures["pairs"]
     rows = {row["gpus"]: row for row in eight["rows"]}
-    start = rows[16]["grid_cached_s"] - eight["point_s"]
-    assert rows[8]["grid_cached_s"] == pytest.approx(start + 2 * eight["point_s"], abs=10)
-    assert rows[1]["grid_cached_s"] == pytest.approx(start + 11 * eight["point_s"], abs=20)
+    start = rows[16]["grid_s"] - eight["point_s"]
+    assert rows[8]["grid_s"] == pytest.approx(start + 2 * eight["point_s"], abs=10)
+    assert rows[1]["grid_s"] == pytest.approx(start + 11 * eight["point_s"], abs=20)
     assert rows[64]["grid_s"] == pytest.approx(rows[16]["grid_s"], abs=5)
     assert seventy["rows"][0] == {"gpus": 1, "workers": 0}  # 141 GB do not fit into one
     scaling.show(figures)

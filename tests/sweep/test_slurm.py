@@ -25,7 +25,7 @@ DEMO = Path(lm_eval_partial.__file__).parent / "demo"
 CLI = "import sys; from lm_eval_partial.cli import main; sys.exit(main())"
 LAMS = ("0.00", "0.25", "0.50", "0.75", "1.00")
 TASKS = 3
-PATIENCE = 300.0  # seconds
+PATIENCE = 600.0  # seconds
 
 JOB = """\
 #!/bin/sh
@@ -95,15 +95,16 @@ def test_a_job_array_runs_every_point_once_though_a_task_is_cancelled(cluster, t
 
 
 def _running(out: Path) -> tuple[str, str]:
-    """Wait until a task is running a point; return its job's number and the point's name."""
+    """Wait until a task is running a point; return the task, as in 7_2, and the point's name."""
     found: list[tuple[str, str]] = []
 
     def look() -> bool:
         for path in out.glob(".claims/flock/*.json"):
             pid = json.loads(path.read_bytes())["pid"]
-            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            (job,) = [each for each in variables if each.startswith(b"SLURM_JOB_ID=")]
-            found.append((job.decode().partition("=")[2], path.stem))
+            lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
+            variables = dict(line.split("=", 1) for line in lines if "=" in line)
+            task = variables["SLURM_ARRAY_JOB_ID"], variables["SLURM_ARRAY_TASK_ID"]
+            found.append(("_".join(task), path.stem))
         return bool(found)
 
     _until(look)
