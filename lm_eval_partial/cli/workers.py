@@ -98,8 +98,9 @@ def run_workers(
     Returns:
         Whether a worker did all there was to do.
     """
-    # More workers than points would only wait.
-    count = min(args.workers, len(names)) if names else args.workers
+    # More workers than points that are missing would only wait.
+    missing = [name for name in names if not (folder / name).is_dir()]
+    count = min(args.workers, max(1, len(missing))) if names else args.workers
     display = Display(folder, names, Claims(folder, True, args.lease))
     with Workers(args.argv, shares(count, config.device), folder) as workers, display.bars:
         told = 0

@@ -107,8 +107,7 @@ class Vllm(HF):
         if model_args.get("data_parallel_size") not in (None, 1):
             raise UserError(
                 "data_parallel_size= does not go with sweep: the harness makes every engine anew at"
-                " each call. Give tensor_parallel_size=..., or start a sweep of other λ on each"
-                " GPU."
+                " each call. Give tensor_parallel_size=..., or --workers for a λ on each GPU."
             )
 
     def generation_names(self) -> set[str]:

@@ -46,7 +46,7 @@ def end_with_driver() -> None:
             pass
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(GRACE)
-        os._exit(130)
+        os.killpg(os.getpgrp(), signal.SIGKILL)  # its own: a worker begins a session
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -23,6 +23,7 @@ from lm_eval_partial.errors import UserError
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep import shares as shares_module
 from lm_eval_partial.sweep import workers as module
+from lm_eval_partial.sweep.claims import Claims
 from lm_eval_partial.sweep.shares import Share, shares
 from lm_eval_partial.sweep.workers import Workers, added_flags
 from tests.conftest import TASKS
@@ -162,7 +163,8 @@ def test_an_error_of_all_is_shown_once_as_the_command_s_own(run, capsys):
 
 
 def test_a_killed_worker_is_named(run, tmp_path, monkeypatch, capsys):
-    look, killed = display.Display.look, []
+    look = display.Display.look
+    killed: list[int] = []
 
     def kill_and_look(self: Any, workers: Workers) -> None:
         if not killed and self.claims.holders():
@@ -181,7 +183,8 @@ def test_an_interrupt_ends_all_and_leaves_a_folder_that_goes_on(
     is_stopped, run, tmp_path, monkeypatch
 ):
     """Also one that hangs, which is killed after a while."""
-    look, pids = display.Display.look, []
+    look = display.Display.look
+    pids: list[int] = []
 
     def interrupt(self: Any, workers: Workers) -> None:
         if len(self.claims.holders()) == 2:
@@ -210,7 +213,7 @@ def test_workers_end_with_a_driver_that_is_killed(run, tmp_path):
     if driver == 0:
         run("works", 60)
         os._exit(0)
-    claims = display.Claims(tmp_path / "out", True)
+    claims = Claims(tmp_path / "out", True)
     until(lambda: len(claims.holders()) == 2)
     pids = [owner["pid"] for owner in claims.holders().values()]
     os.kill(driver, signal.SIGKILL)
