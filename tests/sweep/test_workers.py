@@ -283,7 +283,7 @@ def test_real_workers(pairs, tmp_path, capsys):
     """Of a sweep and of a search: the files of one process, and its answer."""
     base, instruct = map(str, pairs("llama"))
     rest = ["--base", base, "--instruct", instruct, "--include_path", str(TASKS), "--device", "cpu"]
-    given = ["sweep", *rest, "--tasks", "pico_mc,pico_leaky", "--lam", "0:1:0.25", "--baselines"]
+    given = ["sweep", *rest, "--tasks", "pico_mc,pico_gen", "--lam", "0:1:0.25", "--baselines"]
     assert main([*given, "--output_path", str(tmp_path / "1")]) == 0
     table = capsys.readouterr().out
     for count in ("2", "4"):
