@@ -57,7 +57,7 @@ def status(child: int) -> int:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.005)
