@@ -11,11 +11,11 @@ for this run and that no other user can write into, and never among results.
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import dill  # type: ignore[import-untyped]
 from filelock import FileLock
 
 from lm_eval_partial import escape
@@ -40,11 +40,11 @@ def built_once(
     path = folder / f"{key}.pickle"
     with FileLock(path.with_suffix(".lock")):
         if path.is_file():
-            found: Built = dill.loads(path.read_bytes())
+            found: Built = pickle.loads(path.read_bytes())
             return found
         built = build()
         try:
-            content = dill.dumps(built)
+            content = pickle.dumps(built)
         except Exception as error:  # a document that cannot be pickled; it may raise anything
             logger.debug(f"the prompts of {task} are not shared: {error}")
             return built

@@ -57,7 +57,7 @@ def status(child: int) -> int:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.005)
@@ -226,6 +226,8 @@ def test_forty_kills_of_a_random_worker_lose_and_double_nothing(run, start, tmp_
         # One that had finished before is waited for like the killed one.
         assert status(victim) in (-signal.SIGKILL, 0)
         assert [status(child) for child in children] == [0, 0]
+        if (tmp_path / out / CLAIMS).exists():  # it died last, after its point: nothing is missing
+            assert run(*FLAGS, out=out) == 0 and len(noted(log)) == 4
         same_trajectory(tmp_path / out, tmp_path / "whole")
         evaluated = [tuple(line[1:]) for line in noted(log)]
         twice = len(evaluated) - len(set(evaluated))
