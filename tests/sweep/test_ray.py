@@ -22,6 +22,8 @@ from tests.sweep.test_run import read, run  # noqa: F401  a fixture
 
 NAMES = [f"lam_0.{number:02d}" for number in range(8)]
 
+HEAD = {"num_cpus": 0, "include_dashboard": False}
+
 
 @pytest.fixture
 def ray(monkeypatch):
@@ -159,7 +161,7 @@ def test_a_machine_that_goes_away_loses_nothing(ray, orders):
     """Its worker is started again on the other machine, once that has room."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
     machines = {node.node_id: node for node in (cluster.add_node(num_cpus=1) for _ in range(2))}
 
     def take_away() -> None:
@@ -182,7 +184,7 @@ def test_a_machine_that_goes_away_loses_nothing(ray, orders):
 def test_gpus_of_a_point_are_asked_for(ray, orders):
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2})
+    cluster = Cluster(initialize_head=True, head_node_args=HEAD | {"num_cpus": 4, "num_gpus": 2})
     cluster.add_node(num_cpus=4, num_gpus=2)
     try:
         with pytest.raises(UserError, match="has 4 GPUs, at most 2 of them in one machine"):
