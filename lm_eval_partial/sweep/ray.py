@@ -107,8 +107,8 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
     except Exception as error:  # Ray raises no narrower one for a node that does not start
         raise UserError(
-            f"--ray {address}: no such cluster ({first_line(error)}). Start one with ray start --head, or give"
-            " --ray local, which starts one for this command on this machine."
+            f"--ray {address}: no such cluster ({first_line(error)}). Start one with ray start"
+            " --head, or give --ray local, which starts one for this command on this machine."
         ) from error
     try:
         yield
