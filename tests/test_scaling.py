@@ -1,8 +1,8 @@
 """The model of a cluster: points on workers, and the seconds that a point takes."""
 
+import argparse
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -77,7 +77,7 @@ def test_a_search_ends_with_the_documents_held_out():
 
 
 def test_the_table_has_two_rounds_on_8_gpus_and_no_gain_beyond_11(capsys):
-    figures = scaling.measure(SimpleNamespace(runs=1))
+    figures = scaling.measure(argparse.Namespace(runs=1))
     assert figures["documents"] == 93_532
     eight, seventy = figures["pairs"]
     rows = {row["gpus"]: row for row in eight["rows"]}

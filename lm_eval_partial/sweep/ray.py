@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,7 +300,7 @@ class _Asking(Claims):
         agreed = self._ray.get(self._owner.join.remote(manifest))
         yield folders.claim(self.folder, agreed)
 
-    def missing(self, names: Sequence[str], wait: bool = True) -> Iterator[str]:
+    def missing(self, names: Sequence[str], wait: bool = True) -> Generator[str, None, None]:
         """Yield points until none is left; each is sent away before the next is asked for."""
         while (name := self._ray.get(self._owner.take.remote(self._number))) is not None:
             yield name

@@ -193,7 +193,7 @@ def _lengths(task):
 
 def _flat(contexts):
     """Return the contexts of documents of which some have several."""
-    found = []
+    found: list[str] = []
     for each in contexts:
         found += [each] if isinstance(each, str) else each
     return found
