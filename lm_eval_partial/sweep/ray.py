@@ -78,6 +78,8 @@ def drive(
             running[chosen.remote(work, owner, number, os.getcwd())] = number
         errors = _watch(ray, owner, running, len(names))
         left = ray.get(owner.close.remote())
+    if errors and len(errors) == len(running):  # it is the command that is wrong
+        raise UserError(errors[0])
     if left:
         reason = errors[0] if errors else f"{DEATHS} workers died while they ran it."
         raise UserError(
@@ -147,10 +149,11 @@ def _resources(
         raise UserError(f"--gpus_per_point {gpus}: {where}. {hint}.")
     cores = int(max(node.get("CPU", 1) for node in alive))
     room = total // gpus if gpus else int(sum(node.get("CPU", 1) for node in alive))
-    count = min(points, workers or max(1, room))
+    # One worker at least says whether a folder that is complete is of these settings.
+    count = max(1, min(points, workers or room))
     if gpus > largest:
         return _groups(ray, gpus), count
-    share = 1 if gpus else max(1, min(cores, room // max(1, count)))
+    share = 1 if gpus else max(1, min(cores, room // count))
     return iter([{"num_cpus": share, "num_gpus": gpus}] * count), count
 
 
@@ -210,6 +213,8 @@ class Owner:
         """Return the manifest that all workers agree on. Raises as `Claims.joined`."""
         if self._manifest is None:
             self._manifest = self._held.enter_context(Claims(self.folder).joined(manifest))
+            for name in folders.points(self.folder):
+                folders.read_point(self.folder / name)  # damage is reported before hours are spent
         return folders.claim(self.folder, manifest, has_workers=True)
 
     def take(self, worker: int) -> str | None:

@@ -120,6 +120,15 @@ def test_workers_of_other_settings_are_refused_by_name(owner):
         owner.join(other)
 
 
+def test_a_damaged_point_is_named_before_others_are_run(tmp_path):
+    found = by_ray.Owner(tmp_path / "out", NAMES)
+    found.join(MANIFEST)
+    (tmp_path / "out" / NAMES[0]).mkdir()
+    found.close()
+    with pytest.raises(UserError, match=f"{NAMES[0]} holds no results"):
+        by_ray.Owner(tmp_path / "out", NAMES).join(MANIFEST)
+
+
 def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'lm_eval_partial\[ray\]'"):

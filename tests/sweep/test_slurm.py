@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -47,9 +46,9 @@ def cluster():
 
 
 def sweep(out: Path, *flags: str) -> list[str]:
-    """Return the command of a sweep of the demo pair, a few seconds a point."""
+    """Return the command of a sweep of the demo pair, some seconds a point."""
     command = ["sweep", "--base", str(DEMO / "base"), "--instruct", str(DEMO / "instruct")]
-    command += ["--tasks", "partial_demo", "--limit", "60", "--batch_size", "16"]
+    command += ["--tasks", "partial_demo", "--limit", "30", "--batch_size", "16"]
     command += ["--model_args", "dtype=float32", "--device", "cpu", "--output_path", str(out)]
     return python("-c", CLI, *command, *flags)
 
@@ -85,13 +84,11 @@ def test_a_job_array_runs_every_point_once_though_a_task_is_cancelled(cluster, t
         f"lam_{lam}" for lam in LAMS
     ]
     assert folders.points(out) == [f"lam_{lam}" for lam in LAMS]
-    # The point that was cancelled, and one beside it, are those of one process.
+    # The point that was cancelled is that of one process.
     alone = tmp_path / "alone"
-    again = sweep(alone, "--lam", point.removeprefix("lam_"), "1")
+    again = sweep(alone, "--lam", point.removeprefix("lam_"))
     subprocess.run(again, env=cluster, check=True, capture_output=True)
-    for name in {point, "lam_1.00"}:
-        assert read(out / name) == read(alone / name)
-    shutil.rmtree(out)
+    assert read(out / point) == read(alone / point)
 
 
 def _running(out: Path) -> tuple[str, str]:
