@@ -1,4 +1,4 @@
-"""``lm-eval-partial bench``: loading and scoring side by side with stock, and search simulated.
+"""``lm-eval-partial bench``: loading and scoring beside stock; search and clusters simulated.
 
 It makes its own models unless it is given a pair.
 """
@@ -18,6 +18,7 @@ examples:
   lm-eval-partial bench scoring --documents 64 --json scoring.json
   lm-eval-partial bench sweep --tasks partial_demo
   lm-eval-partial bench search --runs 200 --json search.json
+  lm-eval-partial bench scaling --runs 20
   lm-eval-partial bench scoring --size 8b --stored bfloat16 --batch_size 16 --device cuda
   lm-eval-partial bench scoring --base ./base --instruct ./instruct --device cuda --batch_size 16
 """
@@ -33,7 +34,8 @@ def add_parser(subparsers: Any) -> None:
             "scoring  few-shot questions and generation on a loaded model, against stock hf\n"
             "sweep    11 λ in one sweep, against separate lm_eval runs\n"
             "search   how often lm-eval-partial search is right, and what it costs, on made-up"
-            " suites\n\n"
+            " suites\n"
+            "scaling  how long the suite takes on 1 to 128 GPUs, from measured rates\n\n"
             "load and scoring take turns with stock in one run, and print medians, ratios and peaks"
             "\nof memory."
         ),
@@ -41,7 +43,9 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "part", choices=("load", "scoring", "sweep", "search"), help="what to time or simulate"
+        "part",
+        choices=("load", "scoring", "sweep", "search", "scaling"),
+        help="what to time or simulate",
     )
     parser.add_argument("--json", type=path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument(
@@ -93,12 +97,18 @@ def _add_workloads(parser: argparse.ArgumentParser) -> None:
     )
     workloads.add_argument("--limit", type=int, help="sweep: as in lm_eval")
     workloads.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="sweep: share 101 λ among N workers, and print who ran what when",
+    )
+    workloads.add_argument(
         "--rough",
         action="store_true",
         help="search: let answers jump from one λ to the next, rather than change smoothly",
     )
     workloads.add_argument(
-        "--runs", type=int, default=200, help="search: suites a curve (default 200)"
+        "--runs", type=int, default=200, help="search, scaling: suites a curve (default 200)"
     )
     workloads.add_argument(
         "--folder",
@@ -146,6 +156,7 @@ _BOUNDS = {
     "documents": (4, 100_000),
     "batch_size": (1, 100_000),
     "limit": (1, 1_000_000),
+    "workers": (1, 1024),
     "runs": (1, 100_000),
 }
 
@@ -176,7 +187,7 @@ def _check(args: argparse.Namespace) -> None:
         )
     if (args.base is None) != (args.instruct is None):
         raise UserError("give --base and --instruct, or neither to have models made.")
-    if args.part == "search":  # which loads no model
+    if args.part in ("search", "scaling"):  # which load no model
         return
     from lm_eval_partial.models.device import check_device
     from lm_eval_partial.weights.loading import parse_dtype
