@@ -56,7 +56,7 @@ def last(text: str, least: int = 0) -> int | None:
 
 
 def later_form(tokenizer: Any) -> Callable[[str], str] | None:
-    """Return how a piece that does not begin a text is given to `tokenizer`, without special tokens.
+    """Return how to give `tokenizer` a piece that does not begin a text, without special tokens.
 
     Returns:
         None if texts must not be cut for this tokenizer.

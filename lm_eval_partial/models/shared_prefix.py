@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from lm_eval.api.instance import Instance
@@ -25,8 +24,9 @@ from transformers import GenerationConfig
 
 from lm_eval_partial import escape
 from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
+from lm_eval_partial.models.questions import parts, question
 from lm_eval_partial.prefix.generation import Group, going_on, groups, padded_between, rows_that_fit
-from lm_eval_partial.prefix.loglikelihood import Request, score, score_in_full
+from lm_eval_partial.prefix.loglikelihood import score, score_in_full
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.tree import Ints
 from lm_eval_partial.weights import generation
@@ -222,24 +222,23 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self, model: PrefixModel, requests: Sequence[Encoded], reasons: dict[int, str]
     ) -> Shared[tuple[float, bool]]:
         """Yield the answers; those of requests that are too long come last, with a reason."""
-        shared: dict[int, Request] = {}
-        in_full: dict[int, Request] = {}
+        shared: list[int] = []
+        in_full: list[int] = []
         cut = 0
         for index, (_, context, continuation) in enumerate(requests):
             if not len(context) or not 0 < len(continuation) <= self.max_length:
                 reasons[index] = TOO_LONG  # stock has its own way with these
                 continue
-            tokens = np.concatenate([context, continuation]).astype(np.int32)
+            length = len(context) + len(continuation)
             # The last token is only predicted, so one more than max_length fits.
-            kept = tokens[-(self.max_length + 1) :]
-            cut += len(kept) < len(tokens)
-            request = Request(kept, len(continuation))
-            if model.reaches(len(kept) - 1):
-                shared[index] = request
+            kept = min(length, self.max_length + 1)
+            cut += kept < length
+            if model.reaches(kept - 1):
+                shared.append(index)
                 continue
             reasons[index] = TOO_LONG
             if not model.depends_on_batch:
-                in_full[index] = request
+                in_full.append(index)
         if cut:
             logger.warning(
                 f"{cut} of {len(requests)} requests pass max_length={self.max_length}: they lose"
@@ -253,19 +252,21 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self,
         way: Callable[..., Iterator[Any]],
         model: PrefixModel,
-        questions: dict[int, Request],
+        indices: list[int],
         requests: Sequence[Encoded],
     ) -> Shared[tuple[float, bool]]:
-        """Yield the answers to `questions`, by the number of their request, and cache them."""
-        indices = list(questions)
-        longest = _longest(question.tokens for question in questions.values())
+        """Yield the answers to some requests, by their number, and cache them."""
+        lengths = [len(requests[index][1]) + len(requests[index][2]) for index in indices]
+        longest = min(max(lengths, default=1), self.max_length + 1)
         model.set_budget(self._budget(longest), self._room())
-        for place, logprob, is_greedy in way(model, list(questions.values()), self.softmax_dtype):
-            index = indices[place]
-            # Without texts there is no key: a window of a longer text is not cached.
-            if (key := requests[index][0]) is not None:
-                self.cache_hook.add_partial("loglikelihood", key, (logprob, is_greedy))
-            yield index, (logprob, is_greedy)
+        for part in parts(indices, requests, self.max_length):
+            questions = [question(requests[index], self.max_length) for index in part]
+            for place, logprob, is_greedy in way(model, questions, self.softmax_dtype):
+                index = part[place]
+                # Without texts there is no key: a window of a longer text is not cached.
+                if (key := requests[index][0]) is not None:
+                    self.cache_hook.add_partial("loglikelihood", key, (logprob, is_greedy))
+                yield index, (logprob, is_greedy)
 
     # Generation -----------------------------------------------------------------------------------
 

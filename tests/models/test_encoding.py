@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from lm_eval_partial.models import encoding, joints
 from lm_eval_partial.models.encoding import Encoder
 
-WORDS = "the river of a small town runs into old mills and who saw it never came back".split()
+WORDS = ["the", "river", "of", "a", "small", "town", "runs", "into", "old", "mills", "who", "saw"]
 LETTERS = list(string.ascii_lowercase)
 
 
