@@ -18,6 +18,7 @@ examples:
   lm-eval-partial bench scoring --documents 64 --json scoring.json
   lm-eval-partial bench sweep --tasks partial_demo
   lm-eval-partial bench search --runs 200 --json search.json
+  lm-eval-partial bench full --rows ../shared/hub --scale 1/16,1/8 --points 11
   lm-eval-partial bench scoring --size 8b --stored bfloat16 --batch_size 16 --device cuda
   lm-eval-partial bench scoring --base ./base --instruct ./instruct --device cuda --batch_size 16
 """
@@ -33,7 +34,9 @@ def add_parser(subparsers: Any) -> None:
             "scoring  few-shot questions and generation on a loaded model, against stock hf\n"
             "sweep    11 λ in one sweep, against separate lm_eval runs\n"
             "search   how often lm-eval-partial search is right, and what it costs, on made-up"
-            " suites\n\n"
+            " suites\n"
+            "full     where the time of a sweep of the whole suite goes beside the model, and its"
+            " memory\n\n"
             "load and scoring take turns with stock in one run, and print medians, ratios and peaks"
             "\nof memory."
         ),
@@ -41,7 +44,9 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "part", choices=("load", "scoring", "sweep", "search"), help="what to time or simulate"
+        "part",
+        choices=("load", "scoring", "sweep", "search", "full"),
+        help="what to time or simulate",
     )
     parser.add_argument("--json", type=path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument(
@@ -104,7 +109,25 @@ def _add_workloads(parser: argparse.ArgumentParser) -> None:
         "--folder",
         type=path,
         metavar="DIR",
-        help="search: also search the full grid of a sweep with samples, its documents shuffled",
+        help="search: also search the full grid of a sweep with samples, its documents shuffled;"
+        " full: where to work (default: the folder for temporary files)",
+    )
+    workloads.add_argument(
+        "--rows",
+        type=path,
+        metavar="DIR",
+        help="full: rows of every data set of partial_icl, laid out as on the Hub",
+    )
+    workloads.add_argument(
+        "--scale",
+        default="1/16",
+        help="full: shares of the real counts of documents, with commas (default %(default)s)",
+    )
+    workloads.add_argument(
+        "--points", type=int, default=11, help="full: λ of the sweep (default %(default)s)"
+    )
+    workloads.add_argument(
+        "--no_stock", action="store_true", help="full: leave out the run of stock hf"
     )
 
 
@@ -147,6 +170,7 @@ _BOUNDS = {
     "batch_size": (1, 100_000),
     "limit": (1, 1_000_000),
     "runs": (1, 100_000),
+    "points": (1, 1001),
 }
 
 
@@ -176,7 +200,17 @@ def _check(args: argparse.Namespace) -> None:
         )
     if (args.base is None) != (args.instruct is None):
         raise UserError("give --base and --instruct, or neither to have models made.")
-    if args.part == "search":  # which loads no model
+    if args.part == "full":
+        from lm_eval_partial.bench.full import read_scales
+
+        read_scales(args.scale)
+        if args.rows is None or not args.rows.is_dir():
+            raise UserError(
+                "give --rows DIR, a folder with rows of every data set of partial_icl, laid out as"
+                " on the Hub."
+            )
+        args.rows = args.rows.resolve()
+    if args.part in ("search", "full"):  # which load no model of their own choice
         return
     from lm_eval_partial.models.device import check_device
     from lm_eval_partial.weights.loading import parse_dtype
