@@ -225,13 +225,14 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         shared: list[int] = []
         in_full: list[int] = []
         cut = 0
+        max_length = self.max_length  # which reads the config anew every time
         for index, (_, context, continuation) in enumerate(requests):
-            if not len(context) or not 0 < len(continuation) <= self.max_length:
+            if not len(context) or not 0 < len(continuation) <= max_length:
                 reasons[index] = TOO_LONG  # stock has its own way with these
                 continue
             length = len(context) + len(continuation)
             # The last token is only predicted, so one more than max_length fits.
-            kept = min(length, self.max_length + 1)
+            kept = min(length, max_length + 1)
             cut += kept < length
             if model.reaches(kept - 1):
                 shared.append(index)
@@ -257,10 +258,11 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
     ) -> Shared[tuple[float, bool]]:
         """Yield the answers to some requests, by their number, and cache them."""
         lengths = [len(requests[index][1]) + len(requests[index][2]) for index in indices]
-        longest = min(max(lengths, default=1), self.max_length + 1)
+        max_length = self.max_length
+        longest = min(max(lengths, default=1), max_length + 1)
         model.set_budget(self._budget(longest), self._room())
-        for part in parts(indices, requests, self.max_length):
-            questions = [question(requests[index], self.max_length) for index in part]
+        for part in parts(indices, requests, max_length):
+            questions = [question(requests[index], max_length) for index in part]
             for place, logprob, is_greedy in way(model, questions, self.softmax_dtype):
                 index = part[place]
                 # Without texts there is no key: a window of a longer text is not cached.
@@ -292,10 +294,11 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             # transformers lets max_new_tokens of a generation config win.
             own_limit = self.model.generation_config.max_new_tokens or 0
             new_tokens = max(settings["max_gen_toks"], own_limit)
+            most = self.max_length - new_tokens
             indices = []
             for index in alike:
                 length = len(prompts[index])
-                fits = 0 < length <= self.max_length - new_tokens
+                fits = 0 < length <= most
                 if fits and model.reaches(length + new_tokens):
                     indices.append(index)
                 else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import random
@@ -21,6 +20,7 @@ from lm_eval.utils import set_torch_seed
 
 from lm_eval_partial.errors import UserError, listing, nearest
 from lm_eval_partial.results.suite import task_configs
+from lm_eval_partial.sweep.copies import copied
 from lm_eval_partial.sweep.task_files import check_files, check_groups
 
 # What the harness raises for a task file that is wrong.
@@ -159,8 +159,7 @@ class Tasks:
             build(**kwargs)
             self._built[name] = task._instances, _random_state()
         requests, state = self._built[name]
-        # Copies, arguments and documents too: models and metrics may write into them.
-        task._instances = copy.deepcopy(requests)
+        task._instances = copied(requests)
         _set_random_state(state)
 
 
