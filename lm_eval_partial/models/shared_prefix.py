@@ -10,7 +10,7 @@ import atexit
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +25,7 @@ from transformers import GenerationConfig
 from lm_eval_partial import escape
 from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
 from lm_eval_partial.models.questions import parts, question
+from lm_eval_partial.models.threads import fitting
 from lm_eval_partial.prefix.generation import Group, going_on, groups, padded_between, rows_that_fit
 from lm_eval_partial.prefix.loglikelihood import score, score_in_full
 from lm_eval_partial.prefix.model import PrefixModel
@@ -199,7 +200,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         some = reason is None
         if reason is None:
             model = self._opened_model()
-            with self._bar(len(requests), kind, disable_tqdm) as bar:
+            with self._bar(len(requests), kind, disable_tqdm) as bar, self._threads():
                 for index, answer in shared(model, requests, reasons):
                     found[index] = answer
                     bar.update()
@@ -448,6 +449,12 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             self._stock_rows(), config.num_hidden_layers, prefix, longest, new_tokens, repeats
         )
         return max(CPU_ROWS, fit) if self.device.type == "cpu" else fit
+
+    def _threads(self) -> AbstractContextManager[None]:
+        """Let the model be run by as many threads as it is worth."""
+        if self.device.type != "cpu":
+            return nullcontext()
+        return fitting(sum(map(torch.numel, self.model.parameters())))
 
     # Progress and warnings ------------------------------------------------------------------------
 
