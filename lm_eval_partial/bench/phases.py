@@ -137,13 +137,25 @@ def _state(clock: Clock) -> dict[str, Any]:
 
 def _replace(name: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Put another function in the place of that of this dotted name, for the whole process."""
-    parts = name.split(".")
-    for length in range(len(parts) - 1, 0, -1):
+    setattr(_owner(name), name.rpartition(".")[2], change(function_of(name)))
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """Return the function of a dotted name of `PHASES`."""
+    found: Callable[..., Any] = getattr(_owner(name), name.rpartition(".")[2])
+    return found
+
+
+def _owner(name: str) -> Any:
+    """Return the module or the class that has the function of this dotted name."""
+    parts = name.split(".")[:-1]
+    kind: list[str] = []
+    while True:  # a class is no module: it is looked up in one
         try:
-            owner: Any = import_module(".".join(parts[:length]))
+            owner: Any = import_module(".".join(parts))
+            break
         except ModuleNotFoundError:
-            continue
-        break
-    for part in parts[length:-1]:
+            kind.insert(0, parts.pop())
+    for part in kind:
         owner = getattr(owner, part)
-    setattr(owner, parts[-1], change(getattr(owner, parts[-1])))
+    return owner

@@ -5,8 +5,8 @@
 
 What is made is laid out as on the Hub: with OUT as the working directory and HF_HUB_OFFLINE=1, the
 tasks of `partial_icl` find their data sets there. Only the words of the evaluated texts are drawn
-anew. Labels, answers, punctuation and the lengths of texts stay those of the real rows; other splits
-are copied.
+anew. Labels, answers, punctuation and the lengths of texts stay those of the real rows. Other
+splits are copied.
 
 Known gap: `datasets` names its cache by the path. Give every folder a HF_DATASETS_CACHE of its own.
 """
