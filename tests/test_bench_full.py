@@ -105,7 +105,7 @@ def test_the_counts_are_the_suites():
 
 def test_seconds_are_those_of_one_phase_at_a_time(monkeypatch):
     now = 0.0
-    monkeypatch.setattr(phases.time, "process_time", lambda: now)
+    monkeypatch.setattr("time.process_time", lambda: now)
     clock = phases.Clock()
 
     def spend(seconds: float) -> None:

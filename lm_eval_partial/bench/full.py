@@ -38,7 +38,7 @@ from lm_eval_partial.processes import python
 TASKS = "partial_icl"
 NEW_TOKENS = 4
 VOCABULARY = 8000
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,

@@ -16,7 +16,7 @@ import json
 import os
 import resource
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -67,7 +67,7 @@ class Clock:
     """Seconds of the processor by phase, of which one runs at a time."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self._running = [REST]
         self._since = time.process_time()
 

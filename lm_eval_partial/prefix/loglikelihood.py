@@ -308,6 +308,10 @@ class _Questions:
         # has no branch.
         by_length = sorted(asked.rows, key=lambda sequence: len(asked.rows[sequence]))
         longer = by_length[len(by_length) // 2 :]
+        if self._compared < self_check.SEQUENCES:
+            # The first and the last of these are compared. The last in its row has most before it
+            # that it must not see; a first choice has no other choice before it.
+            longer.insert(0, longer.pop(longer.index(max(longer))))
         measures = self_check.Measures(
             shared, again, shared_in_float32, plain, partial(perturbed, model.model)
         )

@@ -24,8 +24,8 @@ SEQUENCES = 4
 FEW_SEQUENCES, FEW = 2, 64
 """Sequences compared at first in float32, where there are so few in all.
 
-Each takes a pass in full, which short runs cannot make up for. In float32 a fault is a thousand
-times the limit in any sequence.
+Each takes a pass in full, which short runs cannot make up for. In float32 a fault is hundreds of
+times the limit in a sequence that it shows in.
 """
 
 MORE_SEQUENCES = 16
