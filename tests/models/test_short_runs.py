@@ -60,7 +60,7 @@ def test_a_short_run_compares_two_sequences(made, tokens):
 
 @pytest.mark.slow
 def test_where_the_tokens_of_a_short_run_go(manager, tmp_path, tokens, monkeypatch, hub):
-    """Printed as the table of docs/cost.md: 16 documents of real rows, compared ones in brackets."""
+    """Printed as the table of docs/cost.md: 16 real documents, compared tokens in brackets."""
     make_pair(tmp_path, hub)
     settings = {"pretrained": str(tmp_path / "instruct"), "device": "cpu", "batch_size": 4}
     for task in TASKS:
