@@ -20,7 +20,8 @@ logger = escape.logger(__name__)
 # window of a longer text.
 Encoded = tuple[tuple[str, str] | None, Sequence[int] | Ints, Sequence[int] | Ints]
 
-# Few calls are faster than many; this many texts at a time keep the progress bar moving.
+# Few calls are faster than many; so many texts at a time keep the progress bar moving, and their
+# pieces out of memory.
 TOKENIZED_AT_ONCE = 1024
 
 # Every so many texts, one is tokenised whole too, in case a tokenizer does what was not thought of.
@@ -144,11 +145,14 @@ class Encoder:
         bos = self._lm.tokenizer.bos_token
         before, known = self._of_prompts, _Known()
         self._check_cuts([self._cut(prompt, bos) for prompt in _some(prompts)], bos, before)
-        cuts = [self._cut(prompt, bos) for prompt in prompts]
-        later = [piece for cut in cuts for piece in cut[1:]]
-        self._learn([cut[0] for cut in cuts], later, known, before, bos)
+        found: list[Ints] = []
+        for begin in range(0, len(prompts), TOKENIZED_AT_ONCE):
+            cuts = [self._cut(text, bos) for text in prompts[begin : begin + TOKENIZED_AT_ONCE]]
+            later = [piece for cut in cuts for piece in cut[1:]]
+            self._learn([cut[0] for cut in cuts], later, known, before, bos)
+            found += map(known.ids, cuts)
         self._of_prompts = known if self._later is not None else _Known()
-        return [known.ids(cut) for cut in cuts]
+        return found
 
     # Cutting --------------------------------------------------------------------------------------
 
@@ -219,7 +223,7 @@ class Encoder:
 
 
 def _ints(ids: bytes) -> Ints:
-    return np.frombuffer(ids, dtype=np.int32)
+    return np.frombuffer(ids, dtype=np.int32).copy()  # PyTorch warns of one that is read-only
 
 
 def _some(texts: list[Any]) -> list[Any]:
