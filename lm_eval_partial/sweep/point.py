@@ -138,6 +138,7 @@ class Runner:
                 torch_random_seed=seeds[2],
                 fewshot_random_seed=seeds[3],
             )
+        self.tasks.release()
         # For a model it did not build itself, the harness writes a path or a class.
         result["config"]["model"] = model
         return result

@@ -119,6 +119,11 @@ class Tasks:
         """Let the next model build the prompts again."""
         self._built.clear()
 
+    def release(self) -> None:
+        """Drop the requests of the point before, with its answers."""
+        for task in self.tasks.values():
+            task._instances = None
+
     def fingerprints(self, num_fewshot: int | None) -> dict[str, dict[str, Any]]:
         """Return version, shots and a digest of the config of every task."""
         found = {}

@@ -7,6 +7,10 @@ import datetime
 from lm_eval.api.instance import Instance
 
 from lm_eval_partial.sweep.copies import copied
+from lm_eval_partial.sweep.point import Runner
+from tests.sweep.test_run import run
+
+__all__ = ["run"]  # a fixture
 
 
 def test_copies_are_equal_and_share_texts_alone():
@@ -28,3 +32,16 @@ def test_copies_are_equal_and_share_texts_alone():
     assert kwargs == {"until": ["\n"]}
     assert requests[0].resps == [] and requests[0].filtered_resps == {}
     assert found[1].arguments[1] == {"until": ["\n"]} and found[1].resps == []
+
+
+def test_a_point_that_is_written_lets_its_requests_go(run, monkeypatch):
+    held: list[int] = []
+    point = Runner.point
+
+    def noted(runner, *args, **kwargs):
+        point(runner, *args, **kwargs)
+        held.append(sum(len(task._instances or ()) for task in runner.tasks.tasks.values()))
+
+    monkeypatch.setattr(Runner, "point", noted)
+    assert run("--lam", "0,1", "--limit", "3") == 0
+    assert held == [0, 0]
