@@ -140,11 +140,12 @@ def test_what_points_hold_and_leave_behind():
     def state(seconds: dict, size: int, files: int) -> dict:
         return {"seconds": seconds, "bytes": size, "files": files}
 
+    own = full.OWN[1]
     points = [
-        state({"x": 1.0}, 1000, 9),
-        state({"x": 4.0, full.MODEL: 2.0}, 1500, 10),
-        state({"x": 6.0, full.MODEL: 5.0}, 1510, 10),
-        state({"x": 8.0, full.MODEL: 8.0}, 1530, 12),
+        state({"prompts": 1.0}, 1000, 9),
+        state({"prompts": 4.0, own: 2.0}, 1500, 10),
+        state({"prompts": 6.0, own: 5.0}, 1510, 10),
+        state({"prompts": 8.0, own: 8.0}, 1530, 12),
     ]
     assert full.of_points({"points": points}) == {
         "held_bytes": 500,
@@ -152,7 +153,8 @@ def test_what_points_hold_and_leave_behind():
         "files": 2,
         "first_s": 5.0,
         "later_s": 5.0,
-        "later_own_s": 2.0,
+        "first_own_s": 2.0,
+        "later_own_s": 3.0,
     }
 
 
@@ -171,16 +173,26 @@ def test_the_command_says_what_is_missing(capsys, tmp_path):
 
 
 def test_tables_have_a_column_for_each_run(capsys):
+    points = []
+    for time in (1, 2, 4):
+        points.append({"seconds": {"trees": time}, "bytes": 2**20 * time, "files": 3})
     run = {
-        "seconds": {"prompts": 3.25, full.MODEL: 1.0},
+        "seconds": {"prompts": 3.25, "trees": 4.0},
         "peak_bytes": 2**31,
-        "points": [
-            {"seconds": {"a": time}, "bytes": 2048 * time, "files": 3} for time in (1, 2, 4)
-        ],
+        "written_bytes": 2**22,
+        "points": points,
     }
-    scale = {"documents": 1000, "requests": 2, "ours": run, "stock": run}
+    scale = {"documents": 1000, "requests": 2000, "ours": run, "stock": run}
     commands = {"report": {"s": 1.5, "peak_bytes": 2**30}}
     full.show({"points": 2, "scales": {"1/16": {**scale, "commands": commands}}})
     shown = capsys.readouterr().out
     assert "stock, 1/16" in shown and re.search(r"prompts +3\.2 +3\.2", shown)
-    assert re.search(r"report, 1/16 +1\.5 +1\.00", shown)
+    for name, value in (
+        ("report: seconds, GiB", "1.5, 1.00"),
+        ("our own ms a document, another λ", "2.00"),
+        ("MiB held after a λ", "1"),
+        ("MiB grown a λ", "2.0"),
+        ("MiB written a λ", "2"),
+        ("peak GiB", "2.00"),
+    ):
+        assert re.search(rf"{re.escape(name)} +{re.escape(value)} *\n", shown), name

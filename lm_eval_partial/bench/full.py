@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,8 @@ SHAPE: dict[str, Any] = {
 }
 BATCH = 16
 
-# Phases that are the model's, and those that a sweep has once for all λ.
-MODEL, ONCE = "forward passes", ("tasks loaded", "prompts")
+# Phases that are this package's own; the others are the harness's and the model's.
+OWN = ("prompts copied", "tokenising", "trees", "packing, answers")
 
 RUN = (
     "import sys; from lm_eval_partial.bench.phases import record;"
@@ -213,24 +213,27 @@ def of_points(found: dict[str, Any]) -> dict[str, float]:
     """Return bytes and seconds of a sweep's points, from what `phases.record` wrote.
 
     Returns:
-        ``held``: anonymous memory after the first point above that before it; ``grown``: after the
-        last above that after the first; ``files``: more open files after the last than after the
-        first; ``first_s`` and ``later_s``: seconds of the first point and, on average, of a later
-        one; ``later_own_s``: the same without the model.
+        ``held_bytes``: anonymous memory after the first point above that before it;
+        ``grown_bytes``: after the last above that after the first; ``files``: more open files after
+        the last than after the first; ``first_s`` and ``later_s``: seconds of the first point and,
+        on average, of a later one; ``first_own_s`` and ``later_own_s``: of these, our own.
     """
     before, first, *_ = points = found["points"]
     last = points[-1]
     later = max(1, len(points) - 2)
-    own = sum(last["seconds"].values()) - sum(first["seconds"].values())
-    model = last["seconds"].get(MODEL, 0.0) - first["seconds"].get(MODEL, 0.0)
     return {
         "held_bytes": first["bytes"] - before["bytes"],
         "grown_bytes": last["bytes"] - first["bytes"],
         "files": last["files"] - first["files"],
-        "first_s": sum(first["seconds"].values()) - sum(before["seconds"].values()),
-        "later_s": own / later,
-        "later_own_s": (own - model) / later,
+        "first_s": _seconds(first) - _seconds(before),
+        "later_s": (_seconds(last) - _seconds(first)) / later,
+        "first_own_s": _seconds(first, OWN) - _seconds(before, OWN),
+        "later_own_s": (_seconds(last, OWN) - _seconds(first, OWN)) / later,
     }
+
+
+def _seconds(point: dict[str, Any], phases: Sequence[str] = (*PHASES, REST)) -> float:
+    return sum(point["seconds"].get(phase, 0.0) for phase in phases)
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -246,40 +249,33 @@ def show(figures: dict[str, Any]) -> None:
     for phase in (*PHASES, REST):
         times.add_row(phase, *(f"{column.get(phase, 0):.1f}" for column in columns))
     times.add_row("all", *(f"{sum(column.values()):.1f}" for column in columns))
-    console.print(times)
-    costs = Table("scale", box=SIMPLE_HEAD)
-    for name in (
-        "documents",
-        "requests",
-        "first λ s",
-        "another λ s",
-        "ms a document beside the model",
-    ):
-        costs.add_column(name, justify="right")
-    for name in ("peak GiB", "KB held a request", "KB grown a λ", "files opened"):
-        costs.add_column(name, justify="right")
+    costs = Table("ours", box=SIMPLE_HEAD)
+    of_scales: list[dict[str, str]] = []
     for scale, found in figures["scales"].items():
-        points, ours = of_points(found["ours"]), found["ours"]
-        later = max(1, figures["points"] - 1)
-        costs.add_row(
-            scale,
-            f"{found['documents']:,}",
-            f"{found['requests']:,}",
-            f"{points['first_s']:.1f}",
-            f"{points['later_s']:.1f}",
-            f"{1000 * points['later_own_s'] / found['documents']:.2f}",
-            f"{ours['peak_bytes'] / 2**30:.2f}",
-            f"{points['held_bytes'] / 1024 / found['requests']:.2f}",
-            f"{points['grown_bytes'] / 1024 / later:.0f}",
-            str(points["files"]),
-        )
-    console.print(costs)
-    read = Table("reading them", box=SIMPLE_HEAD)
-    for name in ("seconds", "peak GiB"):
-        read.add_column(name, justify="right")
-    for scale, found in figures["scales"].items():
-        for name, each in found["commands"].items():
-            read.add_row(
-                f"{name}, {scale}", f"{each['s']:.1f}", f"{each['peak_bytes'] / 2**30:.2f}"
-            )
-    console.print(read)
+        costs.add_column(scale, justify="right")
+        of_scales.append(_costs(found, figures["points"]))
+    for name in of_scales[0]:
+        costs.add_row(name, *(each[name] for each in of_scales))
+    console.print(times, costs)
+
+
+def _costs(found: dict[str, Any], points: int) -> dict[str, str]:
+    """Return the figures of one scale by name."""
+    ours, of_point = found["ours"], of_points(found["ours"])
+    documents, requests = found["documents"], found["requests"]
+    shown = {
+        "documents": f"{documents:,}",
+        "requests": f"{requests:,}",
+        "seconds of the first λ": f"{of_point['first_s']:.1f}",
+        "seconds of another λ": f"{of_point['later_s']:.1f}",
+        "our own ms a document, first λ": f"{1000 * of_point['first_own_s'] / documents:.2f}",
+        "our own ms a document, another λ": f"{1000 * of_point['later_own_s'] / documents:.2f}",
+        "peak GiB": f"{ours['peak_bytes'] / 2**30:.2f}",
+        "MiB held after a λ": f"{of_point['held_bytes'] / 2**20:.0f}",
+        "MiB grown a λ": f"{of_point['grown_bytes'] / 2**20 / max(1, points - 1):.1f}",
+        "more open files": str(of_point["files"]),
+        "MiB written a λ": f"{ours['written_bytes'] / 2**20 / points:.0f}",
+    }
+    for name, each in found["commands"].items():
+        shown[f"{name}: seconds, GiB"] = f"{each['s']:.1f}, {each['peak_bytes'] / 2**30:.2f}"
+    return shown
