@@ -19,6 +19,7 @@ examples:
   lm-eval-partial bench sweep --tasks partial_demo
   lm-eval-partial bench search --runs 200 --json search.json
   lm-eval-partial bench scaling --runs 20
+  lm-eval-partial bench full --rows ../shared/hub --scale 1/16,1/8 --points 11
   lm-eval-partial bench scoring --size 8b --stored bfloat16 --batch_size 16 --device cuda
   lm-eval-partial bench scoring --base ./base --instruct ./instruct --device cuda --batch_size 16
 """
@@ -35,7 +36,9 @@ def add_parser(subparsers: Any) -> None:
             "sweep    11 λ in one sweep, against separate lm_eval runs\n"
             "search   how often lm-eval-partial search is right, and what it costs, on made-up"
             " suites\n"
-            "scaling  how long the suite takes on 1 to 128 GPUs, from measured rates\n\n"
+            "scaling  how long the suite takes on 1 to 128 GPUs, from measured rates\n"
+            "full     where the time of a sweep of the whole suite goes beside the model, and its"
+            " memory\n\n"
             "load and scoring take turns with stock in one run, and print medians, ratios and peaks"
             "\nof memory."
         ),
@@ -44,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "part",
-        choices=("load", "scoring", "sweep", "search", "scaling"),
+        choices=("load", "scoring", "sweep", "search", "scaling", "full"),
         help="what to time or simulate",
     )
     parser.add_argument("--json", type=path, metavar="FILE", help="also write the figures to FILE")
@@ -114,7 +117,25 @@ def _add_workloads(parser: argparse.ArgumentParser) -> None:
         "--folder",
         type=path,
         metavar="DIR",
-        help="search: also search the full grid of a sweep with samples, its documents shuffled",
+        help="search: also search the full grid of a sweep with samples, its documents shuffled;"
+        " full: where to work (default: the folder for temporary files)",
+    )
+    workloads.add_argument(
+        "--rows",
+        type=path,
+        metavar="DIR",
+        help="full: rows of every data set of partial_icl, laid out as on the Hub",
+    )
+    workloads.add_argument(
+        "--scale",
+        default="1/16",
+        help="full: shares of the real counts of documents, with commas (default %(default)s)",
+    )
+    workloads.add_argument(
+        "--points", type=int, default=11, help="full: λ of the sweep (default %(default)s)"
+    )
+    workloads.add_argument(
+        "--no_stock", action="store_true", help="full: leave out the run of stock hf"
     )
 
 
@@ -158,6 +179,7 @@ _BOUNDS = {
     "limit": (1, 1_000_000),
     "workers": (1, 1024),
     "runs": (1, 100_000),
+    "points": (1, 1001),
 }
 
 
@@ -187,7 +209,17 @@ def _check(args: argparse.Namespace) -> None:
         )
     if (args.base is None) != (args.instruct is None):
         raise UserError("give --base and --instruct, or neither to have models made.")
-    if args.part in ("search", "scaling"):  # which load no model
+    if args.part == "full":
+        from lm_eval_partial.bench.full import read_scales
+
+        read_scales(args.scale)
+        if args.rows is None or not args.rows.is_dir():
+            raise UserError(
+                "give --rows DIR, a folder with rows of every data set of partial_icl, laid out as"
+                " on the Hub."
+            )
+        args.rows = args.rows.resolve()
+    if args.part in ("search", "scaling", "full"):  # which load no model of their own choice
         return
     from lm_eval_partial.models.device import check_device
     from lm_eval_partial.weights.loading import parse_dtype
