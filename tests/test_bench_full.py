@@ -10,6 +10,7 @@ import pytest
 
 from lm_eval_partial.bench import full, phases, rows
 from lm_eval_partial.bench.rows import DataSet
+from lm_eval_partial.bench.scales import read_scales
 from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
 
@@ -159,10 +160,10 @@ def test_what_points_hold_and_leave_behind():
 
 
 def test_scales_are_shares():
-    assert full.read_scales("1/16, 2,0.5") == [Fraction(1, 16), Fraction(2), Fraction(1, 2)]
-    for wrong in ("", "0", "1/0", "-1", "17", "x", "1,,2"):
+    assert read_scales("1/16, 2,0.5") == [Fraction(1, 16), Fraction(2), Fraction(1, 2)]
+    for wrong in ("", "0", "1/0", "-1", "17", "x", "1,,2", "nan", "1e999"):
         with pytest.raises(UserError, match=r"--scale .* is no share of the real counts"):
-            full.read_scales(wrong)
+            read_scales(wrong)
 
 
 def test_the_command_says_what_is_missing(capsys, tmp_path):

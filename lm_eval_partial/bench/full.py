@@ -32,6 +32,7 @@ from rich.table import Table
 from lm_eval_partial.bench import rows
 from lm_eval_partial.bench.models import machine
 from lm_eval_partial.bench.phases import PHASES, REST
+from lm_eval_partial.bench.scales import read_scales
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.processes import python
 
@@ -76,23 +77,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             figures["requests"] = place.requests()
             figures["commands"] = dict(place.commands())
             found["scales"][str(scale)] = figures
-    return found
-
-
-def read_scales(text: str) -> list[Fraction]:
-    """Return the shares of the real counts. Raises `UserError` if one is not a number above 0."""
-    found: list[Fraction] = []
-    for each in text.split(","):
-        try:
-            scale = Fraction(each.strip())
-        except (ValueError, ZeroDivisionError):
-            scale = Fraction(0)
-        if not 0 < scale <= 16:
-            raise UserError(
-                f"--scale {text}: {each.strip()!r} is no share of the real counts. Give numbers"
-                " above 0 and up to 16, such as 1/16,1/8."
-            )
-        found.append(scale)
     return found
 
 

@@ -10,6 +10,7 @@ import json
 import shutil
 from typing import Any
 
+from lm_eval_partial.bench.scales import DEFAULTS, read_scales
 from lm_eval_partial.cli.arguments import path
 
 EXAMPLES = """\
@@ -20,6 +21,7 @@ examples:
   lm-eval-partial bench search --runs 200 --json search.json
   lm-eval-partial bench scaling --runs 20
   lm-eval-partial bench full --rows ../shared/hub --scale 1/16,1/8 --points 11
+  lm-eval-partial bench report --json report.json
   lm-eval-partial bench scoring --size 8b --stored bfloat16 --batch_size 16 --device cuda
   lm-eval-partial bench scoring --base ./base --instruct ./instruct --device cuda --batch_size 16
 """
@@ -38,7 +40,8 @@ def add_parser(subparsers: Any) -> None:
             " suites\n"
             "scaling  how long the suite takes on 1 to 128 GPUs, from measured rates\n"
             "full     where the time of a sweep of the whole suite goes beside the model, and its"
-            " memory\n\n"
+            " memory\n"
+            "report   report, compare and score on made-up results of the suite's real size\n\n"
             "load and scoring take turns with stock in one run, and print medians, ratios and peaks"
             "\nof memory."
         ),
@@ -47,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "part",
-        choices=("load", "scoring", "sweep", "search", "scaling", "full"),
+        choices=("load", "scoring", "sweep", "search", "scaling", "full", "report"),
         help="what to time or simulate",
     )
     parser.add_argument("--json", type=path, metavar="FILE", help="also write the figures to FILE")
@@ -117,8 +120,11 @@ def _add_workloads(parser: argparse.ArgumentParser) -> None:
         "--folder",
         type=path,
         metavar="DIR",
-        help="search: also search the full grid of a sweep with samples, its documents shuffled;"
-        " full: where to work (default: the folder for temporary files)",
+        help=(
+            "search: also search the full grid of a sweep with samples, its documents shuffled;"
+            " report: time this sweep instead of made-up ones; full: where to work (default: the"
+            " folder for temporary files)"
+        ),
     )
     workloads.add_argument(
         "--rows",
@@ -126,10 +132,10 @@ def _add_workloads(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="full: rows of every data set of partial_icl, laid out as on the Hub",
     )
+    shares = " or ".join(DEFAULTS.values())
     workloads.add_argument(
         "--scale",
-        default="1/16",
-        help="full: shares of the real counts of documents, with commas (default %(default)s)",
+        help=f"{', '.join(DEFAULTS)}: shares of the real counts of documents (default {shares})",
     )
     workloads.add_argument(
         "--points", type=int, default=11, help="full: λ of the sweep (default %(default)s)"
@@ -209,17 +215,17 @@ def _check(args: argparse.Namespace) -> None:
         )
     if (args.base is None) != (args.instruct is None):
         raise UserError("give --base and --instruct, or neither to have models made.")
-    if args.part == "full":
-        from lm_eval_partial.bench.full import read_scales
-
+    if args.part in DEFAULTS:
+        args.scale = args.scale or DEFAULTS[args.part]
         read_scales(args.scale)
+    if args.part == "full":
         if args.rows is None or not args.rows.is_dir():
             raise UserError(
                 "give --rows DIR, a folder with rows of every data set of partial_icl, laid out as"
                 " on the Hub."
             )
         args.rows = args.rows.resolve()
-    if args.part in ("search", "scaling", "full"):  # which load no model of their own choice
+    if args.part in ("search", "scaling", "full", "report"):  # which load no model of one's choice
         return
     from lm_eval_partial.models.device import check_device
     from lm_eval_partial.weights.loading import parse_dtype
