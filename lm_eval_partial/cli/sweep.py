@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lm_eval_partial.cli import recipe_flags
 from lm_eval_partial.cli.harness import (
     check_flags,
     config_of,
@@ -26,6 +27,7 @@ examples:
       --model_args dtype=bfloat16,generation_config=none --apply_chat_template
   lm-eval-partial sweep --base ./base --instruct ./instruct --lam -0.5:1.5:0.25 \\
       --tasks arc_easy --output_path results/quick --limit 100
+  lm-eval-partial sweep --recipe llama-3.1-8b --dry-run
 """
 
 
@@ -49,6 +51,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     own = parser.add_argument_group("sweep")
+    recipe_flags.add_arguments(own)
     own.add_argument("--base", help="folder or Hub id of the base model")
     own.add_argument("--instruct", help="folder or Hub id of the model trained from it")
     own.add_argument(
@@ -90,7 +93,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the sweep with bars and logs on stderr; print the trajectory."""
+    recipe = recipe_flags.take(args)
     lams = _check(args)
+    if recipe is not None and args.dry_run:
+        return recipe_flags.show(recipe, args, lams)
     # The heavy imports come once the flags are known to be right.
     from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.sweep_table import show
