@@ -33,7 +33,7 @@ WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 HINT = "recipes/README.md says what a recipe holds."
 
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
-HubId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+HubId = Annotated[str, Field(pattern=r"^\w[\w.-]*/\w[\w.-]*$")]
 Dtype = Literal["float32", "float16", "bfloat16"]
 Sides = list[Side] | Literal["unknown"]
 

@@ -220,8 +220,8 @@ PLANS = [
             "Memory: 131.4 GiB of weights in bfloat16 for one λ; two models are never held. Wants"
             " one GPU of 141 GB.",
             "  loading 2.4 min, moving to another λ 10 s",
-            "  one λ of partial_icl: 43 min",
-            "  each stock baseline: at most 6.8 h",
+            "  one λ of partial_icl: 36 min",
+            "  each stock baseline: at most 7.6 h",
         ),
     ),
     (
@@ -238,7 +238,7 @@ PLANS = [
             "  instruct: allenai/OLMo-7B-Instruct-hf at main, not pinned: config, generation"
             " config, tokenizer, at least 13.8 GB of weights (their dtype is not known here)",
             "  one λ of 1,000 documents of each kind (how many arc_easy has is not known here):"
-            " 15 s",
+            " 14 s",
             "  --engine vllm was not measured.",
         ),
     ),
