@@ -13,7 +13,7 @@ QUANTISATION := $(VENV)/quantisation
 # vLLM wants one release of torch, and an older transformers than the lock.
 VLLM := $(VENV)/vllm
 
-.PHONY: demo test test-vllm test-versions check env clean
+.PHONY: demo test test-vllm test-versions test-wheel check env clean
 
 demo: $(READY)  ## the main job on the embedded pair: a few-shot score at λ = 0.5
 	HF_HUB_OFFLINE=1 $(BIN)/lm_eval --model partial-hf \
@@ -33,6 +33,10 @@ test-vllm: $(VLLM)/.ready  ## the tests of partial-vllm (`make test` skips them;
 
 test-versions:  ## some tests on the lowest, locked and newest releases (`ARGS=newest` for one, `ARGS=--write` for docs)
 	$(PYTHON) tests/versions.py --torch $(TORCH) --folder $(VENV)/versions $(ARGS)
+
+test-wheel:  ## the sdist and the wheel, checked and run in an environment of their own (PYTHON=python3.12 for another)
+	rm -rf $(VENV)/wheel
+	$(PYTHON) tests/wheel.py --torch $(TORCH) --folder $(VENV)/wheel
 
 check: $(READY)  ## style, types, and which way imports run
 	$(BIN)/ruff check .
