@@ -131,8 +131,8 @@ def test_starting_up_costs_less_than_a_millisecond_and_imports_nothing(python):
 def test_the_wheel_holds_the_task_configs_the_recipes_and_the_entry_point(tmp_path_factory):
     python = install(tmp_path_factory.mktemp("contents") / "venv")
     code = (
-        "from importlib.metadata import entry_points as e; from lm_eval_partial.files import shipped;"
-        " from lm_eval_partial.sweep.recipes import everything; print([p.value for p in"
+        "from importlib.metadata import entry_points as e; from lm_eval_partial.files import"
+        " shipped; from lm_eval_partial.sweep.recipes import everything; print([p.value for p in"
         " e(group='lm_eval.models')], (shipped('task_configs') / 'README.md').is_file(),"
         " len(everything()))"
     )
