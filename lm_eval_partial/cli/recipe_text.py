@@ -77,7 +77,7 @@ def plan(recipe: Recipe, args: argparse.Namespace, lams: Sequence[float]) -> lis
     lines = [f"{recipe.name}: {model_args['base']} → {model_args['instruct']}", ""]
     lines.append("To fetch, less what the Hub's cache has:")
     lines += [f"  {_to_fetch(recipe, model_args, side)}" for side in SIDES]
-    lines += [f"  {line}" for line in _access(recipe)]
+    lines += [f"  {line}" for line in _access(recipe, model_args)]
     lines += ["", *_memory_lines(recipe, model_args)]
     return [*lines, "", *_time_lines(recipe, args, lams)]
 
@@ -88,22 +88,25 @@ def _to_fetch(recipe: Recipe, model_args: Mapping[str, Any], side: Side) -> str:
         return f"{side}: nothing, {path} is a folder"
     if path != own:
         return f"{side}: {path}, whose size is not known here (the recipe's is {own})"
-    commit = model_args.get(f"{side}_revision")
+    place = f"{path} at {model_args.get(f'{side}_revision', 'main, not pinned')}"
     size, dtype = recipe.fetched_bytes(side), recipe.facts["stored"][side]
-    weights = f"{(size or 2 * recipe.facts['parameters']) / 1e9:.1f} GB of weights ({dtype})"
     if size is None:
-        weights = f"at least {weights.replace(dtype, 'their dtype is not known here')}"
-    return f"{side}: {path} at {commit or 'main, not pinned'}: {FILES}, {weights}"
+        least = forecast.least_bytes(recipe) / 1e9
+        weights = f"at least {least:.1f} GB of weights (their dtype is not known here)"
+    else:
+        weights = f"{size / 1e9:.1f} GB of weights ({dtype})"
+    return f"{side}: {place}: {FILES}, {weights}"
 
 
-def _access(recipe: Recipe) -> list[str]:
+def _access(recipe: Recipe, model_args: Mapping[str, Any]) -> list[str]:
     facts = recipe.facts
     lines = [f"licence: {facts['licence']}"]
     if facts["gated"] == "unknown":
-        lines.append("gated: unknown; if the Hub refuses, log in (hf auth login) and try again")
-    elif facts["gated"]:
-        pages = [f"https://huggingface.co/{recipe.model_args[side]}" for side in facts["gated"]]
-        lines.append(f"gated: accept the conditions at {' and '.join(pages)}; then hf auth login")
+        return [*lines, "gated: unknown; if the Hub refuses, log in (hf auth login) and try again"]
+    asked = [side for side in facts["gated"] if model_args[side] == recipe.model_args[side]]
+    if asked:
+        pages = " and ".join(f"https://huggingface.co/{model_args[side]}" for side in asked)
+        lines.append(f"gated: accept the conditions at {pages}; then hf auth login")
     return lines
 
 

@@ -101,9 +101,13 @@ def weights_bytes(recipe: Recipe, model_args: Mapping[str, Any]) -> int | None:
 
 def fetched_bytes(recipe: Recipe) -> int:
     """Return the bytes of both sides' weight files, or the least that they can be."""
-    # Nobody publishes these models in fewer than two bytes a weight.
-    least = 2 * recipe.facts["parameters"]
+    least = least_bytes(recipe)
     return sum(recipe.fetched_bytes(side) or least for side in SIDES)
+
+
+def least_bytes(recipe: Recipe) -> int:
+    """Return the least that a side of unknown dtype can have: two bytes a weight."""
+    return 2 * recipe.facts["parameters"]
 
 
 def gpus_needed(size: int) -> str:
