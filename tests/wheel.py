@@ -35,10 +35,25 @@ def environment(folder: Path, *packages: str | Path) -> Path:
 def build(folder: Path) -> Path:
     """Return a wheel built from an sdist, both checked by twine."""
     programs, dist = environment(folder / "build", *BUILD), folder / "dist"
-    hatchling = [programs / "python", "-m", "hatchling", "build", "-t", "sdist", "-d", dist]
+    hatchling: list[str | Path] = [
+        programs / "python",
+        "-m",
+        "hatchling",
+        "build",
+        "-t",
+        "sdist",
+        "-d",
+        dist,
+    ]
     subprocess.run(hatchling, check=True, cwd=ROOT)
     (sdist,) = dist.glob("*.tar.gz")
-    wheel = [programs / "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    wheel: list[str | Path] = [
+        programs / "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
     subprocess.run([*wheel, "--wheel-dir", dist, sdist], check=True)
     (built,) = dist.glob("*.whl")
     subprocess.run([programs / "twine", "check", "--strict", sdist, built], check=True)

@@ -21,10 +21,11 @@ FAST = ("smollm2-135m", "olmo-7b-sft")  # the others make pairs of large vocabul
 
 def folders_of(recipe: recipes.Recipe, metadata: Path) -> dict[str, Path]:
     """Return the folders of both sides, or skip."""
-    found = {side: metadata / Path(recipe.model_args[side]).name for side in recipes.SIDES}
-    for folder in found.values():
-        if not folder.is_dir():
-            pytest.skip(f"{recipe.name}: no metadata of {folder.name}")
+    found: dict[str, Path] = {}
+    for side in recipes.SIDES:
+        found[side] = metadata / Path(recipe.model_args[side]).name
+        if not found[side].is_dir():
+            pytest.skip(f"{recipe.name}: no metadata of {found[side].name}")
     return found
 
 
@@ -56,8 +57,9 @@ def _cases() -> list[Any]:
 @pytest.mark.parametrize("name", _cases())
 def test_a_recipes_pair_opens(name, metadata, tmp_path):
     recipe = recipes.read(name)
-    sides = [folder.name for folder in folders_of(recipe, metadata).values()]
-    base, instruct = make_pair(metadata, *sides, tmp_path / "pair")
+    folders = folders_of(recipe, metadata)
+    names = folders["base"].name, folders["instruct"].name
+    base, instruct = make_pair(metadata, *names, tmp_path / "pair")
     given: dict[str, Any] = dict(recipe.model_args)
     for side in recipes.SIDES:
         given.pop(f"{side}_revision", None)

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 from lm_eval.config.evaluate_config import EvaluatorConfig
 
 from lm_eval_partial.cli import main
