@@ -15,7 +15,7 @@ RAY := $(VENV)/ray
 # vLLM wants one release of torch, and an older transformers than the lock.
 VLLM := $(VENV)/vllm
 
-.PHONY: demo test test-ray test-vllm test-versions check env clean
+.PHONY: demo test test-ray test-vllm test-versions test-wheel check env clean
 
 demo: $(READY)  ## the main job on the embedded pair: a few-shot score at λ = 0.5
 	HF_HUB_OFFLINE=1 $(BIN)/lm_eval --model partial-hf \
@@ -38,6 +38,10 @@ test-ray: $(RAY)/.ready  ## the tests of sweeps on Ray (`make test` skips them)
 
 test-versions:  ## some tests on the lowest, locked and newest releases (`ARGS=newest` for one, `ARGS=--write` for docs)
 	$(PYTHON) tests/versions.py --torch $(TORCH) --folder $(VENV)/versions $(ARGS)
+
+test-wheel:  ## the sdist and the wheel, checked and run in an environment of their own (PYTHON=python3.12 for another)
+	rm -rf $(VENV)/wheel
+	$(PYTHON) tests/wheel.py --torch $(TORCH) --folder $(VENV)/wheel
 
 check: $(READY)  ## style, types, and which way imports run
 	$(BIN)/ruff check .

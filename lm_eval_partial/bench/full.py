@@ -217,7 +217,7 @@ def of_points(found: dict[str, Any]) -> dict[str, float]:
 
 
 def _seconds(point: dict[str, Any], phases: Sequence[str] = (*PHASES, REST)) -> float:
-    return sum(point["seconds"].get(phase, 0.0) for phase in phases)
+    return float(sum(point["seconds"].get(phase, 0.0) for phase in phases))
 
 
 def show(figures: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_partial.cli import recipe_flags
 from lm_eval_partial.cli.harness import (
     add_sharing_flags,
     check_flags,
@@ -37,6 +38,7 @@ examples:
       --output_path results/mypair --workers 8
   lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\
       --output_path results/mypair --ray auto --gpus_per_point 2 --model_args parallelize=True
+  lm-eval-partial sweep --recipe llama-3.1-8b --dry-run
 """
 
 
@@ -65,6 +67,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _add_flags(own: Any) -> None:
+    recipe_flags.add_arguments(own)
     own.add_argument("--base", help="folder or Hub id of the base model")
     own.add_argument("--instruct", help="folder or Hub id of the model trained from it")
     own.add_argument(
@@ -126,7 +129,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the sweep with bars and logs on stderr; print the trajectory."""
     count = args.workers
     args.workers = count or 1
+    recipe = recipe_flags.take(args)
     lams = _check(args)
+    if recipe is not None and args.dry_run:
+        return recipe_flags.show(recipe, args, lams)
     sharing = sharing_of(args, wait=not args.no_wait)
     if args.worker_of is not None:
         end_with_driver()
