@@ -25,7 +25,8 @@ from transformers import GenerationConfig
 
 from lm_eval_partial import escape
 from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
-from lm_eval_partial.prefix.generation import Group, going_on, groups, padded_between, rows_that_fit
+from lm_eval_partial.prefix.generation import Group, groups, padded_between, rows_that_fit
+from lm_eval_partial.prefix.leaving import generate
 from lm_eval_partial.prefix.loglikelihood import Request, score, score_in_full
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.tree import Ints
@@ -214,7 +215,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             self._count_plain(kind, why, count)
         if rest:
             with self._stock_batches(some):
-                answers = plain([requests[index] for index in rest])
+                answers = self._with_all_memory(lambda: plain([requests[index] for index in rest]))
             found.update(zip(rest, answers, strict=True))
         return [found[index] for index in range(len(requests))]
 
@@ -334,9 +335,12 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             try:
                 texts = self._resume(asked, [prompts[index] for index in batch], group)
             except RuntimeError as error:
-                if len(batch) == 1 or not should_reduce_batch_size(error):
+                freed = should_reduce_batch_size(error) and self.give_back()
+                if not freed and (len(batch) == 1 or not should_reduce_batch_size(error)):
                     raise
                 clear_device_cache(garbage_collection=True)
+                if freed:
+                    continue
                 model.most_prompts = len(batch) // 2
                 logger.warning(
                     f"out of memory with {len(batch)} prompts at a time: going on with"
@@ -382,15 +386,48 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         )
         return encoded
 
-    def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any
+    ) -> Any:
         if self._resumed is None:
-            return super()._model_generate(*args, **kwargs)
-        # A cache of its own for every batch: generate appends to it.
+            return super()._model_generate(context, max_length, stop, **kwargs)
         model, group = self._opened_model(), self._resumed.group
-        with going_on(model, group, kwargs["context"]) as after:
-            return super()._model_generate(*args, **kwargs, **after)
+        # The generation config's own limit wins, as in stock.
+        own_limit = model.model.generation_config.max_new_tokens
+        new_tokens = own_limit or max_length - context.shape[1]
+        mask, pad = kwargs.pop("attention_mask"), self.tokenizer.pad_token_id
+        kwargs.pop("temperature", None)  # it means nothing to greedy decoding, and 0 is refused
+        kwargs["do_sample"] = False
+        return generate(model, group, context, mask, self._ends(stop), new_tokens, pad, **kwargs)
 
-    # Batch sizes ----------------------------------------------------------------------------------
+    def _ends(self, stop: list[str]) -> Callable[[list[list[int]]], list[bool]]:
+        """Return what tells of new tokens whether a stop string is at their end."""
+        # As stock does: a string may be written with more tokens than it is encoded with.
+        lengths = (len(self.tokenizer.encode(text, add_special_tokens=False)) for text in stop)
+        last = max(lengths, default=0) + 2
+
+        def ends(rows: list[list[int]]) -> list[bool]:
+            texts = self.tokenizer.batch_decode([row[-last:] for row in rows])
+            return [any(each in text for each in stop) for text in texts]
+
+        return ends
+
+    # Memory and batch sizes -----------------------------------------------------------------------
+
+    def give_back(self) -> bool:
+        """Free memory that only saves time, and return whether there was any."""
+        return False
+
+    def _with_all_memory(self, ask: Callable[[], list[Answer]]) -> list[Answer]:
+        """Return what `ask` returns. If memory runs out, free some and ask again."""
+        try:
+            return ask()
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error) or not self.give_back():
+                raise
+        # Outside of the handler, whose traceback would keep the memory of the failed call.
+        clear_device_cache(garbage_collection=True)
+        return ask()
 
     @contextmanager
     def _stock_batches(self, some: bool) -> Iterator[None]:

@@ -115,13 +115,16 @@ def padded_between(prompts: Sequence[Ints], prefix: int) -> tuple[torch.Tensor, 
 
 
 @contextmanager
-def going_on(model: PrefixModel, group: Group, ids: torch.Tensor) -> Iterator[dict[str, Any]]:
+def going_on(
+    model: PrefixModel, group: Group, ids: torch.Tensor, cache: Any = None
+) -> Iterator[dict[str, Any]]:
     """Let the model's `generate` go on from the cache of `group`, which has one.
 
     Args:
         model: a model that is not `unsupported`.
         group: where the prompts come from.
         ids: what `generate` is given, [prompts, longest].
+        cache: what this yielded before, to go on from there: it has seen all ids but the last.
 
     Yields:
         the arguments of `generate` that hand it the cache.
@@ -135,11 +138,15 @@ def going_on(model: PrefixModel, group: Group, ids: torch.Tensor) -> Iterator[di
         hook = functools.partial(change, model, *given)
         hooks.append(model.model.register_forward_pre_hook(hook, with_kwargs=True))
 
+    after: Any
     if isinstance(group.cache, OwnCache):
-        after, seen = model.started(group.cache, ids)
+        seen = ids.shape[1] - 1
+        after = cache
+        if cache is None:
+            after, seen = model.started(group.cache, ids)
         before_each_step(_rest_only, seen)
     else:
-        after = PrefixCache.after(cast("PrefixCache", group.cache))
+        after = cache or PrefixCache.after(cast("PrefixCache", group.cache))
         if model.has_windows:
             before_each_step(_between_mask, group.cache)
     try:

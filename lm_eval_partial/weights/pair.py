@@ -198,9 +198,14 @@ class Pair:
 
     def replaced(self, tensors: list[PairedTensor]) -> Pair:
         """Return the same pair made of other tensors."""
+        found = self.held(tensors)
+        found._finite = defaultdict(set)
+        return found
+
+    def held(self, tensors: list[PairedTensor]) -> Pair:
+        """Return the same pair made of copies of its tensors; what is known of them still holds."""
         found = copy.copy(self)
         found.tensors = tensors
-        found._finite = defaultdict(set)
         return found
 
     @property
