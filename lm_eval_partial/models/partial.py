@@ -17,7 +17,7 @@ from lm_eval.utils import sanitize_model_name, simple_parse_args_string
 
 from lm_eval_partial import __version__, escape
 from lm_eval_partial.errors import UserError, show_without_traceback
-from lm_eval_partial.files import NAME_BYTES, name_of, shortened
+from lm_eval_partial.files import NAME_BYTES, shortened
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json, name_lam, read_lam, scaled
 from lm_eval_partial.models import arguments, response_cache
 from lm_eval_partial.weights import chat_template, truncation
@@ -155,11 +155,8 @@ class Partial(ABC):
         room = (NAME_BYTES - len("__".join(["", "", *end]).encode())) // 2
         sides = []
         for side in (self.pair.base, self.pair.instruct):
-            name = name_of(f"{side.path}/{side.subfolder}")
-            if side.revision != "main":
-                name += f"__{side.revision}"
             # The harness replaces some characters by two: first, since that adds bytes.
-            sides.append(shortened(sanitize_model_name(name), room))
+            sides.append(shortened(sanitize_model_name(side.label), room))
         return "__".join([*sides, *end])
 
     def set_lam(self, lam: Lam) -> None:
