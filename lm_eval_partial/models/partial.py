@@ -90,8 +90,9 @@ class Partial(ABC):
     def _set_rank(self, merge: bool, rank: Any, rest: str) -> None:
         if merge and rank is None and not self.pair.instruct.separable:
             raise UserError(
-                f"merge={merge} is for adapters and rank=...; {self.pair.instruct} is a full"
-                " checkpoint. Leave it out."
+                f"merge={merge} is for adapters and rank=...; {self.pair.instruct} is"
+                f" {'a full checkpoint' if self.pair.instruct.alone else 'a sum of updates'}."
+                " Leave it out."
             )
         if rank is None and rest != "dense":
             raise UserError(
@@ -237,6 +238,7 @@ class Partial(ABC):
             "instruct_revision": instruct.revision,
             "instruct_subfolder": instruct.subfolder,
             "instruct_sha": instruct.sha,
+            **self.pair.sum_info(),
             "lam": lam_to_json(self.lam),
             "merge": self._merge,
             **self._variant,

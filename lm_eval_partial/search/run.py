@@ -84,6 +84,7 @@ def search(
         "identity": identity | {"search": _identity(settings)},
         "base": pair.base.path,
         "instruct": pair.instruct.path,
+        **pair.sum_info(),
         "score": plan.node.label,
         "arms": [label(lam) for lam in settings.arms],
         "within": settings.within,

@@ -120,6 +120,11 @@ def _open_pair(config: EvaluatorConfig, engine: HF) -> Pair:
 
 
 def _check_baselines(config: EvaluatorConfig, pair: Pair, baselines: Sequence[str]) -> None:
+    if "instruct" in baselines and not pair.instruct.alone:
+        raise UserError(
+            f"--baselines: {pair.instruct} is made of several models, and stock loads one. Give"
+            " --baselines base."
+        )
     if not config.apply_chat_template:
         return
     chat_template.check(pair.reference.tokenizer, str(pair.reference))

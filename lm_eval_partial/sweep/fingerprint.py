@@ -37,6 +37,7 @@ def manifest_of(pair: Pair, command: str | None, run: str) -> dict[str, Any]:
         "command": command,
         "base": pair.base.path,
         "instruct": pair.instruct.path,
+        **pair.sum_info(),
         "run": run,
         "generation_config": _generation_configs(pair),
         "notes": pair.notes(),
@@ -55,6 +56,7 @@ def fingerprint(
     recorded = {
         "base_sha": pair.base.sha,
         "instruct_sha": pair.instruct.sha,
+        **_sum_shas(pair),
         "files": _digests(pair.base) | _digests(pair.instruct),
         "tokenizer": (
             pair.reference.role if pair.tokenizer == pair.reference.path else pair.tokenizer
@@ -98,13 +100,25 @@ def _fingerprinted(model_args: Mapping[str, Any], engine: HF) -> dict[str, str]:
     return {name: str(value) for name, value in sorted(model_args.items()) if name not in aside}
 
 
+def _sum_shas(pair: Pair) -> dict[str, Any]:
+    """Return the checksum of every model of a sum of updates: one that differs is named by it.
+
+    Of an ordinary pair nothing: folders made before there were sums have no such field.
+    """
+    if pair.instruct.alone:
+        return {}
+    return {"sum": {name: side.identity for name, side in pair.instruct.models.items()}}
+
+
 def _digests(side: Checkpoint) -> dict[str, str]:
-    """Return digests of a local side's small files; a commit on the Hub covers them."""
-    if not side.sha.startswith("local-"):
-        return {side.role: side.identity}
+    """Return digests of a side's small files, where they are local: a commit covers them."""
     found = {}
-    for name in _SMALL_FILES:
-        path = side.find(name)
-        if path is not None:
-            found[f"{side.role}/{name}"] = digest(Path(path).read_bytes())
+    for role, model in side.models.items():
+        if not model.sha.startswith("local-"):
+            found[role] = model.identity
+            continue
+        for name in _SMALL_FILES:
+            path = model.find(name)
+            if path is not None:
+                found[f"{role}/{name}"] = digest(Path(path).read_bytes())
     return found

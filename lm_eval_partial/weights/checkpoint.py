@@ -140,6 +140,11 @@ class Checkpoint:
         name = name_of(f"{self.path}/{self.subfolder}")
         return name if self.revision == "main" else f"{name}__{self.revision}"
 
+    def describe(self) -> dict[str, Any]:
+        """Return where it is and which it is, for records, as JSON values."""
+        place = {"path": self.path, "revision": self.revision, "subfolder": self.subfolder}
+        return {**place, "sha": self.sha}
+
     @property
     def models(self) -> dict[str, Checkpoint]:
         """The checkpoints that it is made of, by what names them in records."""

@@ -194,6 +194,10 @@ class Pair:
         self.base.check_unchanged()
         self.instruct.check_unchanged()
 
+    def sum_info(self) -> dict[str, Any]:
+        """Return what records say of a sum of updates: its models and weights; else nothing."""
+        return {} if self.instruct.alone else {"updates": self.instruct.describe()}
+
     def replaced(self, tensors: list[PairedTensor]) -> Pair:
         """Return the same pair made of other tensors."""
         found = self.held(tensors)

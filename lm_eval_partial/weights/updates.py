@@ -135,6 +135,15 @@ class Updates(Checkpoint):
         found = dict(zip(names, self.added, strict=True))
         return found | {"updated_from": self.base} if self.onto else found
 
+    def describe(self) -> dict[str, Any]:
+        """Return every model, its weight, and the base that is taken off, as JSON values."""
+        found: dict[str, Any] = {}
+        for name, side in self.models.items():
+            found[name] = side.describe()
+        for name, weight in zip(found, self.weights, strict=False):  # the base has none
+            found[name]["weight"] = weight
+        return found
+
     @property
     def label(self) -> str:
         """What names it in a folder's name: weights, models, and the base that is taken off."""
@@ -250,11 +259,11 @@ class Updates(Checkpoint):
             return own.tensor
         if own.name in architecture.vocabulary:
             tensors = self._in_ids_of_first(tensors, placed)
-        base, models = tensors[self.base], []
-        for weight, model in self._weighted:
-            if tensors[model] is not base:  # an adapter leaves most tensors alone
-                models.append((weight, tensors[model]))
-        return Updated(tensors[self.start], base, models) if models else tensors[self.start]
+        base = tensors[self.base]
+        models = [(weight, tensors[model]) for weight, model in self._weighted]
+        if all(tensor is base for _, tensor in models):  # adapters leave most tensors alone
+            return tensors[self.start]
+        return Updated(tensors[self.start], base, models)
 
     def _in_ids_of_first(
         self, tensors: dict[Checkpoint, LazyTensor], placed: dict[Checkpoint, dict[str, Placed]]
