@@ -14,6 +14,7 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 
 from lm_eval_partial import __version__
 from lm_eval_partial.sweep.engines import ENGINES, HF
+from lm_eval_partial.sweep.route import Route
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.weights import generation, loading
 from lm_eval_partial.weights.checkpoint import Checkpoint
@@ -100,6 +101,15 @@ def _fingerprinted(model_args: Mapping[str, Any], engine: HF) -> dict[str, str]:
     return {name: str(value) for name, value in sorted(model_args.items()) if name not in aside}
 
 
+def path_fingerprint(route: Route) -> dict[str, Any]:
+    """Return what a path adds to the fingerprint of its first pair: every stage; else nothing."""
+    found: dict[str, str] = {}
+    for number, stage in enumerate(route.stages):
+        found[str(number)] = stage.identity
+        found |= _digests_of(str(number), stage)
+    return {"path": found} if found else {}
+
+
 def _sum_shas(pair: Pair) -> dict[str, Any]:
     """Return the checksum of every model of a sum of updates: one that differs is named by it.
 
@@ -114,11 +124,16 @@ def _digests(side: Checkpoint) -> dict[str, str]:
     """Return digests of a side's small files, where they are local: a commit covers them."""
     found = {}
     for role, model in side.models.items():
-        if not model.sha.startswith("local-"):
-            found[role] = model.identity
-            continue
-        for name in _SMALL_FILES:
-            path = model.find(name)
-            if path is not None:
-                found[f"{role}/{name}"] = digest(Path(path).read_bytes())
+        found |= _digests_of(role, model)
+    return found
+
+
+def _digests_of(role: str, model: Checkpoint) -> dict[str, str]:
+    if not model.sha.startswith("local-"):
+        return {role: model.identity}
+    found = {}
+    for name in _SMALL_FILES:
+        path = model.find(name)
+        if path is not None:
+            found[f"{role}/{name}"] = digest(Path(path).read_bytes())
     return found

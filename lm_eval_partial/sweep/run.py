@@ -29,11 +29,12 @@ from transformers import GenerationConfig
 from lm_eval_partial import escape
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json, point_name
 from lm_eval_partial.sweep import folder as folders
-from lm_eval_partial.sweep.checks import check_sample, flags_of, open_run
+from lm_eval_partial.sweep.checks import check_sample, flags_of, open_route
 from lm_eval_partial.sweep.claims import Claims
 from lm_eval_partial.sweep.engines import ENGINES, HF
-from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of
+from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of, path_fingerprint
 from lm_eval_partial.sweep.point import Runner
+from lm_eval_partial.sweep.route import Piece, Route
 from lm_eval_partial.sweep.sample import recorded_sample, sample
 from lm_eval_partial.sweep.sharing import ALONE, Sharing
 from lm_eval_partial.sweep.tracking import Trackers
@@ -52,7 +53,7 @@ class Points:
     """λ by the point's name."""
     stock: Sequence[str]
     """Names of the points of stock models."""
-    pair: Pair
+    route: Route
     engine: HF
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """What else every point's ``results["config"]`` says."""
@@ -72,6 +73,7 @@ def sweep(
     max_documents: int | None = None,
     engine: HF = ENGINES["hf"],
     sharing: Sharing = ALONE,
+    stages: Sequence[str] = (),
 ) -> Path:
     """Score θ(λ) at every λ, and the engine's stock model on the ends asked for.
 
@@ -89,6 +91,8 @@ def sweep(
             seed.
         engine: what runs the models, of `ENGINES`.
         sharing: how the points are shared with other processes.
+        stages: folders or Hub ids of post-training stages that λ walks, in place of the pair of
+            the model arguments; see `route`.
 
     Returns:
         The folder of the results.
@@ -102,10 +106,14 @@ def sweep(
     sharing.check(folder)
     if max_documents is not None:
         check_sample(config, max_documents)
-    pair, tasks = open_run(config, baselines, engine, sharing.prompts)
+    route, tasks = open_route(config, baselines, engine, sharing.prompts, stages)
     recorded = folders.read_manifest(folder) or {}
-    manifest = manifest_of(pair, command, recorded.get("run") or os.urandom(4).hex())
-    manifest[folders.FINGERPRINT] = fingerprint(config, pair, tasks, engine)
+    manifest = manifest_of(route.pair, command, recorded.get("run") or os.urandom(4).hex())
+    if route.stages:
+        paths = [stage.path for stage in route.stages]
+        manifest |= {"instruct": paths[-1], "path": paths, "notes": route.notes()}
+    manifest[folders.FINGERPRINT] = fingerprint(config, route.pair, tasks, engine)
+    manifest[folders.FINGERPRINT] |= path_fingerprint(route)
     if max_documents is not None:
         config.samples = sample(tasks, max_documents, config.seed[0] or 0)
         # The number and the seed say which documents; their list would be pages.
@@ -113,7 +121,7 @@ def sweep(
     points = Points(
         {point_name(lam): lam for lam in lams},
         [f"{engine.name}_{side}" for side in baselines],
-        pair,
+        route,
         engine,
         recorded_sample(max_documents),
     )
@@ -127,7 +135,7 @@ def sweep(
             first = next(todo, None)
             if first is not None:
                 started = _start(trackers, str(agreed["run"]), claims)
-                runner = Runner(config, tasks, folder, started, pair.check_unchanged)
+                runner = Runner(config, tasks, folder, started, route.check_unchanged)
                 try:
                     _run(runner, points, chain([first], todo), names)
                 finally:
@@ -158,29 +166,43 @@ def _run(runner: Runner, points: Points, todo: Iterator[str], names: Sequence[st
         return sum((runner.folder / name).is_dir() for name in names)
 
     lm: Any = None
+    held: Piece | None = None  # whose model `lm` is
     with tqdm(total=len(names), initial=finished(), unit="point") as bar:
         for name in todo:
             bar.set_description(name)
-            points.pair.check_unchanged()  # the model opens the files itself, once more
-            if name in points.lam_of:
-                lams = list(points.lam_of.values())
-                lam, given = points.lam_of[name], (points.recorded, points.engine)
-                lm = point_at(runner, points.pair, lm, name, lam, lams, *given)
-            else:
-                if lm is not None:  # two models are never held
-                    points.engine.end(lm)
-                    lm = None
-                    _release()
+            points.route.check_unchanged()  # the model opens the files itself, once more
+            lam = points.lam_of.get(name)
+            piece = None if lam is None else points.route.at(lam)[0]
+            if lm is not None and piece is not held:  # two models are never held
+                points.engine.end(lm)
+                lm = None
+                _release()
+            if lam is None or piece is None:
                 _run_stock(runner, points, name)
+            else:
+                if held not in (None, piece) and runner.config.apply_chat_template:
+                    runner.tasks.forget_prompts()  # each stage has a template of its own
+                lm, held = _run_lam(runner, points, lm, name, lam), piece
             bar.update(finished() - bar.n)  # others finish points, too
     if lm is not None:
         points.engine.end(lm)
 
 
+def _run_lam(runner: Runner, points: Points, lm: Any, name: str, lam: float) -> Any:
+    """Evaluate λ as the point `name`, and return the model that was loaded or moved."""
+    route = points.route
+    piece, inside = route.at(lam)
+    lams = route.inside(piece, list(points.lam_of.values()))
+    recorded = {**points.recorded, **route.recorded(lam)}
+    given = recorded, points.engine, piece.named
+    return point_at(runner, piece.pair, lm, name, inside, lams, *given)
+
+
 def _run_stock(runner: Runner, points: Points, name: str) -> None:
     """Evaluate the stock model on one end as the point `name`."""
-    config, pair, engine = runner.config, points.pair, points.engine
-    side = pair.base if name == f"{engine.name}_base" else pair.instruct
+    config, engine = runner.config, points.engine
+    role = "base" if name == f"{engine.name}_base" else "instruct"
+    pair, side = points.route.pair, points.route.end(role)
     model_args = stock_arguments(config.model_args, side, engine)
     if config.apply_chat_template:
         runner.tasks.forget_prompts()  # each side has a template of its own
@@ -205,6 +227,7 @@ def point_at(
     lams: Sequence[float],
     recorded: Mapping[str, Any] | None = None,
     engine: HF = ENGINES["hf"],
+    named: Mapping[str, Any] | None = None,
 ) -> Any:
     """Evaluate θ(λ) as the point `name`, and return the model that was loaded or moved.
 
@@ -217,18 +240,19 @@ def point_at(
         lams: every λ that the model may be moved to.
         recorded: what else the point's ``results["config"]`` says.
         engine: what runs the model.
+        named: model arguments that name the pair, where it is not the sweep's own.
     """
-    model_args = runner.config.model_args | {"lam": lam_to_json(lam)}
+    model_args = {**runner.config.model_args, **(named or {}), "lam": lam_to_json(lam)}
     if lm is None:
         lm = _make(engine.partial, model_args, runner.config)
         lm.check_finite(lams)  # before hours are spent on the first of them
     else:
         lm.set_lam(lam)
     dropped = _drop(lm, name, pair, generation.generation_config(pair), engine)
-    named = model_args | {"model": lm.name}
-    number = None if isinstance(lam, Schedule) else lam
-    kind = f"partial-{engine.name}"
-    runner.point(name, lm, kind, named, number, {**dropped, **(recorded or {})})
+    given = model_args | {"model": lm.name}
+    recorded = {**dropped, **(recorded or {})}
+    number = None if isinstance(lam, Schedule) else recorded.get("lam", lam)
+    runner.point(name, lm, f"partial-{engine.name}", given, number, recorded)
     return lm
 
 

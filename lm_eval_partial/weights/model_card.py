@@ -51,8 +51,8 @@ Score it:
 """
 
 _SUM = """
-The update is a sum: θ_instruct stands for θ_base + Σ wᵢ (instructᵢ − its own base), with the weights \
-that are named with each model. Its own base is `updated_from`, or `base` where there is none.
+The update is a sum: θ_instruct stands for θ_base + Σ wᵢ (instructᵢ − θ_own), with the weights \
+named with each model. θ_own is `updated_from`, or `base` where there is none.
 """
 
 

@@ -144,11 +144,7 @@ class Source:
             raise _not_a_sum(self.instruct, f"{weight} is too large") from error
         if not path:
             raise _not_a_sum(self.instruct, f"no model stands behind {weight}*")
-        path = os.path.expanduser(path)
-        revision = "main"
-        if not looks_local(path) and not os.path.isdir(path):
-            path, at, given = path.partition("@")
-            revision = given if at else revision
+        path, revision = with_revision(path)
         _check_plus(path)
         return Term(number, path, revision, "")
 
@@ -171,6 +167,15 @@ class Source:
     def tokenizer_of_a_side(self) -> bool:
         """Whether the tokenizer is that of one of the two sides."""
         return isinstance(self.tokenizer, str) and self.tokenizer in ("base", "instruct")
+
+
+def with_revision(path: str) -> tuple[str, str]:
+    """Return a folder or Hub id, and the revision that stands behind an @ of a Hub id."""
+    path = os.path.expanduser(path)
+    if looks_local(path) or os.path.isdir(path):
+        return path, "main"
+    path, _, revision = path.partition("@")
+    return path, revision or "main"
 
 
 def _check_plus(path: str) -> None:

@@ -182,7 +182,7 @@ class Updates(Checkpoint):
         return "+".join(parts) + (f"-{self.base.identity}" if self.onto else "")
 
     @property
-    def sha(self) -> str:  # type: ignore[override]  # it has none of its own to keep
+    def sha(self) -> str:
         """``sum-`` and a digest of `identity`."""
         return f"sum-{hashlib.sha256(self.identity.encode()).hexdigest()[:16]}"
 
