@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.sweep.engines import HF
 from lm_eval_partial.weights import loading
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
@@ -109,6 +110,25 @@ class Route:
             "path": {"stages": [stage.path for stage in self.stages], "identities": shas}
             | {"piece": {**piece.named, "lam": inside}},
         }
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points that a sweep is asked for, and what runs them."""
+
+    lam_of: Mapping[str, float]
+    """λ by the point's name."""
+    stock: Sequence[str]
+    """Names of the points of stock models."""
+    route: Route
+    engine: HF
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """What else every point's ``results["config"]`` says."""
+
+    def names(self, shared: bool) -> list[str]:
+        """Return all names, in the order in which they are run."""
+        # Stock takes longest. Of several workers one would end with it while the others wait.
+        return [*self.stock, *self.lam_of] if shared else [*self.lam_of, *self.stock]
 
 
 def named_pieces(stages: Sequence[str]) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ import gc
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from lm_eval_partial.sweep.claims import Claims
 from lm_eval_partial.sweep.engines import ENGINES, HF
 from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of, path_fingerprint
 from lm_eval_partial.sweep.point import Runner
-from lm_eval_partial.sweep.route import Piece, Route
+from lm_eval_partial.sweep.route import Piece, Points
 from lm_eval_partial.sweep.sample import recorded_sample, sample
 from lm_eval_partial.sweep.sharing import ALONE, Sharing
 from lm_eval_partial.sweep.tracking import Trackers
@@ -43,25 +42,6 @@ from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
 
 logger = escape.logger(__name__)
-
-
-@dataclass(frozen=True)
-class Points:
-    """The points that a sweep is asked for, and what runs them."""
-
-    lam_of: Mapping[str, float]
-    """λ by the point's name."""
-    stock: Sequence[str]
-    """Names of the points of stock models."""
-    route: Route
-    engine: HF
-    recorded: Mapping[str, Any] = field(default_factory=dict)
-    """What else every point's ``results["config"]`` says."""
-
-    def names(self, shared: bool) -> list[str]:
-        """Return all names, in the order in which they are run."""
-        # Stock takes longest. Of several workers one would end with it while the others wait.
-        return [*self.stock, *self.lam_of] if shared else [*self.lam_of, *self.stock]
 
 
 def sweep(

@@ -349,6 +349,8 @@ def _sides(source: Source) -> tuple[Checkpoint, Checkpoint]:
     if source.onto is not None:
         where = source.onto, source.onto_revision, source.onto_subfolder
         start = Checkpoint("base", *where, trusted, argument="onto")
+        first = models[0][1]
+        Pair(start, first, first, first.path)  # the sum has the shapes of `start`, whatever it adds
     return start, Updates(start, base, models, source.instruct)
 
 
