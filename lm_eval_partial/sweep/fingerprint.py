@@ -36,8 +36,7 @@ def manifest_of(pair: Pair, command: str | None, run: str) -> dict[str, Any]:
     return {
         "made_by": f"lm-eval-partial sweep {__version__}",
         "command": command,
-        "base": pair.base.path,
-        "instruct": pair.instruct.path,
+        **pair.named,
         **pair.sum_info(),
         "run": run,
         "generation_config": _generation_configs(pair),

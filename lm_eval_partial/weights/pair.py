@@ -194,6 +194,14 @@ class Pair:
         self.base.check_unchanged()
         self.instruct.check_unchanged()
 
+    @property
+    def named(self) -> dict[str, str]:
+        """What the pair is of, by the arguments that name it."""
+        found = {"base": self.base.path, "instruct": self.instruct.path}
+        if (own := self.instruct.models.get("updated_from")) is not None:
+            found |= {"base": own.path, "onto": self.base.path}
+        return found
+
     def sum_info(self) -> dict[str, Any]:
         """Return what records say of a sum of updates: its models and weights; else nothing."""
         return {} if self.instruct.alone else {"updates": self.instruct.describe()}

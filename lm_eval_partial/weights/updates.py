@@ -54,6 +54,9 @@ class Updated:
         models: weight and tensor of each update, of the same shape.
     """
 
+    in_blocks = True
+    """Computing it takes several times the memory of the piece that is asked for."""
+
     def __init__(
         self, start: LazyTensor, base: LazyTensor, models: Sequence[tuple[float, LazyTensor]]
     ) -> None:
@@ -197,7 +200,6 @@ class Updates(Checkpoint):
         lines: list[str] = []
         for model in self.added:
             lines += model.notes
-        for model in self.added[1:]:
             lines += self._notes_of(model)
         twice = {model.identity for model in self.added}
         if len(twice) < len(self.added):
@@ -205,11 +207,11 @@ class Updates(Checkpoint):
         return lines
 
     def _notes_of(self, model: Checkpoint) -> Iterator[str]:
-        differing = config_differences(self.first.config, model.config)
+        differing = config_differences(self.model_source.config, model.config)
         if fields := [name for name in differing if not limits_length_only(name)]:
             yield (
-                f"the configs of {self.first} and {model} differ in {listing(fields)}: those of"
-                f" {self.model_source} are used"
+                f"the configs of {self.model_source} and {model} differ in {listing(fields)}: that"
+                f" of {self.model_source} is used"
             )
         if model.vocabulary is not None and self.first.vocabulary is not None:
             lost = model.vocabulary.keys() - self.first.vocabulary.keys()

@@ -16,11 +16,13 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.models.hf import PartialHFLM
+from lm_eval_partial.results.searches import sentences
 from lm_eval_partial.weights.export import export
 from lm_eval_partial.weights.loading import load
 from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.source import Source, Term
+from lm_eval_partial.weights.updates import Updated
 from tests import pico
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
@@ -186,6 +188,13 @@ def test_a_token_that_only_a_later_model_has_is_named(made, tmp_path):
     later = pico.save(moved, tokens, tmp_path / "later")
     notes = opened(made, f"1*{made.first}+1*{later}").notes()
     assert any(r"1 tokens of" in note and "<|late|>" in note for note in notes)
+
+
+def test_the_config_of_a_newer_base_is_used_and_said(made):
+    notes = opened(made, made.sum(), onto=str(made.newer)).notes()
+    said = [note for note in notes if "rope_parameters.rope_theta" in note]
+    assert len(said) == 2 and all(f"that of onto={made.newer} is used" in note for note in said)
+    assert not any("rope" in note for note in opened(made, made.sum()).notes())
 
 
 def test_a_head_of_one_model_unties_the_sum(tmp_path):
@@ -371,3 +380,37 @@ def test_an_export_into_an_added_model_is_refused(made):
     command = ["export", "--base", str(made.base), "--instruct", made.sum(), "--lam", "0.5"]
     assert main([*command, "--output", str(made.second / "out")]) == 1
     assert not (made.second / "out").exists()
+
+
+def test_the_next_command_of_a_search_names_both_bases(made):
+    """`export` of the newer base alone would add another update."""
+    record: Any = {
+        **opened(made, str(made.first), onto=str(made.newer)).named,
+        "within": 1.0,
+        "confidence": 0.95,
+        "found": {
+            **{"arm": "0.50", "bound": 0.5, "not_ruled_out": ["0.50"], "gains": []},
+            **{"cost": 0.1, "sentence": ""},
+        },
+    }
+    expected = f"--base {made.base} --instruct {made.first} --onto {made.newer} --lam 0.50"
+    assert expected in sentences(record)[-1]
+
+
+def test_a_whole_sum_is_written_in_blocks(made, monkeypatch):
+    """At λ = 1 too, or a large embedding would be held several times over."""
+    monkeypatch.setattr("lm_eval_partial.weights.interpolate.BLOCK", 64)
+    tensor = opened(made, made.sum()).at(1.0)[EMBEDDING]
+    sizes = []
+    read = Updated.__getitem__
+
+    def counted(self: Updated, index: Any) -> torch.Tensor:
+        found = read(self, index)
+        sizes.append(found.numel())
+        return found
+
+    expected = tensor[...]
+    monkeypatch.setattr(Updated, "__getitem__", counted)
+    whole = torch.empty_like(expected)
+    tensor.write_into(whole)
+    assert torch.equal(whole, expected) and max(sizes) <= 64
