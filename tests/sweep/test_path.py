@@ -47,7 +47,8 @@ def run(tmp_path, one_task_index, monkeypatch) -> Run:
 
 def test_a_path_is_its_stages_and_pairs(run, stages, lm_eval, tmp_path, capsys):
     """Whole λ are stock's models; between them, a point is a separate run of the pair there."""
-    assert run(stages, "--lam", "0:2:0.5", "1.3", "--baselines") == 0
+    plain = "--model_args", "share_prefix=False"  # stock's own path, bit for bit
+    assert run(stages, "--lam", "0:2:0.5", "1.3", "--baselines", *plain) == 0
     out = tmp_path / "out"
     limit = "--limit", "8"
     for lam, stage in (("1.00", stages[1]), ("2.00", stages[2])):
@@ -59,7 +60,7 @@ def test_a_path_is_its_stages_and_pairs(run, stages, lm_eval, tmp_path, capsys):
     between = (("0.00", 0, 0), ("0.50", 0, 0.5), ("1.30", 1, 0.3), ("1.50", 1, 0.5))
     for lam, first, inside in between:
         sides = {"base": stages[first], "instruct": stages[first + 1]}
-        separate = lm_eval("partial-hf", "pico_mc", *limit, **sides, lam=inside)
+        separate = lm_eval("partial-hf", "pico_mc", *limit, **sides, lam=inside, share_prefix=False)
         result, samples = read(out / f"lam_{lam}")
         assert samples == separate[1]
         assert result["config"]["model_args"]["lam"] == inside
