@@ -121,7 +121,7 @@ def _sum_shas(pair: Pair) -> dict[str, Any]:
 
 def _digests(side: Checkpoint) -> dict[str, str]:
     """Return digests of a side's small files, where they are local: a commit covers them."""
-    found = {}
+    found: dict[str, str] = {}
     for role, model in side.models.items():
         found |= _digests_of(role, model)
     return found
