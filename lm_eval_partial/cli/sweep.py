@@ -56,7 +56,12 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    own = parser.add_argument_group("sweep")
+    _add_flags(parser.add_argument_group("sweep"))
+    parser.set_defaults(run=run)
+    take_flags_of_the_harness(parser)
+
+
+def _add_flags(own: Any) -> None:
     own.add_argument("--base", help="folder or Hub id of the base model")
     own.add_argument("--instruct", help="folder or Hub id of the model trained from it")
     own.add_argument(
@@ -106,8 +111,6 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="with --join: end when no point is left to begin, though others still run some",
     )
-    parser.set_defaults(run=run)
-    take_flags_of_the_harness(parser)
 
 
 def run(args: argparse.Namespace) -> int:

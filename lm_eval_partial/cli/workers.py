@@ -41,6 +41,7 @@ class Display:
         self._bars: dict[int, TaskID] = {}
         self._finished = set(self._there())
         self._failures: set[str] = set()
+        self._warnings: set[str] = set()
 
     def _there(self) -> list[str]:
         return [name for name in self.names if (self.folder / name).is_dir()]
@@ -58,6 +59,10 @@ class Display:
         running = {owner.get("pid"): name for name, owner in self.claims.holders().items()}
         for worker in workers.all:
             self._show(worker, running.get(worker.process.pid, ""))
+            for warning in worker.warnings():
+                if warning not in self._warnings:  # most are said by every worker
+                    self._warnings.add(warning)
+                    self._say(f"worker {worker.number}: WARNING {warning}")
         # Before any has begun, an error is likely the command's own, which is shown at the end.
         have_begun = bool(running) or any(each.process.returncode == 0 for each in workers.all)
         for reason, failed in workers.failures().items() if have_begun else ():

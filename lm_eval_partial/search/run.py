@@ -32,6 +32,7 @@ from lm_eval_partial.sweep.checks import open_run
 from lm_eval_partial.sweep.claims import Claims
 from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of
 from lm_eval_partial.sweep.sharing import ALONE, Sharing
+from lm_eval_partial.weights.pair import Pair
 
 # Flags of lm_eval that a search refuses, and why.
 _REFUSED = {
@@ -76,24 +77,8 @@ def search(
     pair, tasks = open_run(config, prompts=sharing.prompts)
     plan = plans.make(tasks, config.seed[0] or 0, settings.keep)
     manifest = manifest_of(pair, command, "search")
-    identity = fingerprint(config, pair, tasks)
-    manifest[folders.FINGERPRINT] = identity
-    fields: dict[str, Any] = {
-        "made_by": manifest["made_by"].replace("sweep", "search"),
-        "command": command,
-        "identity": identity | {"search": _identity(settings)},
-        **pair.named,
-        **pair.sum_info(),
-        "score": plan.node.label,
-        "arms": [label(lam) for lam in settings.arms],
-        "within": settings.within,
-        "confidence": settings.confidence,
-        "permutation": "numpy default_rng([seed, crc32(pool)]).permutation(documents of the pool)",
-        "pools": _pools(plan),
-        "looks": [],
-        "notes": [],
-    }
-    record = cast(Search, fields)
+    manifest[folders.FINGERPRINT] = fingerprint(config, pair, tasks)
+    record = _record(settings, plan, pair, manifest)
     everything: tuple[Lam, ...] = settings.arms
     everything += tuple(end for end in (1.0, 0.0) if end not in settings.arms)
     claims = Claims(folder, sharing.join, sharing.lease, "search")
@@ -107,6 +92,26 @@ def search(
     with claims.present(agree):
         running.run()
     return record
+
+
+def _record(settings: Settings, plan: Plan, pair: Pair, manifest: dict[str, Any]) -> Search:
+    """Return the record of a search that has not begun."""
+    fields: dict[str, Any] = {
+        "made_by": manifest["made_by"].replace("sweep", "search"),
+        "command": manifest["command"],
+        "identity": manifest[folders.FINGERPRINT] | {"search": _identity(settings)},
+        **pair.named,
+        **pair.sum_info(),
+        "score": plan.node.label,
+        "arms": [label(lam) for lam in settings.arms],
+        "within": settings.within,
+        "confidence": settings.confidence,
+        "permutation": "numpy default_rng([seed, crc32(pool)]).permutation(documents of the pool)",
+        "pools": _pools(plan),
+        "looks": [],
+        "notes": [],
+    }
+    return cast(Search, fields)
 
 
 def _identity(settings: Settings) -> dict[str, Any]:

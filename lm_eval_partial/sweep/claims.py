@@ -63,11 +63,7 @@ class Claims:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        shared: bool = False,
-        lease: float | None = None,
-        doing: str = "sweep",
+        self, folder: Path, shared: bool = False, lease: float | None = None, doing: str = "sweep"
     ) -> None:
         self.folder, self.shared, self.lease, self._doing = folder, shared, lease, doing
         self._host = re.sub(r"[^\w.-]", "_", socket.gethostname())[:60]

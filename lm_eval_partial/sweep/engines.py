@@ -150,3 +150,20 @@ class Vllm(HF):
 
 
 ENGINES = {"hf": HF(), "vllm": Vllm()}
+
+
+def stock_arguments(
+    model_args: Mapping[str, Any], side: Checkpoint, engine: HF = ENGINES["hf"]
+) -> dict[str, Any]:
+    """Return the arguments with which stock loads one side as the sweep loads the pair."""
+    where = engine.stock_place(side)
+    # Stock's defaults are left out, so that the recorded arguments are those one would type.
+    given = {name: value for name, value in where.items() if value not in ("", "main")}
+    # tokenizer=base and tokenizer=instruct mean nothing to stock; a path does.
+    tokenizer = model_args.get("tokenizer")
+    if tokenizer not in (None, "base", "instruct"):
+        given["tokenizer"] = (
+            os.path.expanduser(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        )
+    own = engine.arguments.OWN
+    return given | {name: value for name, value in model_args.items() if name not in own}

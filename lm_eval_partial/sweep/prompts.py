@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from lm_eval_partial import escape
 from lm_eval_partial.files import write_bytes
 
 logger = escape.logger(__name__)
 Built = TypeVar("Built")
+LONGEST = 300.0  # seconds to wait for another process
 
 
 def built_once(
@@ -38,15 +39,25 @@ def built_once(
     """
     key = hashlib.sha256(repr([task, sorted(settings.items())]).encode()).hexdigest()
     path = folder / f"{key}.pickle"
-    with FileLock(path.with_suffix(".lock")):
-        if path.is_file():
-            found: Built = pickle.loads(path.read_bytes())
-            return found
-        built = build()
-        try:
-            content = pickle.dumps(built)
-        except Exception as error:  # a document that cannot be pickled; it may raise anything
-            logger.debug(f"the prompts of {task} are not shared: {error}")
-            return built
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=LONGEST)
+    except Timeout:  # the process that builds them hangs
+        return build()
+    try:
+        if not path.is_file():
+            return _written(path, task, build())
+        found: Built = pickle.loads(path.read_bytes())
+        return found
+    finally:
+        lock.release()
+
+
+def _written(path: Path, task: str, built: Built) -> Built:
+    try:
+        content = pickle.dumps(built)
+    except Exception as error:  # a document that cannot be pickled; it may raise anything
+        logger.debug(f"the prompts of {task} are not shared: {error}")
+    else:
         write_bytes(path, content)
-        return built
+    return built

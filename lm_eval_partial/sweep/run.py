@@ -30,15 +30,15 @@ from lm_eval_partial.lam import Lam, Schedule, lam_to_json, point_name
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.checks import check_sample, flags_of, open_route
 from lm_eval_partial.sweep.claims import Claims
-from lm_eval_partial.sweep.engines import ENGINES, HF
+from lm_eval_partial.sweep.engines import ENGINES, HF, stock_arguments
 from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of, path_fingerprint
 from lm_eval_partial.sweep.point import Runner
-from lm_eval_partial.sweep.route import Piece, Points
+from lm_eval_partial.sweep.route import Piece, Points, Route
 from lm_eval_partial.sweep.sample import recorded_sample, sample
 from lm_eval_partial.sweep.sharing import ALONE, Sharing
+from lm_eval_partial.sweep.tasks import Tasks
 from lm_eval_partial.sweep.tracking import Trackers
 from lm_eval_partial.weights import generation
-from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
 
 logger = escape.logger(__name__)
@@ -71,8 +71,7 @@ def sweep(
             seed.
         engine: what runs the models, of `ENGINES`.
         sharing: how the points are shared with other processes.
-        stages: folders or Hub ids of post-training stages that λ walks, in place of the pair of
-            the model arguments; see `route`.
+        stages: folders or Hub ids that λ walks, in place of one pair; see `route`.
 
     Returns:
         The folder of the results.
@@ -87,17 +86,7 @@ def sweep(
     if max_documents is not None:
         check_sample(config, max_documents)
     route, tasks = open_route(config, baselines, engine, sharing.prompts, stages)
-    recorded = folders.read_manifest(folder) or {}
-    manifest = manifest_of(route.pair, command, recorded.get("run") or os.urandom(4).hex())
-    if route.stages:
-        paths = [stage.path for stage in route.stages]
-        manifest |= {"instruct": paths[-1], "path": paths, "notes": route.notes()}
-    manifest[folders.FINGERPRINT] = fingerprint(config, route.pair, tasks, engine)
-    manifest[folders.FINGERPRINT] |= path_fingerprint(route)
-    if max_documents is not None:
-        config.samples = sample(tasks, max_documents, config.seed[0] or 0)
-        # The number and the seed say which documents; their list would be pages.
-        manifest[folders.FINGERPRINT]["max_documents"] = max_documents
+    manifest = _manifest(config, route, tasks, command, max_documents, engine)
     points = Points(
         {point_name(lam): lam for lam in lams},
         [f"{engine.name}_{side}" for side in baselines],
@@ -110,21 +99,46 @@ def sweep(
         for name in folders.points(folder):
             folders.read_point(folder / name)  # damage is reported before hours are spent
         names = points.names(sharing.join)
-        complete = all((folder / name).is_dir() for name in names)
+        missing = [name for name in names if not (folder / name).is_dir()]
         with closing(claims.missing(names, sharing.wait)) as todo:
             first = next(todo, None)
             if first is not None:
                 started = _start(trackers, str(agreed["run"]), claims)
                 runner = Runner(config, tasks, folder, started, route.check_unchanged)
-                try:
-                    _run(runner, points, chain([first], todo), names)
-                finally:
-                    runner.trackers.finish()
-                runner.check_place()
-        for name in [] if complete else names:  # what was there may have been taken away since
-            if sharing.wait or (folder / name).is_dir():
-                folders.read_point(folder / name)
+                _run(runner, points, chain([first], todo), names)
+        if missing:
+            _check_all(folder, names, sharing.wait)
     return folder
+
+
+def _manifest(
+    config: EvaluatorConfig,
+    route: Route,
+    tasks: Tasks,
+    command: str | None,
+    max_documents: int | None,
+    engine: HF,
+) -> dict[str, Any]:
+    """Return the manifest of a new sweep; draw its documents, if only some are to be run."""
+    recorded = folders.read_manifest(Path(str(config.output_path))) or {}
+    manifest = manifest_of(route.pair, command, recorded.get("run") or os.urandom(4).hex())
+    if route.stages:
+        paths = [stage.path for stage in route.stages]
+        manifest |= {"instruct": paths[-1], "path": paths, "notes": route.notes()}
+    manifest[folders.FINGERPRINT] = fingerprint(config, route.pair, tasks, engine)
+    manifest[folders.FINGERPRINT] |= path_fingerprint(route)
+    if max_documents is not None:
+        config.samples = sample(tasks, max_documents, config.seed[0] or 0)
+        # The number and the seed say which documents; their list would be pages.
+        manifest[folders.FINGERPRINT]["max_documents"] = max_documents
+    return manifest
+
+
+def _check_all(folder: Path, names: Sequence[str], have_ended: bool) -> None:
+    """Read all points again: what was finished before may have been taken away since."""
+    for name in names:
+        if have_ended or (folder / name).is_dir():
+            folders.read_point(folder / name)
 
 
 def _start(trackers: Callable[..., Trackers], run: str, claims: Claims) -> Trackers:
@@ -133,7 +147,7 @@ def _start(trackers: Callable[..., Trackers], run: str, claims: Claims) -> Track
 
 
 def _run(runner: Runner, points: Points, todo: Iterator[str], names: Sequence[str]) -> None:
-    """Evaluate the points `todo`: every λ on one model, and stock on the ends.
+    """Evaluate the points `todo`, end the trackers, and check that the folder is still there.
 
     Args:
         runner: of the folder.
@@ -141,6 +155,15 @@ def _run(runner: Runner, points: Points, todo: Iterator[str], names: Sequence[st
         todo: names of points, each asked for when it is to be run.
         names: of all points, for the bar.
     """
+    try:
+        _evaluate(runner, points, todo, names)
+    finally:
+        runner.trackers.finish()
+    runner.check_place()
+
+
+def _evaluate(runner: Runner, points: Points, todo: Iterator[str], names: Sequence[str]) -> None:
+    """Evaluate the points `todo`: every λ on one model, and stock on the ends."""
 
     def finished() -> int:
         return sum((runner.folder / name).is_dir() for name in names)
@@ -275,20 +298,3 @@ def _release() -> None:
     gc.collect()  # a model in a reference cycle would stay beside the next one
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def stock_arguments(
-    model_args: Mapping[str, Any], side: Checkpoint, engine: HF = ENGINES["hf"]
-) -> dict[str, Any]:
-    """Return the arguments with which stock loads one side as the sweep loads the pair."""
-    where = engine.stock_place(side)
-    # Stock's defaults are left out, so that the recorded arguments are those one would type.
-    given = {name: value for name, value in where.items() if value not in ("", "main")}
-    # tokenizer=base and tokenizer=instruct mean nothing to stock; a path does.
-    tokenizer = model_args.get("tokenizer")
-    if tokenizer not in (None, "base", "instruct"):
-        given["tokenizer"] = (
-            os.path.expanduser(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        )
-    own = engine.arguments.OWN
-    return given | {name: value for name, value in model_args.items() if name not in own}

@@ -30,6 +30,8 @@ from lm_eval_partial.sweep.shares import Share
 _CODE = "import sys; from lm_eval_partial.cli import main; sys.exit(main())"
 GRACE = 10.0  # seconds for a worker that is interrupted to free its claims, and vLLM's processes
 _TAIL = 2**14  # bytes at the end of a log
+# As lm-eval logs.
+_WARNING = re.compile(r"\d{4}-\d\d-\d\d:\d\d:\d\d:\d\d WARNING +(.+)")
 _BAR = re.compile(r"(?:^|[\r\n])([^\r\n|]*?):?\s+(\d{1,3})%\|")
 
 
@@ -65,6 +67,7 @@ class Worker:
     def __init__(self, number: int, share: Share, argv: Sequence[str], place: Path) -> None:
         self.number, self.share = number, share
         self.log, self.out = place / f"{number}.log", place / f"{number}.out"
+        self._read = 0
         with explained(place), open(self.log, "wb") as log, open(self.out, "wb") as out:
             self.process = subprocess.Popen(
                 python("-c", _CODE, *argv),
@@ -92,6 +95,15 @@ class Worker:
         """Return what the last progress bar in its log says: its words, and the percentage."""
         bars = _BAR.findall(self._tail())
         return (bars[-1][0].strip(), int(bars[-1][1])) if bars else ("starting", 0)
+
+    def warnings(self) -> list[str]:
+        """Return the warnings that its log got since the last call, without their time."""
+        with open(self.log, "rb") as log:
+            log.seek(self._read)
+            new = log.read()
+        whole = new[: max(new.rfind(b"\n"), new.rfind(b"\r")) + 1]
+        self._read += len(whole)
+        return _WARNING.findall(whole.decode(errors="replace"))
 
     def _tail(self) -> str:
         with open(self.log, "rb") as log:

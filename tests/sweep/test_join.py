@@ -57,7 +57,7 @@ def status(child: int) -> int:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.005)
@@ -81,19 +81,17 @@ def noted(folder: Path) -> list[list[str]]:
 
 
 def test_workers_write_what_one_process_writes(run, start, tmp_path, monkeypatch):
+    """Three of them; 2 and 4 that the command started: `test_workers.test_real_workers`."""
     flags = *FLAGS, "--apply_chat_template"
     tasks = "pico_mc,pico_leaky"  # one that draws while prompts are built
     assert run(*flags, out="whole", tasks=tasks) == 0
     mark(monkeypatch, tmp_path / "log", 0.2)
-    for count in (2, 4):
-        out = f"out{count}"
-        (tmp_path / "log").unlink(missing_ok=True)
-        children = [start(run, *flags, tasks=tasks, out=out) for _ in range(count)]
-        assert [status(child) for child in children] == [0] * count
-        same_trajectory(tmp_path / out, tmp_path / "whole")
-        evaluated = noted(tmp_path / "log")
-        assert len(evaluated) == 4 and len({line[0] for line in evaluated}) > 1
-        assert evaluated[0][1] == "hf"  # stock takes longest
+    children = [start(run, *flags, tasks=tasks) for _ in range(3)]
+    assert [status(child) for child in children] == [0, 0, 0]
+    same_trajectory(tmp_path / "out", tmp_path / "whole")
+    evaluated = noted(tmp_path / "log")
+    assert len(evaluated) == 4 and len({line[0] for line in evaluated}) > 1
+    assert evaluated[0][1] == "hf"  # stock takes longest
 
 
 def test_a_killed_worker_s_point_is_run_by_another(run, start, tmp_path, monkeypatch):
@@ -226,6 +224,8 @@ def test_forty_kills_of_a_random_worker_lose_and_double_nothing(run, start, tmp_
         # One that had finished before is waited for like the killed one.
         assert status(victim) in (-signal.SIGKILL, 0)
         assert [status(child) for child in children] == [0, 0]
+        if (tmp_path / out / CLAIMS).exists():  # it died last, after its point: nothing is missing
+            assert run(*FLAGS, out=out) == 0 and len(noted(log)) == 4
         same_trajectory(tmp_path / out, tmp_path / "whole")
         evaluated = [tuple(line[1:]) for line in noted(log)]
         twice = len(evaluated) - len(set(evaluated))

@@ -26,7 +26,7 @@ from lm_eval_partial.cli import main
 from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.sweep import folder as trajectory
 from lm_eval_partial.sweep import point as point_of_sweep
-from lm_eval_partial.sweep import run as sweep
+from lm_eval_partial.sweep.engines import stock_arguments
 from tests import pico
 from tests.answers import agree
 from tests.conftest import TASKS
@@ -215,16 +215,14 @@ def test_stock_arguments(pairs):
     side = Checkpoint("base", str(base.parent), subfolder="base")
     given = {"base": "x", "instruct": "y", "base_subfolder": "base"}
     given |= {"dtype": "float16", "tokenizer": "base"}
-    assert sweep.stock_arguments(given, side) == {
+    assert stock_arguments(given, side) == {
         "pretrained": str(base.parent),
         "subfolder": "base",
         "dtype": "float16",
     }
-    assert sweep.stock_arguments({"tokenizer": "mine"}, side)["tokenizer"] == "mine"
-    assert sweep.stock_arguments({"tokenizer": "~/x"}, side)["tokenizer"] == os.path.expanduser(
-        "~/x"
-    )
-    assert "tokenizer" not in sweep.stock_arguments({"tokenizer": None}, side)
+    assert stock_arguments({"tokenizer": "mine"}, side)["tokenizer"] == "mine"
+    assert stock_arguments({"tokenizer": "~/x"}, side)["tokenizer"] == os.path.expanduser("~/x")
+    assert "tokenizer" not in stock_arguments({"tokenizer": None}, side)
 
 
 def test_stock_arguments_of_an_adapter(pairs, tmp_path):
@@ -239,7 +237,7 @@ def test_stock_arguments_of_an_adapter(pairs, tmp_path):
         "tokenizer": str(base),
         "dtype": "float16",
     }
-    assert sweep.stock_arguments({"dtype": "float16"}, adapter) == expected
+    assert stock_arguments({"dtype": "float16"}, adapter) == expected
 
 
 def test_a_sweep_over_an_adapter(pairs, tmp_path, run):
