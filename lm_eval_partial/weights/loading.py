@@ -85,9 +85,10 @@ def load(
 
 def _device_of_all(device_map: Any) -> torch.device:
     """Return the GPU that the whole model goes to; else the CPU, from where a loader spreads it."""
-    alone = device_map.get("") if isinstance(device_map, Mapping) else None
-    device = torch.device("cpu" if alone is None else alone)
-    return device if device.type == "cuda" else torch.device("cpu")
+    alone: Any = device_map.get("") if isinstance(device_map, Mapping) else None
+    if isinstance(alone, int):
+        return torch.device("cuda", alone)
+    return torch.device(alone if str(alone).startswith("cuda") else "cpu")  # it may be "disk"
 
 
 def _from_state(pair: Pair, **kwargs: Any) -> Any:
