@@ -38,6 +38,9 @@ from lm_eval_partial.weights.interpolate import LazyTensor
 from lm_eval_partial.weights.tying import settle
 from lm_eval_partial.weights.vocabulary import AlignedRows, Alignment
 
+Tensors = dict[Checkpoint, LazyTensor]
+Matches = dict[Checkpoint, Alignment | None]
+
 # What of a config goes with the tokenizer.
 _VOCABULARY_FIELDS = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -233,48 +236,37 @@ class Updates(Checkpoint):
             {name: placed[side] for name, side in names.items()},
             {name: self._architectures[side] for name, side in names.items()},
         )
-        found = {}
+        matches, found = self._matches(placed), {}
         for name, own in placed[self.first].items():
-            if name not in placed[self.start]:  # which the pair refuses by name
-                found[own.key] = own.tensor
-                continue
             tensors = {side: placed[side][name].tensor for side in placed}
-            found[own.key] = self._updated(own, tensors, placed)
+            found[own.key] = self._updated(own, tensors, matches)
         return found
 
-    def _updated(
-        self,
-        own: Placed,
-        tensors: dict[Checkpoint, LazyTensor],
-        placed: dict[Checkpoint, dict[str, Placed]],
-    ) -> LazyTensor:
+    def _updated(self, own: Placed, tensors: Tensors, matches: Matches) -> LazyTensor:
         """Return one tensor of the sum.
 
         Args:
             own: the first model's.
             tensors: those of all sides.
-            placed: all tensors of all sides.
+            matches: of the rows of embeddings.
         """
         architecture = self._architectures[self.first]
         # As in any pair, what is no weight is the instruct side's.
         if not own.tensor.dtype.is_floating_point or own.name in architecture.buffers:
             return own.tensor
         if own.name in architecture.vocabulary:
-            tensors = self._in_ids_of_first(tensors, placed)
+            tensors = self._in_ids_of_first(tensors, matches)
         base = tensors[self.base]
         models = [(weight, tensors[model]) for weight, model in self._weighted]
         if all(tensor is base for _, tensor in models):  # adapters leave most tensors alone
             return tensors[self.start]
         return Updated(tensors[self.start], base, models)
 
-    def _in_ids_of_first(
-        self, tensors: dict[Checkpoint, LazyTensor], placed: dict[Checkpoint, dict[str, Placed]]
-    ) -> dict[Checkpoint, LazyTensor]:
+    def _in_ids_of_first(self, tensors: Tensors, matches: Matches) -> Tensors:
         """Return the sides' embeddings in the first model's ids.
 
         A row that start or base lack is the first model's in both, and has no update.
         """
-        matches = self._matches(placed)
         own, found = tensors[self.first], dict(tensors)
         for side in (self.start, self.base):
             if (match := matches[side]) is not None:
@@ -284,14 +276,12 @@ class Updates(Checkpoint):
                 found[model] = AlignedRows(tensors[model], found[self.base], match)
         return found
 
-    def _matches(
-        self, placed: dict[Checkpoint, dict[str, Placed]]
-    ) -> dict[Checkpoint, Alignment | None]:
+    def _matches(self, placed: dict[Checkpoint, dict[str, Placed]]) -> Matches:
         """Return how rows of each side match the first model's; None if all do by position."""
         rows = {}
         for side, each in self._architectures.items():
             rows[side] = placed[side][each.embedding].tensor.shape[0]
-        found: dict[Checkpoint, Alignment | None] = {}
+        found: Matches = {}
         for side in placed:
             found[side] = match_rows(self.first, side, rows[self.first], rows[side])
         known = torch.ones(rows[self.first], dtype=torch.bool)
@@ -301,7 +291,7 @@ class Updates(Checkpoint):
         for model in self.added:
             if (match := found[model]) is not None:
                 found[model] = replace(match, rows=torch.where(known, match.rows, -1))
-        return {
-            side: None if match is None or match.is_identity else match
-            for side, match in found.items()
-        }
+        for side, match in found.items():
+            if match is not None and match.is_identity:
+                found[side] = None
+        return found
