@@ -39,6 +39,8 @@ examples:
   lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\
       --output_path results/mypair --ray auto --gpus_per_point 2 --model_args parallelize=True
   lm-eval-partial sweep --recipe llama-3.1-8b --dry-run
+  lm-eval-partial sweep --path ./base,./sft,./dpo,./instruct --lam 0:3:0.25 --tasks partial_icl \\
+      --output_path results/stages
 """
 
 
@@ -70,6 +72,14 @@ def _add_flags(own: Any) -> None:
     recipe_flags.add_arguments(own)
     own.add_argument("--base", help="folder or Hub id of the base model")
     own.add_argument("--instruct", help="folder or Hub id of the model trained from it")
+    own.add_argument(
+        "--path",
+        metavar="STAGES",
+        help=(
+            "in place of --base and --instruct: models with commas between, such as"
+            " base,sft,dpo,instruct. λ = 1 is the second, λ = 2 the third, and so on"
+        ),
+    )
     own.add_argument(
         "--lam",
         nargs="+",
@@ -192,6 +202,7 @@ def _sweep(args: argparse.Namespace, config: Any, sharing: Sharing) -> None:
             args.max_documents,
             ENGINES[args.engine],
             sharing,
+            args.stages,
         )
 
 
@@ -215,6 +226,7 @@ def _check(args: argparse.Namespace) -> list[float]:
         )
     lams = parse_lams(args.lam)
     _check_ray(args)
+    _check_path(args, lams)
     check_flags(args)
     return lams
 
@@ -231,6 +243,33 @@ def _check_ray(args: argparse.Namespace) -> None:
     from lm_eval_partial.sweep.ray import require_ray
 
     require_ray()
+
+
+def _check_path(args: argparse.Namespace, lams: list[float]) -> None:
+    """Read ``--path`` as a list, whose ends stand for base and instruct.
+
+    Raises:
+        UserError: it is no list of models, base or instruct is given too, or a λ lies beyond it.
+    """
+    if args.path is None:
+        args.stages = []
+        return
+    args.stages = [stage.strip() for stage in args.path.split(",")]
+    if len(args.stages) < 2 or not all(args.stages):
+        raise UserError(
+            f"--path {args.path} is no path. Give two models or more with commas between, such as"
+            " --path base,sft,dpo,instruct."
+        )
+    if args.base is not None or args.instruct is not None:
+        raise UserError("--path takes the place of --base and --instruct. Leave those out.")
+    args.base, args.instruct = args.stages[0], args.stages[-1]
+    last = len(args.stages) - 1
+    for lam in lams:
+        if not 0 <= lam <= last:
+            raise UserError(
+                f"--lam {lam:g} lies beyond the path, whose {last + 1} stages are λ = 0 to {last}."
+                f" Give e.g. --lam 0:{last}:0.25."
+            )
 
 
 def _trackers(config: Any) -> Any:

@@ -14,6 +14,13 @@ from lm_eval_partial.errors import UserError
 from lm_eval_partial.models import arguments
 from lm_eval_partial.sweep import flags
 from lm_eval_partial.sweep.engines import ENGINES, HF
+from lm_eval_partial.sweep.route import (
+    Piece,
+    Route,
+    check_arguments,
+    check_dtypes,
+    named_pieces,
+)
 from lm_eval_partial.sweep.tasks import Tasks
 from lm_eval_partial.weights import chat_template
 from lm_eval_partial.weights.pair import Pair
@@ -47,12 +54,39 @@ def open_run(
     Raises:
         UserError: a flag, the pair, or a task is wrong.
     """
+    route, tasks = open_route(config, baselines, engine, prompts)
+    return route.pair, tasks
+
+
+def open_route(
+    config: EvaluatorConfig,
+    baselines: Sequence[str] = (),
+    engine: HF = ENGINES["hf"],
+    prompts: Path | None = None,
+    stages: Sequence[str] = (),
+) -> tuple[Route, Tasks]:
+    """Return what λ walks, and the tasks of a run; no weight is read. Raises as `open_run`.
+
+    Args:
+        config: of the harness's own command.
+        baselines: of ``base`` and ``instruct``.
+        engine: what runs the models.
+        prompts: as `open_run` takes it.
+        stages: of a path, as ``--path`` has them; none for the pair of the model arguments.
+    """
     flags.check({field.name: getattr(config, field.name) for field in fields(config)})
     _take_flags(config, engine)
     _check(config, engine)
-    pair = _open_pair(config, engine)
-    _check_baselines(config, pair, baselines)
-    return pair, Tasks(config, prompts)
+    if stages:
+        check_arguments(config.model_args)
+    pieces = []
+    for named in named_pieces(stages):
+        pieces.append(Piece(_open_pair(config, engine, named), named))
+    if stages:
+        check_dtypes(pieces, config.model_args.get("dtype", "auto"))
+    route = Route(pieces)
+    _check_baselines(config, route, baselines)
+    return route, Tasks(config, prompts)
 
 
 def flags_of(config: EvaluatorConfig) -> dict[str, Any]:
@@ -111,20 +145,28 @@ def check_sample(config: EvaluatorConfig, most: int) -> None:
             )
 
 
-def _open_pair(config: EvaluatorConfig, engine: HF) -> Pair:
-    given = engine.arguments.check(config.model_args)
+def _open_pair(config: EvaluatorConfig, engine: HF, named: Mapping[str, Any]) -> Pair:
+    given = engine.arguments.check(config.model_args | named)
     pair = Pair.of(Source.of(given))
     overridden = {name: given[name] for name in engine.arguments.unknown(given)}
     _replace_arguments(config, engine.arguments.check_fields(overridden, pair.config))
     return pair
 
 
-def _check_baselines(config: EvaluatorConfig, pair: Pair, baselines: Sequence[str]) -> None:
+def _check_baselines(config: EvaluatorConfig, route: Route, baselines: Sequence[str]) -> None:
+    last = route.end("instruct")
+    if "instruct" in baselines and not last.alone:
+        raise UserError(
+            f"--baselines: {last} is made of several models, and stock loads one. Give --baselines"
+            " base."
+        )
     if not config.apply_chat_template:
         return
-    chat_template.check(pair.reference.tokenizer, str(pair.reference))
+    for piece in route.pieces:
+        reference = piece.pair.reference
+        chat_template.check(reference.tokenizer, str(reference))
     for name in baselines:
-        side = getattr(pair, name)
+        side = route.end(name)
         if getattr(side.tokenizer, "chat_template", None) is not None:
             chat_template.check(side.tokenizer, str(side))
             continue

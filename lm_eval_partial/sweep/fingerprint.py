@@ -14,6 +14,7 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 
 from lm_eval_partial import __version__
 from lm_eval_partial.sweep.engines import ENGINES, HF
+from lm_eval_partial.sweep.route import Route
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.weights import generation, loading
 from lm_eval_partial.weights.checkpoint import Checkpoint
@@ -35,8 +36,8 @@ def manifest_of(pair: Pair, command: str | None, run: str) -> dict[str, Any]:
     return {
         "made_by": f"lm-eval-partial sweep {__version__}",
         "command": command,
-        "base": pair.base.path,
-        "instruct": pair.instruct.path,
+        **pair.named,
+        **pair.sum_info(),
         "run": run,
         "generation_config": _generation_configs(pair),
         "notes": pair.notes(),
@@ -55,6 +56,7 @@ def fingerprint(
     recorded = {
         "base_sha": pair.base.sha,
         "instruct_sha": pair.instruct.sha,
+        **_sum_shas(pair),
         "files": _digests(pair.base) | _digests(pair.instruct),
         "tokenizer": (
             pair.reference.role if pair.tokenizer == pair.reference.path else pair.tokenizer
@@ -98,13 +100,39 @@ def _fingerprinted(model_args: Mapping[str, Any], engine: HF) -> dict[str, str]:
     return {name: str(value) for name, value in sorted(model_args.items()) if name not in aside}
 
 
+def path_fingerprint(route: Route) -> dict[str, Any]:
+    """Return what a path adds to the fingerprint of its first pair: every stage; else nothing."""
+    found: dict[str, str] = {}
+    for number, stage in enumerate(route.stages):
+        found[str(number)] = stage.identity
+        found |= _digests_of(str(number), stage)
+    return {"path": found} if found else {}
+
+
+def _sum_shas(pair: Pair) -> dict[str, Any]:
+    """Return the checksum of every model of a sum of updates: one that differs is named by it.
+
+    Of an ordinary pair nothing: folders made before there were sums have no such field.
+    """
+    if pair.instruct.alone:
+        return {}
+    return {"sum": {name: side.identity for name, side in pair.instruct.models.items()}}
+
+
 def _digests(side: Checkpoint) -> dict[str, str]:
-    """Return digests of a local side's small files; a commit on the Hub covers them."""
-    if not side.sha.startswith("local-"):
-        return {side.role: side.identity}
+    """Return digests of a side's small files, where they are local: a commit covers them."""
+    found: dict[str, str] = {}
+    for role, model in side.models.items():
+        found |= _digests_of(role, model)
+    return found
+
+
+def _digests_of(role: str, model: Checkpoint) -> dict[str, str]:
+    if not model.sha.startswith("local-"):
+        return {role: model.identity}
     found = {}
     for name in _SMALL_FILES:
-        path = side.find(name)
+        path = model.find(name)
         if path is not None:
-            found[f"{side.role}/{name}"] = digest(Path(path).read_bytes())
+            found[f"{role}/{name}"] = digest(Path(path).read_bytes())
     return found

@@ -16,7 +16,6 @@ import gc
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,12 @@ from transformers import GenerationConfig
 from lm_eval_partial import escape
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json, point_name
 from lm_eval_partial.sweep import folder as folders
-from lm_eval_partial.sweep.checks import check_sample, flags_of, open_run
+from lm_eval_partial.sweep.checks import check_sample, flags_of, open_route
 from lm_eval_partial.sweep.claims import Claims
 from lm_eval_partial.sweep.engines import ENGINES, HF, stock_arguments
-from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of
+from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of, path_fingerprint
 from lm_eval_partial.sweep.point import Runner
+from lm_eval_partial.sweep.route import Piece, Points, Route
 from lm_eval_partial.sweep.sample import recorded_sample, sample
 from lm_eval_partial.sweep.sharing import ALONE, Sharing
 from lm_eval_partial.sweep.tasks import Tasks
@@ -42,25 +42,6 @@ from lm_eval_partial.weights import generation
 from lm_eval_partial.weights.pair import Pair
 
 logger = escape.logger(__name__)
-
-
-@dataclass(frozen=True)
-class Points:
-    """The points that a sweep is asked for, and what runs them."""
-
-    lam_of: Mapping[str, float]
-    """λ by the point's name."""
-    stock: Sequence[str]
-    """Names of the points of stock models."""
-    pair: Pair
-    engine: HF
-    recorded: Mapping[str, Any] = field(default_factory=dict)
-    """What else every point's ``results["config"]`` says."""
-
-    def names(self, shared: bool) -> list[str]:
-        """Return all names, in the order in which they are run."""
-        # Stock takes longest. Of several workers one would end with it while the others wait.
-        return [*self.stock, *self.lam_of] if shared else [*self.lam_of, *self.stock]
 
 
 def sweep(
@@ -72,6 +53,7 @@ def sweep(
     max_documents: int | None = None,
     engine: HF = ENGINES["hf"],
     sharing: Sharing = ALONE,
+    stages: Sequence[str] = (),
 ) -> Path:
     """Score θ(λ) at every λ, and the engine's stock model on the ends asked for.
 
@@ -89,6 +71,7 @@ def sweep(
             seed.
         engine: what runs the models, of `ENGINES`.
         sharing: how the points are shared with other processes.
+        stages: folders or Hub ids that λ walks, in place of one pair; see `route`.
 
     Returns:
         The folder of the results.
@@ -102,12 +85,12 @@ def sweep(
     sharing.check(folder)
     if max_documents is not None:
         check_sample(config, max_documents)
-    pair, tasks = open_run(config, baselines, engine, sharing.prompts)
-    manifest = _manifest(config, pair, tasks, command, max_documents, engine)
+    route, tasks = open_route(config, baselines, engine, sharing.prompts, stages)
+    manifest = _manifest(config, route, tasks, command, max_documents, engine)
     points = Points(
         {point_name(lam): lam for lam in lams},
         [f"{engine.name}_{side}" for side in baselines],
-        pair,
+        route,
         engine,
         recorded_sample(max_documents),
     )
@@ -121,7 +104,7 @@ def sweep(
             first = next(todo, None)
             if first is not None:
                 started = _start(trackers, str(agreed["run"]), claims)
-                runner = Runner(config, tasks, folder, started, pair.check_unchanged)
+                runner = Runner(config, tasks, folder, started, route.check_unchanged)
                 _run(runner, points, chain([first], todo), names)
         if missing:
             _check_all(folder, names, sharing.wait)
@@ -130,7 +113,7 @@ def sweep(
 
 def _manifest(
     config: EvaluatorConfig,
-    pair: Pair,
+    route: Route,
     tasks: Tasks,
     command: str | None,
     max_documents: int | None,
@@ -138,8 +121,12 @@ def _manifest(
 ) -> dict[str, Any]:
     """Return the manifest of a new sweep; draw its documents, if only some are to be run."""
     recorded = folders.read_manifest(Path(str(config.output_path))) or {}
-    manifest = manifest_of(pair, command, recorded.get("run") or os.urandom(4).hex())
-    manifest[folders.FINGERPRINT] = fingerprint(config, pair, tasks, engine)
+    manifest = manifest_of(route.pair, command, recorded.get("run") or os.urandom(4).hex())
+    if route.stages:
+        paths = [stage.path for stage in route.stages]
+        manifest |= {"instruct": paths[-1], "path": paths, "notes": route.notes()}
+    manifest[folders.FINGERPRINT] = fingerprint(config, route.pair, tasks, engine)
+    manifest[folders.FINGERPRINT] |= path_fingerprint(route)
     if max_documents is not None:
         config.samples = sample(tasks, max_documents, config.seed[0] or 0)
         # The number and the seed say which documents; their list would be pages.
@@ -182,29 +169,43 @@ def _evaluate(runner: Runner, points: Points, todo: Iterator[str], names: Sequen
         return sum((runner.folder / name).is_dir() for name in names)
 
     lm: Any = None
+    held: Piece | None = None  # whose model `lm` is
     with tqdm(total=len(names), initial=finished(), unit="point") as bar:
         for name in todo:
             bar.set_description(name)
-            points.pair.check_unchanged()  # the model opens the files itself, once more
-            if name in points.lam_of:
-                lams = list(points.lam_of.values())
-                lam, given = points.lam_of[name], (points.recorded, points.engine)
-                lm = point_at(runner, points.pair, lm, name, lam, lams, *given)
-            else:
-                if lm is not None:  # two models are never held
-                    points.engine.end(lm)
-                    lm = None
-                    _release()
+            points.route.check_unchanged()  # the model opens the files itself, once more
+            lam = points.lam_of.get(name)
+            piece = None if lam is None else points.route.at(lam)[0]
+            if lm is not None and piece is not held:  # two models are never held
+                points.engine.end(lm)
+                lm = None
+                _release()
+            if lam is None or piece is None:
                 _run_stock(runner, points, name)
+            else:
+                if held not in (None, piece) and runner.config.apply_chat_template:
+                    runner.tasks.forget_prompts()  # each stage has a template of its own
+                lm, held = _run_lam(runner, points, lm, name, lam), piece
             bar.update(finished() - bar.n)  # others finish points, too
     if lm is not None:
         points.engine.end(lm)
 
 
+def _run_lam(runner: Runner, points: Points, lm: Any, name: str, lam: float) -> Any:
+    """Evaluate λ as the point `name`, and return the model that was loaded or moved."""
+    route = points.route
+    piece, inside = route.at(lam)
+    lams = route.inside(piece, list(points.lam_of.values()))
+    recorded = {**points.recorded, **route.recorded(lam)}
+    given = recorded, points.engine, piece.named
+    return point_at(runner, piece.pair, lm, name, inside, lams, *given)
+
+
 def _run_stock(runner: Runner, points: Points, name: str) -> None:
     """Evaluate the stock model on one end as the point `name`."""
-    config, pair, engine = runner.config, points.pair, points.engine
-    side = pair.base if name == f"{engine.name}_base" else pair.instruct
+    config, engine = runner.config, points.engine
+    role = "base" if name == f"{engine.name}_base" else "instruct"
+    pair, side = points.route.pair, points.route.end(role)
     model_args = stock_arguments(config.model_args, side, engine)
     if config.apply_chat_template:
         runner.tasks.forget_prompts()  # each side has a template of its own
@@ -229,6 +230,7 @@ def point_at(
     lams: Sequence[float],
     recorded: Mapping[str, Any] | None = None,
     engine: HF = ENGINES["hf"],
+    named: Mapping[str, Any] | None = None,
 ) -> Any:
     """Evaluate θ(λ) as the point `name`, and return the model that was loaded or moved.
 
@@ -241,18 +243,19 @@ def point_at(
         lams: every λ that the model may be moved to.
         recorded: what else the point's ``results["config"]`` says.
         engine: what runs the model.
+        named: model arguments that name the pair, where it is not the sweep's own.
     """
-    model_args = runner.config.model_args | {"lam": lam_to_json(lam)}
+    model_args = {**runner.config.model_args, **(named or {}), "lam": lam_to_json(lam)}
     if lm is None:
         lm = _make(engine.partial, model_args, runner.config)
         lm.check_finite(lams)  # before hours are spent on the first of them
     else:
         lm.set_lam(lam)
     dropped = _drop(lm, name, pair, generation.generation_config(pair), engine)
-    named = model_args | {"model": lm.name}
-    number = None if isinstance(lam, Schedule) else lam
-    kind = f"partial-{engine.name}"
-    runner.point(name, lm, kind, named, number, {**dropped, **(recorded or {})})
+    given = model_args | {"model": lm.name}
+    recorded = {**dropped, **(recorded or {})}
+    number = None if isinstance(lam, Schedule) else recorded.get("lam", lam)
+    runner.point(name, lm, f"partial-{engine.name}", given, number, recorded)
     return lm
 
 

@@ -145,7 +145,9 @@ class InterpolatedTensor:
         self._note_finite(stored)
 
     def _write_blocks(self, out: torch.Tensor, stored: torch.dtype) -> None:
-        as_it_is, at_hand = self.lam in (0, 1), self._at_hand(out.device)
+        # A sum of updates is computed, and several whole tensors would be held on the way.
+        as_it_is = self.lam in (0, 1) and not getattr(self._only_side, "in_blocks", False)
+        at_hand = self._at_hand(out.device)
         if not self.shape or (as_it_is and at_hand):
             out.copy_(self._only_side[...] if as_it_is else self[()])
             self._check_finite(out, stored, ...)
