@@ -51,11 +51,3 @@ def test_a_command_is_timed_by_itself(tmp_path):
         report._timed("score", str(tmp_path / "missing"))
     with pytest.raises(UserError, match=r"the folders take .* are free in .* --scale below 1"):
         report._require_room(tmp_path / "made_up", 1e9)
-
-
-def test_shares_of_the_real_counts():
-    assert report.read_scales(None) == [0.25, 0.5, 1.0]
-    assert report.read_scales("1/64, 2") == [1 / 64, 2.0]
-    for wrong in ("x", "1/0", "-1", "1,,2", "nan", "1e999"):
-        with pytest.raises(UserError, match=r"--scale .*: '.*' is no share of the real counts"):
-            report.read_scales(wrong)

@@ -18,19 +18,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from lm_eval_partial.bench import made_up
 from lm_eval_partial.bench.models import machine
+from lm_eval_partial.bench.scales import read_scales
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import free_bytes, readable_bytes
 from lm_eval_partial.processes import python
 from lm_eval_partial.results.files import find
 
 LAMS = [step / 10 for step in range(11)]
-SCALES = "1/4,1/2,1"
 DOCUMENTS = sum(task.documents for task in made_up.TASKS)
 GOALS = {"report": 60, "compare": 20}  # seconds, on 2 CPU cores
 MAIN = """
@@ -55,7 +54,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if args.folder is not None:
             figures["measured"].append(_measured(args.folder, Path(scratch), args.rounds))
             return figures
-        for scale in read_scales(args.scale):
+        for scale in map(float, read_scales(args.scale)):
             folder = Path(scratch) / "made_up"
             _require_room(folder, scale)
             print(f"making {scale:g} × the documents …", file=sys.stderr)
@@ -63,23 +62,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             figures["measured"].append(_measured(folder, Path(scratch), args.rounds))
             shutil.rmtree(folder)
     return figures
-
-
-def read_scales(text: str | None) -> list[float]:
-    """Return the shares of the real counts. Raises `UserError` if one is not a number above 0."""
-    found = []
-    for each in (text or SCALES).split(","):
-        try:
-            scale = float(Fraction(each.strip()))
-        except (ValueError, ZeroDivisionError, OverflowError):
-            scale = 0.0
-        if not 0 < scale <= 16:
-            raise UserError(
-                f"--scale {text}: {each.strip()!r} is no share of the real counts. Give numbers"
-                " above 0 and up to 16, such as 1/4,1/2,1."
-            )
-        found.append(scale)
-    return found
 
 
 def _measured(folder: Path, scratch: Path, rounds: int) -> dict[str, Any]:

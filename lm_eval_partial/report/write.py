@@ -137,7 +137,7 @@ def _csv_rows(trajectory: Trajectory, curve: Curve, kind: str) -> Iterator[list[
     """Yield the line of every model that has the score."""
     models = [("partial-hf", lam) for lam in trajectory.lams]
     for baseline in trajectory.baselines:
-        models.append((f"stock {baseline}", float(baseline == "instruct")))
+        models.append((f"stock {baseline}", trajectory.lam_of(baseline)))
     # In the order of `COLUMNS`.
     arrays = (
         curve.values,

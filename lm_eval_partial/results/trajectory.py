@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from lm_eval_partial.errors import UserError, listing
@@ -49,6 +49,18 @@ class Trajectory:
 
     Empty if an axis was not run or has no interval.
     """
+    stages: tuple[str, ...] = ()
+    """Names of the post-training stages that stand at λ = 0, 1, …; empty of an ordinary pair."""
+
+    def lam_of(self, baseline: str) -> float:
+        """Return λ of a baseline's model."""
+        return 0.0 if baseline == "base" else float(max(1, len(self.stages) - 1))
+
+    @property
+    def axis(self) -> str:
+        """What λ stands for, as a label of its axis."""
+        names = enumerate(self.stages or BASELINES)
+        return f"λ ({', '.join(f'{number}: {name}' for number, name in names)})"
 
     @property
     def areas(self) -> list[Curve]:
@@ -185,6 +197,9 @@ def _trajectory(
     if alone:  # with other pairs about, what is left may be theirs
         notes += _unused(rest, baselines)
     config = files[0].config
+    stages = _stages(config)
+    if stages:
+        notes.append(f"differences and gains are from λ = 1, the stage {stages[1]}")
     return Trajectory(
         name=_folder_name(folder) + ("" if alone else f": {_describe(config)}"),
         base=str(config["base"]),
@@ -196,7 +211,19 @@ def _trajectory(
         settings=_settings(files, tasks),
         notes=notes,
         undominated=undominated,
+        stages=stages,
     )
+
+
+def _stages(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of a path's stages: the ends of their paths; none of an ordinary pair."""
+    path = config.get("path")
+    stages = path.get("stages") if isinstance(path, dict) else None
+    if not isinstance(stages, list) or len(stages) < 2:
+        return ()
+    names = tuple(PurePath(str(stage)).name for stage in stages)
+    # Such as checkpoints of several folders, which all are called "final".
+    return names if len(set(names)) == len(names) else tuple(map(str, stages))
 
 
 def _folder_name(folder: Path) -> str:

@@ -65,6 +65,8 @@ def _data(trajectory: Trajectory) -> dict[str, Any]:
     keys = _keys(trajectory)
     return {
         "lams": trajectory.lams,
+        "axis": escape.terminal(trajectory.axis),
+        "stock": [trajectory.lam_of(baseline) for baseline in trajectory.baselines],
         "baselines": trajectory.baselines,
         "icl": keys[trajectory.icl.node.name] if trajectory.icl else None,
         "instruction": keys[trajectory.instruction.node.name] if trajectory.instruction else None,
