@@ -23,6 +23,10 @@ LOCK = ".lock"
 INCOMPLETE = ".incomplete"
 # Of the folder in which a search keeps points of some documents, which are no points of a sweep.
 STAGES = ".stages"
+# Of the folder in which workers that share a sweep say who is there and who runs which point.
+CLAIMS = ".claims"
+# Of the folder of the logs of workers that one command started.
+WORKERS = ".workers"
 # What file systems take for one name, in bytes: a Chinese character is three.
 FILE_SYSTEM_BYTES = 255
 PATH_BYTES = 4096  # of a whole path
@@ -59,12 +63,13 @@ def shortened(name: str, size: int) -> str:
 
 
 @contextmanager
-def locked(folder: Path, doing: str) -> Iterator[None]:
+def locked(folder: Path, doing: str, wait: float = 0) -> Iterator[None]:
     """Make `folder` if need be, and let no other process of this package write there meanwhile.
 
     Args:
         folder: where the lock file lies.
         doing: what the other process would be, for the message.
+        wait: seconds to wait for another process.
 
     Raises:
         UserError: another process writes there.
@@ -74,7 +79,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait)
         except Timeout:
             raise UserError(
                 f"another {doing} is writing into {folder}. Wait for it, or give another folder."

@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Manifests and model cards record the command that made them, without its secrets.
     typed = escape.command(["lm-eval-partial", *argv])
     # A name of a file may have bytes that are no text, and such files are.
-    parser.set_defaults(command=typed.encode(errors="backslashreplace").decode())
+    parser.set_defaults(command=typed.encode(errors="backslashreplace").decode(), argv=list(argv))
     args = parser.parse_args(argv)
     try:
         status: int = args.run(args)

@@ -9,12 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lm_eval_partial import escape
 from lm_eval_partial.errors import UserError, first_line
 from lm_eval_partial.files import require_writable
 from lm_eval_partial.weights.source import as_bool
 
+if TYPE_CHECKING:
+    from lm_eval_partial.sweep.sharing import Sharing
+
+MAX_WORKERS = 1024
 # Flags of lm_eval that have no meaning here, or another. `sweep.run` refuses them; the help leaves
 # them out.
 HIDDEN = (
@@ -73,6 +78,44 @@ def _explained(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return explained
 
 
+def add_sharing_flags(group: Any, what: str) -> None:
+    """Add the flags that let several processes do the work of one command.
+
+    Args:
+        group: of a parser.
+        what: the processes share, for the help.
+    """
+    group.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help=(
+            f"share {what} among N processes of this machine, with a part of the GPUs or of the"
+            " cores each"
+        ),
+    )
+    group.add_argument(
+        "--join",
+        action="store_true",
+        help=(
+            f"share {what} with every other process that is started with the same command on the"
+            " same folder, at any time and on any machine"
+        ),
+    )
+    group.add_argument(
+        "--lease",
+        type=float,
+        metavar="SECONDS",
+        help=(
+            "where machines do not see each other's locks (NFS): a worker that is silent for so"
+            " long loses its point to another; the same for all workers"
+        ),
+    )
+    # Of a worker that --workers started.
+    group.add_argument("--worker_of", type=Path, help=argparse.SUPPRESS)
+
+
 def check_flags(args: argparse.Namespace, own_folder: bool = False) -> None:
     """Check all that costs nothing to look at.
 
@@ -121,6 +164,28 @@ def _config_file(path: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"--config {path} holds no names and values. {hint}")
     return {str(name): value for name, value in found.items()}
+
+
+def sharing_of(args: argparse.Namespace, wait: bool = True) -> Sharing:
+    """Return how the process shares its work with others."""
+    from lm_eval_partial.sweep.sharing import Sharing
+
+    if not 1 <= args.workers <= MAX_WORKERS:
+        raise UserError(f"--workers {args.workers}: give a number from 1 to {MAX_WORKERS}.")
+    if not wait and not args.join:
+        raise UserError("--no_wait is for workers that others may join. Add --join.")
+    is_driver = args.workers > 1
+    one_machine = args.worker_of is not None or (is_driver and not args.join)
+    return Sharing(args.join or is_driver, wait, args.lease, one_machine, args.worker_of)
+
+
+def own_command(args: argparse.Namespace) -> str:
+    """Return the command as it was typed, of a worker that of its driver."""
+    if args.worker_of is None:
+        return str(args.command)
+    from lm_eval_partial.sweep.workers import added_flags
+
+    return str(args.command).removesuffix(f" {escape.command(added_flags(args.worker_of))}")
 
 
 def config_of(args: argparse.Namespace) -> Any:

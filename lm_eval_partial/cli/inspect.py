@@ -24,9 +24,12 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a pair; spelled as in ``--model_args``."""
     parser.add_argument("--base", required=True, help="folder or Hub id of the base model")
     parser.add_argument(
-        "--instruct", required=True, help="folder or Hub id of the model trained from it"
+        "--instruct",
+        required=True,
+        help="folder or Hub id of the model trained from it, or a sum of several: '1*A+0.6*B'",
     )
-    for side in ("base", "instruct"):
+    parser.add_argument("--onto", help="another base that the update is put onto, at λ = 0")
+    for side in ("base", "instruct", "onto"):
         parser.add_argument(
             f"--{side}_revision", default="main", help=f"branch, tag or commit of {side}"
         )
@@ -63,14 +66,15 @@ def open_pair(args: argparse.Namespace) -> Pair:
     from lm_eval_partial.weights.source import Source
 
     output: Path | None = getattr(args, "output", None)
-    for side in ("base", "instruct"):
-        folder = Path(getattr(args, side))
+    source = Source.of(vars(args))
+    for side, path in source.folders.items():
+        folder = Path(path)
         if output and folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
             raise UserError(
                 f"--output {output} is inside of --{side} {folder}, which is only read. Give"
                 " --output a folder elsewhere."
             )
-    return Pair.of(Source.of(vars(args)))
+    return Pair.of(source)
 
 
 def check_folder(output: Path) -> None:

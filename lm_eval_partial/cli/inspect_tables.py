@@ -26,6 +26,8 @@ def show(report: dict[str, Any]) -> None:
     console.print(_summary(report))
     if report["update"] is not None:
         console.print(_update_table(report["update"]))
+    if report["sum"] is not None:
+        console.print(_sum_table(report["sum"]))
     if report["lam"] is not None:
         console.print(_lam_table(report["lam"]))
     for warning in report["warnings"]:
@@ -76,8 +78,8 @@ def _summary(report: dict[str, Any]) -> Table:
 
 
 def _revision(side: dict[str, Any]) -> str:
-    # Of a folder on this machine there is only one.
-    return "" if str(side["sha"]).startswith("local-") else str(side["revision"])
+    # Of a folder on this machine there is only one; a sum's models have their own.
+    return "" if str(side["sha"]).startswith(("local-", "sum-")) else str(side["revision"])
 
 
 def _dtypes(side: dict[str, Any]) -> str:
@@ -175,6 +177,20 @@ def _lam_table(found: dict[str, dict[str, Any]]) -> Table:
     for (rule, names), lams in rows.items():
         values = format_lam(lams[0]) + (f" … {format_lam(lams[-1])}" if len(set(lams)) > 1 else "")
         table.add_row(rule or "all", names, str(len(lams)), values)
+    return table
+
+
+def _sum_table(found: dict[str, Any]) -> Table:
+    """Return a table of the updates that are added, with the cosines between them."""
+    numbers = [str(number + 1) for number in range(len(found["models"]))]
+    title = "Updates: ‖ΔW‖/‖W‖ of each over all matrices, and the cosines between them"
+    if found["onto"] is not None:
+        title += f"; the new base is {found['onto']:.4f} from their own"
+    model = Column("model", overflow="fold")
+    table = Table("", model, "weight", "‖ΔW‖/‖W‖", *numbers, title=title)
+    for number, each, cosines in zip(numbers, found["models"], found["cosines"], strict=True):
+        cells = ["–" if value is None else f"{value:.3f}" for value in cosines]
+        table.add_row(number, each["path"], f"{each['weight']:g}", f"{each['norm']:.4f}", *cells)
     return table
 
 

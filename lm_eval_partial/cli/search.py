@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval_partial.cli.arguments import path
 from lm_eval_partial.cli.harness import (
+    add_sharing_flags,
     check_flags,
     config_of,
     each_message_once,
+    own_command,
+    sharing_of,
     take_flags_of_the_harness,
 )
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.sweep.workers import end_with_driver
 
 if TYPE_CHECKING:
     from lm_eval_partial.search.settings import Settings
@@ -78,6 +82,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="TASK:POINTS",
         help="only λ that surely lose at most so many points on TASK against λ = 1",
     )
+    add_sharing_flags(own, "the λ of each stage")
     own.add_argument("--json", type=path, metavar="FILE", help="also write what was found to FILE")
     parser.set_defaults(run=run, no_log_samples=False)
     take_flags_of_the_harness(parser)
@@ -85,9 +90,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the search with bars and logs on stderr; print every look and what was found."""
-    settings = _settings(args)
+    settings, sharing = _settings(args), sharing_of(args)
+    if args.worker_of is not None:
+        end_with_driver()
     # The heavy imports come once the flags are known to be right.
     from lm_eval_partial.cli.console import PlainConsole
+    from lm_eval_partial.cli.workers import run_workers
     from lm_eval_partial.results.searches import sentences
     from lm_eval_partial.search.run import search
 
@@ -100,8 +108,11 @@ def run(args: argparse.Namespace) -> int:
         console.print(line, soft_wrap=True)
 
     try:
+        if args.workers > 1:
+            sharing.check(folder)  # each worker writes --json, and prints all that there is
+            return 0 if run_workers(args, config, folder, tell=tell) else 1
         with each_message_once():
-            record = search(config, settings, folder, args.command, tell)
+            record = search(config, settings, folder, own_command(args), tell, sharing)
     except KeyboardInterrupt:
         print("\ninterrupted. The same command goes on from there.", file=sys.stderr)
         return 130

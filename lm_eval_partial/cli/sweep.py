@@ -7,16 +7,23 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval_partial.cli import recipe_flags
 from lm_eval_partial.cli.harness import (
+    add_sharing_flags,
     check_flags,
     config_of,
     each_message_once,
+    own_command,
+    sharing_of,
     take_flags_of_the_harness,
 )
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.sweep.workers import end_with_driver
+
+if TYPE_CHECKING:
+    from lm_eval_partial.sweep.sharing import Sharing
 
 EXAMPLES = """\
 examples:
@@ -27,7 +34,13 @@ examples:
       --model_args dtype=bfloat16,generation_config=none --apply_chat_template
   lm-eval-partial sweep --base ./base --instruct ./instruct --lam -0.5:1.5:0.25 \\
       --tasks arc_easy --output_path results/quick --limit 100
+  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\
+      --output_path results/mypair --workers 8
+  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\
+      --output_path results/mypair --ray auto --gpus_per_point 2 --model_args parallelize=True
   lm-eval-partial sweep --recipe llama-3.1-8b --dry-run
+  lm-eval-partial sweep --path ./base,./sft,./dpo,./instruct --lam 0:3:0.25 --tasks partial_icl \\
+      --output_path results/stages
 """
 
 
@@ -50,10 +63,23 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    own = parser.add_argument_group("sweep")
+    _add_flags(parser.add_argument_group("sweep"))
+    parser.set_defaults(run=run, workers=None)
+    take_flags_of_the_harness(parser)
+
+
+def _add_flags(own: Any) -> None:
     recipe_flags.add_arguments(own)
     own.add_argument("--base", help="folder or Hub id of the base model")
     own.add_argument("--instruct", help="folder or Hub id of the model trained from it")
+    own.add_argument(
+        "--path",
+        metavar="STAGES",
+        help=(
+            "in place of --base and --instruct: models with commas between, such as"
+            " base,sft,dpo,instruct. λ = 1 is the second, λ = 2 the third, and so on"
+        ),
+    )
     own.add_argument(
         "--lam",
         nargs="+",
@@ -87,48 +113,105 @@ def add_parser(subparsers: Any) -> None:
             " --seed; --limit takes the first rows and is no sample"
         ),
     )
-    parser.set_defaults(run=run)
-    take_flags_of_the_harness(parser)
+    add_sharing_flags(own, "the points")
+    own.add_argument(
+        "--no_wait",
+        action="store_true",
+        help="with --join: end when no point is left to begin, though others still run some",
+    )
+    own.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help=(
+            "share the points among workers on a Ray cluster: its address; auto for the one of this"
+            " machine; local to start one. No folder in common is needed. --workers N: at most N"
+        ),
+    )
+    own.add_argument(
+        "--gpus_per_point",
+        type=int,
+        metavar="N",
+        help="with --ray: GPUs of each worker (default 1 where there are any)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the sweep with bars and logs on stderr; print the trajectory."""
+    count = args.workers
+    args.workers = count or 1
     recipe = recipe_flags.take(args)
     lams = _check(args)
     if recipe is not None and args.dry_run:
         return recipe_flags.show(recipe, args, lams)
+    sharing = sharing_of(args, wait=not args.no_wait)
+    if args.worker_of is not None:
+        end_with_driver()
     # The heavy imports come once the flags are known to be right.
     from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.sweep_table import show
-    from lm_eval_partial.sweep.engines import ENGINES
+    from lm_eval_partial.cli.workers import run_workers
+    from lm_eval_partial.lam import point_name
+    from lm_eval_partial.sweep import ray
     from lm_eval_partial.sweep.folder import points
-    from lm_eval_partial.sweep.run import sweep
 
     # Otherwise tokenizers warns whenever a process is forked after it was used.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = config_of(args)
-    trackers = _trackers(config)
+    _trackers(config)  # before workers are started that need their packages
+    folder = Path(config.output_path)
+    names = [*(f"{args.engine}_{side}" for side in _baselines(args)), *map(point_name, lams)]
     try:
-        with each_message_once():
-            folder = sweep(
-                config,
-                lams,
-                _baselines(args),
-                args.command,
-                trackers,
-                args.max_documents,
-                ENGINES[args.engine],
+        if args.ray is not None:
+            ray.drive(
+                *(partial(_work, args), folder, names, args.ray, count, args.gpus_per_point),
+                over_machines=args.engine == "vllm",
             )
+        elif args.workers > 1:
+            sharing.check(folder)
+            if not run_workers(args, config, folder, names):
+                return 1
+        else:
+            _sweep(args, config, sharing)
     except KeyboardInterrupt:
-        folder = Path(config.output_path)
         print(
             f"\ninterrupted; {len(points(folder))} finished points are in {folder}.",
             file=sys.stderr,
         )
         print("The same command goes on from there.", file=sys.stderr)
         return 130
+    if not points(folder):  # with --no_wait
+        print(f"no point of {folder} is finished yet.")
+        return 0
     show(folder, PlainConsole())
     return 0
+
+
+def _sweep(args: argparse.Namespace, config: Any, sharing: Sharing) -> None:
+    """Run the points that this process is to run."""
+    from lm_eval_partial.lam import parse_lams
+    from lm_eval_partial.sweep.engines import ENGINES
+    from lm_eval_partial.sweep.run import sweep
+
+    with each_message_once():
+        sweep(
+            config,
+            parse_lams(args.lam),
+            _baselines(args),
+            own_command(args),
+            _trackers(config),
+            args.max_documents,
+            ENGINES[args.engine],
+            sharing,
+            args.stages,
+        )
+
+
+def _work(args: argparse.Namespace, folder: Path, sharing: Sharing) -> None:
+    """Do the work of one worker of Ray's in a folder of its own."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    config = config_of(args)
+    config.output_path = str(folder)
+    _sweep(args, config, sharing)
 
 
 def _check(args: argparse.Namespace) -> list[float]:
@@ -142,8 +225,51 @@ def _check(args: argparse.Namespace) -> list[float]:
             " hf or vllm."
         )
     lams = parse_lams(args.lam)
+    _check_ray(args)
+    _check_path(args, lams)
     check_flags(args)
     return lams
+
+
+def _check_ray(args: argparse.Namespace) -> None:
+    """Raise `UserError` for flags of Ray's that do not go together, or if it is not installed."""
+    gpus = args.gpus_per_point
+    if gpus is not None and (args.ray is None or gpus < 0):
+        raise UserError(f"--gpus_per_point {gpus}: give a number of GPUs, and --ray.")
+    if args.ray is None:
+        return
+    if args.join or args.lease is not None:
+        raise UserError("--ray shares the points by itself. Leave --join and --lease out.")
+    from lm_eval_partial.sweep.ray import require_ray
+
+    require_ray()
+
+
+def _check_path(args: argparse.Namespace, lams: list[float]) -> None:
+    """Read ``--path`` as a list, whose ends stand for base and instruct.
+
+    Raises:
+        UserError: it is no list of models, base or instruct is given too, or a λ lies beyond it.
+    """
+    if args.path is None:
+        args.stages = []
+        return
+    args.stages = [stage.strip() for stage in args.path.split(",")]
+    if len(args.stages) < 2 or not all(args.stages):
+        raise UserError(
+            f"--path {args.path} is no path. Give two models or more with commas between, such as"
+            " --path base,sft,dpo,instruct."
+        )
+    if args.base is not None or args.instruct is not None:
+        raise UserError("--path takes the place of --base and --instruct. Leave those out.")
+    args.base, args.instruct = args.stages[0], args.stages[-1]
+    last = len(args.stages) - 1
+    for lam in lams:
+        if not 0 <= lam <= last:
+            raise UserError(
+                f"--lam {lam:g} lies beyond the path, whose {last + 1} stages are λ = 0 to {last}."
+                f" Give e.g. --lam 0:{last}:0.25."
+            )
 
 
 def _trackers(config: Any) -> Any:

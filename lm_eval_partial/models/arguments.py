@@ -29,6 +29,7 @@ from lm_eval_partial.weights.source import as_bool
 OWN = (
     *(name for name in source.NAMES if name != "trust_remote_code"),
     *("lam", "merge", "rank", "rest", "schedule", "quantization_config", "model", "share_prefix"),
+    "resident",
 )
 # HFLM arguments that name one checkpoint, or ask for something that is not θ(λ), and what to type
 # instead.
@@ -67,6 +68,7 @@ SPEED_ONLY = (
     "max_memory_per_gpu",
     "max_cpu_memory",
     "logits_cache",
+    "resident",
 )
 
 
@@ -184,6 +186,15 @@ def with_flags(given: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, 
     if isinstance(merged.get("device"), int):
         merged["device"] = f"cuda:{merged['device']}"
     return merged
+
+
+def read_resident(given: Any) -> bool | None:
+    """Return what ``resident=`` asks for; None stands for ``auto``.
+
+    Raises:
+        UserError: it is neither auto nor true nor false.
+    """
+    return None if given in (None, "auto") else as_bool("resident", given)
 
 
 def check_name(model: Any) -> None:

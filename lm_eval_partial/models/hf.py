@@ -27,8 +27,10 @@ from lm_eval_partial.models.finite import Finite
 from lm_eval_partial.models.partial import Partial, digest, without
 from lm_eval_partial.models.shared_prefix import SharedPrefixHFLM
 from lm_eval_partial.weights import loading, memory
+from lm_eval_partial.weights import resident as residents
 from lm_eval_partial.weights.architecture import model_config
 from lm_eval_partial.weights.checkpoint import Checkpoint
+from lm_eval_partial.weights.pair import Pair
 from lm_eval_partial.weights.source import NAMES as SOURCE
 from lm_eval_partial.weights.source import Source
 
@@ -47,6 +49,7 @@ class PartialHFLM(Partial, Finite, SharedPrefixHFLM):
     """
 
     _model: Any
+    _sides: Pair | None  # with weights in memory, once they are kept there
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class PartialHFLM(Partial, Finite, SharedPrefixHFLM):
         schedule: str | dict[str, Any] | Schedule | None = None,
         quantization_config: Any = None,
         share_prefix: bool = True,
+        resident: bool | str | None = "auto",
         **kwargs: Any,
     ) -> None:
         """Load θ(λ).
@@ -84,12 +88,15 @@ class PartialHFLM(Partial, Finite, SharedPrefixHFLM):
                 is loaded. For bitsandbytes the fields may be given instead (``load_in_8bit=True``).
             share_prefix: whether prefixes that requests share are computed once. With False, every
                 request is computed as stock `hf` does, bit for bit.
+            resident: whether both sides stay in the memory of the model's device once it moves to
+                another λ, so that later moves read no file. ``auto``: on GPUs that have the room.
             **kwargs: fields of `weights.source.Source`; `HFLM`'s arguments; config fields.
 
         Raises:
             UserError: an argument is wrong or the pair cannot be interpolated. No weight was read.
         """
         arguments.check_name(model)
+        self._resident, self._sides = arguments.read_resident(resident), None
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device != EvaluatorConfig().device:  # which the harness passes on if none was given
             check_device(f"device={device}", device)
@@ -125,11 +132,23 @@ class PartialHFLM(Partial, Finite, SharedPrefixHFLM):
         }
 
     def _move(self, before: Lam | None, lam: Lam) -> None:
+        if self._sides is None and self._is_resident():
+            self._sides = residents.kept(self.pair, self._model)
         self._model = loading.move(
-            self._model, self.pair, self._scaled(lam), lambda: self._load(lam)
+            self._model, self._sides or self.pair, self._scaled(lam), lambda: self._load(lam)
         )
         self.batch_sizes: dict[int, int] = {}  # found for the model before
         self.forget_paths()
+
+    def _is_resident(self) -> bool:
+        if self._resident is None:
+            return residents.fits(self.pair, self._model)
+        return self._resident
+
+    def give_back(self) -> bool:
+        """Free what is kept beside the model, if anything is; then it is not kept again."""
+        held, self._sides, self._resident = self._sides, None, False
+        return held is not None
 
     def check_finite(self, lams: Sequence[float]) -> None:
         """Raise `UserError` if a weight is not a finite number at one of some λ.

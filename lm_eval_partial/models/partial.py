@@ -17,7 +17,7 @@ from lm_eval.utils import sanitize_model_name, simple_parse_args_string
 
 from lm_eval_partial import __version__, escape
 from lm_eval_partial.errors import UserError, show_without_traceback
-from lm_eval_partial.files import NAME_BYTES, name_of, shortened
+from lm_eval_partial.files import NAME_BYTES, shortened
 from lm_eval_partial.lam import Lam, Schedule, lam_to_json, name_lam, read_lam, scaled
 from lm_eval_partial.models import arguments, response_cache
 from lm_eval_partial.weights import chat_template, truncation
@@ -90,8 +90,9 @@ class Partial(ABC):
     def _set_rank(self, merge: bool, rank: Any, rest: str) -> None:
         if merge and rank is None and not self.pair.instruct.separable:
             raise UserError(
-                f"merge={merge} is for adapters and rank=...; {self.pair.instruct} is a full"
-                " checkpoint. Leave it out."
+                f"merge={merge} is for adapters and rank=...; {self.pair.instruct} is"
+                f" {'a full checkpoint' if self.pair.instruct.alone else 'a sum of updates'}."
+                " Leave it out."
             )
         if rank is None and rest != "dense":
             raise UserError(
@@ -155,11 +156,8 @@ class Partial(ABC):
         room = (NAME_BYTES - len("__".join(["", "", *end]).encode())) // 2
         sides = []
         for side in (self.pair.base, self.pair.instruct):
-            name = name_of(f"{side.path}/{side.subfolder}")
-            if side.revision != "main":
-                name += f"__{side.revision}"
             # The harness replaces some characters by two: first, since that adds bytes.
-            sides.append(shortened(sanitize_model_name(name), room))
+            sides.append(shortened(sanitize_model_name(side.label), room))
         return "__".join([*sides, *end])
 
     def set_lam(self, lam: Lam) -> None:
@@ -240,6 +238,7 @@ class Partial(ABC):
             "instruct_revision": instruct.revision,
             "instruct_subfolder": instruct.subfolder,
             "instruct_sha": instruct.sha,
+            **self.pair.sum_info(),
             "lam": lam_to_json(self.lam),
             "merge": self._merge,
             **self._variant,

@@ -10,11 +10,10 @@ import atexit
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from lm_eval.api.instance import Instance
@@ -25,8 +24,11 @@ from transformers import GenerationConfig
 
 from lm_eval_partial import escape
 from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
-from lm_eval_partial.prefix.generation import Group, going_on, groups, padded_between, rows_that_fit
-from lm_eval_partial.prefix.loglikelihood import Request, score, score_in_full
+from lm_eval_partial.models.questions import parts, question
+from lm_eval_partial.models.threads import fitting
+from lm_eval_partial.prefix.generation import Group, groups, padded_between, rows_that_fit
+from lm_eval_partial.prefix.leaving import generate
+from lm_eval_partial.prefix.loglikelihood import score, score_in_full
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.tree import Ints
 from lm_eval_partial.weights import generation
@@ -199,7 +201,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         some = reason is None
         if reason is None:
             model = self._opened_model()
-            with self._bar(len(requests), kind, disable_tqdm) as bar:
+            with self._bar(len(requests), kind, disable_tqdm) as bar, self._threads():
                 for index, answer in shared(model, requests, reasons):
                     found[index] = answer
                     bar.update()
@@ -214,7 +216,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             self._count_plain(kind, why, count)
         if rest:
             with self._stock_batches(some):
-                answers = plain([requests[index] for index in rest])
+                answers = self._with_all_memory(lambda: plain([requests[index] for index in rest]))
             found.update(zip(rest, answers, strict=True))
         return [found[index] for index in range(len(requests))]
 
@@ -222,24 +224,24 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self, model: PrefixModel, requests: Sequence[Encoded], reasons: dict[int, str]
     ) -> Shared[tuple[float, bool]]:
         """Yield the answers; those of requests that are too long come last, with a reason."""
-        shared: dict[int, Request] = {}
-        in_full: dict[int, Request] = {}
+        shared: list[int] = []
+        in_full: list[int] = []
         cut = 0
+        max_length = self.max_length  # which reads the config anew every time
         for index, (_, context, continuation) in enumerate(requests):
-            if not len(context) or not 0 < len(continuation) <= self.max_length:
+            if not len(context) or not 0 < len(continuation) <= max_length:
                 reasons[index] = TOO_LONG  # stock has its own way with these
                 continue
-            tokens = np.concatenate([context, continuation]).astype(np.int32)
+            length = len(context) + len(continuation)
             # The last token is only predicted, so one more than max_length fits.
-            kept = tokens[-(self.max_length + 1) :]
-            cut += len(kept) < len(tokens)
-            request = Request(kept, len(continuation))
-            if model.reaches(len(kept) - 1):
-                shared[index] = request
+            kept = min(length, max_length + 1)
+            cut += kept < length
+            if model.reaches(kept - 1):
+                shared.append(index)
                 continue
             reasons[index] = TOO_LONG
             if not model.depends_on_batch:
-                in_full[index] = request
+                in_full.append(index)
         if cut:
             logger.warning(
                 f"{cut} of {len(requests)} requests pass max_length={self.max_length}: they lose"
@@ -253,19 +255,22 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self,
         way: Callable[..., Iterator[Any]],
         model: PrefixModel,
-        questions: dict[int, Request],
+        indices: list[int],
         requests: Sequence[Encoded],
     ) -> Shared[tuple[float, bool]]:
-        """Yield the answers to `questions`, by the number of their request, and cache them."""
-        indices = list(questions)
-        longest = _longest(question.tokens for question in questions.values())
+        """Yield the answers to some requests, by their number, and cache them."""
+        lengths = [len(requests[index][1]) + len(requests[index][2]) for index in indices]
+        max_length = self.max_length
+        longest = min(max(lengths, default=1), max_length + 1)
         model.set_budget(self._budget(longest), self._room())
-        for place, logprob, is_greedy in way(model, list(questions.values()), self.softmax_dtype):
-            index = indices[place]
-            # Without texts there is no key: a window of a longer text is not cached.
-            if (key := requests[index][0]) is not None:
-                self.cache_hook.add_partial("loglikelihood", key, (logprob, is_greedy))
-            yield index, (logprob, is_greedy)
+        for part in parts(indices, requests, max_length):
+            questions = [question(requests[index], max_length) for index in part]
+            for place, logprob, is_greedy in way(model, questions, self.softmax_dtype):
+                index = part[place]
+                # Without texts there is no key: a window of a longer text is not cached.
+                if (key := requests[index][0]) is not None:
+                    self.cache_hook.add_partial("loglikelihood", key, (logprob, is_greedy))
+                yield index, (logprob, is_greedy)
 
     # Generation -----------------------------------------------------------------------------------
 
@@ -291,10 +296,11 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             # transformers lets max_new_tokens of a generation config win.
             own_limit = self.model.generation_config.max_new_tokens or 0
             new_tokens = max(settings["max_gen_toks"], own_limit)
+            most = self.max_length - new_tokens
             indices = []
             for index in alike:
                 length = len(prompts[index])
-                fits = 0 < length <= self.max_length - new_tokens
+                fits = 0 < length <= most
                 if fits and model.reaches(length + new_tokens):
                     indices.append(index)
                 else:
@@ -334,9 +340,12 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             try:
                 texts = self._resume(asked, [prompts[index] for index in batch], group)
             except RuntimeError as error:
-                if len(batch) == 1 or not should_reduce_batch_size(error):
+                freed = should_reduce_batch_size(error) and self.give_back()
+                if not freed and (len(batch) == 1 or not should_reduce_batch_size(error)):
                     raise
                 clear_device_cache(garbage_collection=True)
+                if freed:
+                    continue
                 model.most_prompts = len(batch) // 2
                 logger.warning(
                     f"out of memory with {len(batch)} prompts at a time: going on with"
@@ -382,15 +391,48 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         )
         return encoded
 
-    def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any
+    ) -> Any:
         if self._resumed is None:
-            return super()._model_generate(*args, **kwargs)
-        # A cache of its own for every batch: generate appends to it.
+            return super()._model_generate(context, max_length, stop, **kwargs)
         model, group = self._opened_model(), self._resumed.group
-        with going_on(model, group, kwargs["context"]) as after:
-            return super()._model_generate(*args, **kwargs, **after)
+        # The generation config's own limit wins, as in stock.
+        own_limit = model.model.generation_config.max_new_tokens
+        new_tokens = own_limit or max_length - context.shape[1]
+        mask, pad = kwargs.pop("attention_mask"), self.tokenizer.pad_token_id
+        kwargs.pop("temperature", None)  # it means nothing to greedy decoding, and 0 is refused
+        kwargs["do_sample"] = False
+        return generate(model, group, context, mask, self._ends(stop), new_tokens, pad, **kwargs)
 
-    # Batch sizes ----------------------------------------------------------------------------------
+    def _ends(self, stop: list[str]) -> Callable[[list[list[int]]], list[bool]]:
+        """Return what tells of new tokens whether a stop string is at their end."""
+        # As stock does: a string may be written with more tokens than it is encoded with.
+        lengths = (len(self.tokenizer.encode(text, add_special_tokens=False)) for text in stop)
+        last = max(lengths, default=0) + 2
+
+        def ends(rows: list[list[int]]) -> list[bool]:
+            texts = self.tokenizer.batch_decode([row[-last:] for row in rows])
+            return [any(each in text for each in stop) for text in texts]
+
+        return ends
+
+    # Memory and batch sizes -----------------------------------------------------------------------
+
+    def give_back(self) -> bool:
+        """Free memory that only saves time, and return whether there was any."""
+        return False
+
+    def _with_all_memory(self, ask: Callable[[], list[Answer]]) -> list[Answer]:
+        """Return what `ask` returns. If memory runs out, free some and ask again."""
+        try:
+            return ask()
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error) or not self.give_back():
+                raise
+        # Outside of the handler, whose traceback would keep the memory of the failed call.
+        clear_device_cache(garbage_collection=True)
+        return ask()
 
     @contextmanager
     def _stock_batches(self, some: bool) -> Iterator[None]:
@@ -444,6 +486,12 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             self._stock_rows(), config.num_hidden_layers, prefix, longest, new_tokens, repeats
         )
         return max(CPU_ROWS, fit) if self.device.type == "cpu" else fit
+
+    def _threads(self) -> AbstractContextManager[None]:
+        """Let the model be run by as many threads as it is worth."""
+        if self.device.type != "cpu":
+            return nullcontext()
+        return fitting(sum(map(torch.numel, self.model.parameters())))
 
     # Progress and warnings ------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from lm_eval_partial.escape import terminal
 from lm_eval_partial.lam import format_lam
 from lm_eval_partial.report.drawing import COLOURS, DASHED, FAINT, INK, lambda_axis, style
 from lm_eval_partial.report.tables import ranges
-from lm_eval_partial.results.trajectory import Curve, Trajectory
+from lm_eval_partial.results.curves import Curve
+from lm_eval_partial.results.trajectory import Trajectory
 
 STOCK = {"base": "D", "instruct": "s"}
 """Markers of the stock baselines."""
@@ -39,7 +40,7 @@ def percent_difference(trajectory: Trajectory) -> Figure:
         grid = figure.add_gridspec(rows, 1 + columns, width_ratios=[1.9] + [1] * columns)
         large = figure.add_subplot(grid[:, 0])
         _panel(large, trajectory, overall, large=True)
-        large.set_xlabel("λ   (0: base, 1: instruct)")
+        large.set_xlabel("λ" if trajectory.stages else "λ   (0: base, 1: instruct)")
         large.set_ylabel("percent difference from λ = 1")
         for index, curve in enumerate(areas):
             small = figure.add_subplot(grid[index // columns, 1 + index % columns])
@@ -157,14 +158,17 @@ def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> N
     lams, count, best = trajectory.lams, len(trajectory.lams), curve.best
     axes.set_title(_label(curve), pad=14)
     axes.axhline(0, color=FAINT, linewidth=0.8, linestyle=DASHED)
-    lambda_axis(axes, lams)
+    # A small panel has no room for names.
+    stages = trajectory.stages if large else [""] * len(trajectory.stages)
+    lambda_axis(axes, lams, stages)
     if np.isnan(curve.change[:count]).all():
         axes.set_yticks([])
         _below_title(axes, "0 at λ = 1: no percentage")
         return
     banded = _line(axes, lams, curve, COLOURS[0], "o")
     for baseline, value in zip(trajectory.baselines, curve.change[count:], strict=True):
-        _stock_point(axes, baseline, float(value), labelled=large)
+        place = trajectory.lam_of(baseline), float(value)
+        _stock_point(axes, baseline, place, labelled=large)
     gain = float(curve.change[lams.index(best.lam)])
     axes.plot(best.lam, gain, "o", color=COLOURS[1], markersize=5.5 if large else 4.5, zorder=4)
     text = headline(curve, lams, with_lams=large)
@@ -185,9 +189,8 @@ def headline(curve: Curve, lams: Sequence[float], with_lams: bool) -> str:
     return f"{gain}, best λ {ranges(best.not_ruled_out, lams)}" if with_lams else gain
 
 
-def _stock_point(axes: Any, baseline: str, value: float, *, labelled: bool) -> None:
-    """Draw a stock baseline at λ = 0 or 1."""
-    place = (float(baseline == "instruct"), value)
+def _stock_point(axes: Any, baseline: str, place: tuple[float, float], *, labelled: bool) -> None:
+    """Draw a stock baseline at its λ and value."""
     axes.plot(
         *place,
         STOCK[baseline],
@@ -197,7 +200,7 @@ def _stock_point(axes: Any, baseline: str, value: float, *, labelled: bool) -> N
         markeredgewidth=1,
         clip_on=False,  # a marker at the edge of the panel is drawn whole
     )
-    if labelled and np.isfinite(value):
+    if labelled and np.isfinite(place[1]):
         offset, align = ((8, 8), "left") if baseline == "base" else ((-4, -13), "right")
         axes.annotate(
             f"stock {baseline}", place, offset, textcoords="offset points", fontsize=7.5, ha=align

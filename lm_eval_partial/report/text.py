@@ -65,8 +65,12 @@ def describe(trajectory: Trajectory) -> str:
         documents = f"at most {settings['limit']:g} documents a task (--limit)"
     elif settings["max_documents"]:
         documents = f"a random sample of {settings['max_documents']} documents a task"
+    ends = f"{trajectory.base} → {trajectory.instruct}"
+    if trajectory.stages:
+        stages = enumerate(trajectory.stages)
+        ends = " → ".join(f"{name} (λ = {number})" for number, name in stages)
     parts = [
-        f"{trajectory.base} → {trajectory.instruct}",
+        ends,
         f"{len(trajectory.lams)} λ from {lowest} to {highest}",
         f"{settings['dtype']}, {settings['vocabulary']} vocabulary",
         f"{fewest} shots" if fewest == most else f"{fewest}–{most} shots",

@@ -27,7 +27,8 @@ from lm_eval_partial.report.pairs import figures as pairs_figures
 from lm_eval_partial.report.pairs import table as pairs_table
 from lm_eval_partial.report.pairs.families import Member, members
 from lm_eval_partial.report.pairs.file import Label
-from lm_eval_partial.results.trajectory import Curve, Trajectory
+from lm_eval_partial.results.curves import Curve
+from lm_eval_partial.results.trajectory import Trajectory
 
 COLUMNS = (
     "pair",
@@ -136,7 +137,7 @@ def _csv_rows(trajectory: Trajectory, curve: Curve, kind: str) -> Iterator[list[
     """Yield the line of every model that has the score."""
     models = [("partial-hf", lam) for lam in trajectory.lams]
     for baseline in trajectory.baselines:
-        models.append((f"stock {baseline}", float(baseline == "instruct")))
+        models.append((f"stock {baseline}", trajectory.lam_of(baseline)))
     # In the order of `COLUMNS`.
     arrays = (
         curve.values,

@@ -57,6 +57,7 @@ class Search(Shape):
     identity: dict[str, Any]
     base: str
     instruct: str
+    onto: NotRequired[str]
     score: str
     arms: list[str]
     within: float
@@ -98,10 +99,13 @@ def sentences(record: Search) -> list[str]:
             f" ({100 * record['confidence']:g} %: {gain['low']:+.2f} to {gain['high']:+.2f})."
         )
     lines.append(f"Cost: {100 * found['cost']:.1f} % of the grid.")
-    lines.append(f"Next: {_export(record['base'], record['instruct'], found['arm'])}")
+    lines.append(f"Next: {_export(record, found['arm'])}")
     return lines
 
 
-def _export(base: str, instruct: str, arm: str) -> str:
-    words = ["lm-eval-partial", "export", "--base", base, "--instruct", instruct, "--lam", arm]
-    return escape.command([*words, "--output", "DIR"])
+def _export(record: Search, arm: str) -> str:
+    words = ["lm-eval-partial", "export", "--base", record["base"]]
+    words += ["--instruct", record["instruct"]]
+    if "onto" in record:
+        words += ["--onto", record["onto"]]
+    return escape.command([*words, "--lam", arm, "--output", "DIR"])

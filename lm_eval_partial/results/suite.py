@@ -21,7 +21,7 @@ import yaml  # type: ignore[import-untyped]
 
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import shipped
-from lm_eval_partial.results.files import finite
+from lm_eval_partial.results.result_json import finite
 
 Suite = dict[str, dict[str, str]]
 """Area → task → main metric, spelled "metric,filter" as in result files."""

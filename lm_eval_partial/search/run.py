@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.files import STAGES, locked
+from lm_eval_partial.files import STAGES
 from lm_eval_partial.lam import Lam, lam_to_json
 from lm_eval_partial.results import searches
 from lm_eval_partial.results.searches import Search
@@ -28,7 +28,11 @@ from lm_eval_partial.search.race import LOOKS
 from lm_eval_partial.search.settings import Settings, check, label
 from lm_eval_partial.search.stages import Stages
 from lm_eval_partial.sweep import folder as folders
-from lm_eval_partial.sweep.run import fingerprint, manifest_of, open_run
+from lm_eval_partial.sweep.checks import open_run
+from lm_eval_partial.sweep.claims import Claims
+from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of
+from lm_eval_partial.sweep.sharing import ALONE, Sharing
+from lm_eval_partial.weights.pair import Pair
 
 # Flags of lm_eval that a search refuses, and why.
 _REFUSED = {
@@ -47,6 +51,7 @@ def search(
     folder: Path,
     command: str | None = None,
     tell: Callable[[str], None] = print,
+    sharing: Sharing = ALONE,
 ) -> Search:
     """Search for the best arm and return the record of the search.
 
@@ -56,6 +61,8 @@ def search(
         folder: of the search.
         command: what started it, for the record.
         tell: told every line that is to be shown.
+        sharing: how the points of a stage are shared with other processes, each of which finds
+            the same.
 
     Raises:
         UserError: an argument is wrong, the folder holds another search, or as a sweep.
@@ -64,19 +71,37 @@ def search(
     for name, why in _REFUSED.items():
         if getattr(config, name):
             raise UserError(f"--{name} does not go with search: {why}. Leave it out.")
-    recorded = _read(folder)
+    sharing.check(folder)
+    _read(folder)
     config.log_samples = True
-    pair, tasks = open_run(config)
+    pair, tasks = open_run(config, prompts=sharing.prompts)
     plan = plans.make(tasks, config.seed[0] or 0, settings.keep)
     manifest = manifest_of(pair, command, "search")
-    identity = fingerprint(config, pair, tasks)
-    manifest[folders.FINGERPRINT] = identity
+    manifest[folders.FINGERPRINT] = fingerprint(config, pair, tasks)
+    record = _record(settings, plan, pair, manifest)
+    everything: tuple[Lam, ...] = settings.arms
+    everything += tuple(end for end in (1.0, 0.0) if end not in settings.arms)
+    claims = Claims(folder, sharing.join, sharing.lease, "search")
+    stages = Stages(config, pair, tasks, folder, manifest, everything, claims)
+    running = Course(settings, plan, stages, record, folder, tell)
+
+    def agree(has_workers: bool) -> None:
+        _check_same(folder, record, has_workers)
+        running.write()
+
+    with claims.present(agree):
+        running.run()
+    return record
+
+
+def _record(settings: Settings, plan: Plan, pair: Pair, manifest: dict[str, Any]) -> Search:
+    """Return the record of a search that has not begun."""
     fields: dict[str, Any] = {
         "made_by": manifest["made_by"].replace("sweep", "search"),
-        "command": command,
-        "identity": identity | {"search": _identity(settings)},
-        "base": pair.base.path,
-        "instruct": pair.instruct.path,
+        "command": manifest["command"],
+        "identity": manifest[folders.FINGERPRINT] | {"search": _identity(settings)},
+        **pair.named,
+        **pair.sum_info(),
         "score": plan.node.label,
         "arms": [label(lam) for lam in settings.arms],
         "within": settings.within,
@@ -86,16 +111,7 @@ def search(
         "looks": [],
         "notes": [],
     }
-    record = cast(Search, fields)
-    with locked(folder, "search"):
-        _check_same(folder, recorded, record)
-        everything: tuple[Lam, ...] = settings.arms
-        everything += tuple(end for end in (1.0, 0.0) if end not in settings.arms)
-        stages = Stages(config, pair, tasks, folder, manifest, everything)
-        running = Course(settings, plan, stages, record, folder, tell)
-        running.write()
-        running.run()
-    return record
+    return cast(Search, fields)
 
 
 def _identity(settings: Settings) -> dict[str, Any]:
@@ -131,11 +147,12 @@ def _read(folder: Path) -> Search | None:
     return None
 
 
-def _check_same(folder: Path, recorded: Search | None, record: Search) -> None:
+def _check_same(folder: Path, record: Search, has_workers: bool) -> None:
     """Raise `UserError` if the folder holds another search; the message names what differs."""
+    recorded = _read(folder)
     # What is given is compared as JSON gives it back.
     given = json.loads(json.dumps(record["identity"]))
-    if recorded is None or not (folder / STAGES).is_dir():
+    if recorded is None or not (has_workers or (folder / STAGES).is_dir()):
         return
     differing = folders.differences(recorded["identity"], given)
     if differing:

@@ -3,24 +3,26 @@
     DIR/.stages/look_1/lam_0.50/      a point of a sweep, of the documents that the look added
     DIR/.stages/keep/  held_out/      likewise
 
-A point that is there is finished, so a search that was killed goes on from there.
+A point that is there is finished, so a search that was killed goes on from there. Workers that
+share a search run the points of a stage together, and each reads all of them.
 """
 
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from lm_eval_partial import escape
-from lm_eval_partial.files import INCOMPLETE, STAGES
+from lm_eval_partial.files import STAGES
 from lm_eval_partial.lam import Lam, Schedule
 from lm_eval_partial.search.plan import Document, Documents
 from lm_eval_partial.search.settings import arm_name
 from lm_eval_partial.search.values import Values
 from lm_eval_partial.sweep import folder as folders
+from lm_eval_partial.sweep.claims import Claims
 from lm_eval_partial.sweep.point import Runner
 from lm_eval_partial.sweep.run import point_at
 from lm_eval_partial.sweep.tasks import Tasks
@@ -40,6 +42,7 @@ class Stages:
         folder: of the search.
         manifest: of a sweep, with the fingerprint that all stages have in common.
         arms: of the search, and λ = 1 and 0.
+        claims: of this process on the points of the search.
     """
 
     def __init__(
@@ -50,7 +53,9 @@ class Stages:
         folder: Path,
         manifest: dict[str, Any],
         arms: Sequence[Lam],
+        claims: Claims,
     ) -> None:
+        self.claims = claims
         self.config, self.pair, self.tasks, self.arms = config, pair, tasks, arms
         self.folder, self.manifest = folder / STAGES, manifest
         self.values = Values()
@@ -80,22 +85,28 @@ class Stages:
         Raises:
             UserError: a finished point is damaged, or as a sweep.
         """
-        evaluations = 0
+        new: dict[str, tuple[int, set[Document]]] = {}
         wanted = {document for pool in documents for document in pool}
         for arm in arms:
-            new = wanted - self._run.setdefault(arm, set())
-            if not new:
-                continue
-            self._run[arm] |= new
-            evaluations += len(new)
-            place = self.folder / name / arm_name(self.arms[arm])
-            if not place.is_dir():
-                logger.info(f"{name}, {arm_name(self.arms[arm])}: {len(new):,} documents")
-                self._evaluate(name, arm, new)
-                self.evaluated += len(new)
-            folders.read_point(place)
-            self.values.read(place, arm, pools)
-        return evaluations
+            left = wanted - self._run.setdefault(arm, set())
+            self._run[arm] |= left
+            if left:
+                new[f"{STAGES}/{name}/{arm_name(self.arms[arm])}"] = arm, left
+        folder = self.folder.parent
+        found = {point for point in new if (folder / point).is_dir()}
+        for point in found:
+            folders.read_point(folder / point)  # damage is reported before more is spent
+        with closing(self.claims.missing(list(new))) as todo:
+            for point in todo:
+                arm, left = new[point]
+                logger.info(f"{name}, {arm_name(self.arms[arm])}: {len(left):,} documents")
+                self._evaluate(name, arm, left)
+                self.evaluated += len(left)
+        for point, (arm, _) in new.items():
+            if point not in found:
+                folders.read_point(folder / point)
+            self.values.read(folder / point, arm, pools)
+        return sum(len(left) for _, left in new.values())
 
     def _evaluate(self, name: str, arm: int, documents: set[Document]) -> None:
         """Write one point of a stage."""
@@ -108,19 +119,17 @@ class Stages:
         if samples != self._prepared:  # prompts are built once for all arms of a stage
             self.tasks.restrict(samples)
             self._prepared = samples
-        folders.claim(folder, self.manifest)
+        with self.claims.agreeing():
+            folders.claim(folder, self.manifest, self.claims.shared)
         runner = Runner(config, self.tasks, folder, Trackers(""), self.pair.check_unchanged)
-        try:
-            self._lm = point_at(
-                runner,
-                self.pair,
-                self._lm,
-                arm_name(self.arms[arm]),
-                self.arms[arm],
-                extremes(self.arms),
-            )
-        finally:
-            shutil.rmtree(folder / INCOMPLETE, ignore_errors=True)
+        self._lm = point_at(
+            runner,
+            self.pair,
+            self._lm,
+            arm_name(self.arms[arm]),
+            self.arms[arm],
+            extremes(self.arms),
+        )
 
 
 def extremes(arms: Sequence[Lam]) -> list[float]:

@@ -107,8 +107,7 @@ class Vllm(HF):
         if model_args.get("data_parallel_size") not in (None, 1):
             raise UserError(
                 "data_parallel_size= does not go with sweep: the harness makes every engine anew at"
-                " each call. Give tensor_parallel_size=..., or start a sweep of other λ on each"
-                " GPU."
+                " each call. Give tensor_parallel_size=..., or --workers for a λ on each GPU."
             )
 
     def generation_names(self) -> set[str]:
@@ -151,3 +150,20 @@ class Vllm(HF):
 
 
 ENGINES = {"hf": HF(), "vllm": Vllm()}
+
+
+def stock_arguments(
+    model_args: Mapping[str, Any], side: Checkpoint, engine: HF = ENGINES["hf"]
+) -> dict[str, Any]:
+    """Return the arguments with which stock loads one side as the sweep loads the pair."""
+    where = engine.stock_place(side)
+    # Stock's defaults are left out, so that the recorded arguments are those one would type.
+    given = {name: value for name, value in where.items() if value not in ("", "main")}
+    # tokenizer=base and tokenizer=instruct mean nothing to stock; a path does.
+    tokenizer = model_args.get("tokenizer")
+    if tokenizer not in (None, "base", "instruct"):
+        given["tokenizer"] = (
+            os.path.expanduser(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        )
+    own = engine.arguments.OWN
+    return given | {name: value for name, value in model_args.items() if name not in own}

@@ -24,7 +24,9 @@ from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import write_text
 from lm_eval_partial.lam import check_lam
 from lm_eval_partial.reading import Shape
-from lm_eval_partial.results.files import LINE, Settings, read_json, samples_file
+from lm_eval_partial.results.files import samples_file
+from lm_eval_partial.results.result_json import Settings, read_json
+from lm_eval_partial.results.samples import LINE
 
 MANIFEST = "manifest.json"
 BASELINES = ("base", "instruct")
@@ -88,12 +90,16 @@ def _number(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
+def claim(folder: Path, manifest: Mapping[str, Any], has_workers: bool = False) -> dict[str, Any]:
     """Write the manifest of a new sweep, or check that the folder's points have its fingerprint.
 
     Args:
         folder: of the sweep, locked.
         manifest: JSON values; points are comparable if their fingerprints are equal.
+        has_workers: whether other processes are running points that are not there yet.
+
+    Returns:
+        The manifest that the folder has now.
 
     Raises:
         UserError: the folder holds points of another run; the message names the fields that differ.
@@ -101,17 +107,19 @@ def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
     for left in folder.glob(f".{MANIFEST}.*.incomplete"):  # by a sweep killed while it wrote
         left.unlink(missing_ok=True)
     recorded = read_manifest(folder)
-    # Without a finished point there is nothing to mix up, and the manifest is replaced.
-    if recorded is not None and points(folder):
+    # Without a point, finished or on its way, there is nothing to mix up: it is replaced.
+    if recorded is not None and (has_workers or points(folder)):
         differing = differences(recorded[FINGERPRINT], manifest[FINGERPRINT])
         if differing:
             more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+            what = "holds points" if points(folder) else "has a worker"
             raise UserError(
-                f"{folder} holds points of another run: {'; '.join(differing[:5])}{more}. Give"
+                f"{folder} {what} of another run: {'; '.join(differing[:5])}{more}. Give"
                 " --output_path another folder, or the recorded settings."
             )
-        return
+        return recorded
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    return dict(manifest)
 
 
 def differences(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import lm_eval
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers import EvaluationTracker
 
+from lm_eval_partial import escape
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.files import (
     INCOMPLETE,
@@ -25,7 +27,10 @@ from lm_eval_partial.files import (
 )
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.tasks import Tasks
+from lm_eval_partial.sweep.templates import compiled_once
 from lm_eval_partial.sweep.tracking import Trackers
+
+logger = escape.logger(__name__)
 
 # Arguments of simple_evaluate that have the same name on the command line.
 _PASSED_ON = (
@@ -87,12 +92,30 @@ class Runner:
             lam: its λ; None for stock ``hf``.
             recorded: what else ``results["config"]`` says.
         """
-        config = self.config
         self._check_unchanged()
         self.check_place()
         # Written aside and renamed when whole, so that a killed sweep leaves only finished points.
-        unfinished = self.folder / INCOMPLETE
-        shutil.rmtree(unfinished, ignore_errors=True)
+        # No other process has this place, not even one that took the point over.
+        unfinished = self.folder / f"{INCOMPLETE}_{name}_{os.urandom(4).hex()}"
+        try:
+            written = self._write(unfinished, name, lm, model, model_args, lam, recorded)
+            self._publish(written, name)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self.config.write_out = False  # the prompts are the same at the next point
+
+    def _write(
+        self,
+        unfinished: Path,
+        name: str,
+        lm: Any,
+        model: str,
+        model_args: dict[str, Any],
+        lam: float | None,
+        recorded: Mapping[str, Any] | None,
+    ) -> Path:
+        """Evaluate a model, and return the folder of its files below `unfinished`."""
+        config = self.config
         tracker = EvaluationTracker(output_path=str(unfinished))
         chat_template = None
         if config.apply_chat_template:
@@ -117,25 +140,41 @@ class Runner:
         with explained(unfinished):
             (written,) = list(unfinished.iterdir()) or [unfinished]
         folders.read_point(written)  # a resumed sweep would reject what this rejects
-        publish(written, self.folder / name)
-        config.write_out = False  # the prompts are the same at the next point
+        return written
+
+    def _publish(self, written: Path, name: str) -> None:
+        """Give a point its name, unless another worker took it over and was first."""
+        point = self.folder / name
+        try:
+            if not point.is_dir():
+                publish(written, point)
+                return
+        except UserError:
+            if not point.is_dir():  # the failure was another
+                raise
+        logger.warning(
+            f"{name} was published by another worker, since this one did not renew its claim in"
+            " time. Its own result is dropped: both are of one command."
+        )
 
     def _evaluate(self, lm: Any, model: str, model_args: dict[str, Any]) -> dict[str, Any]:
         config, cache = self.config, self.config.cache_requests or {}
         seeds: Any = config.seed
         self.tasks.describe(model_args)
-        result: dict[str, Any] = lm_eval.simple_evaluate(
-            model=lm,
-            model_args=model_args,
-            task_manager=self.tasks,
-            **{name: getattr(config, name) for name in _PASSED_ON},
-            cache_requests=cache.get("cache_requests", False),
-            rewrite_requests_cache=cache.get("rewrite_requests_cache", False),
-            random_seed=seeds[0],
-            numpy_random_seed=seeds[1],
-            torch_random_seed=seeds[2],
-            fewshot_random_seed=seeds[3],
-        )
+        with compiled_once():
+            result: dict[str, Any] = lm_eval.simple_evaluate(
+                model=lm,
+                model_args=model_args,
+                task_manager=self.tasks,
+                **{name: getattr(config, name) for name in _PASSED_ON},
+                cache_requests=cache.get("cache_requests", False),
+                rewrite_requests_cache=cache.get("rewrite_requests_cache", False),
+                random_seed=seeds[0],
+                numpy_random_seed=seeds[1],
+                torch_random_seed=seeds[2],
+                fewshot_random_seed=seeds[3],
+            )
+        self.tasks.release()
         # For a model it did not build itself, the harness writes a path or a class.
         result["config"]["model"] = model
         return result
@@ -176,12 +215,12 @@ def _logged_failures() -> Iterator[list[str]]:
             if found or record.levelno >= logging.WARNING:
                 found.append(record.getMessage())
 
-    logger, listener = logging.getLogger(EvaluationTracker.__module__), Listener()
-    level = logger.level
-    logger.addHandler(listener)
-    logger.setLevel(logging.INFO)
+    theirs, listener = logging.getLogger(EvaluationTracker.__module__), Listener()
+    level = theirs.level
+    theirs.addHandler(listener)
+    theirs.setLevel(logging.INFO)
     try:
         yield found
     finally:
-        logger.removeHandler(listener)
-        logger.setLevel(level)
+        theirs.removeHandler(listener)
+        theirs.setLevel(level)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import random
@@ -21,6 +20,8 @@ from lm_eval.utils import set_torch_seed
 
 from lm_eval_partial.errors import UserError, listing, nearest
 from lm_eval_partial.results.suite import task_configs
+from lm_eval_partial.sweep.copies import copied
+from lm_eval_partial.sweep.prompts import built_once
 from lm_eval_partial.sweep.task_files import check_files, check_groups
 
 # What the harness raises for a task file that is wrong.
@@ -33,6 +34,10 @@ class Tasks:
     Every point gets copies of the requests without responses. Tasks may draw random numbers, so
     each point also finds the random generators as they were after loading and after building.
 
+    Args:
+        config: of the harness's own command.
+        shared: a private folder in which processes of one command share what they build.
+
     Attributes:
         task_index: the harness's, for its log.
 
@@ -40,7 +45,8 @@ class Tasks:
         UserError: a task is not known or cannot be loaded.
     """
 
-    def __init__(self, config: EvaluatorConfig) -> None:
+    def __init__(self, config: EvaluatorConfig, shared: Path | None = None) -> None:
+        self._shared = shared
         given, model_args = config.metadata, config.model_args
         check_files(_folders_of_others(config.include_path), _as_list(config.tasks))
         try:
@@ -119,6 +125,11 @@ class Tasks:
         """Let the next model build the prompts again."""
         self._built.clear()
 
+    def release(self) -> None:
+        """Drop the requests of the point before, with its answers."""
+        for task in self.tasks.values():
+            task._instances = None
+
     def fingerprints(self, num_fewshot: int | None) -> dict[str, dict[str, Any]]:
         """Return version, shots and a digest of the config of every task."""
         found = {}
@@ -155,12 +166,19 @@ class Tasks:
                 )
 
     def _build(self, name: str, task: Any, build: Callable[..., None], **kwargs: Any) -> None:
-        if name not in self._built:
+        def built() -> tuple[list[Any], Any]:
             build(**kwargs)
-            self._built[name] = task._instances, _random_state()
+            return task._instances, _random_state()
+
+        if name not in self._built:
+            # A chat template is the model's, and models of one sweep may have different ones.
+            if self._shared is None or kwargs.get("apply_chat_template"):
+                self._built[name] = built()
+            else:
+                settings = {key: kwargs[key] for key in kwargs if key != "chat_template"}
+                self._built[name] = built_once(self._shared, name, settings, built)
         requests, state = self._built[name]
-        # Copies, arguments and documents too: models and metrics may write into them.
-        task._instances = copy.deepcopy(requests)
+        task._instances = copied(requests)
         _set_random_state(state)
 
 

@@ -1,4 +1,4 @@
-"""W&B and Trackio through the harness's own loggers: one run a sweep, λ as the axis."""
+"""W&B and Trackio through the harness's own loggers: one run a process, λ as the axis."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Trackers:
 
     Args:
         run: a name for the run; a resumed sweep gives the same and continues it.
+        group: a name for the runs of all workers of a sweep, each of which has a run of its own:
+            two processes cannot write into one.
         wandb_args: the harness's ``--wandb_args``; without them W&B is not used.
         wandb_config_args: the harness's ``--wandb_config_args``.
         trackio_args: the harness's ``--trackio_args``; without them Trackio is not used.
@@ -26,15 +28,15 @@ class Trackers:
     def __init__(
         self,
         run: str = "",
+        group: str = "",
         wandb_args: dict[str, Any] | None = None,
         wandb_config_args: dict[str, Any] | None = None,
         trackio_args: dict[str, Any] | None = None,
     ) -> None:
         self._wandb = self._trackio = None
         if wandb_args:
-            self._wandb = WandbLogger(
-                {"id": run, "resume": "allow"} | wandb_args, wandb_config_args
-            )
+            given = {"id": run, "resume": "allow"} | ({"group": group} if group else {})
+            self._wandb = WandbLogger(given | wandb_args, wandb_config_args)
             self._wandb.run.define_metric("lam")
             self._wandb.run.define_metric("*", step_metric="lam")
         if trackio_args:

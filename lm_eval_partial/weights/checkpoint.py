@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils.hub import extract_commit_hash
 
 from lm_eval_partial.errors import UserError, first_line, listing, natural
+from lm_eval_partial.files import name_of
 from lm_eval_partial.weights.checkpoint_files import (
     WEIGHT_FILES,
     find_file,
@@ -72,22 +73,25 @@ class Checkpoint:
     Attributes:
         separable: whether its update can stay beside the base's weights, which is what ``merge=``
             decides.
+        alone: whether it is one model that stock could load, and no sum of several.
         updates: its low-rank updates, by the name of the weight in the model.
         notes: what a user should know of it, one line each.
         opened: its files that must stay as they are, as far as they were opened.
 
     Args:
-        role: ``base`` or ``instruct``; names the side in messages.
+        role: ``base`` or ``instruct``.
         path: local folder or Hub id.
         revision: branch, tag or commit on the Hub; a local folder has none.
         subfolder: folder inside `path` that holds the checkpoint.
         trust_remote_code: as in transformers.
+        argument: what names the side in messages, if not its role.
 
     Raises:
         UserError: `path` holds no causal model that can be interpolated.
     """
 
     separable: ClassVar[bool] = False
+    alone: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -96,8 +100,9 @@ class Checkpoint:
         revision: str = "main",
         subfolder: str = "",
         trust_remote_code: bool = False,
+        argument: str | None = None,
     ) -> None:
-        self.role = role
+        self.role, self.argument = role, argument or role
         self.path = os.path.expanduser(path)
         self.revision = str(revision)
         self.subfolder = subfolder
@@ -127,7 +132,23 @@ class Checkpoint:
 
     def __str__(self) -> str:
         inside = f"/{self.subfolder}" if self.subfolder else ""
-        return f"{self.role}={self.path}{inside}"
+        return f"{self.argument}={self.path}{inside}"
+
+    @property
+    def label(self) -> str:
+        """What names it in a folder's name: the end of its path, and its revision."""
+        name = name_of(f"{self.path}/{self.subfolder}")
+        return name if self.revision == "main" else f"{name}__{self.revision}"
+
+    def describe(self) -> dict[str, Any]:
+        """Return where it is and which it is, for records, as JSON values."""
+        place = {"path": self.path, "revision": self.revision, "subfolder": self.subfolder}
+        return {**place, "sha": self.sha}
+
+    @property
+    def models(self) -> dict[str, Checkpoint]:
+        """The checkpoints that it is made of, by what names them in records."""
+        return {self.role: self}
 
     @property
     def location(self) -> dict[str, Any]:
@@ -189,7 +210,7 @@ class Checkpoint:
     def unquantised(self) -> str:
         """What to give instead, where this is a quantised checkpoint; a sentence."""
         name = full_precision(self.path)
-        guess = f", perhaps {self.role}={name}" if name else ""
+        guess = f", perhaps {self.argument}={name}" if name else ""
         return f"Give the unquantised checkpoint{guess}."
 
     def _check_folder(self, folder: Path) -> None:
@@ -208,7 +229,7 @@ class Checkpoint:
         elif inner:
             hint = (
                 f"Its subfolders {listing(inner)} hold checkpoints: add"
-                f" {self.role}_subfolder={inner[0]}."
+                f" {self.argument}_subfolder={inner[0]}."
             )
         raise UserError(f"{self}: the folder has no config.json. {hint}")
 
@@ -221,8 +242,13 @@ class Checkpoint:
 
     @property
     def model_source(self) -> Checkpoint:
-        """The checkpoint whose model config, generation config and model code this one has."""
+        """The checkpoint whose model config and model code this one has."""
         return self
+
+    @property
+    def generation_source(self) -> Checkpoint:
+        """The checkpoint whose generation config this one has."""
+        return self.model_source
 
     @property
     def tokenizer_source(self) -> Checkpoint:

@@ -14,7 +14,7 @@ from lm_eval_partial.errors import UserError, listing, natural
 from lm_eval_partial.weights.architecture import Architecture, Placed, model_config
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.guard import opening
-from lm_eval_partial.weights.vocabulary import MIN_SHARED, check_shared
+from lm_eval_partial.weights.vocabulary import MIN_SHARED, Alignment, align, check_shared
 
 # Config fields that do not change what a model computes, if perhaps how it is trained. The
 # vocabulary's do, but are handled row by row.
@@ -172,6 +172,32 @@ def check_shapes(
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "none" if shape is None else str(list(shape))
+
+
+def match_rows(
+    reference: Checkpoint, other: Checkpoint, rows: int, other_rows: int
+) -> Alignment | None:
+    """Match embedding rows by token; None if a tokenizer is missing and the rows are as many.
+
+    Args:
+        reference: the side whose ids the result has.
+        other: the other side.
+        rows: of the embedding of `reference`.
+        other_rows: of that of `other`.
+
+    Raises:
+        UserError: a tokenizer is missing, and the rows are not as many.
+    """
+    if reference.vocabulary is not None and other.vocabulary is not None:
+        return align(reference.vocabulary, other.vocabulary, rows, other_rows)
+    if rows != other_rows:
+        without = other if other.vocabulary is None else reference
+        raise UserError(
+            f"{without} has no tokenizer, and the embeddings have {rows:,} ({reference.argument})"
+            f" and {other_rows:,} ({other.argument}) rows: they cannot be matched. Put the"
+            " tokenizer's files beside the weights."
+        )
+    return None
 
 
 def open_tokenizer(path: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:

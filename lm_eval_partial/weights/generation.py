@@ -48,7 +48,7 @@ def read(side: Checkpoint) -> GenerationConfig:
     Raises:
         UserError: its generation_config.json cannot be used. Stock would go on without it.
     """
-    source = side.model_source
+    source = side.generation_source
     others: dict[str, Any] = {"config_file_name": FILE}
     if source.find(FILE) is None:  # it is made of the model's config
         others = {"config_file_name": "config.json", "_from_model_config": True}

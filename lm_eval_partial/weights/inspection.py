@@ -21,7 +21,7 @@ from lm_eval_partial.weights import generation
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.interpolate import DTYPE_NAMES
 from lm_eval_partial.weights.pair import Pair
-from lm_eval_partial.weights.update_size import damaged, unrelated, update_size
+from lm_eval_partial.weights.update_size import compared_updates, damaged, unrelated, update_size
 from lm_eval_partial.weights.vocabulary import renumbered, repurposed
 
 EXAMPLES = 5  # of re-purposed, re-numbered and one-sided tokens that are named
@@ -60,6 +60,7 @@ def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) 
         "largest_tensor_bytes": max(sizes) * 4,
         "warnings": pair.notes(),
         "update": None,
+        "sum": None,
         "lam": None,
     }
     if lam is not None:
@@ -67,6 +68,7 @@ def inspect_pair(pair: Pair, read_weights: bool = True, lam: Lam | None = None) 
         report["lam"] = {key: {"lam": each.lam, "rule": each.pattern} for key, each in assigned}
     if read_weights:
         report["update"] = update_size(pair)
+        report["sum"] = compared_updates(pair)
         report["warnings"] += damaged(report["update"]["not_finite"])
         report["warnings"] += unrelated(report["update"]["overall"])
         pair.check_unchanged()

@@ -1,5 +1,7 @@
 """The kinds of instruct side: a full checkpoint, or an update of low rank.
 
+A sum of several (`weights.updates`) is made of these.
+
 A kind is a subclass of `Checkpoint` in a file of its own, and an entry of `KINDS`. It says which
 folders it recognises and how it is opened (`recognises`, `as_instruct`). To a pair it answers
 `tensors`, `updates`, `separable` and `notes`, so no caller asks which kind it has.

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from lm_eval_partial.weights.finite import all_finite, not_finite
+from lm_eval_partial.weights.staging import staging
 
 # The names safetensors gives to what can be interpolated or copied.
 DTYPES = {
@@ -28,7 +30,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 BLOCK = 2**20  # elements interpolated at a time
-FOR_GPU = 4  # times as many for a GPU, where each block waits for its copy
+FOR_GPU = 16  # times as many for a GPU, where each block is a copy
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -102,10 +104,12 @@ class InterpolatedTensor:
         self._held = held if self.dtype.is_floating_point else None
         self._stored = self.dtype if held is None else held.dtype
         self._has_mask = False
+        # Where it is made if it is asked for as a whole.
+        self.device = torch.device("cpu")
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         if index is Ellipsis:
-            whole = torch.empty(self.shape, dtype=self.dtype)
+            whole = torch.empty(self.shape, dtype=self.dtype, device=self.device)
             self._write(whole, self._stored)
             return whole
         if self.lam in (0, 1):
@@ -131,7 +135,7 @@ class InterpolatedTensor:
         """Raise `UserError` if it has values that are not finite; reads all of it, if need be."""
         if self._held is None or self._known_finite(self._stored):
             return
-        for block in self._blocks(False) if self.shape else [()]:
+        for block in self._blocks() if self.shape else [()]:
             self[block]  # checked as it is read
         self._note_finite(self._stored)
 
@@ -141,19 +145,37 @@ class InterpolatedTensor:
         self._note_finite(stored)
 
     def _write_blocks(self, out: torch.Tensor, stored: torch.dtype) -> None:
-        as_it_is = self.lam in (0, 1)
-        if not self.shape or (as_it_is and not out.is_cuda):
+        # A sum of updates is computed, and several whole tensors would be held on the way.
+        as_it_is = self.lam in (0, 1) and not getattr(self._only_side, "in_blocks", False)
+        at_hand = self._at_hand(out.device)
+        if not self.shape or (as_it_is and at_hand):
             out.copy_(self._only_side[...] if as_it_is else self[()])
             self._check_finite(out, stored, ...)
             return
-        one_dtype = out.dtype == self.base.dtype == self.instruct.dtype
-        # In blocks of rows: conversions then need a few MiB, and not three more tensors.
-        for block in self._blocks(out.is_cuda):
-            if one_dtype and out.device.type == "cpu":
-                torch.lerp(self.base[block], self.instruct[block], self.lam, out=out[block])
-                self._check_finite(out[block], stored, block)
-            else:
-                self._convert_into(out[block], stored, block)
+        if out.is_cuda and at_hand and out.dtype == self.dtype:
+            self._compute_into(out, ...)  # in one pass
+        else:
+            self._write_in_blocks(out, stored, at_hand)
+        if out.is_cuda:  # where looking at it costs next to nothing
+            self._check_finite(out, stored, ...)
+
+    def _write_in_blocks(self, out: torch.Tensor, stored: torch.dtype, at_hand: bool) -> None:
+        """Write over `out` in blocks of rows, so that conversions need a few MiB, not all again."""
+        for block in self._blocks(FOR_GPU if out.is_cuda else 1):
+            with nullcontext(out[block]) if at_hand else staging.to(out[block]) as place:
+                computed = place
+                if place.dtype != self.dtype:
+                    computed = _buffer("computed", place.shape, self.dtype, place.device)
+                self._compute_into(computed, block)
+                if not out.is_cuda:  # before it leaves the CPU's cache
+                    self._check_finite(computed, stored, block)
+                if computed is not place:
+                    place.copy_(computed)
+
+    def _at_hand(self, device: torch.device) -> bool:
+        """Return whether both sides are in the memory of `device`; files are in the CPU's."""
+        cpu = torch.device("cpu")
+        return all(getattr(side, "device", cpu) == device for side in (self.base, self.instruct))
 
     def _check_finite(self, values: torch.Tensor, stored: torch.dtype, index: Any) -> None:
         """Raise `UserError` if `values`, the part at `index`, are not finite once they are stored.
@@ -191,25 +213,23 @@ class InterpolatedTensor:
         if len(self._roles) == 1 or stored == self.dtype:
             self._held.finite.update((role, stored) for role in self._roles)
 
-    def _blocks(self, for_gpu: bool) -> Iterator[slice]:
-        size = BLOCK * FOR_GPU if for_gpu else BLOCK
-        rows = max(1, size * self.shape[0] // max(1, math.prod(self.shape)))
+    def _blocks(self, times: int = 1) -> Iterator[slice]:
+        """Yield the slices of rows that are `times` a block each."""
+        rows = max(1, times * BLOCK * self.shape[0] // max(1, math.prod(self.shape)))
         for start in range(0, self.shape[0], rows):
             yield slice(start, start + rows)
 
-    def _convert_into(self, out: torch.Tensor, stored: torch.dtype, block: slice) -> None:
-        """Write one block of rows over `out`, computed in this tensor's own dtype."""
-        buffers = _buffers(out.numel(), self.dtype, out.is_cuda)
-        ours, theirs = buffers[0].view(out.shape), buffers[1].view(out.shape)
+    def _compute_into(self, out: torch.Tensor, block: Any) -> None:
+        """Write the part at `block` over `out`, of this tensor's dtype and where its sides are."""
         if self.lam in (0, 1):
-            ours.copy_(self._only_side[block])
+            out.copy_(self._only_side[block])
+        elif self.base.dtype == self.instruct.dtype == self.dtype:
+            torch.lerp(self.base[block], self.instruct[block], self.lam, out=out)
         else:
-            ours.copy_(self.base[block])
+            theirs = _buffer("instruct", out.shape, self.dtype, out.device)
+            out.copy_(self.base[block])
             theirs.copy_(self.instruct[block])
-            torch.lerp(ours, theirs, self.lam, out=ours)
-        # Before it leaves the CPU's cache, or the CPU.
-        self._check_finite(ours, stored, block)
-        out.copy_(ours)
+            torch.lerp(out, theirs, self.lam, out=out)
 
     @property
     def constant(self) -> bool:
@@ -232,18 +252,12 @@ class InterpolatedTensor:
 _local = threading.local()
 
 
-def _buffers(numel: int, dtype: torch.dtype, pinned: bool = False) -> torch.Tensor:
-    """Return two flat buffers [2, numel] of this thread, in use until the next call.
-
-    Args:
-        numel: elements of each.
-        dtype: of both.
-        pinned: whether a GPU reads them, which is faster from pinned memory.
-    """
+def _buffer(name: str, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return memory of this thread for one block, in use until the next call with `name`."""
     # Kept, not made anew: freed between tensors that stay, they would leave holes in memory of half
     # the model's size.
-    kept: torch.Tensor | None = getattr(_local, "buffers", None)
-    fits = kept is not None and kept.dtype == dtype and kept.shape[1] >= numel
-    if kept is None or not fits or (pinned and not kept.is_pinned()):
-        kept = _local.buffers = torch.empty((2, max(numel, BLOCK)), dtype=dtype, pin_memory=pinned)
-    return kept[:, :numel]
+    kept: dict[str, torch.Tensor] = vars(_local).setdefault("buffers", {})
+    numel, found = shape.numel(), kept.get(name)
+    if found is None or (found.dtype, found.device) != (dtype, device) or found.numel() < numel:
+        found = kept[name] = torch.empty(max(numel, BLOCK), dtype=dtype, device=device)
+    return found[:numel].view(shape)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -55,10 +55,13 @@ def load(
     target = resolve_dtype(pair, dtype)
     config = copy.deepcopy(pair.config)
     config.update({name: kwargs.pop(name) for name in config.to_dict() if name in kwargs})
+    state = pair.at(lam, target, merge)
+    for tensor in state.values():
+        tensor.device = _device_of_all(kwargs.get("device_map"))
     model, report = _from_state(
         pair,
         config=config,
-        state_dict=pair.at(lam, target, merge),
+        state_dict=state,
         dtype=target,
         output_loading_info=True,
         **kwargs,
@@ -78,6 +81,14 @@ def load(
         beside.set_scales(model, pair.scales(lam))
     pair.check_unchanged()  # also while it was read
     return cast("PreTrainedModel", model)
+
+
+def _device_of_all(device_map: Any) -> torch.device:
+    """Return the GPU that the whole model goes to; else the CPU, from where a loader spreads it."""
+    alone: Any = device_map.get("") if isinstance(device_map, Mapping) else None
+    if isinstance(alone, int):
+        return torch.device("cuda", alone)
+    return torch.device(alone if str(alone).startswith("cuda") else "cpu")  # it may be "disk"
 
 
 def _from_state(pair: Pair, **kwargs: Any) -> Any:
@@ -174,24 +185,34 @@ def move(
             neither λ, unless that was found before the first write.
     """
     pair.check_unchanged()
-    targets = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
+    targets = parameters(model)
     has_adapter = beside.attached(model)
     state = pair.at(lam, model.dtype, merge=not has_adapter)
     # A config field such as num_hidden_layers may have left tensors of the checkpoint out.
     wanted = [
         each for each in pair.tensors if each.name in targets and not state[each.key].constant
     ]
-    if not _stand_as_on_disk(model, wanted, targets):
+    if not stand_as_on_disk(model, wanted, targets):
         _free(model)
         return reload()
-    with ThreadPoolExecutor(WORKERS) as workers:
-        writes = [workers.submit(state[each.key].write_into, targets[each.name]) for each in wanted]
-        for write in writes:
-            write.result()  # raises what went wrong in its thread
+    written = [targets[each.name] for each in wanted]
+    write_all([state[each.key] for each in wanted], written)
     if has_adapter:
         beside.set_scales(model, pair.scales(lam))
     pair.check_unchanged()  # also while it was read
     return model
+
+
+def parameters(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return what `model` holds, by every name that it has."""
+    return {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
+
+
+def write_all(tensors: Sequence[InterpolatedTensor], places: Sequence[torch.Tensor]) -> None:
+    """Write each of `tensors` over the place beside it, several at a time."""
+    with ThreadPoolExecutor(WORKERS) as workers:
+        for _ in workers.map(InterpolatedTensor.write_into, tensors, places):
+            pass  # raises what went wrong in its thread
 
 
 def check_finite(
@@ -212,7 +233,7 @@ def check_finite(
     pair.check_unchanged()
 
 
-def _stand_as_on_disk(
+def stand_as_on_disk(
     model: PreTrainedModel, wanted: list[PairedTensor], targets: dict[str, torch.Tensor]
 ) -> bool:
     """Return whether the model holds the wanted tensors as the checkpoints do."""

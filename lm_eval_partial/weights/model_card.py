@@ -35,7 +35,7 @@ An instruct model is a base model plus an update; here the update is scaled by �
 (*partial adaptation*,
 [arXiv 2504.11626](https://arxiv.org/abs/2504.11626)). λ = 0 would be the base model, \
 λ = 1 the instruct model.
-
+{sum}
 | side | model | revision | sha | licence |
 |---|---|---|---|---|
 {rows}
@@ -48,6 +48,11 @@ Weights are {dtype}. Tokenizer, chat template and generation config are the {ref
 Score it:
 
     lm_eval --model hf --model_args {arguments} --tasks arc_challenge
+"""
+
+_SUM = """
+The update is a sum: θ_instruct stands for θ_base + Σ wᵢ (instructᵢ − θ_own), with the weights \
+named with each model. θ_own is `updated_from`, or `base` where there is none.
 """
 
 
@@ -75,7 +80,8 @@ def model_card(
         front=_front_matter(pair).to_yaml(),
         lam=escape.terminal(shown),
         title=escape.markdown(shown),
-        rows=_row(pair.base) + _row(pair.instruct),
+        sum="" if pair.instruct.alone else _SUM,
+        rows="".join(_row(name, side) for name, side in _models(pair).items()),
         dtype=str(dtype).removeprefix("torch."),
         reference=pair.reference.role,
         tokenizer=escape.code(str(pair.tokenizer)),
@@ -88,13 +94,15 @@ def model_card(
 
 def _front_matter(pair: Pair) -> ModelCardData:
     """Return what the Hub reads of the card."""
-    paths = [pair.base.path, pair.instruct.path]
-    license, other = _license(pair.base), _license(pair.instruct)
+    sides = list(_models(pair).values())
+    paths = [side.path for side in sides]
+    stated = dict.fromkeys(map(_license, sides))
+    license = next(iter(stated)) if len(stated) == 1 else "other"
     # A path of this machine means nothing on the Hub.
     on_hub = not any(Path(path).exists() for path in paths)
     return ModelCardData(
-        license="other" if license != other else license and escape.terminal(license),
-        license_name=None if license == other else "see-the-licences-of-both-models",
+        license=license and escape.terminal(license),
+        license_name=None if len(stated) == 1 else "see-the-licences-of-both-models",
         base_model=paths if on_hub else None,
         base_model_relation="merge" if on_hub else None,
         library_name="transformers",
@@ -103,11 +111,20 @@ def _front_matter(pair: Pair) -> ModelCardData:
     )
 
 
-def _row(side: Checkpoint) -> str:
+def _models(pair: Pair) -> dict[str, Checkpoint]:
+    """Return every checkpoint that θ(λ) is made of, by what the card calls it."""
+    found, described = dict(pair.base.models), pair.instruct.describe()
+    for name, side in pair.instruct.models.items():
+        weight = described.get(name, {}).get("weight")  # of a sum of updates
+        found[name if weight is None else f"{name} × {weight:g}"] = side
+    return found
+
+
+def _row(name: str, side: Checkpoint) -> str:
     path = f"{side.path}/{side.subfolder}" if side.subfolder else side.path
     license = escape.markdown(_license(side) or "not stated")
     where = map(escape.code, (path, str(side.revision), str(side.sha)))
-    return f"| {side.role} | {' | '.join(where)} | {license} |\n"
+    return f"| {name} | {' | '.join(where)} | {license} |\n"
 
 
 def _readers(notes: Iterable[str]) -> str:

@@ -33,6 +33,7 @@ from lm_eval_partial.weights.compatibility import (
     check_tokenizers,
     config_differences,
     limits_length_only,
+    match_rows,
     open_tokenizer,
     side_of_tokenizer,
 )
@@ -43,10 +44,10 @@ from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.quantised import check_unquantised
 from lm_eval_partial.weights.source import Source
 from lm_eval_partial.weights.tying import settle
+from lm_eval_partial.weights.updates import Updates
 from lm_eval_partial.weights.vocabulary import (
     AlignedRows,
     Alignment,
-    align,
     tokenizer_differences,
 )
 
@@ -135,9 +136,9 @@ class Pair:
         Args:
             base: local folder or Hub id.
             instruct: local folder or Hub id of a model fine-tuned from `base`, or of a LoRA
-                adapter.
-            **others: revisions, subfolders, tokenizer, generation_config and trust_remote_code; see
-                `Source`.
+                adapter. Or a sum of several, such as ``1*A+0.6*B``.
+            **others: revisions, subfolders, onto, tokenizer, generation_config and
+                trust_remote_code; see `Source`.
 
         Raises:
             UserError: the two cannot be interpolated; the message says why.
@@ -147,16 +148,13 @@ class Pair:
     @classmethod
     def of(cls, source: Source) -> Pair:
         """Return the pair that `source` names. Raises as `open`."""
-        trusted = source.trust_remote_code
-        base = Checkpoint("base", source.base, source.base_revision, source.base_subfolder, trusted)
-        where = source.instruct, source.instruct_revision, source.instruct_subfolder
-        instruct = open_instruct(base, *where)
+        base, instruct = _sides(source)
         if source.tokenizer_of_a_side:
             reference = instruct if source.tokenizer == "instruct" else base
             return cls(base, instruct, reference, reference.path, source.generation_config)
         tokenizer = source.tokenizer
         if isinstance(tokenizer, str):
-            tokenizer = open_tokenizer(tokenizer, trusted)
+            tokenizer = open_tokenizer(tokenizer, source.trust_remote_code)
         reference = side_of_tokenizer(tokenizer, base, instruct)
         return cls(base, instruct, reference, tokenizer.name_or_path, source.generation_config)
 
@@ -196,11 +194,28 @@ class Pair:
         self.base.check_unchanged()
         self.instruct.check_unchanged()
 
+    @property
+    def named(self) -> dict[str, str]:
+        """What the pair is of, by the arguments that name it."""
+        found = {"base": self.base.path, "instruct": self.instruct.path}
+        if (own := self.instruct.models.get("updated_from")) is not None:
+            found |= {"base": own.path, "onto": self.base.path}
+        return found
+
+    def sum_info(self) -> dict[str, Any]:
+        """Return what records say of a sum of updates: its models and weights; else nothing."""
+        return {} if self.instruct.alone else {"updates": self.instruct.describe()}
+
     def replaced(self, tensors: list[PairedTensor]) -> Pair:
         """Return the same pair made of other tensors."""
+        found = self.held(tensors)
+        found._finite = defaultdict(set)
+        return found
+
+    def held(self, tensors: list[PairedTensor]) -> Pair:
+        """Return the same pair made of copies of its tensors; what is known of them still holds."""
         found = copy.copy(self)
         found.tensors = tensors
-        found._finite = defaultdict(set)
         return found
 
     @property
@@ -323,16 +338,28 @@ class Pair:
                 f" (vocab_size), the file has {rows:,}. Put config and weights of one model"
                 " together."
             )
-        if reference.vocabulary is not None and other.vocabulary is not None:
-            return align(reference.vocabulary, other.vocabulary, rows, other_rows)
-        if rows != other_rows:
-            without = other if other.vocabulary is None else reference
-            raise UserError(
-                f"{without} has no tokenizer, and the embeddings have {rows:,} ({reference.role})"
-                f" and {other_rows:,} ({other.role}) rows: they cannot be matched. Put the"
-                " tokenizer's files beside the weights."
-            )
-        return None
+        return match_rows(reference, other, rows, other_rows)
+
+
+def _sides(source: Source) -> tuple[Checkpoint, Checkpoint]:
+    """Return the sides at λ = 0 and λ = 1. Raises `UserError` if they cannot be opened."""
+    trusted = source.trust_remote_code
+    base = Checkpoint("base", source.base, source.base_revision, source.base_subfolder, trusted)
+    models = []
+    for term in source.terms:
+        model = open_instruct(base, term.path, term.revision, term.subfolder)
+        models.append((term.weight, model))
+    if source.is_one_update:
+        return base, models[0][1]
+    for _, model in models:  # each is to fit the base by itself
+        Pair(base, model, model, model.path)
+    start = base
+    if source.onto is not None:
+        where = source.onto, source.onto_revision, source.onto_subfolder
+        start = Checkpoint("base", *where, trusted, argument="onto")
+        first = models[0][1]
+        Pair(start, first, first, first.path)  # the sum has the shapes of `start`, whatever it adds
+    return start, Updates(start, base, models, source.instruct)
 
 
 def _rows(tensor: LazyTensor) -> int:

@@ -99,7 +99,9 @@ def small_files_of(pair: Pair, dtype: torch.dtype) -> SmallFiles:
     with opening(what, "Fetch it again."):
         found, notes = model_config(pair, fields, dtype)
     files["config.json"] = _respelled(files["config.json"], fields, found)
-    if pair.generation_config != pair.reference.role or "generation_config.json" not in files:
+    is_own = pair.generation_config == pair.reference.role
+    is_own = is_own and pair.reference.generation_source is source
+    if not is_own or "generation_config.json" not in files:
         files["generation_config.json"] = generation_config(pair).to_json_string()
     large = [name for name, file in files.items() if _size(file) > LARGEST]
     for name in large:

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.lam import check_lam
+from lm_eval_partial.weights.checkpoint_files import looks_local
 
 RULES = ("instruct", "base", "none")
 """Whose generation config θ(λ) has; ``none`` keeps the reference side's special tokens only."""
 # How true and false may be spelled, in any case.
 SPELLINGS = {"true": True, "yes": True, "on": True, "1": True}
 SPELLINGS |= {"false": False, "no": False, "off": False, "0": False}
+# A weight and its star, at the start or behind a +, where no path has a star.
+_WEIGHT = re.compile(r"(?:^|\+)([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\*")
+
+
+class Term(NamedTuple):
+    """One model of ``instruct=``, and the weight of its update."""
+
+    weight: float
+    path: str
+    revision: str
+    subfolder: str
 
 
 @dataclass(frozen=True)
@@ -23,11 +37,15 @@ class Source:
     Attributes:
         base: folder or Hub id of the base model.
         instruct: folder or Hub id of the model fine-tuned from it, or of a LoRA adapter trained on
-            it.
+            it. Or a sum of the updates of several, each with its weight: ``1*A+0.6*B``.
         base_revision: branch, tag or commit of `base` on the Hub.
         instruct_revision: the same of `instruct`.
         base_subfolder: folder inside `base` that holds the checkpoint.
         instruct_subfolder: the same of `instruct`.
+        onto: folder or Hub id of another base of the same shapes, which the update is put onto. It
+            is then the model at λ = 0.
+        onto_revision: branch, tag or commit of `onto` on the Hub.
+        onto_subfolder: folder inside `onto` that holds the checkpoint.
         tokenizer: ``instruct`` or ``base``, the side whose ids, config, chat template and
             generation config the result has. Or another tokenizer with the ids of either side: its
             path, or the object.
@@ -42,6 +60,9 @@ class Source:
     instruct_revision: str = "main"
     base_subfolder: str = ""
     instruct_subfolder: str = ""
+    onto: str | None = None
+    onto_revision: str = "main"
+    onto_subfolder: str = ""
     tokenizer: Any = "instruct"
     generation_config: str | None = None
     trust_remote_code: bool = False
@@ -57,13 +78,18 @@ class Source:
             value = getattr(self, name)
             if name == "trust_remote_code":
                 value = value is not None and as_bool(name, value)
-            elif name == "generation_config" and value is None:
+            elif name in ("generation_config", "onto") and value is None:
                 continue
             elif name != "tokenizer" or isinstance(value, int | float | str | os.PathLike):
                 value = as_text(name, value)
             elif value is None:  # left out, as on the command line
                 value = "instruct"
             object.__setattr__(self, name, value)
+        if self.onto is None and (self.onto_revision, self.onto_subfolder) != ("main", ""):
+            raise UserError(
+                "onto_revision= and onto_subfolder= are for onto=, which is not given. Add"
+                " onto=NEWBASE, or leave them out."
+            )
         if self.generation_config not in (None, *RULES):
             raise UserError(
                 f"generation_config={self.generation_config} is none of {', '.join(RULES)}. Give"
@@ -87,9 +113,82 @@ class Source:
         return cls(**{name: given[name] for name in NAMES if given.get(name) is not None})
 
     @property
+    def terms(self) -> list[Term]:
+        """The models whose updates are added, each with its weight.
+
+        Raises:
+            UserError: `instruct` is a sum that cannot be read.
+        """
+        weights = list(_WEIGHT.finditer(self.instruct))
+        if not weights:
+            _check_plus(self.instruct)
+            return [Term(1.0, self.instruct, self.instruct_revision, self.instruct_subfolder)]
+        if weights[0].start() != 0:
+            raise _not_a_sum(self.instruct, f"{self.instruct[: weights[0].start()]} has no weight")
+        if self.instruct_revision != "main" or self.instruct_subfolder:
+            raise UserError(
+                "instruct_revision= and instruct_subfolder= are for one model, and instruct="
+                f"{self.instruct} is a sum. Put @REVISION behind a Hub id, and give a subfolder as"
+                " part of a folder's path."
+            )
+        found = []
+        ends = [weight.start() for weight in weights[1:]]
+        for weight, end in zip(weights, [*ends, len(self.instruct)], strict=True):
+            found.append(self._term(weight[1], self.instruct[weight.end() : end]))
+        return found
+
+    def _term(self, weight: str, path: str) -> Term:
+        try:
+            number = check_lam(weight)
+        except UserError as error:
+            raise _not_a_sum(self.instruct, f"{weight} is too large") from error
+        if not path:
+            raise _not_a_sum(self.instruct, f"no model stands behind {weight}*")
+        path, revision = with_revision(path)
+        _check_plus(path)
+        return Term(number, path, revision, "")
+
+    @property
+    def is_one_update(self) -> bool:
+        """Whether it is an ordinary pair: one update of weight 1, on its own base."""
+        return self.onto is None and [term.weight for term in self.terms] == [1.0]
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """What is read, folders or Hub ids, by the argument that names it."""
+        found = {"base": self.base}
+        if self.onto is not None:
+            found["onto"] = self.onto
+        for number, term in enumerate(self.terms):
+            found[f"instruct {number + 1}" if number else "instruct"] = term.path
+        return found
+
+    @property
     def tokenizer_of_a_side(self) -> bool:
         """Whether the tokenizer is that of one of the two sides."""
         return isinstance(self.tokenizer, str) and self.tokenizer in ("base", "instruct")
+
+
+def with_revision(path: str) -> tuple[str, str]:
+    """Return a folder or Hub id, and the revision that stands behind an @ of a Hub id."""
+    path = os.path.expanduser(path)
+    if looks_local(path) or os.path.isdir(path):
+        return path, "main"
+    path, _, revision = path.partition("@")
+    return path, revision or "main"
+
+
+def _check_plus(path: str) -> None:
+    """Raise `UserError` for ``A+B``, which is no folder; no Hub id has a plus sign."""
+    if "+" in path and not os.path.isdir(os.path.expanduser(path)):
+        raise _not_a_sum(path, "it is no folder, and no Hub id has a +")
+
+
+def _not_a_sum(given: str, what: str) -> UserError:
+    return UserError(
+        f"instruct={given}: {what}. Give one model, or a sum of updates in which each model has a"
+        " weight before it: instruct=1*A+0.6*B."
+    )
 
 
 def as_text(name: str, value: Any) -> str:

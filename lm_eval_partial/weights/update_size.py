@@ -16,6 +16,7 @@ from lm_eval_partial.errors import listing, natural
 from lm_eval_partial.weights.finite import NOT_NUMBERS, all_finite
 from lm_eval_partial.weights.interpolate import LazyTensor
 from lm_eval_partial.weights.pair import Pair, PairedTensor
+from lm_eval_partial.weights.updates import Updated, Updates
 
 # Two independent random matrices of one scale differ by √2 of their norm. Fine-tuning changes a few
 # percent.
@@ -66,6 +67,47 @@ def update_size(pair: Pair) -> dict[str, Any]:
         "layers": layers,
         "not_finite": not_finite,
     }
+
+
+def compared_updates(pair: Pair) -> dict[str, Any] | None:
+    """Return how large the updates of a sum are, and how far they point the same way.
+
+    ``models`` has a dictionary for each: its path, its weight, and ‖instructᵢ − base‖ / ‖base‖ over
+    all matrices (``norm``). ``cosines`` has the cosine of each two, None where one is zero;
+    ``onto`` is ‖start − base‖ / ‖base‖, or None if they are put onto their own base. None of an
+    ordinary pair.
+    """
+    side = pair.instruct
+    if not isinstance(side, Updates):
+        return None
+    count = len(side.added)
+    products = torch.zeros(count, count, dtype=torch.float64)
+    size = moved = 0.0
+    for tensor in side.tensors.values():
+        if len(tensor.shape) < 2 or not tensor.dtype.is_floating_point:
+            continue
+        if not isinstance(tensor, Updated):  # the same in all models
+            size += _square(tensor[...].float())
+            continue
+        base = tensor.base[...].float()
+        size += _square(base)
+        moved += _square(tensor.start[...].float() - base) if side.onto else 0.0
+        changes = torch.stack([change.flatten() for change in tensor.changes(...)])
+        products += (changes @ changes.T).double()
+    norms = products.diagonal().sqrt()
+    cosines = products / norms.outer(norms)
+    models = []
+    for weight, model, norm in zip(side.weights, side.added, norms.tolist(), strict=True):
+        models.append({"path": model.path, "weight": weight, "norm": norm / math.sqrt(size)})
+    return {
+        "models": models,
+        "cosines": [[_finite_or_none(value) for value in row] for row in cosines.tolist()],
+        "onto": math.sqrt(moved / size) if side.onto else None,
+    }
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def sampled_update(pair: Pair) -> float | None:

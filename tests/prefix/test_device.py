@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 
 from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.prefix.model import PrefixModel
@@ -44,9 +45,14 @@ def test_memory_that_runs_out_is_found_and_survived():
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def test_weights_at_lam_are_a_cpus_bit_for_bit(pairs, monkeypatch):
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_at_lam_are_a_cpus_bit_for_bit(resident, dtype, pairs, monkeypatch):
     base, instruct = map(str, pairs("llama"))
-    ours, expected = (PartialHFLM(base, instruct, 0.6, device=device) for device in ("cuda", "cpu"))
+    settings: dict[str, Any] = {"dtype": dtype, "resident": resident}
+    ours, expected = (
+        PartialHFLM(base, instruct, 0.6, device=device, **settings) for device in ("cuda", "cpu")
+    )
     monkeypatch.setattr(interpolate, "BLOCK", 64)  # several a tensor
     for lam in (0.6, 0.3, 1, 0, 1.3):
         if lam != 0.6:
@@ -69,6 +75,37 @@ def test_an_adapter_moves_on_a_gpu_as_on_a_cpu(pairs, tmp_path):
         expected.set_lam(lam)
         found = ours.model(tokens.cuda()).logits.cpu()
         torch.testing.assert_close(found, expected.model(tokens).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_sides_stay_on_a_gpu_with_room_and_go_first_when_memory_runs_out(pairs):
+    base, instruct = map(str, pairs("llama"))
+    lm = PartialHFLM(base, instruct, 0.9, device="cuda")
+    lm.set_lam(0.3)
+    assert lm._sides is not None
+    asked = []
+
+    def ask() -> list[int]:
+        asked.append(lm._sides is not None)
+        if lm._sides is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return [1]
+
+    assert lm._with_all_memory(ask) == [1] and asked == [True, False]
+
+
+def test_texts_equal_a_cpus(pairs):
+    base, instruct = map(str, pairs("llama"))
+    settings = {"until": ["s"], "max_gen_toks": 16, "do_sample": False}
+    shots = "the cat sat on the mat and saw a dog run to the red house " * 8
+    requests = []
+    for index, word in enumerate(["a cat", "the dog ran", "red", "a house", "mat", "to the mat"]):
+        requests.append(Instance("generate_until", {}, (shots + word, settings), index))
+    ours, expected = (
+        PartialHFLM(base, instruct, 0.6, device=device, batch_size=8, generation_config="none")
+        for device in ("cuda", "cpu")
+    )
+    assert ours.generate_until(requests) == expected.generate_until(requests)
+    assert ours.path_counts() == {"generate_until": {"shared": len(requests)}}
 
 
 def test_layers_that_wait_in_the_cpus_memory(pairs):

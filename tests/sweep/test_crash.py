@@ -27,7 +27,7 @@ def check_left(folder: Path) -> int:
     for path in folder.iterdir():
         if path.name == "manifest.json":
             assert folders.FINGERPRINT in json.loads(path.read_text())
-        elif path.name != ".lock" and "incomplete" not in path.name:
+        elif not path.name.startswith("."):
             folders.read_point(path)
     return len(folders.points(folder))
 

@@ -26,7 +26,7 @@ from lm_eval_partial.cli import main
 from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.sweep import folder as trajectory
 from lm_eval_partial.sweep import point as point_of_sweep
-from lm_eval_partial.sweep import run as sweep
+from lm_eval_partial.sweep.engines import stock_arguments
 from tests import pico
 from tests.answers import agree
 from tests.conftest import TASKS
@@ -215,16 +215,14 @@ def test_stock_arguments(pairs):
     side = Checkpoint("base", str(base.parent), subfolder="base")
     given = {"base": "x", "instruct": "y", "base_subfolder": "base"}
     given |= {"dtype": "float16", "tokenizer": "base"}
-    assert sweep.stock_arguments(given, side) == {
+    assert stock_arguments(given, side) == {
         "pretrained": str(base.parent),
         "subfolder": "base",
         "dtype": "float16",
     }
-    assert sweep.stock_arguments({"tokenizer": "mine"}, side)["tokenizer"] == "mine"
-    assert sweep.stock_arguments({"tokenizer": "~/x"}, side)["tokenizer"] == os.path.expanduser(
-        "~/x"
-    )
-    assert "tokenizer" not in sweep.stock_arguments({"tokenizer": None}, side)
+    assert stock_arguments({"tokenizer": "mine"}, side)["tokenizer"] == "mine"
+    assert stock_arguments({"tokenizer": "~/x"}, side)["tokenizer"] == os.path.expanduser("~/x")
+    assert "tokenizer" not in stock_arguments({"tokenizer": None}, side)
 
 
 def test_stock_arguments_of_an_adapter(pairs, tmp_path):
@@ -239,7 +237,7 @@ def test_stock_arguments_of_an_adapter(pairs, tmp_path):
         "tokenizer": str(base),
         "dtype": "float16",
     }
-    assert sweep.stock_arguments({"dtype": "float16"}, adapter) == expected
+    assert stock_arguments({"dtype": "float16"}, adapter) == expected
 
 
 def test_a_sweep_over_an_adapter(pairs, tmp_path, run):
@@ -537,7 +535,7 @@ def test_an_interrupt_leaves_a_folder_that_goes_on(moment, run, tmp_path, monkey
     )
     assert (
         trajectory.points(tmp_path / "out") == ["lam_0.00"]
-        and not (tmp_path / "out" / ".incomplete").exists()
+        and list((tmp_path / "out").glob(".incomplete*")) == []
     )
     assert run("--lam", "0:1:0.5") == 0
     same_trajectory(tmp_path / "out", tmp_path / "whole")
@@ -775,7 +773,9 @@ def test_what_is_missing_is_named(missing, pairs, capsys, tmp_path):
 def test_one_of_several_processes_is_refused(run, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run("--lam", "0.5") == 1
-    assert "error: a sweep is one process, and this is one of several." in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "error: a sweep does not run under accelerate or torchrun" in error
+    assert "--workers 8 runs one process on each of 8 GPUs" in error
 
 
 def test_a_foreign_folder_is_not_written_into(run, tmp_path, capsys):

@@ -77,7 +77,10 @@ def models(wide: Callable[..., tuple[str, str]]) -> Iterator[Callable[..., Any]]
 
 @pytest.fixture
 def on_vllm(wide: Callable[..., tuple[str, str]]) -> Iterator[Callable[..., Any]]:
-    """Make a `PartialVLLM` of a family."""
+    """Make a `PartialVLLM` of a family.
+
+    Not in a module that uses `one_engine`: an engine that ends takes what all of a process share.
+    """
     yield from models(wide)
 
 

@@ -91,3 +91,13 @@ def test_the_base_sides_tokenizer_and_sides_of_different_dtypes(on_vllm, on_hf):
     expected = theirs.loglikelihood(requests, disable_tqdm=True)
     assert asked.apart(found, expected) <= TOLERANCE
     assert ours.get_model_info()["vocabulary"] == "base"
+
+
+def test_without_a_cache_every_request_is_computed_in_full(on_vllm, on_hf):
+    requests = asked.few_shot(2)
+    expected = on_hf().loglikelihood(requests, disable_tqdm=True)
+    off = "this engine keeps no prefixes (enable_prefix_caching)"
+    lm = on_vllm(enable_prefix_caching=False)
+    assert asked.apart(lm.loglikelihood(requests, disable_tqdm=True), expected) < 1e-3
+    assert lm.path_counts() == {"loglikelihood": {f"plain: {off}": len(requests)}}
+    assert lm.get_model_info()["share_prefix_off"] == off

@@ -161,16 +161,6 @@ def test_the_self_check_falls_back_and_says_so(lm, wrong, caplog):
     assert "computed in full: the self-check failed" in caplog.text
 
 
-def test_without_a_cache_every_request_is_computed_in_full(on_vllm, on_hf):
-    requests = asked.few_shot(2)
-    expected = on_hf().loglikelihood(requests, disable_tqdm=True)
-    off = "this engine keeps no prefixes (enable_prefix_caching)"
-    lm = on_vllm(enable_prefix_caching=False)
-    assert asked.apart(lm.loglikelihood(requests, disable_tqdm=True), expected) < 1e-3
-    assert lm.path_counts() == {"loglikelihood": {f"plain: {off}": len(requests)}}
-    assert lm.get_model_info()["share_prefix_off"] == off
-
-
 def test_rolling_is_stocks(lm, on_hf):
     from lm_eval.api.instance import Instance
 

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.weights import loading
 from lm_eval_partial.weights.loading import load, move, resolve_dtype
 from lm_eval_partial.weights.pair import Pair
 from tests import pico
@@ -173,3 +174,20 @@ class TwinForCausalLM(LlamaForCausalLM):
     stock = AutoModelForCausalLM.from_pretrained(instruct, trust_remote_code=True).state_dict()
     ours = load(Pair.open(str(base), str(instruct), trust_remote_code=True), 1).state_dict()
     assert equal(ours, stock)
+
+
+@pytest.mark.parametrize(
+    "device_map, expected",
+    [
+        ({"": "cuda:1"}, "cuda:1"),
+        ({"": torch.device("cuda", 0)}, "cuda:0"),
+        ({"": 2}, "cuda:2"),
+        ({"": "cpu"}, "cpu"),
+        ({"": "disk"}, "cpu"),
+        ({"model": 0, "lm_head": 1}, "cpu"),
+        ("auto", "cpu"),
+        (None, "cpu"),
+    ],
+)
+def test_weights_are_made_where_the_whole_model_goes(device_map, expected):
+    assert str(loading._device_of_all(device_map)) == expected

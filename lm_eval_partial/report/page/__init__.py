@@ -18,7 +18,8 @@ from lm_eval_partial.report import tables, text
 from lm_eval_partial.report.page import pairs
 from lm_eval_partial.report.page.numbers import numbers
 from lm_eval_partial.report.pairs.families import Member
-from lm_eval_partial.results.trajectory import Curve, Trajectory
+from lm_eval_partial.results.curves import Curve
+from lm_eval_partial.results.trajectory import Trajectory
 
 ACROSS = '<script id="across" type="application/json">{}</script>\n'
 
@@ -64,6 +65,8 @@ def _data(trajectory: Trajectory) -> dict[str, Any]:
     keys = _keys(trajectory)
     return {
         "lams": trajectory.lams,
+        "axis": escape.terminal(trajectory.axis),
+        "stock": [trajectory.lam_of(baseline) for baseline in trajectory.baselines],
         "baselines": trajectory.baselines,
         "icl": keys[trajectory.icl.node.name] if trajectory.icl else None,
         "instruction": keys[trajectory.instruction.node.name] if trajectory.instruction else None,

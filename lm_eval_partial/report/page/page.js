@@ -172,7 +172,7 @@ function curvePoints(pair, curve, change) {
   const point = (x, name, i) => ({ x, y: values[i], low: low[i], high: high[i], text: text(name, i), name });
   return {
     points: pair.lams.map((x, i) => point(x, `λ = ${lam(x)}`, i)),
-    stock: pair.baselines.map((side, i) => ({ ...point(side === "base" ? 0 : 1, `stock ${side}`, pair.lams.length + i), side })),
+    stock: pair.baselines.map((side, i) => ({ ...point(pair.stock[i], `stock ${side}`, pair.lams.length + i), side })),
     best: pair.lams.indexOf(curve.best.lam),
   };
 }
@@ -186,7 +186,7 @@ function drawPanels(section, pair) {
     const curve = pair.curves[name], large = i === 0;
     chart(host.children[i], {
       ...curvePoints(pair, curve, true), title: curve.label, zero: true, small: !large || !wide && names.length > 1,
-      xLabel: large ? "λ (0: base, 1: instruct)" : "", yLabel: "percent difference from λ = 1",
+      xLabel: large ? pair.axis : "", yLabel: "percent difference from λ = 1",
     });
   });
 }
@@ -197,7 +197,7 @@ function drawScore(section, pair) {
   const { points, stock, best } = curvePoints(pair, curve, change);
   const show = change ? percent : plain;
   chart(section.querySelector(".score"), {
-    points, stock, best, title: `${curve.label} (${curve.metric.replace(",none", "")})`, zero: change, xLabel: "λ (0: base, 1: instruct)",
+    points, stock, best, title: `${curve.label} (${curve.metric.replace(",none", "")})`, zero: change, xLabel: pair.axis,
     yLabel: change ? "percent difference from λ = 1" : curve.metric,
   });
   const table = section.querySelector(".of-score");
