@@ -180,10 +180,13 @@ def test_an_error_frees_the_point(tmp_path):
     """For a worker that is there already, too."""
     other, claims = Claims(tmp_path, shared=True), Claims(tmp_path, shared=True)
     with other.joined(MANIFEST):
-        with pytest.raises(RuntimeError), claims.joined(MANIFEST):
-            with closing(claims.missing(NAMES)) as todo:
-                for _ in todo:
-                    raise RuntimeError
+        with (
+            pytest.raises(RuntimeError),
+            claims.joined(MANIFEST),
+            closing(claims.missing(NAMES)) as todo,
+        ):
+            for _ in todo:
+                raise RuntimeError
         with closing(other.missing(NAMES, wait=False)) as todo:
             assert next(todo) == NAMES[0] and other.holders().keys() == {NAMES[0]}
         assert other.holders() == {}
