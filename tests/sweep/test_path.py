@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -155,5 +156,6 @@ class FakePair:
 )
 def test_where_a_lam_lies(lam, index, inside):
     """1.3 − 1 is 0.3, not 0.30000000000000004; a stage is the end of the piece before it."""
-    route = Route([Piece(FakePair(), {"base": str(number)}) for number in range(3)])
+    pair: Any = FakePair()
+    route = Route([Piece(pair, {"base": str(number)}) for number in range(3)])
     assert route.at(lam) == (route.pieces[index], inside)

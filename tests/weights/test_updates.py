@@ -225,7 +225,8 @@ def test_a_head_of_one_model_unties_the_sum(tmp_path):
     ],
 )
 def test_a_sum_is_spelled_with_weights(given, terms):
-    assert Source("base", given).terms == [Term(*term, "") for term in terms]
+    expected = [Term(weight, path, revision, "") for weight, path, revision in terms]
+    assert Source("base", given).terms == expected
 
 
 def test_a_folder_with_a_plus_is_one_model(tmp_path):
