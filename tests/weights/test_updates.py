@@ -217,21 +217,21 @@ def test_a_head_of_one_model_unties_the_sum(tmp_path):
 @pytest.mark.parametrize(
     ("given", "terms"),
     [
-        ("./a", [(1.0, "./a", "main")]),
-        ("org/a-1.5B", [(1.0, "org/a-1.5B", "main")]),
-        ("1*org/a@v1+0.5*org/b", [(1.0, "org/a", "v1"), (0.5, "org/b", "main")]),
-        ("0.5*./a@b+-1e-1*/c/d", [(0.5, "./a@b", "main"), (-0.1, "/c/d", "main")]),
-        (".5*a/x+1.*b/x+2*c/x", [(0.5, "a/x", "main"), (1.0, "b/x", "main"), (2.0, "c/x", "main")]),
+        ("./a", [Term(1.0, "./a")]),
+        ("org/a-1.5B", [Term(1.0, "org/a-1.5B")]),
+        ("1*org/a@v1+0.5*org/b", [Term(1.0, "org/a", "v1"), Term(0.5, "org/b")]),
+        ("0.5*./a@b+-1e-1*/c/d", [Term(0.5, "./a@b"), Term(-0.1, "/c/d")]),
+        (".5*a/x+1.*b/x+2*c/x", [Term(0.5, "a/x"), Term(1.0, "b/x"), Term(2.0, "c/x")]),
     ],
 )
 def test_a_sum_is_spelled_with_weights(given, terms):
-    assert Source("base", given).terms == [Term(*term, "") for term in terms]
+    assert Source("base", given).terms == terms
 
 
 def test_a_folder_with_a_plus_is_one_model(tmp_path):
     folder = tmp_path / "a+b"
     folder.mkdir()
-    assert Source("base", str(folder)).terms == [Term(1.0, str(folder), "main", "")]
+    assert Source("base", str(folder)).terms == [Term(1.0, str(folder))]
     assert Source("base", f"2*{folder}+1*c/d").terms[0].path == str(folder)
 
 
