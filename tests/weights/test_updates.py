@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
@@ -180,6 +180,27 @@ def test_rows_of_embeddings_are_added_by_token(made, tmp_path):
             new = ids["<|new|>"]
             assert torch.equal(found[new], load_file(first / "model.safetensors")[name][new])
             assert torch.equal(pair.at(0.5)[name][new : new + 1], found[new : new + 1])
+
+
+@pytest.mark.parametrize("onto", [False, True])
+def test_a_row_that_the_base_lacks_has_no_update(onto, made, tmp_path):
+    """Both models have the token, in other rows; without a base there is no difference to add."""
+    folders = []
+    for number, folder in enumerate((made.first, made.second)):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        ends = (["<|new|>"], []) if number else ([], ["<|new|>"])
+        moved, tokens = pico.reordered(model, pico.tokenizer(), *ends)
+        folders.append(pico.save(moved, tokens, tmp_path / folder.name))
+    first, second = folders
+    base, newer = (made.base, second) if not onto else (second, made.base)
+    # Onto: here only the newer base lacks the token.
+    others = {"onto": str(newer)} if onto else {}
+    pair = Pair.open(str(base), f"1*{first}+0.5*{second}", **others)
+    new = AutoTokenizer.from_pretrained(first).convert_tokens_to_ids("<|new|>")
+    for name in (EMBEDDING, HEAD):
+        row = load_file(first / "model.safetensors")[name][new]
+        for lam in (0.0, 0.5, 1.0):
+            assert torch.equal(pair.at(lam)[name][...][new], row)
 
 
 def test_a_token_that_only_a_later_model_has_is_named(made, tmp_path):
