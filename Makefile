@@ -10,10 +10,12 @@ ALPACA := $(VENV)/alpaca_eval
 TRANSFORMERS_4 := $(VENV)/transformers-4
 # torchao warns at every start: a folder that only the tests of quantisation have on their path.
 QUANTISATION := $(VENV)/quantisation
+# Ray is an extra: a folder that only its tests have on their path.
+RAY := $(VENV)/ray
 # vLLM wants one release of torch, and an older transformers than the lock.
 VLLM := $(VENV)/vllm
 
-.PHONY: demo test test-vllm test-versions check env clean
+.PHONY: demo test test-ray test-vllm test-versions test-wheel check env clean
 
 demo: $(READY)  ## the main job on the embedded pair: a few-shot score at λ = 0.5
 	HF_HUB_OFFLINE=1 $(BIN)/lm_eval --model partial-hf \
@@ -31,8 +33,15 @@ endif
 test-vllm: $(VLLM)/.ready  ## the tests of partial-vllm (`make test` skips them; ARGS="-m gpu" on a GPU)
 	$(VLLM)/bin/python -m pytest $(ARGS) tests/vllm
 
+test-ray: $(RAY)/.ready  ## the tests of sweeps on Ray (`make test` skips them)
+	PYTHONPATH=$(abspath .):$(abspath $(RAY)) $(BIN)/python -m pytest -n 0 -m "slow or not slow" $(ARGS) tests/sweep/test_ray.py
+
 test-versions:  ## some tests on the lowest, locked and newest releases (`ARGS=newest` for one, `ARGS=--write` for docs)
 	$(PYTHON) tests/versions.py --torch $(TORCH) --folder $(VENV)/versions $(ARGS)
+
+test-wheel:  ## the sdist and the wheel, checked and run in an environment of their own (PYTHON=python3.12 for another)
+	rm -rf $(VENV)/wheel
+	$(PYTHON) tests/wheel.py --torch $(TORCH) --folder $(VENV)/wheel
 
 check: $(READY)  ## style, types, and which way imports run
 	$(BIN)/ruff check .
@@ -62,6 +71,10 @@ $(TRANSFORMERS_4)/.ready:
 
 $(QUANTISATION)/.ready: $(READY)
 	$(BIN)/pip install --quiet --upgrade --no-deps --target $(QUANTISATION) bitsandbytes==0.50.0 torchao==0.18.0
+	touch $@
+
+$(RAY)/.ready: $(READY)
+	$(BIN)/pip install --quiet --upgrade --no-deps --target $(RAY) ray==2.60.0 msgpack jsonschema attrs referencing rpds-py jsonschema-specifications
 	touch $@
 
 $(VLLM)/.ready: requirements-vllm.lock pyproject.toml

@@ -21,10 +21,16 @@ class UserError(ValueError):
     """
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known name closest to `name`, or an empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
+    """Return ``" Did you mean 'x'?"`` for the known names closest to `name`, or an empty string.
+
+    Args:
+        name: what was typed.
+        known: what could have been meant.
+        most: how many names are given, the closest first.
+    """
+    matches = difflib.get_close_matches(name, list(known), n=most, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 
 def natural(name: str) -> list[str | int]:

@@ -44,6 +44,13 @@ def name_of(path: str) -> str:
     return "__".join(parts[-2:] or [Path(path).resolve().name]).lstrip(".")
 
 
+def shipped(name: str) -> Path:
+    """Return a folder that comes with the package: inside an installed one, beside a checkout's."""
+    package = Path(__file__).parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
 def shortened(name: str, size: int) -> str:
     """Return a name of at most `size` bytes: a digest of the whole name, and its end."""
     written = os.fsencode(name)

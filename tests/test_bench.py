@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from lm_eval.api.instance import Instance
 
-from lm_eval_partial.bench import search
+from lm_eval_partial.bench import search, workers
 from lm_eval_partial.bench.scoring import Workload, counting, rounding
+from lm_eval_partial.sweep.claims import Claims
 from tests import result_folders
 from tests.prefix.test_loglikelihood import made
 
@@ -71,3 +72,37 @@ def test_a_grid_that_was_run_is_read_and_shuffled(tmp_path):
     assert [values.shape for values in scores] == [(100, 5)] * 4 and sum(weights) == 1
     found = search._search(scores, weights, 3, within=20)
     assert found.true_regret == found.regret <= found.bound
+
+
+def test_the_timeline_of_workers_shows_where_they_waited():
+    spans = [
+        workers.Span("a", "lam_0.00", 2.0, 4.0),
+        workers.Span("b", "lam_0.01", 3.0, 6.0),
+        workers.Span("a", "lam_0.02", 5.0, 8.0),
+    ]
+    assert workers.timeline(spans, 8) == ["··██·███", "···███··"]
+    first, second = workers.summary(spans)
+    assert first == {
+        **{"points": 2, "starting_s": 2.0, "running_s": 5.0, "between_s": 1.0, "after_s": 0.0}
+    }
+    assert second["points"] == 1 and second["between_s"] == 0 and second["after_s"] == 2
+
+
+def test_claims_are_watched_until_the_sweep_ends(tmp_path):
+    claims = Claims(tmp_path, shared=True)
+    moments = iter(range(1000))
+    with claims.joined({"identity": {}}):
+        todo = claims.missing(["lam_0.10", "lam_0.20"])
+
+        def ended():
+            moment = next(moments)
+            if moment in (2, 4):
+                (tmp_path / next(todo)).mkdir()
+            return moment > 6 and next(todo, None) is None
+
+        spans = workers.watch(tmp_path, ended)
+    assert [(span.worker, span.point) for span in spans] == [
+        (claims.worker, "lam_0.10"),
+        (claims.worker, "lam_0.20"),
+    ]
+    assert 0 < spans[0].begin < spans[0].end <= spans[1].begin < spans[1].end

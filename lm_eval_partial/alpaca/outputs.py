@@ -23,7 +23,8 @@ from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import NAME_BYTES, name_of, shortened, write_text
 from lm_eval_partial.lam import point_name
 from lm_eval_partial.reading import Shape, parse_json
-from lm_eval_partial.results.files import ResultFile, Run, find, lines_of, runs
+from lm_eval_partial.results.files import ResultFile, Run, find, runs
+from lm_eval_partial.results.samples import lines_of
 
 # The default output folder, inside that of the results.
 FOLDER = "alpaca_eval"

@@ -173,26 +173,37 @@ def _worker(program: str, base: str, instruct: str, dtype: str, device: str) -> 
     return figures
 
 
+def _seconds_of_a_move(lm: Any, lam: float) -> float:
+    import torch
+
+    start = time.perf_counter()
+    lm.set_lam(lam)
+    if lm.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def _moves(lm: Any, start_memory: float) -> Figures:
-    """Return the median time of a few moves to another λ, and the peaks of memory."""
+    """Return the median time of a few moves to another λ, and the peaks of memory.
+
+    Where both sides stay on the GPU, also the time of the first move, which brings them there, and
+    of moves through the files.
+    """
     import torch
 
     on_gpu = lm.device.type == "cuda"
-    times = []
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     # Above the same start as the load: the model itself counts.
     with peak_anonymous(start_memory) as during:
-        for lam in (0.6, 0.1, 0.9):
-            start = time.perf_counter()
-            lm.set_lam(lam)
-            if on_gpu:
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
+        times = [_seconds_of_a_move(lm, lam) for lam in (0.6, 0.1, 0.9)]
     figures = {
         "set_lam_s": statistics.median(times),
         "set_lam_peak_anonymous_gib": during["peak"] / 2**30,
     }
+    if lm.give_back():
+        from_files = [_seconds_of_a_move(lm, lam) for lam in (0.5, 0.2, 0.8)]
+        figures |= {"first_set_lam_s": times[0], "set_lam_files_s": statistics.median(from_files)}
     if on_gpu:
         figures["set_lam_peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
     return figures

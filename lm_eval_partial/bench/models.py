@@ -122,11 +122,8 @@ def peak_anonymous(start: float | None = None) -> Iterator[dict[str, float]]:
 
     All figures are in bytes.
     """
-    # The allocator keeps freed memory. What is taken out of that would not be seen.
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    begin = _anonymous() if start is None else start
+    # What is taken out of freed memory would not be seen.
+    begin = anonymous() if start is None else start
     found = {"start": begin, "peak": 0.0}
     stop = threading.Event()
 
@@ -158,6 +155,15 @@ def peak_memory(device: Any) -> Iterator[dict[str, float]]:
     found = {"peak": 0.0}
     yield found
     found["peak"] = float(torch.cuda.max_memory_allocated(device) - start)
+
+
+def anonymous() -> float:
+    """Return this process's anonymous memory in bytes, without what is freed; 0 without /proc."""
+    gc.collect()
+    # The allocator keeps freed memory.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    return _anonymous()
 
 
 def _anonymous() -> float:

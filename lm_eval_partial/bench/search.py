@@ -26,18 +26,13 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from lm_eval_partial.bench.suite import TASKS
 from lm_eval_partial.results.metrics import Array
 from lm_eval_partial.search.race import Race
 from lm_eval_partial.search.sampling import Pool, gain, held_out
 
-# Documents of the 21 tasks of partial_icl (task_configs/README.md), and how well a model of seven
-# billion parameters may do on each.
-SUITE = (
-    *((14042, 0.60), (17944, 0.55), (3610, 0.30), (1172, 0.55), (10042, 0.80), (1838, 0.80)),
-    *((1267, 0.75), (1221, 0.70), (500, 0.45), (872, 0.94), (7600, 0.85), (277, 0.75)),
-    *((638, 0.60), (6511, 0.45), (1319, 0.50), (3270, 0.82), (10570, 0.75), (9536, 0.50)),
-    *((970, 0.70), (235, 0.70), (98, 0.50)),
-)
+# Documents of every task, and how well a model may do on it.
+SUITE = tuple((task.documents, task.accuracy) for task in TASKS)
 LAMS = np.arange(11) / 10
 WITHIN, WITHIN_GRID, CONFIDENCE = 0.5, 2.0, 0.95
 LENGTH = 2.0
@@ -117,13 +112,22 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def simulate(curve: Array, seed: Sequence[int], rough: bool = False) -> Found:
-    """Return what a search finds on a suite made of one curve.
+    """Return what a search finds on a suite made of one curve; arguments as of `made`."""
+    scores, truth = made(curve, seed, rough)
+    return _search(scores, [1 / len(scores)] * len(scores), None, WITHIN, truth)
+
+
+def made(curve: Array, seed: Sequence[int], rough: bool = False) -> tuple[list[Array], Array]:
+    """Return the scores of a suite made of one curve, and what other documents would give.
 
     Args:
         curve: points, [λ].
         seed: of the suite.
         rough: whether answers jump from one λ to the next, as by the kernel of a random walk that
             is pulled back (Ornstein and Uhlenbeck). As many change from λ = 0 to 1 as else.
+
+    Returns:
+        points of every task's documents, [documents, λ]; of the whole suite, [λ].
     """
     random = np.random.default_rng([20, *seed])
     distance = np.sqrt(3) * np.abs(LAMS[:, None] - LAMS) / LENGTH
@@ -139,8 +143,7 @@ def simulate(curve: Array, seed: Sequence[int], rough: bool = False) -> Found:
         latent = random.standard_normal((size, len(LAMS)), dtype=np.float32) @ root
         scores.append(100.0 * (latent < stats.norm.ppf(chance)))
         truth += 100 * chance / len(SUITE)
-    weights = [1 / len(SUITE)] * len(SUITE)
-    return _search(scores, weights, None, WITHIN, truth)
+    return scores, truth
 
 
 def _search(
@@ -162,15 +165,10 @@ def _search(
     if shuffle is not None:
         random = np.random.default_rng(shuffle)
         scores = [random.permutation(values) for values in scores]
-    pools, aside = [], []
-    for values, weight in zip(scores, weights, strict=True):
-        aside.append(held_out(len(values)))
-        pools.append(Pool(len(values), len(values) - aside[-1], weight))
+    race, aside = begin(scores, weights, within)
     lams = scores[0].shape[1]
-    race = Race(pools, np.linspace(1, 0, lams).tolist(), within, CONFIDENCE)
     while not race.over:
-        drawn = zip(scores, race.drawn, strict=True)
-        race.look([values[:count][:, race.arms] for values, count in drawn])
+        look(race, scores)
     assert race.leader is not None and race.bound is not None
     full = np.zeros(lams)
     for values, weight in zip(scores, weights, strict=True):
@@ -191,6 +189,24 @@ def _search(
         gains=tuple(gains),
         true_regret=float(truth.max() - truth[race.leader]),
     )
+
+
+def begin(
+    scores: Sequence[Array], weights: Sequence[float], within: float
+) -> tuple[Race, list[int]]:
+    """Return a race over a full grid, and how many documents of each pool are held out of it."""
+    aside = [held_out(len(values)) for values in scores]
+    pools = []
+    for values, held, weight in zip(scores, aside, weights, strict=True):
+        pools.append(Pool(len(values), len(values) - held, weight))
+    distance = np.linspace(1, 0, scores[0].shape[1]).tolist()
+    return Race(pools, distance, within, CONFIDENCE), aside
+
+
+def look(race: Race, scores: Sequence[Array]) -> None:
+    """Let a race look at the documents of a full grid that it has drawn."""
+    drawn = zip(scores, race.drawn, strict=True)
+    race.look([values[:count][:, race.arms] for values, count in drawn])
 
 
 def _summary(found: Sequence[Found], within: float) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A sweep over 11 λ, side by side with separate ``lm_eval`` runs, each a process of its own.
 
     lm-eval-partial bench sweep
+    lm-eval-partial bench sweep --workers 4      # who ran which point when: `bench.workers`
 
 Only three of the eleven runs are made (λ = 0, 0.5, 1; the sweep in between). Their median is scaled
 to eleven, as what a run costs does not depend on λ.
@@ -21,6 +22,7 @@ from typing import Any
 from rich.console import Console
 
 import lm_eval_partial
+from lm_eval_partial.bench import workers
 from lm_eval_partial.bench.models import machine
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.processes import python
@@ -35,6 +37,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     base, instruct = args.base or str(demo / "base"), args.instruct or str(demo / "instruct")
     rest = ["--tasks", args.tasks, "--batch_size", str(args.batch_size)]
     rest += ["--device", args.device or "cpu"]
+    # By code: the command may not be on the PATH of this Python.
+    code = "import sys; from lm_eval_partial.cli import main; sys.exit(main())"
+    sweep = ["-c", code, "sweep", "--base", base, "--instruct", instruct]
+    if args.workers:
+        return workers.measure(args, [*sweep, *rest])
     if args.limit:
         rest += ["--limit", str(args.limit)]
     with tempfile.TemporaryDirectory(prefix="lm-eval-partial-bench-") as scratch:
@@ -46,20 +53,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             return seconds([*command, "--output_path", f"{scratch}/{lam}"])
 
         runs = [separate(lam) for lam in MEASURED[:2]]
-        # By code: the command may not be on the PATH of this Python.
-        code = "import sys; from lm_eval_partial.cli import main; sys.exit(main())"
-        command = [
-            "-c",
-            code,
-            "sweep",
-            "--base",
-            base,
-            "--instruct",
-            instruct,
-            "--lam",
-            LAMS,
-            *rest,
-        ]
+        command = [*sweep, "--lam", LAMS, *rest]
         swept = seconds([*command, "--output_path", f"{scratch}/sweep"])
         runs += [separate(lam) for lam in MEASURED[2:]]
     each = statistics.median(runs)
@@ -89,6 +83,9 @@ def seconds(arguments: list[str]) -> float:
 
 def show(figures: dict[str, Any]) -> None:
     """Print the figures on stdout."""
+    if "timeline" in figures:
+        workers.show(figures)
+        return
     console = Console(highlight=False)
     console.print(
         f"one lm_eval run: {statistics.median(figures['lm_eval_run_s']):.1f} s (median of 3)"

@@ -22,6 +22,7 @@ from lm_eval_partial.cli import (
     export,
     extract,
     inspect,
+    recipes,
     report,
     score,
     search,
@@ -34,6 +35,7 @@ from lm_eval_partial.errors import UserError
 COMMANDS: tuple[Any, ...] = (
     *(
         inspect,
+        recipes,
         sweep,
         search,
         score,
@@ -51,6 +53,7 @@ COMMANDS: tuple[Any, ...] = (
 EXAMPLES = """\
 examples:
   lm-eval-partial inspect --base meta-llama/Llama-3.1-8B --instruct meta-llama/Llama-3.1-8B-Instruct
+  lm-eval-partial sweep --recipe llama-3.1-8b --dry-run
   lm_eval --model partial-hf --model_args base=BASE,instruct=INSTRUCT,lam=0.5 --tasks arc_challenge
   lm_eval --model partial-hf --model_args base=BASE,instruct=INSTRUCT,lam=0.5 \\
       --tasks partial_icl --include_path "$(lm-eval-partial tasks)" --output_path results

@@ -1,4 +1,4 @@
-"""``lm-eval-partial bench``: loading and scoring side by side with stock, and search simulated.
+"""``lm-eval-partial bench``: loading and scoring beside stock; search and clusters simulated.
 
 It makes its own models unless it is given a pair.
 """
@@ -10,6 +10,7 @@ import json
 import shutil
 from typing import Any
 
+from lm_eval_partial.bench.scales import DEFAULTS, read_scales
 from lm_eval_partial.cli.arguments import path
 
 EXAMPLES = """\
@@ -18,6 +19,9 @@ examples:
   lm-eval-partial bench scoring --documents 64 --json scoring.json
   lm-eval-partial bench sweep --tasks partial_demo
   lm-eval-partial bench search --runs 200 --json search.json
+  lm-eval-partial bench scaling --runs 20
+  lm-eval-partial bench full --rows ../shared/hub --scale 1/16,1/8 --points 11
+  lm-eval-partial bench report --json report.json
   lm-eval-partial bench scoring --size 8b --stored bfloat16 --batch_size 16 --device cuda
   lm-eval-partial bench scoring --base ./base --instruct ./instruct --device cuda --batch_size 16
 """
@@ -33,7 +37,11 @@ def add_parser(subparsers: Any) -> None:
             "scoring  few-shot questions and generation on a loaded model, against stock hf\n"
             "sweep    11 λ in one sweep, against separate lm_eval runs\n"
             "search   how often lm-eval-partial search is right, and what it costs, on made-up"
-            " suites\n\n"
+            " suites\n"
+            "scaling  how long the suite takes on 1 to 128 GPUs, from measured rates\n"
+            "full     where the time of a sweep of the whole suite goes beside the model, and its"
+            " memory\n"
+            "report   report, compare and score on made-up results of the suite's real size\n\n"
             "load and scoring take turns with stock in one run, and print medians, ratios and peaks"
             "\nof memory."
         ),
@@ -41,7 +49,9 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "part", choices=("load", "scoring", "sweep", "search"), help="what to time or simulate"
+        "part",
+        choices=("load", "scoring", "sweep", "search", "scaling", "full", "report"),
+        help="what to time or simulate",
     )
     parser.add_argument("--json", type=path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument(
@@ -93,18 +103,45 @@ def _add_workloads(parser: argparse.ArgumentParser) -> None:
     )
     workloads.add_argument("--limit", type=int, help="sweep: as in lm_eval")
     workloads.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="sweep: share 101 λ among N workers, and print who ran what when",
+    )
+    workloads.add_argument(
         "--rough",
         action="store_true",
         help="search: let answers jump from one λ to the next, rather than change smoothly",
     )
     workloads.add_argument(
-        "--runs", type=int, default=200, help="search: suites a curve (default 200)"
+        "--runs", type=int, default=200, help="search, scaling: suites a curve (default 200)"
     )
     workloads.add_argument(
         "--folder",
         type=path,
         metavar="DIR",
-        help="search: also search the full grid of a sweep with samples, its documents shuffled",
+        help=(
+            "search: also search the full grid of a sweep with samples, its documents shuffled;"
+            " report: time this sweep instead of made-up ones; full: where to work (default: the"
+            " folder for temporary files)"
+        ),
+    )
+    workloads.add_argument(
+        "--rows",
+        type=path,
+        metavar="DIR",
+        help="full: rows of every data set of partial_icl, laid out as on the Hub",
+    )
+    shares = " or ".join(DEFAULTS.values())
+    workloads.add_argument(
+        "--scale",
+        help=f"{', '.join(DEFAULTS)}: shares of the real counts of documents (default {shares})",
+    )
+    workloads.add_argument(
+        "--points", type=int, default=11, help="full: λ of the sweep (default %(default)s)"
+    )
+    workloads.add_argument(
+        "--no_stock", action="store_true", help="full: leave out the run of stock hf"
     )
 
 
@@ -146,7 +183,9 @@ _BOUNDS = {
     "documents": (4, 100_000),
     "batch_size": (1, 100_000),
     "limit": (1, 1_000_000),
+    "workers": (1, 1024),
     "runs": (1, 100_000),
+    "points": (1, 1001),
 }
 
 
@@ -176,7 +215,17 @@ def _check(args: argparse.Namespace) -> None:
         )
     if (args.base is None) != (args.instruct is None):
         raise UserError("give --base and --instruct, or neither to have models made.")
-    if args.part == "search":  # which loads no model
+    if args.part in DEFAULTS:
+        args.scale = args.scale or DEFAULTS[args.part]
+        read_scales(args.scale)
+    if args.part == "full":
+        if args.rows is None or not args.rows.is_dir():
+            raise UserError(
+                "give --rows DIR, a folder with rows of every data set of partial_icl, laid out as"
+                " on the Hub."
+            )
+        args.rows = args.rows.resolve()
+    if args.part in ("search", "scaling", "full", "report"):  # which load no model of one's choice
         return
     from lm_eval_partial.models.device import check_device
     from lm_eval_partial.weights.loading import parse_dtype

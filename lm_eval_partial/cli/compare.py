@@ -12,8 +12,9 @@ from lm_eval_partial.cli.arguments import path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lm_eval_partial.results.compare import Comparison, Difference, Mismatch
+    from lm_eval_partial.results.compare import Comparison, Difference
     from lm_eval_partial.results.files import Run
+    from lm_eval_partial.results.parity import Mismatch
 
 # How many differing documents are printed for each pair of runs.
 SHOWN = 5
@@ -84,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
     """Print what `lm_eval_partial.results.compare` finds."""
     from lm_eval_partial.cli.printing import print_json
     from lm_eval_partial.errors import UserError
-    from lm_eval_partial.results.compare import compare, mismatches, read_runs
+    from lm_eval_partial.results.compare import compare, read_runs
+    from lm_eval_partial.results.parity import mismatches
     from lm_eval_partial.results.suite import read_suite, task_configs
 
     if not 100 <= args.resamples <= MOST_RESAMPLES:

@@ -59,10 +59,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def evaluation_command(pair: Path) -> str:
     """Return the command that scores a pair at λ = 0.5."""
+    from lm_eval_partial.files import shipped
+
     model_args = f"base={pair / 'base'},instruct={pair / 'instruct'},lam=0.5,dtype=float32"
     return (
         f"lm_eval --model partial-hf --model_args {model_args} --tasks partial_demo --include_path"
-        " task_configs"
+        f" {_relative(shipped('task_configs'))}"
     )
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from lm_eval_partial.report.pairs.file import Label
-    from lm_eval_partial.results.trajectory import Curve, Trajectory
+    from lm_eval_partial.results.curves import Curve
+    from lm_eval_partial.results.trajectory import Trajectory
 
 FEW = 3
 """Pairs that are printed with all their areas; of more, each has one line."""

@@ -7,8 +7,9 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lm_eval_partial.cli import recipe_flags
 from lm_eval_partial.cli.harness import (
     add_sharing_flags,
     check_flags,
@@ -21,6 +22,9 @@ from lm_eval_partial.cli.harness import (
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.sweep.workers import end_with_driver
 
+if TYPE_CHECKING:
+    from lm_eval_partial.sweep.sharing import Sharing
+
 EXAMPLES = """\
 examples:
   lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\
@@ -32,6 +36,9 @@ examples:
       --tasks arc_easy --output_path results/quick --limit 100
   lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\
       --output_path results/mypair --workers 8
+  lm-eval-partial sweep --base ./base --instruct ./instruct --lam 0:1:0.1 --tasks partial_icl \\
+      --output_path results/mypair --ray auto --gpus_per_point 2 --model_args parallelize=True
+  lm-eval-partial sweep --recipe llama-3.1-8b --dry-run
   lm-eval-partial sweep --path ./base,./sft,./dpo,./instruct --lam 0:3:0.25 --tasks partial_icl \\
       --output_path results/stages
 """
@@ -57,11 +64,12 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_flags(parser.add_argument_group("sweep"))
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, workers=None)
     take_flags_of_the_harness(parser)
 
 
 def _add_flags(own: Any) -> None:
+    recipe_flags.add_arguments(own)
     own.add_argument("--base", help="folder or Hub id of the base model")
     own.add_argument("--instruct", help="folder or Hub id of the model trained from it")
     own.add_argument(
@@ -111,11 +119,30 @@ def _add_flags(own: Any) -> None:
         action="store_true",
         help="with --join: end when no point is left to begin, though others still run some",
     )
+    own.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help=(
+            "share the points among workers on a Ray cluster: its address; auto for the one of this"
+            " machine; local to start one. No folder in common is needed. --workers N: at most N"
+        ),
+    )
+    own.add_argument(
+        "--gpus_per_point",
+        type=int,
+        metavar="N",
+        help="with --ray: GPUs of each worker (default 1 where there are any)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the sweep with bars and logs on stderr; print the trajectory."""
+    count = args.workers
+    args.workers = count or 1
+    recipe = recipe_flags.take(args)
     lams = _check(args)
+    if recipe is not None and args.dry_run:
+        return recipe_flags.show(recipe, args, lams)
     sharing = sharing_of(args, wait=not args.no_wait)
     if args.worker_of is not None:
         end_with_driver()
@@ -124,34 +151,27 @@ def run(args: argparse.Namespace) -> int:
     from lm_eval_partial.cli.sweep_table import show
     from lm_eval_partial.cli.workers import run_workers
     from lm_eval_partial.lam import point_name
-    from lm_eval_partial.sweep.engines import ENGINES
+    from lm_eval_partial.sweep import ray
     from lm_eval_partial.sweep.folder import points
-    from lm_eval_partial.sweep.run import sweep
 
     # Otherwise tokenizers warns whenever a process is forked after it was used.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    config, baselines = config_of(args), _baselines(args)
-    trackers = _trackers(config)
+    config = config_of(args)
+    _trackers(config)  # before workers are started that need their packages
     folder = Path(config.output_path)
+    names = [*(f"{args.engine}_{side}" for side in _baselines(args)), *map(point_name, lams)]
     try:
-        if args.workers > 1:
+        if args.ray is not None:
+            ray.drive(
+                *(partial(_work, args), folder, names, args.ray, count, args.gpus_per_point),
+                over_machines=args.engine == "vllm",
+            )
+        elif args.workers > 1:
             sharing.check(folder)
-            names = [*(f"{args.engine}_{side}" for side in baselines), *map(point_name, lams)]
             if not run_workers(args, config, folder, names):
                 return 1
         else:
-            with each_message_once():
-                sweep(
-                    config,
-                    lams,
-                    baselines,
-                    own_command(args),
-                    trackers,
-                    args.max_documents,
-                    ENGINES[args.engine],
-                    sharing,
-                    args.stages,
-                )
+            _sweep(args, config, sharing)
     except KeyboardInterrupt:
         print(
             f"\ninterrupted; {len(points(folder))} finished points are in {folder}.",
@@ -166,6 +186,34 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(args: argparse.Namespace, config: Any, sharing: Sharing) -> None:
+    """Run the points that this process is to run."""
+    from lm_eval_partial.lam import parse_lams
+    from lm_eval_partial.sweep.engines import ENGINES
+    from lm_eval_partial.sweep.run import sweep
+
+    with each_message_once():
+        sweep(
+            config,
+            parse_lams(args.lam),
+            _baselines(args),
+            own_command(args),
+            _trackers(config),
+            args.max_documents,
+            ENGINES[args.engine],
+            sharing,
+            args.stages,
+        )
+
+
+def _work(args: argparse.Namespace, folder: Path, sharing: Sharing) -> None:
+    """Do the work of one worker of Ray's in a folder of its own."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    config = config_of(args)
+    config.output_path = str(folder)
+    _sweep(args, config, sharing)
+
+
 def _check(args: argparse.Namespace) -> list[float]:
     """Return the λ, once all that costs nothing to look at is right."""
     from lm_eval_partial.lam import parse_lams
@@ -177,9 +225,24 @@ def _check(args: argparse.Namespace) -> list[float]:
             " hf or vllm."
         )
     lams = parse_lams(args.lam)
+    _check_ray(args)
     _check_path(args, lams)
     check_flags(args)
     return lams
+
+
+def _check_ray(args: argparse.Namespace) -> None:
+    """Raise `UserError` for flags of Ray's that do not go together, or if it is not installed."""
+    gpus = args.gpus_per_point
+    if gpus is not None and (args.ray is None or gpus < 0):
+        raise UserError(f"--gpus_per_point {gpus}: give a number of GPUs, and --ray.")
+    if args.ray is None:
+        return
+    if args.join or args.lease is not None:
+        raise UserError("--ray shares the points by itself. Leave --join and --lease out.")
+    from lm_eval_partial.sweep.ray import require_ray
+
+    require_ray()
 
 
 def _check_path(args: argparse.Namespace, lams: list[float]) -> None:

@@ -15,13 +15,14 @@ from rich.text import Text
 from lm_eval_partial.cli.console import bold
 from lm_eval_partial.errors import listing
 from lm_eval_partial.escape import terminal
-from lm_eval_partial.results.files import ResultFile, Run, finite
+from lm_eval_partial.results.files import ResultFile, Run
 from lm_eval_partial.results.main_metric import (
     group_metric,
     higher_is_better,
     main_metric,
     tasks_below,
 )
+from lm_eval_partial.results.result_json import finite
 from lm_eval_partial.results.suite import read_suite, task_configs
 from lm_eval_partial.results.uncertainty import best_lam
 from lm_eval_partial.sweep.folder import points, read_point

@@ -10,11 +10,10 @@ import atexit
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from lm_eval.api.instance import Instance
@@ -25,9 +24,11 @@ from transformers import GenerationConfig
 
 from lm_eval_partial import escape
 from lm_eval_partial.models.encoding import Encoded, Encoder, as_lists
+from lm_eval_partial.models.questions import parts, question
+from lm_eval_partial.models.threads import fitting
 from lm_eval_partial.prefix.generation import Group, groups, padded_between, rows_that_fit
 from lm_eval_partial.prefix.leaving import generate
-from lm_eval_partial.prefix.loglikelihood import Request, score, score_in_full
+from lm_eval_partial.prefix.loglikelihood import score, score_in_full
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.tree import Ints
 from lm_eval_partial.weights import generation
@@ -200,7 +201,7 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         some = reason is None
         if reason is None:
             model = self._opened_model()
-            with self._bar(len(requests), kind, disable_tqdm) as bar:
+            with self._bar(len(requests), kind, disable_tqdm) as bar, self._threads():
                 for index, answer in shared(model, requests, reasons):
                     found[index] = answer
                     bar.update()
@@ -223,24 +224,24 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self, model: PrefixModel, requests: Sequence[Encoded], reasons: dict[int, str]
     ) -> Shared[tuple[float, bool]]:
         """Yield the answers; those of requests that are too long come last, with a reason."""
-        shared: dict[int, Request] = {}
-        in_full: dict[int, Request] = {}
+        shared: list[int] = []
+        in_full: list[int] = []
         cut = 0
+        max_length = self.max_length  # which reads the config anew every time
         for index, (_, context, continuation) in enumerate(requests):
-            if not len(context) or not 0 < len(continuation) <= self.max_length:
+            if not len(context) or not 0 < len(continuation) <= max_length:
                 reasons[index] = TOO_LONG  # stock has its own way with these
                 continue
-            tokens = np.concatenate([context, continuation]).astype(np.int32)
+            length = len(context) + len(continuation)
             # The last token is only predicted, so one more than max_length fits.
-            kept = tokens[-(self.max_length + 1) :]
-            cut += len(kept) < len(tokens)
-            request = Request(kept, len(continuation))
-            if model.reaches(len(kept) - 1):
-                shared[index] = request
+            kept = min(length, max_length + 1)
+            cut += kept < length
+            if model.reaches(kept - 1):
+                shared.append(index)
                 continue
             reasons[index] = TOO_LONG
             if not model.depends_on_batch:
-                in_full[index] = request
+                in_full.append(index)
         if cut:
             logger.warning(
                 f"{cut} of {len(requests)} requests pass max_length={self.max_length}: they lose"
@@ -254,19 +255,22 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
         self,
         way: Callable[..., Iterator[Any]],
         model: PrefixModel,
-        questions: dict[int, Request],
+        indices: list[int],
         requests: Sequence[Encoded],
     ) -> Shared[tuple[float, bool]]:
-        """Yield the answers to `questions`, by the number of their request, and cache them."""
-        indices = list(questions)
-        longest = _longest(question.tokens for question in questions.values())
+        """Yield the answers to some requests, by their number, and cache them."""
+        lengths = [len(requests[index][1]) + len(requests[index][2]) for index in indices]
+        max_length = self.max_length
+        longest = min(max(lengths, default=1), max_length + 1)
         model.set_budget(self._budget(longest), self._room())
-        for place, logprob, is_greedy in way(model, list(questions.values()), self.softmax_dtype):
-            index = indices[place]
-            # Without texts there is no key: a window of a longer text is not cached.
-            if (key := requests[index][0]) is not None:
-                self.cache_hook.add_partial("loglikelihood", key, (logprob, is_greedy))
-            yield index, (logprob, is_greedy)
+        for part in parts(indices, requests, max_length):
+            questions = [question(requests[index], max_length) for index in part]
+            for place, logprob, is_greedy in way(model, questions, self.softmax_dtype):
+                index = part[place]
+                # Without texts there is no key: a window of a longer text is not cached.
+                if (key := requests[index][0]) is not None:
+                    self.cache_hook.add_partial("loglikelihood", key, (logprob, is_greedy))
+                yield index, (logprob, is_greedy)
 
     # Generation -----------------------------------------------------------------------------------
 
@@ -292,10 +296,11 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             # transformers lets max_new_tokens of a generation config win.
             own_limit = self.model.generation_config.max_new_tokens or 0
             new_tokens = max(settings["max_gen_toks"], own_limit)
+            most = self.max_length - new_tokens
             indices = []
             for index in alike:
                 length = len(prompts[index])
-                fits = 0 < length <= self.max_length - new_tokens
+                fits = 0 < length <= most
                 if fits and model.reaches(length + new_tokens):
                     indices.append(index)
                 else:
@@ -481,6 +486,12 @@ class SharedPrefixHFLM(HFLM):  # type: ignore[misc]
             self._stock_rows(), config.num_hidden_layers, prefix, longest, new_tokens, repeats
         )
         return max(CPU_ROWS, fit) if self.device.type == "cpu" else fit
+
+    def _threads(self) -> AbstractContextManager[None]:
+        """Let the model be run by as many threads as it is worth."""
+        if self.device.type != "cpu":
+            return nullcontext()
+        return fitting(sum(map(torch.numel, self.model.parameters())))
 
     # Progress and warnings ------------------------------------------------------------------------
 

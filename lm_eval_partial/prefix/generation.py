@@ -28,7 +28,7 @@ from lm_eval_partial.prefix.masks import Rows
 from lm_eval_partial.prefix.model import AnyCache, PrefixModel
 from lm_eval_partial.prefix.own_cache import OwnCache
 from lm_eval_partial.prefix.precision import perturbed
-from lm_eval_partial.prefix.self_check import Kind, Measures, check, deviation
+from lm_eval_partial.prefix.self_check import Kind, Measures, check, compared, deviation
 from lm_eval_partial.prefix.tree import Ints, PrefixTree, Range
 
 STEPS_CHECKED = 2
@@ -61,6 +61,7 @@ def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
     if not prompts or Kind.GENERATION in model.failed:
         return
     tree = PrefixTree(prompts, [len(prompt) - 1 for prompt in prompts])
+    sequences = compared(len(tree.sequences), model.dtype)
     of_sequence: list[list[int]] = [[] for _ in tree.sequences]
     for index, place in enumerate(tree.index):
         of_sequence[place].append(index)
@@ -76,10 +77,10 @@ def groups(model: PrefixModel, prompts: Sequence[Ints]) -> Iterator[Group]:
         for places in _batchable(model, tree, alone):
             indices = [index for place in places for index in of_sequence[place]]
             group = Group(indices, part.start, cache)
-            if cache is not None and Kind.GENERATION not in model.passed:
+            if cache is not None and not model.has_passed(Kind.GENERATION, sequences):
                 with model.trying(Kind.GENERATION):
-                    _check(model, prompts, group)
-                    model.passed.add(Kind.GENERATION)
+                    _check(model, prompts, group, sequences)
+                    model.note_passed(Kind.GENERATION, sequences)
                 if Kind.GENERATION in model.failed:
                     return
             yield group
@@ -218,7 +219,7 @@ def rows_that_fit(
     )
 
 
-def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
+def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group, sequences: int) -> None:
     """Compare the logits of the first two new tokens with the plain way's, for some prompts.
 
     Raises:
@@ -256,7 +257,7 @@ def _check(model: PrefixModel, prompts: Sequence[Ints], group: Group) -> None:
         shared, again, shared_in_float32, plain, functools.partial(perturbed, model.model)
     )
     fades = isinstance(group.cache, OwnCache)
-    check(asked, measures, model.dtype, len(model.layers), fades)
+    check(asked, measures, model.dtype, len(model.layers), fades, sequences)
 
 
 def _with_the_longest(prompts: list[Ints]) -> Iterator[list[Ints]]:

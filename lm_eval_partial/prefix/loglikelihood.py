@@ -206,6 +206,7 @@ class _Questions:
         self._requests = requests
         self._softmax_dtype = softmax_dtype
         self._in_full = in_full
+        self._compared = self_check.compared(len(tree.sequences), model.dtype)
         self._of: list[list[int]] = [[] for _ in tree.sequences]
         for index, place in enumerate(tree.index):
             self._of[place].append(index)
@@ -225,9 +226,9 @@ class _Questions:
             return None
         with self.model.trying(kind):
             asked = self.ask(parts, cache)
-            if kind not in self.model.passed and not self.is_plain(parts):
+            if not self.is_plain(parts) and not self.model.has_passed(kind, self._compared):
                 self.check(parts, cache, asked)
-                self.model.passed.add(kind)
+                self.model.note_passed(kind, self._compared)
             return asked
         return None
 
@@ -307,11 +308,16 @@ class _Questions:
         # has no branch.
         by_length = sorted(asked.rows, key=lambda sequence: len(asked.rows[sequence]))
         longer = by_length[len(by_length) // 2 :]
+        if self._compared < self_check.SEQUENCES:
+            # The first and the last of these are compared. The last in its row has most before it
+            # that it must not see; a first choice has no other choice before it.
+            longer.insert(0, longer.pop(longer.index(max(longer))))
         measures = self_check.Measures(
             shared, again, shared_in_float32, plain, partial(perturbed, model.model)
         )
         fades = isinstance(cache, OwnCache)
-        self_check.check(longer, measures, model.dtype, len(model.layers), fades)
+        layers = len(model.layers)
+        self_check.check(longer, measures, model.dtype, layers, fades, self._compared)
 
     def _deviations(self, asked: Asked, sequences: list[int]) -> list[float]:
         deviations = []

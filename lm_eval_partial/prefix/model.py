@@ -55,6 +55,7 @@ class PrefixModel(Traits):
         self.room: int | None = None
         self.tokens_run = 0
         self.passed: set[Kind] = set()
+        self._compared: dict[Kind, int] = {}
         self.failed: dict[Kind, str] = {}
         self._told: set[Kind] = set()
         self.autocast = autocast
@@ -66,6 +67,15 @@ class PrefixModel(Traits):
         """What it computes in."""
         dtype: torch.dtype = self.autocast or self.model.dtype
         return dtype
+
+    def has_passed(self, kind: Kind, sequences: int) -> bool:
+        """Return whether a kind of rows has passed with so many sequences compared, or more."""
+        return kind in self.passed and self._compared.get(kind, sequences) >= sequences
+
+    def note_passed(self, kind: Kind, sequences: int) -> None:
+        """Note that a kind of rows has passed with so many sequences compared."""
+        self.passed.add(kind)
+        self._compared[kind] = sequences
 
     def with_cache(self, cache: Any) -> dict[str, Any]:
         """Return the arguments of the model's forward for `cache`, or for no cache."""

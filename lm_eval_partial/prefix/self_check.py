@@ -21,6 +21,13 @@ import torch
 SEQUENCES = 4
 """Sequences compared at first, spread over the batch."""
 
+FEW_SEQUENCES, FEW = 2, 64
+"""Sequences compared at first in float32, where there are so few in all.
+
+Each takes a pass in full, which short runs cannot make up for. In float32 a fault is hundreds of
+times the limit in a sequence that it shows in.
+"""
+
 MORE_SEQUENCES = 16
 """Sequences compared before a kind of rows is given up."""
 
@@ -113,6 +120,12 @@ def limit(dtype: torch.dtype, layers: int) -> float:
     return max(SMALLEST_LIMIT, (1 + math.sqrt(layers)) * torch.finfo(dtype).eps)
 
 
+def compared(sequences: int, dtype: torch.dtype) -> int:
+    """Return how many of so many sequences are compared at first by a model of this dtype."""
+    few = sequences <= FEW and dtype == torch.float32
+    return FEW_SEQUENCES if few else SEQUENCES
+
+
 @dataclass(frozen=True)
 class Measures(Generic[Item]):
     """Ways to measure; each takes sequences and returns the `deviation` of each.
@@ -138,6 +151,7 @@ def check(
     dtype: torch.dtype,
     layers: int,
     fades: bool = False,
+    sequences: int = SEQUENCES,
 ) -> None:
     """Compare some of `items` with the plain way, and more before a disagreement is believed.
 
@@ -148,12 +162,13 @@ def check(
         layers: of the model, at least 1.
         fades: whether a fault may be smaller than rounding in half precision, as one in a state is,
             which fades from token to token. Then float32 decides in any case.
+        sequences: how many are compared at first, at least 2.
 
     Raises:
         DisagreementError: too many of the larger sample deviate by more than rounding explains.
     """
     allowed = limit(dtype, layers)
-    passes = max(measures.shared(spread(items, SEQUENCES))) <= allowed
+    passes = max(measures.shared(spread(items, sequences))) <= allowed
     if passes and not (fades and dtype != torch.float32):
         return
     # Rounding grows from layer to layer, on some texts much more than on others. In float32 it is

@@ -18,7 +18,8 @@ from lm_eval_partial.escape import terminal
 from lm_eval_partial.lam import format_lam
 from lm_eval_partial.report.drawing import COLOURS, DASHED, FAINT, INK, lambda_axis, style
 from lm_eval_partial.report.tables import ranges
-from lm_eval_partial.results.trajectory import Curve, Trajectory
+from lm_eval_partial.results.curves import Curve
+from lm_eval_partial.results.trajectory import Trajectory
 
 STOCK = {"base": "D", "instruct": "s"}
 """Markers of the stock baselines."""

@@ -10,8 +10,9 @@ import numpy as np
 
 from lm_eval_partial import escape
 from lm_eval_partial.lam import format_lam
+from lm_eval_partial.results.curves import Best, Curve
 from lm_eval_partial.results.metrics import Array
-from lm_eval_partial.results.trajectory import Best, Curve, Trajectory
+from lm_eval_partial.results.trajectory import Trajectory
 
 BUDGETS = (0.5, 1.0, 2.0, 5.0)
 """Points of instruction following that one may be willing to pay."""

@@ -27,7 +27,8 @@ from lm_eval_partial.report.pairs import figures as pairs_figures
 from lm_eval_partial.report.pairs import table as pairs_table
 from lm_eval_partial.report.pairs.families import Member, members
 from lm_eval_partial.report.pairs.file import Label
-from lm_eval_partial.results.trajectory import Curve, Trajectory
+from lm_eval_partial.results.curves import Curve
+from lm_eval_partial.results.trajectory import Trajectory
 
 COLUMNS = (
     "pair",

@@ -185,19 +185,17 @@ class Total:
         self.has_shares = False
         """Whether in some part every document is right or wrong."""
         self._shares: Array | None = np.zeros((2, 1))
-        self._difference: Array = np.zeros(1)
-        self._below: Array = np.zeros((3, 1))
-        self._above: Array = np.zeros((3, 1))
-        self._least: Array = np.zeros((3, 1))
-        self._most: Array = np.zeros((3, 1))
+        self._combined = intervals.Combined()
         self._variance: Array = np.zeros((2, 1))
         self._error: Array = np.zeros((2, 1))
         self._covariance: Array = np.zeros((2, 1))
         self._ids: list[Ids] = []
         self._floors: list[float] = []
+        self._grown: Array | None = None
 
     def add(self, weight: float, part: Estimate) -> None:
         """Add a part; the last digits depend on the order."""
+        self._grown = None
         self.documents += part.documents
         self.score = self.score + weight * part.score
         self._ids.append(part.ids)
@@ -213,12 +211,8 @@ class Total:
         if self._shares is not None and part.share is not None:
             self._shares = self._shares + part.share * [[weight], [weight**2]]
         difference = part.score - part.score[self.reference]
-        self._difference = self._difference + weight * difference
         centre = np.array([part.score, difference, difference])
-        self._below = self._below + (weight * (centre - part.low)) ** 2
-        self._above = self._above + (weight * (part.high - centre)) ** 2
-        self._least = self._least + weight * part.low
-        self._most = self._most + weight * part.high
+        self._combined.add(weight, centre, part.low, part.high)
         self._variance = self._variance + weight**2 * part.variance
         self._error = np.hypot(self._error, weight * part.error)
         self._covariance = self._covariance + weight**2 * part.covariance
@@ -229,6 +223,11 @@ class Total:
         It is 1 where no document is; 2 for two tasks of equal weight over the very same documents
         with the same answers.
         """
+        if self._grown is None:  # it looks at every document of every part
+            self._grown = self._growth()
+        return self._grown
+
+    def _growth(self) -> Array:
         assert self.replicates is not None
         if not draws.overlap(self._ids):
             return np.ones_like(self._variance)
@@ -268,7 +267,7 @@ class Total:
         replicates = self.replicates
         if what != SCORE:
             replicates = replicates - replicates[:, [self.reference]]
-        centre = self.score if what == SCORE else self._difference
+        centre = self._combined.total[what]
         if not self.has_shares:
             low, high = uncertainty.interval(replicates, LEVELS[what])
             return np.minimum(low, centre), np.maximum(high, centre)
@@ -276,10 +275,7 @@ class Total:
         if what == SCORE and self._shares is not None:
             share, variance = self._shares
             return intervals.wilson(self.score, share * (1 - share) / (variance * grown))
-        grown = np.sqrt(grown)
-        # No wider than if all parts went together, so that no end leaves the metric's range.
-        low = np.maximum(centre - grown * np.sqrt(self._below[what]), self._least[what])
-        high = np.minimum(centre + grown * np.sqrt(self._above[what]), self._most[what])
+        low, high = (ends[what] for ends in self._combined.ends(grown))
         if what != SCORE:
             low[self.reference] = high[self.reference] = 0
         return low, high

@@ -10,8 +10,6 @@ Sources: Wilson 1927; Agresti and Min 2005 (doi 10.1002/sim.1781); MOVER: Donner
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from scipy import stats
 
@@ -72,18 +70,37 @@ def over_clusters(differences: Array, weights: Array, level: float = LEVEL) -> t
     return mean - margin, mean + margin
 
 
-def combined(values: Iterable[tuple[float, Array, Array, Array]]) -> tuple[Array, Array]:
-    """Return the interval of a weighted sum of independent estimates from their own (MOVER).
+class Combined:
+    """The interval of a weighted sum of independent estimates, from their own (MOVER).
 
-    Args:
-        values: (weight, estimate, low, high) of each.
+    Arrays have any shape, the same for all terms.
     """
-    total, below, above = np.zeros(1), np.zeros(1), np.zeros(1)
-    for weight, estimate, low, high in values:
-        total = total + weight * estimate
-        below = below + (weight * (estimate - low)) ** 2
-        above = above + (weight * (high - estimate)) ** 2
-    return total - np.sqrt(below), total + np.sqrt(above)
+
+    def __init__(self) -> None:
+        self.total: Array = np.zeros(1)
+        self._below: Array = np.zeros(1)
+        self._above: Array = np.zeros(1)
+        self._least: Array = np.zeros(1)
+        self._most: Array = np.zeros(1)
+
+    def add(self, weight: float, estimate: Array, low: Array, high: Array) -> None:
+        """Add a term; the last digits depend on the order."""
+        self.total = self.total + weight * estimate
+        self._below = self._below + (weight * (estimate - low)) ** 2
+        self._above = self._above + (weight * (high - estimate)) ** 2
+        self._least = self._least + weight * low
+        self._most = self._most + weight * high
+
+    def ends(self, grown: Array | float = 1.0) -> tuple[Array, Array]:
+        """Return the ends of the interval.
+
+        Args:
+            grown: what the variance of the sum grows by as its terms are not independent.
+        """
+        # No wider than if all terms went together, so that no end leaves the metric's range.
+        low = np.maximum(self.total - np.sqrt(grown) * np.sqrt(self._below), self._least)
+        high = np.minimum(self.total + np.sqrt(grown) * np.sqrt(self._above), self._most)
+        return low, high
 
 
 def ratio(scores: Array, ends: Array, reference: int, correlation: Array) -> tuple[Array, Array]:

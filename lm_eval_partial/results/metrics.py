@@ -1,9 +1,9 @@
 """Metrics as functions of sums over documents, so that documents can be weighted.
 
 A mean is a sum divided by the number of documents. Macro-F1, entity F1, Matthews' correlation and
-perplexity are functions of sums too: of a confusion matrix, of counts, of log-likelihoods. Each
-document gives a row of numbers, the rows are added up, and `finish` turns sums into the metric. A
-bootstrap resample is another weighting of the rows.
+perplexity are functions of sums too: of how often each class is hit, right and predicted; of
+counts; of log-likelihoods. Each document gives a row of numbers, the rows are added up, and
+`finish` turns sums into the metric. A bootstrap resample is another weighting of the rows.
 
 Known gap: BLEU, chrF, TER and metrics of the user's own are not among them. Their reported value
 has no interval.
@@ -23,8 +23,8 @@ Array = NDArray[np.float64]
 Finish = Callable[[Array, Array], Array]
 """(sums [..., k], documents [...]) → metric [...]."""
 
-MOST_NUMBERS = 2**27
-"""Of one metric: 1 GiB. A confusion matrix of hundreds of classes for each document has more."""
+MOST_CELLS = 2**27
+"""Of the confusion matrices of all documents and models. Hundreds of classes have more."""
 
 
 def rows(values: Sequence[Sequence[Any]], aggregation: str | None) -> tuple[Array, Finish] | None:
@@ -50,18 +50,29 @@ def is_known(aggregation: str | None) -> bool:
 
 
 class Prior(NamedTuple):
-    """What a bootstrap adds to the sums of a confusion matrix."""
+    """What a bootstrap adds to the sums of a metric over classes."""
 
     shapes: Array
-    """[columns, k], of gamma variables."""
+    """[classes, classes], of the gamma variables in a confusion matrix."""
     classes: int
     """Classes that are right somewhere."""
     least: float
     """The lowest value of the metric; the highest is 1."""
 
+    def draw(self, random: np.random.Generator, rounds: int, columns: int) -> Array:
+        """Return random sums, [rounds, columns, 3 × classes]."""
+        found = []
+        step = max(1, 2**20 // (columns * self.shapes.size))  # matrices of 8 MiB at a time
+        for start in range(0, rounds, step):
+            some = min(step, rounds - start)
+            found.append(
+                _counts(random.gamma(self.shapes, size=(some, columns, *self.shapes.shape)))
+            )
+        return np.concatenate(found)
+
 
 def prior(table: Array, aggregation: str | None) -> Prior | None:
-    """Return what a bootstrap adds to the sums; None where the metric has no confusion matrix.
+    """Return what a bootstrap adds to the sums; None where the metric is not over classes.
 
     A confusion matrix without an error has resamples without one. So three quarters of a document
     that are right, and as much that are wrong, are shared out among the classes; with them, F1 near
@@ -74,13 +85,28 @@ def prior(table: Array, aggregation: str | None) -> Prior | None:
     name = _name(aggregation)
     if name not in _OF_CONFUSION:
         return None
-    documents, columns, cells = table.shape
-    classes = round(cells**0.5)
-    occurs = table[:, 0].sum(0).reshape(classes, classes).sum(1) > 0  # right somewhere
+    _, gold, _ = _of_counts(table[:, 0].sum(0))
+    classes, occurs = len(gold), gold > 0
     shapes = np.full((classes, classes), 1 / max(1, classes - 1))
     np.fill_diagonal(shapes, 1)
     shapes = 0.75 / occurs.sum() * shapes * occurs[:, None]
-    return Prior(np.tile(shapes.ravel(), (columns, 1)), int(occurs.sum()), _OF_CONFUSION[name])
+    return Prior(shapes, int(occurs.sum()), _OF_CONFUSION[name])
+
+
+def _counts(confusion: Array) -> Array:
+    """Return what metrics need of confusion matrices [..., gold, predicted]: [..., 3 × classes].
+
+    How often each class is hit, is right, and is predicted. The matrices of many classes are far
+    larger.
+    """
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return np.concatenate([hits, confusion.sum(-1), confusion.sum(-2)], axis=-1)
+
+
+def _of_counts(counts: Array) -> tuple[Array, Array, Array]:
+    """Return how often each class is hit, is right, and is predicted, [..., classes] each."""
+    hits, gold, predicted = np.split(counts, 3, axis=-1)
+    return hits, gold, predicted
 
 
 def _name(aggregation: str | None) -> str:
@@ -98,21 +124,24 @@ def _table(values: Sequence[Sequence[Any]]) -> Array:
     return table.swapaxes(0, 1)
 
 
-def _confusion(values: Sequence[Sequence[Any]]) -> tuple[Array, list[Any]]:
-    """Return [documents, columns, classes²], one-hot at (gold, predicted), and the classes."""
+def _classes(values: Sequence[Sequence[Any]]) -> tuple[Array, list[Any]]:
+    """Return `_counts` of every document, [documents, columns, 3 × classes], and the classes."""
     labels: set[Any] = set()
     for column in values:
         labels.update(*column)
     classes = sorted(labels)
     index = {label: number for number, label in enumerate(classes)}
-    cells = []
+    places = []
     for column in values:
-        cells.append([index[gold] * len(classes) + index[predicted] for gold, predicted in column])
-    if len(cells) * len(cells[0]) * len(classes) ** 2 > MOST_NUMBERS:
+        places.append([(index[gold], index[predicted]) for gold, predicted in column])
+    gold, predicted = np.array(places).T  # [documents, columns] each
+    if gold.size * len(classes) ** 2 > MOST_CELLS:
         raise ValueError("too many classes")
-    table = np.zeros((len(cells[0]), len(cells), len(classes) ** 2))
-    np.put_along_axis(table, np.array(cells).T[..., None], 1.0, axis=2)
-    return table, classes
+    table = np.zeros((*gold.shape, 3, len(classes)))
+    for number, place in ((1, gold), (2, predicted)):
+        np.put_along_axis(table[:, :, number], place[..., None], 1.0, axis=2)
+    table[:, :, 0] = table[:, :, 1] * table[:, :, 2]  # right and predicted at once
+    return table.reshape(*gold.shape, -1), classes
 
 
 def _mean(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
@@ -177,20 +206,19 @@ def _entity_f1(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
     return table, f1
 
 
-def _classes_f1(sums: Array, classes: int) -> tuple[Array, Array]:
+def _classes_f1(sums: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Return the F1 of each class and where the class occurs at all, both [..., classes]."""
-    confusion = sums.reshape(*sums.shape[:-1], classes, classes)
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    total = confusion.sum(-1) + confusion.sum(-2)
+    hits, gold, predicted = _of_counts(sums)
+    total = gold + predicted
     return np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0), total > 0
 
 
 def _macro_f1(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
     """Mean of the F1 of the classes that are right or predicted at least once."""
-    table, classes = _confusion(values)
+    table, _ = _classes(values)
 
     def macro(sums: Array, documents: Array) -> Array:
-        f1, present = _classes_f1(sums, len(classes))
+        f1, present = _classes_f1(sums)
         result: Array = f1.sum(-1) / present.sum(-1)
         return result
 
@@ -199,12 +227,12 @@ def _macro_f1(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
 
 def _binary_f1(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
     """F1 of class 1, as scikit-learn's `f1_score` has it."""
-    table, classes = _confusion(values)
+    table, classes = _classes(values)
     if not set(classes) <= {0, 1}:
         raise ValueError("not two classes")
 
     def f1(sums: Array, documents: Array) -> Array:
-        found = _classes_f1(sums, len(classes))[0]
+        found, _ = _classes_f1(sums)
         # Where class 1 is neither right nor predicted, scikit-learn gives 0.
         return found[..., classes.index(1)] if 1 in classes else np.zeros_like(sums[..., 0])
 
@@ -216,14 +244,12 @@ def _matthews(values: Sequence[Sequence[Any]]) -> tuple[Array, Finish]:
 
     As scikit-learn's `matthews_corrcoef`: covariance of gold and predicted over their spreads.
     """
-    table, classes = _confusion(values)
+    table, _ = _classes(values)
 
     def correlation(sums: Array, documents: Array) -> Array:
-        confusion = sums.reshape(*sums.shape[:-1], len(classes), len(classes))
-        gold, predicted = confusion.sum(-1), confusion.sum(-2)
+        hits, gold, predicted = _of_counts(sums)
         total = gold.sum(-1)
-        trace = np.trace(confusion, axis1=-2, axis2=-1)
-        covariance = trace * total - (gold * predicted).sum(-1)
+        covariance = hits.sum(-1) * total - (gold * predicted).sum(-1)
         spread = np.sqrt((total**2 - (gold**2).sum(-1)) * (total**2 - (predicted**2).sum(-1)))
         result: Array = np.divide(
             covariance, spread, out=np.zeros_like(covariance), where=spread > 0

@@ -8,22 +8,20 @@ same documents are allowed and counted, because one may want to compare two chat
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.results import metrics
-from lm_eval_partial.results.draws import Ids, Units, unit
-from lm_eval_partial.results.files import ResultFile, Run, label
+from lm_eval_partial.results import columns, metrics
+from lm_eval_partial.results.columns import Column
+from lm_eval_partial.results.draws import Ids, Units
+from lm_eval_partial.results.files import ResultFile, Run
 from lm_eval_partial.results.intervals import LEVEL
 from lm_eval_partial.results.metrics import Array, Finish
 
@@ -132,8 +130,7 @@ class Series:
     def first(self, runs: int) -> Series:
         """Return the series of the first `runs` runs."""
         assert self.rows is not None
-        prior = self.prior and self.prior._replace(shapes=self.prior.shapes[:runs])
-        return replace(self, rows=self.rows[:, :runs], reported=self.reported[:runs], prior=prior)
+        return replace(self, rows=self.rows[:, :runs], reported=self.reported[:runs])
 
 
 def check_settings(runs: Sequence[Run], tasks: Iterable[str]) -> None:
@@ -185,19 +182,20 @@ def series(runs: Sequence[Run], task: str, metric: str) -> Series:
     """
     files = [run.file_of(task) for run in runs]
     reported = np.array([file.number(task, metric) for file in files])
-    columns: list[_Column] = []
+    logged: list[Column] = []
     other_prompts: Any = False
     for file in files:
-        column = _column(file, task, metric, passages=not columns)
-        columns.append(column)
-        if column is not columns[0]:
-            _check_documents(task, files[0], columns[0], file, column)
-            other_prompts |= column.prompts != columns[0].prompts
+        column = columns.read(file, task, metric, passages=not logged)
+        logged.append(column)
+        if column is not logged[0]:
+            columns.check_documents(task, files[0], logged[0], file, column)
+            other_prompts |= column.prompts != logged[0].prompts
             column.forget_documents()
-    documents, other_prompts = len(columns[0].values), int(np.count_nonzero(other_prompts))
+    first = logged[0]
+    documents, other_prompts = len(first.values), int(np.count_nonzero(other_prompts))
 
     aggregation = _aggregation(files[0], task, metric)
-    found = metrics.rows([column.values for column in columns], aggregation)
+    found = metrics.rows([column.values for column in logged], aggregation)
     if found is not None:
         recomputed = found[1](found[0].sum(0), np.full(len(files), float(documents)))
         wrong = np.flatnonzero(~np.isclose(recomputed, reported, rtol=1e-6, atol=1e-9))
@@ -216,20 +214,10 @@ def series(runs: Sequence[Run], task: str, metric: str) -> Series:
         reported,
         documents,
         other_prompts,
-        ids=columns[0].units,
+        ids=first.units,
         prior=None if rows is None else metrics.prior(rows, aggregation),
-        by_passage=(task,) if columns[0].by_passage else (),
+        by_passage=(task,) if first.by_passage else (),
     )
-
-
-def document_values(file: ResultFile, task: str, metric: str) -> dict[int, Any]:
-    """Return what one run logged for a metric, by the document's number.
-
-    Raises:
-        UserError: as `series`, of its samples.
-    """
-    column = _column(file, task, metric, passages=False)
-    return dict(zip(column.ids.tolist(), column.values, strict=True))
 
 
 def pool(parts: Sequence[Series]) -> Series:
@@ -299,120 +287,3 @@ def _aggregation(file: ResultFile, task: str, metric: str) -> str | None:
             aggregation: str | None = item.get("aggregation")
             return aggregation
     return None
-
-
-@dataclass
-class _Column:
-    """One run's results of a task, by the documents' ids.
-
-    Arrays of numbers: of a large task, samples are gigabytes. Hashes are of this process.
-    """
-
-    ids: NDArray[np.int64]
-    """[documents], rising."""
-    hashes: NDArray[np.int64]
-    """[documents], of each document and its target."""
-    prompts: NDArray[np.int64]
-    """[documents], of each prompt."""
-    values: Sequence[Any]
-    """What the samples log for the metric: an array where these are numbers."""
-    units: Ids
-    """[documents], what each is drawn with: a passage, or itself. Empty if not asked for."""
-    by_passage: bool
-    """Whether two documents are on one passage."""
-
-    def forget_documents(self) -> None:
-        """Drop all but the values: they are no longer needed once documents are compared."""
-        self.ids = self.hashes = self.prompts = np.empty(0, np.int64)
-
-
-def _column(file: ResultFile, task: str, metric: str, passages: bool) -> _Column:
-    """Return the result of every document, by its id; with units if `passages` are to be read.
-
-    Raises:
-        UserError: there are no samples of this filter, or documents whose log-likelihoods are no
-            numbers.
-    """
-    name, _, only = metric.partition(",")
-    numbers = array("q")
-    values: list[Any] = []
-    known: dict[Any, Any] = {}
-    units, seen = array("q"), dict[str, int]()
-    unscored = 0
-    for sample in file.samples(task, passages):
-        if sample.filter == only:
-            numbers.extend((sample.doc_id, hash(sample.document), hash(sample.prompt)))
-            if passages:
-                alone = unit(sample.document[0])
-                text = sample.passage
-                units.extend((alone, seen.setdefault(text, unit(text)) if text else alone))
-            value = sample.values.get(name)
-            values.append(_once(value, known) if type(value) is list else value)
-            unscored += sample.unscored
-    if not values:
-        raise UserError(
-            f"the samples of {task} beside {file.path} have none of filter {only}. Run lm_eval"
-            " again."
-        )
-    if unscored:
-        raise UserError(
-            f"{unscored} of {len(values)} documents of {task} beside {file.path} ({label(file)})"
-            " have log-likelihoods that are not numbers (NaN), so their scores mean nothing. The"
-            f" model's weights or numbers are not finite there. Move {file.path.parent} away."
-        )
-    ids, hashes, prompts = np.array(numbers, dtype=np.int64).reshape(-1, 3).T
-    order = np.argsort(ids, kind="stable")
-    by_id: Sequence[Any] = [values[place] for place in order]
-    if all(type(value) in (int, float) for value in by_id):
-        with suppress(OverflowError):  # an integer too large for a float
-            by_id = np.array(by_id, dtype=float)  # type: ignore[assignment]
-    drawn, by_passage = _units(np.array(units, dtype=np.int64).reshape(-1, 2))
-    return _Column(
-        ids[order],
-        hashes[order],
-        prompts[order],
-        by_id,
-        drawn[order] if passages else drawn,
-        by_passage,
-    )
-
-
-def _units(ids: Ids) -> tuple[Ids, bool]:
-    """Return the unit of every document, and whether passages have more of them than one.
-
-    Args:
-        ids: [documents, 2], of each by itself and of its passage.
-    """
-    alone, passage = ids.T
-    passages, documents = len(np.unique(passage)), len(np.unique(alone))
-    if passages == 1 and documents > 1:  # what all have in common says nothing of other passages
-        return alone, False
-    return passage, passages < documents
-
-
-def _once(value: list[Any], known: dict[Any, Any]) -> Any:
-    """Return a value that `known` holds once: there are few pairs of (right, predicted) labels."""
-    # With their types: 1 is equal to True, and to 1.0.
-    key = tuple(value), tuple(map(type, value))
-    try:
-        return known.setdefault(key, key[0])
-    except TypeError:  # lists inside
-        return value
-
-
-def _check_documents(
-    task: str, first: ResultFile, ours: _Column, other: ResultFile, theirs: _Column
-) -> None:
-    """Raise `UserError` unless two runs have the same documents in the same order."""
-    if len(ours.ids) != len(theirs.ids):
-        raise UserError(
-            f"{task} was run on {len(ours.ids)} documents in {first.path} and on {len(theirs.ids)}"
-            f" in {other.path}. Run both with the same --limit."
-        )
-    differing = np.flatnonzero((ours.ids != theirs.ids) | (ours.hashes != theirs.hashes))
-    if len(differing):
-        raise UserError(
-            f"{task} was run on different documents in {first.path} and in {other.path}:"
-            f" {len(differing)} of {len(ours.ids)} differ, the first is doc_id"
-            f" {ours.ids[differing[0]]}. Run both with the same data set."
-        )

@@ -19,9 +19,9 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-import lm_eval_partial
 from lm_eval_partial.errors import UserError, listing
-from lm_eval_partial.results.files import finite
+from lm_eval_partial.files import shipped
+from lm_eval_partial.results.result_json import finite
 
 Suite = dict[str, dict[str, str]]
 """Area → task → main metric, spelled "metric,filter" as in result files."""
@@ -197,7 +197,5 @@ def _caveats(result: Mapping[str, Any]) -> list[str]:
 
 
 def task_configs() -> Path:
-    """Return the folder of the task files: in an installed package, or beside it in a checkout."""
-    package = Path(lm_eval_partial.__file__).parent
-    inside = package / "task_configs"
-    return inside if inside.is_dir() else package.parent / "task_configs"
+    """Return the folder of the task files."""
+    return shipped("task_configs")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from lm_eval_partial.results import draws
 from lm_eval_partial.results.intervals import LEVEL
 from lm_eval_partial.results.metrics import Array
 from lm_eval_partial.results.series import Series
@@ -44,7 +45,7 @@ def bootstrap(series: Series, rounds: int = ROUNDS) -> Array:
     # F1 of resamples is lower than of the documents, as that is lower than of all there are.
     bias = found.mean(0) - series.reported
     random = np.random.default_rng(zlib.crc32(series.units.ids.tobytes()))
-    sums += random.gamma(series.prior.shapes, size=sums.shape)
+    sums += series.prior.draw(random, rounds, sums.shape[1])
     found = series.finish(sums, documents) - 2 * bias
     return np.asarray(np.clip(found, series.prior.least, 1))
 
@@ -213,12 +214,15 @@ def half_estimates(series: Series, rounds: int = CHOICES) -> Array:
     )
     first = units.halves(SPLITS)
     estimates = np.empty((2, SPLITS, 1 + rounds, rows.shape[1]))
+    # Many splits in one matrix product are faster; of a metric over many classes it would be large.
+    step = max(1, draws.CHUNK // rows.size)
     for half, halves in enumerate((first, 1 - first)):
-        for split, only in enumerate(halves.T[..., None]):
-            # One at a time: of a confusion matrix of many classes, sums are large.
-            sums = _weighted(weights, rows * only[..., None])
-            documents = _weighted(weights, units.sizes[:, None] * only)
-            estimates[half, split] = series.finish(sums, documents)
+        for start in range(0, SPLITS, step):
+            some = slice(start, start + step)
+            only = halves[:, some, None]
+            sums = _weighted(weights, rows[:, None] * only[..., None])
+            documents = _weighted(weights, units.sizes[:, None, None] * only)
+            estimates[half, some] = series.finish(sums, documents).swapaxes(0, 1)
     return estimates
 
 

@@ -30,14 +30,14 @@ def loss_bound(
         full: points of a document that is right, where documents are right or wrong.
     """
     if all(np.isin(values, (0, full)).all() for values in scores):
-        parts = []
+        combined = intervals.Combined()
         for values, weight in zip(scores, weights, strict=True):
             losses = values[:, 1] - values[:, 0]
             lost, gained = np.array([(losses > 0).sum()]), np.array([(losses < 0).sum()])
             # One end of an interval of this level leaves out as much as the one-sided bound.
             ends = intervals.agresti_min(lost, gained, len(values), 1 - 2 * error)
-            parts.append((weight, (lost - gained) / len(values), *ends))
-        return float(abs(full) * intervals.combined(parts)[1][0])
+            combined.add(weight, (lost - gained) / len(values), *ends)
+        return float(abs(full) * combined.ends()[1][0])
     loss = variance = 0.0
     for values, weight in zip(scores, weights, strict=True):
         losses = values[:, 1] - values[:, 0]

@@ -14,7 +14,7 @@ import numpy as np
 
 from lm_eval_partial.errors import UserError, listing, nearest
 from lm_eval_partial.results import metrics
-from lm_eval_partial.results.aggregation import Node
+from lm_eval_partial.results.nodes import Node
 from lm_eval_partial.results.series import Part
 from lm_eval_partial.search.sampling import Pool, held_out
 from lm_eval_partial.sweep.outline import aggregation_of, outline_of

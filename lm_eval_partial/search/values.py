@@ -14,9 +14,9 @@ import numpy as np
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.results import metrics
+from lm_eval_partial.results.columns import document_values
 from lm_eval_partial.results.files import ResultFile, find
 from lm_eval_partial.results.metrics import Array, Finish
-from lm_eval_partial.results.series import document_values
 from lm_eval_partial.search.plan import Document, Documents
 
 

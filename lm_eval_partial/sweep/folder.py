@@ -24,7 +24,9 @@ from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import write_text
 from lm_eval_partial.lam import check_lam
 from lm_eval_partial.reading import Shape
-from lm_eval_partial.results.files import LINE, Settings, read_json, samples_file
+from lm_eval_partial.results.files import samples_file
+from lm_eval_partial.results.result_json import Settings, read_json
+from lm_eval_partial.results.samples import LINE
 
 MANIFEST = "manifest.json"
 BASELINES = ("base", "instruct")

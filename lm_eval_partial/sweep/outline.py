@@ -11,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lm_eval_partial.results.aggregation import Outline, outline
+from lm_eval_partial.results.aggregation import outline
 from lm_eval_partial.results.files import ResultFile, Run
+from lm_eval_partial.results.nodes import Outline
 from lm_eval_partial.results.suite import read_suite, task_configs
 from lm_eval_partial.sweep.tasks import Tasks
 

@@ -27,6 +27,7 @@ from lm_eval_partial.files import (
 )
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.tasks import Tasks
+from lm_eval_partial.sweep.templates import compiled_once
 from lm_eval_partial.sweep.tracking import Trackers
 
 logger = escape.logger(__name__)
@@ -160,18 +161,20 @@ class Runner:
         config, cache = self.config, self.config.cache_requests or {}
         seeds: Any = config.seed
         self.tasks.describe(model_args)
-        result: dict[str, Any] = lm_eval.simple_evaluate(
-            model=lm,
-            model_args=model_args,
-            task_manager=self.tasks,
-            **{name: getattr(config, name) for name in _PASSED_ON},
-            cache_requests=cache.get("cache_requests", False),
-            rewrite_requests_cache=cache.get("rewrite_requests_cache", False),
-            random_seed=seeds[0],
-            numpy_random_seed=seeds[1],
-            torch_random_seed=seeds[2],
-            fewshot_random_seed=seeds[3],
-        )
+        with compiled_once():
+            result: dict[str, Any] = lm_eval.simple_evaluate(
+                model=lm,
+                model_args=model_args,
+                task_manager=self.tasks,
+                **{name: getattr(config, name) for name in _PASSED_ON},
+                cache_requests=cache.get("cache_requests", False),
+                rewrite_requests_cache=cache.get("rewrite_requests_cache", False),
+                random_seed=seeds[0],
+                numpy_random_seed=seeds[1],
+                torch_random_seed=seeds[2],
+                fewshot_random_seed=seeds[3],
+            )
+        self.tasks.release()
         # For a model it did not build itself, the harness writes a path or a class.
         result["config"]["model"] = model
         return result

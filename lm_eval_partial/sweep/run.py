@@ -94,7 +94,7 @@ def sweep(
         engine,
         recorded_sample(max_documents),
     )
-    claims = Claims(folder, sharing.join, sharing.lease)
+    claims = sharing.claims(folder)
     with claims.joined(manifest) as agreed:
         for name in folders.points(folder):
             folders.read_point(folder / name)  # damage is reported before hours are spent

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.sweep.claims import Claims
 
 SHORTEST_LEASE = 5.0  # seconds: networks pause, and a heartbeat comes every third of a lease
 LONGEST_LEASE = 86400.0
@@ -45,6 +46,10 @@ class Sharing:
     """Whether all of them run on this machine."""
     prompts: Path | None = None
     """A private folder in which they share the prompts that they build."""
+
+    def claims(self, folder: Path) -> Claims:
+        """Return the claims of this process on the points of a folder."""
+        return Claims(folder, self.join, self.lease)
 
     def check(self, folder: Path) -> None:
         """Raise `UserError` if processes cannot share a folder in this way.

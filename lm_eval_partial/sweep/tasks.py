@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import random
@@ -21,6 +20,7 @@ from lm_eval.utils import set_torch_seed
 
 from lm_eval_partial.errors import UserError, listing, nearest
 from lm_eval_partial.results.suite import task_configs
+from lm_eval_partial.sweep.copies import copied
 from lm_eval_partial.sweep.prompts import built_once
 from lm_eval_partial.sweep.task_files import check_files, check_groups
 
@@ -125,6 +125,11 @@ class Tasks:
         """Let the next model build the prompts again."""
         self._built.clear()
 
+    def release(self) -> None:
+        """Drop the requests of the point before, with its answers."""
+        for task in self.tasks.values():
+            task._instances = None
+
     def fingerprints(self, num_fewshot: int | None) -> dict[str, dict[str, Any]]:
         """Return version, shots and a digest of the config of every task."""
         found = {}
@@ -173,8 +178,7 @@ class Tasks:
                 settings = {key: kwargs[key] for key in kwargs if key != "chat_template"}
                 self._built[name] = built_once(self._shared, name, settings, built)
         requests, state = self._built[name]
-        # Copies, arguments and documents too: models and metrics may write into them.
-        task._instances = copy.deepcopy(requests)
+        task._instances = copied(requests)
         _set_random_state(state)
 
 

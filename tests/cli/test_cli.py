@@ -50,7 +50,7 @@ def test_usage_errors_exit_with_2(wrong, capsys):
 
 
 def test_help_ends_in_commands(capsys):
-    for command in ([], ["inspect"], ["bench"], ["sweep"], ["export"]):
+    for command in ([], ["inspect"], ["bench"], ["sweep"], ["export"], ["recipes"]):
         with pytest.raises(SystemExit, match="0"):
             main([*command, "--help"])
         examples = capsys.readouterr().out.split("examples:\n")[1].strip().splitlines()

@@ -224,6 +224,14 @@ TRIALS = [
     ("bench sweep --json ''", 2, "the path is empty"),
     ("tasks here", 2, UNKNOWN + "here"),
     ("tasks --jsn", 2, UNKNOWN + "--jsn"),
+    # recipes
+    ("recipes lama-3.1-8b", 1, "lama-3.1-8b is no recipe. Did you mean 'llama-3.1-8b'"),
+    ("recipes ../recipes/llama-3.1-8b", 1, "is no recipe"),
+    ("recipes --path", 1, "--path is of one recipe"),
+    ("recipes a b", 2, UNKNOWN + "b"),
+    ("sweep --recipe x --dry-run", 1, "x is no recipe"),
+    ("sweep --recipe qwen3-8b --dry-run --output_path file", 1, "file"),
+    (f"sweep {PAIR} --dry-run", 1, "--dry-run is of a recipe"),
     # sweep; its flags have tests of their own
     (f"sweep {PAIR} --lam 0,1 --tasks pico_mc", 1, "--output_path is missing"),
     (f"sweep {PAIR} --lam 0,1 --tasks pico_mc --output_path file", 1, "file"),

@@ -128,15 +128,16 @@ def test_starting_up_costs_less_than_a_millisecond_and_imports_nothing(python):
     assert min(times) < 1e-3
 
 
-def test_the_wheel_holds_the_task_configs_and_the_entry_point(tmp_path_factory):
+def test_the_wheel_holds_the_task_configs_the_recipes_and_the_entry_point(tmp_path_factory):
     python = install(tmp_path_factory.mktemp("contents") / "venv")
     code = (
-        "from importlib.metadata import entry_points as e; from lm_eval_partial.cli.tasks import"
-        " task_configs; print([p.value for p in e(group='lm_eval.models')], (task_configs() /"
-        " 'README.md').is_file())"
+        "from importlib.metadata import entry_points as e; from lm_eval_partial.files import"
+        " shipped; from lm_eval_partial.sweep.recipes import everything; print([p.value for p in"
+        " e(group='lm_eval.models')], (shipped('task_configs') / 'README.md').is_file(),"
+        " len(everything()))"
     )
     named = ["lm_eval_partial.models.hf:PartialHFLM", "lm_eval_partial.models.vllm:PartialVLLM"]
-    assert run(python, code).stdout == f"{named} True\n"
+    assert run(python, code).stdout == f"{named} True 45\n"
 
 
 @pytest.mark.parametrize(

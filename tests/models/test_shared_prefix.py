@@ -460,7 +460,11 @@ def test_texts_of_the_call_before_are_forgotten(made):
     ours, _ = made()
     ours.loglikelihood(choices(few_shot(1)))
     ours.loglikelihood(choices(few_shot(1, seed=1)))
-    assert set(ours.encoder._pairs) == set(few_shot(1, seed=1))
+    kept = ours.encoder._of_pairs
+    pieces = {*kept.first, *kept.later}
+    assert len(pieces) > 4 and all(
+        any(piece in context + rest for context, rest in few_shot(1, seed=1)) for piece in pieces
+    )
 
 
 def test_other_weights_are_tried_anew(made):

@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from lm_eval_partial import demo
 from lm_eval_partial.prefix import self_check
+from lm_eval_partial.prefix.loglikelihood import score
 from lm_eval_partial.prefix.model import PrefixModel
 from lm_eval_partial.prefix.precision import perturbed
 from lm_eval_partial.prefix.self_check import (
@@ -160,6 +161,26 @@ def test_without_float32_the_models_own_noise_decides():
         DisagreementError, match="in 5 of 16 .* in float16; rounding explains 90.00%"
     ):
         check(range(40), measures(off(*FIRST, 20), cannot, quiet), torch.float16, layers=2)
+
+
+@pytest.mark.parametrize(
+    "sequences, dtype, compared",
+    [(2, torch.float32, 2), (64, torch.float32, 2), (65, torch.float32, 4), (2, torch.bfloat16, 4)],
+)
+def test_fewer_are_compared_where_there_are_few_and_rounding_is_small(sequences, dtype, compared):
+    assert self_check.compared(sequences, dtype) == compared
+
+
+def test_what_passed_in_a_short_run_is_compared_anew_in_a_long_one(monkeypatch):
+    engine = Mutant("llama", torch.float32, seed=3)
+    compared: list[int] = []
+    monkeypatch.setattr(self_check, "check", lambda *given: compared.append(given[-1]))
+    short = mutants.requests(random.Random(0), mutants.at_random, documents=4)
+    long = mutants.requests(random.Random(1), mutants.at_random, documents=40)
+    for asked, expected in ((short, {2}), (long, {4}), (short, set()), (long, set())):
+        compared.clear()
+        list(score(engine, asked))
+        assert set(compared) == expected
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -14,7 +14,8 @@ from scipy import stats
 
 from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.results.compare import compare, mismatches, read_runs
+from lm_eval_partial.results.compare import compare, read_runs
+from lm_eval_partial.results.parity import mismatches
 from task_configs import utils
 from tests.result_folders import MACRO_F1, answers, write
 

@@ -160,3 +160,16 @@ def test_an_empty_passage_is_none(tmp_path):
 def test_one_passage_that_all_questions_share_is_none(tmp_path):
     found = series(runs(find(passages(tmp_path, per_passage=200))), "drop", "acc,none")
     assert len(found.units) == 200 and found.by_passage == ()
+
+
+@pytest.mark.parametrize("number", [5, 2**62 + 3, 2**63 - 1, -(2**63), -5 * 10**17])
+def test_a_unit_has_the_stream_of_a_generator_of_its_own(number):
+    """Numbers that were published were drawn so."""
+    units = Units.of_documents(np.array([number, 7]))
+    place = units.ids.tolist().index(number)
+    key = int(number) % 2**64
+    own = np.random.Generator(np.random.Philox(key=(key, 0)))
+    (_, drawn), *_ = units.weights(30)
+    assert (drawn[place] == own.standard_exponential(30)).all()
+    halves = [np.random.Generator(np.random.Philox(key=(k, 1))).random(9) for k in (key, 7)]
+    assert (units.halves(9)[place] == (halves[0] < halves[1])).all()

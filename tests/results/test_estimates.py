@@ -95,3 +95,16 @@ def test_a_ratio_to_a_score_that_may_be_0_has_no_bound():
     total.add(1.0, estimate(confusion(3, 60, 0.0), 0, 400))
     low, _ = total.ends(SCORE)
     assert low[0] == 0 and np.isnan(total.ratios()).all()
+
+
+def test_a_total_that_was_asked_may_grow():
+    """The very same documents again, of the same weight: twice the variance of two parts alone."""
+    part = estimate(confusion(3, 60, 0.7), 0, 400)
+    total = Total(reference=0)
+    total.add(0.5, part)
+    alone = total.ends(SCORE)
+    assert total.together()[0] == pytest.approx(1)
+    total.add(0.5, part)
+    assert total.together()[0] == pytest.approx(2, rel=0.1)
+    assert np.allclose(total.ends(SCORE), 2 * np.array(alone))
+    assert np.allclose(total.errors()[0], part.error[0], rtol=0.05)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lm_eval_partial.results.intervals import agresti_min, combined, over_clusters, ratio, wilson
+from lm_eval_partial.results.intervals import Combined, agresti_min, over_clusters, ratio, wilson
 
 
 def test_wilson_by_value():
@@ -75,11 +75,14 @@ def test_over_clusters_covers_the_mean_of_other_clusters(alike):
 
 
 def test_combined_is_wald_for_intervals_that_are_even_to_both_sides():
-    parts = [(0.5, np.array([1.0]), np.array([0.7]), np.array([1.3]))] * 2
-    low, high = combined(parts)
-    assert low[0] == pytest.approx(1 - 0.3 / np.sqrt(2)) and high[0] == pytest.approx(
-        1 + 0.3 / np.sqrt(2)
-    )
+    both = Combined()
+    for _ in range(2):
+        both.add(0.5, np.array([1.0]), np.array([0.7]), np.array([1.3]))
+    assert both.total[0] == 1
+    for grown, margin in ((1.0, 0.3 / np.sqrt(2)), (2.0, 0.3), (4.0, 0.3)):
+        # Terms that go together have twice the variance, and no more.
+        low, high = both.ends(grown)
+        assert low[0] == pytest.approx(1 - margin) and high[0] == pytest.approx(1 + margin)
 
 
 def test_the_ratio_of_even_intervals_is_fiellers():

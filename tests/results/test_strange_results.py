@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.results import files
-from lm_eval_partial.results.files import find, read_json, runs
+from lm_eval_partial.results import samples
+from lm_eval_partial.results.files import find, runs
 from lm_eval_partial.results.main_metric import tasks_below
+from lm_eval_partial.results.result_json import read_json
 from lm_eval_partial.results.series import load, series
 from tests import result_folders
 
@@ -227,7 +228,7 @@ def test_a_report_needs_no_number_of_shots(folder, capsys):
 
 
 def test_a_line_of_samples_has_a_bound(folder, monkeypatch):
-    monkeypatch.setattr(files, "LINE", 2000)
+    monkeypatch.setattr(samples, "LINE", 2000)
     (half, _) = find(folder)
     assert len(list(half.samples("one"))) == 4
     in_samples(doc={"question": "x" * 2000})(folder)

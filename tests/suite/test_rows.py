@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from lm_eval_partial.bench import suite
 from lm_eval_partial.results.suite import icl_score, read_suite, score
 from tests import conftest
 from tests.suite.conftest import CONFIGS, PARTS, run
@@ -155,3 +156,44 @@ def test_mmlu_by_the_text_of_its_answers(hub, mirror_manager):
     result = run(Knowing(loaded["tasks"]), loaded, limit=5)
     assert result["results"]["partial_mmlu_mc"]["acc,none"] == 1
     assert result["results"]["partial_mmlu_mc"]["acc_norm,none"] == 1
+
+
+def test_texts_are_as_long_as_simulations_take_them_to_be(tasks):
+    """The numbers in `bench.suite`: characters of shots, of documents, of answers."""
+    for sizes in suite.TASKS:
+        leaf = TASKS[f"partial_{sizes.name}"]
+        group = {"mmlu": "mmlu", "bbh": "bbh_fewshot"}.get(sizes.name)
+        found = [_lengths(tasks["tasks"][name]) for name in PARTS.get(group or "", [leaf])]
+        shots, own, answers, choices = np.mean(found, axis=0)
+        assert shots == pytest.approx(sizes.shots, rel=0.03), sizes.name
+        assert own == pytest.approx(sizes.own, rel=0.03, abs=3), sizes.name
+        assert answers == pytest.approx(sizes.answers, rel=0.03, abs=1), sizes.name
+        assert choices == pytest.approx(sizes.choices, rel=0.02), sizes.name
+
+
+def _lengths(task):
+    """Return characters of shots, of a document and of its answers, and its requests."""
+    # Neighbours may be questions on one passage.
+    some = list(task.eval_docs)[::7]
+    shown = [task.fewshot_context(doc, task.config.num_fewshot) for doc in some]
+    shots = len(os.path.commonprefix(_flat(shown)))
+    # Without shots, which take most of the time.
+    bare = _flat([task.fewshot_context(doc, 0) for doc in task.eval_docs])
+    documents = len(task.eval_docs)
+    own = sum(map(len, bare)) / documents - len(os.path.commonprefix(bare)) * len(bare) / documents
+    if task.OUTPUT_TYPE == "generate_until":
+        return shots, own, 0, 1
+    requests = []
+    for doc in task.eval_docs:
+        context = [""] * 2 if task.multiple_input else ""
+        requests += task.construct_requests(doc, context, metadata=(None, 0, 1))
+    answers = sum(len(request.args[1]) for request in requests)
+    return shots, own, answers / documents, len(requests) / documents
+
+
+def _flat(contexts):
+    """Return the contexts of documents of which some have several."""
+    found: list[str] = []
+    for each in contexts:
+        found += [each] if isinstance(each, str) else each
+    return found

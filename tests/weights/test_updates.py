@@ -192,9 +192,8 @@ def test_a_row_that_the_base_lacks_has_no_update(onto, made, tmp_path):
         moved, tokens = pico.reordered(model, pico.tokenizer(), *ends)
         folders.append(pico.save(moved, tokens, tmp_path / folder.name))
     first, second = folders
-    base, newer = (made.base, second) if not onto else (second, made.base)
-    # Onto: here only the newer base lacks the token.
-    others = {"onto": str(newer)} if onto else {}
+    # Onto: the base that the updates are of has the token, and the newer one lacks it.
+    base, others = (second, {"onto": str(made.base)}) if onto else (made.base, {})
     pair = Pair.open(str(base), f"1*{first}+0.5*{second}", **others)
     new = AutoTokenizer.from_pretrained(first).convert_tokens_to_ids("<|new|>")
     for name in (EMBEDDING, HEAD):

@@ -18,7 +18,8 @@ from lm_eval_partial.report import tables, text
 from lm_eval_partial.report.page import pairs
 from lm_eval_partial.report.page.numbers import numbers
 from lm_eval_partial.report.pairs.families import Member
-from lm_eval_partial.results.trajectory import Curve, Trajectory
+from lm_eval_partial.results.curves import Curve
+from lm_eval_partial.results.trajectory import Trajectory
 
 ACROSS = '<script id="across" type="application/json">{}</script>\n'
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from lm_eval_partial.report import drawing
 from lm_eval_partial.report.drawing import End
 from lm_eval_partial.report.pairs.families import Member, best_lams, by_family, grid, shown
-from lm_eval_partial.results.trajectory import Curve
+from lm_eval_partial.results.curves import Curve
 
 COLUMNS = 3
 """Panels side by side."""

@@ -14,7 +14,8 @@ from lm_eval_partial.report.pairs.families import Member
 from lm_eval_partial.report.tables import Row, Table, inside, number
 from lm_eval_partial.results.across import ALPHA, Inside, count_inside
 from lm_eval_partial.results.aggregation import JUDGED
-from lm_eval_partial.results.trajectory import Curve, Trajectory
+from lm_eval_partial.results.curves import Curve
+from lm_eval_partial.results.trajectory import Trajectory
 
 COLUMNS = (
     "pair",
