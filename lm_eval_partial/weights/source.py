@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.files import looks_local
 from lm_eval_partial.lam import check_lam
-from lm_eval_partial.weights.checkpoint_files import looks_local
 
 RULES = ("instruct", "base", "none")
 """Whose generation config θ(λ) has; ``none`` keeps the reference side's special tokens only."""

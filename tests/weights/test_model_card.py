@@ -25,7 +25,7 @@ HOSTILE = "x` | <script>alert(1)</script> | [a](javascript:b) **c** \x1b[2J\n---
 def side(role: str, **fields: Any) -> Any:
     """Return a checkpoint, as far as a card asks for it."""
     usual = {"alone": True, "describe": dict, "subfolder": "", "find": lambda _: None}
-    found = SimpleNamespace(**(usual | fields))
+    found = SimpleNamespace(role=role, **(usual | fields))
     found.models = {role: found}
     return found
 
