@@ -51,6 +51,11 @@ def shipped(name: str) -> Path:
     return inside if inside.is_dir() else package.parent / name
 
 
+def looks_local(path: str) -> bool:
+    """Return whether a path cannot be a Hub id."""
+    return path.startswith((".", "/", "~")) or path.count("/") > 1
+
+
 def shortened(name: str, size: int) -> str:
     """Return a name of at most `size` bytes: a digest of the whole name, and its end."""
     written = os.fsencode(name)

@@ -29,13 +29,13 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig
 
 from lm_eval_partial.errors import UserError, listing
+from lm_eval_partial.files import looks_local
 from lm_eval_partial.weights.architecture import Architecture
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.checkpoint_files import (
     WEIGHT_FILES,
     find_file,
     full_precision,
-    looks_local,
 )
 from lm_eval_partial.weights.interpolate import LazyTensor
 from lm_eval_partial.weights.lora_config import CONFIG_FILE, read_lora_config

@@ -27,12 +27,11 @@ from transformers import (
 from transformers.utils.hub import extract_commit_hash
 
 from lm_eval_partial.errors import UserError, first_line, listing, natural
-from lm_eval_partial.files import name_of
+from lm_eval_partial.files import looks_local, name_of
 from lm_eval_partial.weights.checkpoint_files import (
     WEIGHT_FILES,
     find_file,
     full_precision,
-    looks_local,
     open_bin,
     sample,
     shard_names,

@@ -104,11 +104,6 @@ def full_precision(name: str) -> str | None:
     return original if original not in ("", name) else None
 
 
-def looks_local(path: str) -> bool:
-    """Return whether a path cannot be a Hub id."""
-    return path.startswith((".", "/", "~")) or path.count("/") > 1
-
-
 def open_bin(file: str) -> dict[str, LazyTensor]:
     """Return the tensors of a ``.bin`` file by name; where it can be, it is mapped, not read.
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.files import looks_local
 from lm_eval_partial.lam import check_lam
-from lm_eval_partial.weights.checkpoint_files import looks_local
 
 RULES = ("instruct", "base", "none")
 """Whose generation config θ(λ) has; ``none`` keeps the reference side's special tokens only."""
@@ -26,8 +26,8 @@ class Term(NamedTuple):
 
     weight: float
     path: str
-    revision: str
-    subfolder: str
+    revision: str = "main"
+    subfolder: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Source:
             raise _not_a_sum(self.instruct, f"no model stands behind {weight}*")
         path, revision = with_revision(path)
         _check_plus(path)
-        return Term(number, path, revision, "")
+        return Term(number, path, revision)
 
     @property
     def is_one_update(self) -> bool:

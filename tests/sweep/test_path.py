@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,22 +141,12 @@ def test_a_hub_id_may_have_a_revision():
     ]
 
 
-class Side:
-    def __init__(self, role):
-        self.role = role
-
-
-class FakePair:
-    def __init__(self):
-        self.base, self.instruct = Side("base"), Side("instruct")
-
-
 @pytest.mark.parametrize(
     ("lam", "index", "inside"),
     [(0, 0, 0), (0.4, 0, 0.4), (1, 0, 1), (1.3, 1, 0.3), (2, 1, 1), (2.7, 2, 0.7), (3, 2, 1)],
 )
 def test_where_a_lam_lies(lam, index, inside):
     """1.3 − 1 is 0.3, not 0.30000000000000004; a stage is the end of the piece before it."""
-    pair: Any = FakePair()
+    pair: Any = SimpleNamespace(base=None, instruct=None)
     route = Route([Piece(pair, {"base": str(number)}) for number in range(3)])
     assert route.at(lam) == (route.pieces[index], inside)

@@ -22,13 +22,19 @@ from tests.test_escape import ANYTHING, Elements, rendered, words
 HOSTILE = "x` | <script>alert(1)</script> | [a](javascript:b) **c** \x1b[2J\n---\n# d"
 
 
+def side(role: str, **fields: Any) -> Any:
+    """Return a checkpoint, as far as a card asks for it."""
+    usual = {"alone": True, "describe": dict, "subfolder": "", "find": lambda _: None}
+    found = SimpleNamespace(role=role, **(usual | fields))
+    found.models = {role: found}
+    return found
+
+
 def made(name: str, lam: Any = 0.6, output: str = "out", note: str = "note") -> str:
     """Return the card of a pair in which all that has a name has this one."""
     sides = {}
     for role in ("base", "instruct"):
-        sides[role] = SimpleNamespace(
-            role=role, path=name, subfolder="", revision=name, sha=name, find=lambda _: None
-        )
+        sides[role] = side(role, path=name, revision=name, sha=name)
     pair: Any = SimpleNamespace(**sides, reference=sides["instruct"], tokenizer=name)
     command = f"lm-eval-partial export --base {name}"
     return model_card.model_card(pair, lam, torch.bfloat16, Path(output), command, [note])
@@ -81,10 +87,8 @@ LICENCES = (HOSTILE, "a\n---\n", "yes", "null", "a: b", "[x]", "'", "*a", "!!pyt
 @pytest.mark.parametrize("licence", LICENCES)
 def test_the_front_matter_is_what_it_says(licence, tmp_path):
     (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'license': licence})}---\n")
-    side: Any = SimpleNamespace(
-        role="base", path=str(tmp_path), find=lambda name: tmp_path / name, subfolder=""
-    )
-    pair: Any = SimpleNamespace(base=side, instruct=side)
+    one = side("base", path=str(tmp_path), find=lambda name: tmp_path / name)
+    pair: Any = SimpleNamespace(base=one, instruct=one)
     front = model_card._front_matter(pair).to_yaml()
     (tmp_path / "card.md").write_text(f"---\n{front}\n---\n\n# Title\n")
     found = metadata_load(tmp_path / "card.md")

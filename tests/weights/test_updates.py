@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from lm_eval_partial.cli import main
 from lm_eval_partial.errors import UserError
@@ -182,6 +182,26 @@ def test_rows_of_embeddings_are_added_by_token(made, tmp_path):
             assert torch.equal(pair.at(0.5)[name][new : new + 1], found[new : new + 1])
 
 
+@pytest.mark.parametrize("onto", [False, True])
+def test_a_row_that_the_base_lacks_has_no_update(onto, made, tmp_path):
+    """Both models have the token, in other rows; without a base there is no difference to add."""
+    folders = []
+    for number, folder in enumerate((made.first, made.second)):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        ends = (["<|new|>"], []) if number else ([], ["<|new|>"])
+        moved, tokens = pico.reordered(model, pico.tokenizer(), *ends)
+        folders.append(pico.save(moved, tokens, tmp_path / folder.name))
+    first, second = folders
+    # Onto: the base that the updates are of has the token, and the newer one lacks it.
+    base, others = (second, {"onto": str(made.base)}) if onto else (made.base, {})
+    pair = Pair.open(str(base), f"1*{first}+0.5*{second}", **others)
+    new = AutoTokenizer.from_pretrained(first).convert_tokens_to_ids("<|new|>")
+    for name in (EMBEDDING, HEAD):
+        row = load_file(first / "model.safetensors")[name][new]
+        for lam in (0.0, 0.5, 1.0):
+            assert torch.equal(pair.at(lam)[name][...][new], row)
+
+
 def test_a_token_that_only_a_later_model_has_is_named(made, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(made.second)
     moved, tokens = pico.reordered(model, pico.tokenizer(), [], ["<|late|>"])
@@ -217,22 +237,21 @@ def test_a_head_of_one_model_unties_the_sum(tmp_path):
 @pytest.mark.parametrize(
     ("given", "terms"),
     [
-        ("./a", [(1.0, "./a", "main")]),
-        ("org/a-1.5B", [(1.0, "org/a-1.5B", "main")]),
-        ("1*org/a@v1+0.5*org/b", [(1.0, "org/a", "v1"), (0.5, "org/b", "main")]),
-        ("0.5*./a@b+-1e-1*/c/d", [(0.5, "./a@b", "main"), (-0.1, "/c/d", "main")]),
-        (".5*a/x+1.*b/x+2*c/x", [(0.5, "a/x", "main"), (1.0, "b/x", "main"), (2.0, "c/x", "main")]),
+        ("./a", [Term(1.0, "./a")]),
+        ("org/a-1.5B", [Term(1.0, "org/a-1.5B")]),
+        ("1*org/a@v1+0.5*org/b", [Term(1.0, "org/a", "v1"), Term(0.5, "org/b")]),
+        ("0.5*./a@b+-1e-1*/c/d", [Term(0.5, "./a@b"), Term(-0.1, "/c/d")]),
+        (".5*a/x+1.*b/x+2*c/x", [Term(0.5, "a/x"), Term(1.0, "b/x"), Term(2.0, "c/x")]),
     ],
 )
 def test_a_sum_is_spelled_with_weights(given, terms):
-    expected = [Term(weight, path, revision, "") for weight, path, revision in terms]
-    assert Source("base", given).terms == expected
+    assert Source("base", given).terms == terms
 
 
 def test_a_folder_with_a_plus_is_one_model(tmp_path):
     folder = tmp_path / "a+b"
     folder.mkdir()
-    assert Source("base", str(folder)).terms == [Term(1.0, str(folder), "main", "")]
+    assert Source("base", str(folder)).terms == [Term(1.0, str(folder))]
     assert Source("base", f"2*{folder}+1*c/d").terms[0].path == str(folder)
 
 
