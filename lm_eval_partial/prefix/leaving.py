@@ -59,7 +59,7 @@ def generate(
         )
         with torch.no_grad(), autocast, going_on(model, group, ids, cache) as after:
             ids = model.model.generate(
-                ids,
+                input_ids=ids,
                 attention_mask=mask,
                 stopping_criteria=StoppingCriteriaList([finished]),
                 max_new_tokens=new_tokens - made,
