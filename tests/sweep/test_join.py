@@ -189,7 +189,7 @@ def test_prompts_are_built_in_one_process(run, tmp_path, monkeypatch):
 def test_a_search_that_is_shared_finds_the_same(search, start, tmp_path, monkeypatch):
     flags = "--lam", "0,0.5,1"
     assert search(*flags, out="whole") == 0
-    mark(monkeypatch, tmp_path / "log", 0.2)
+    mark(monkeypatch, tmp_path / "log", together=3)
     victim = start(search, *flags)
     others = [start(search, *flags), start(search, *flags)]
     until(lambda: (tmp_path / "log").exists() and str(victim) in (tmp_path / "log").read_text())
