@@ -87,7 +87,8 @@ def test_a_job_array_runs_every_point_once_though_a_task_is_cancelled(cluster, t
     # The point that was cancelled is that of one process.
     alone = tmp_path / "alone"
     again = sweep(alone, "--lam", point.removeprefix("lam_"))
-    subprocess.run(again, env=cluster, check=True, capture_output=True)
+    # Results hold paths that are relative to where they are made.
+    subprocess.run(again, env=cluster, cwd=tmp_path, check=True, capture_output=True)
     assert read(out / point) == read(alone / point)
 
 
