@@ -2,6 +2,11 @@
 
     make test ARGS="-m slow tests/test_tutorial.py"
 
+After a change it is run and stored again, in an environment that has the package, nbconvert and
+ipykernel:
+
+    jupyter nbconvert --to notebook --execute --inplace docs/tutorial.ipynb
+
 Cells run as Jupyter runs them, as far as this notebook needs: Python, and lines that begin with
 ``!`` as commands of the shell, of which a failure fails the test.
 """

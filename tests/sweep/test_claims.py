@@ -12,6 +12,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -176,10 +177,19 @@ def test_a_worker_that_lives_keeps_its_lease(tmp_path, start):
 
 
 def test_an_error_frees_the_point(tmp_path):
-    claims = Claims(tmp_path)
-    with pytest.raises(RuntimeError), claims.joined(MANIFEST):
-        for _ in claims.missing(NAMES):
-            raise RuntimeError
+    """For a worker that is there already, too."""
+    other, claims = Claims(tmp_path, shared=True), Claims(tmp_path, shared=True)
+    with other.joined(MANIFEST):
+        with (
+            pytest.raises(RuntimeError),
+            claims.joined(MANIFEST),
+            closing(claims.missing(NAMES)) as todo,
+        ):
+            for _ in todo:
+                raise RuntimeError
+        with closing(other.missing(NAMES, wait=False)) as todo:
+            assert next(todo) == NAMES[0] and other.holders().keys() == {NAMES[0]}
+        assert other.holders() == {}
     work(tmp_path)
     assert made(tmp_path) == NAMES and left(tmp_path) == set()
 

@@ -63,17 +63,23 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.005)
 
 
-def mark(monkeypatch: pytest.MonkeyPatch, folder: Path, seconds: float = 0) -> None:
-    """Let every process note the points that it evaluates, and take its time."""
+def mark(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, seconds: float = 0, together: int = 1
+) -> None:
+    """Let every process note the points that it evaluates, and take its time.
+
+    None goes on before so many have begun.
+    """
     evaluate = point_of_sweep.Runner._evaluate
 
-    def noted(self: Any, *args: Any) -> Any:
+    def note(self: Any, *args: Any) -> Any:
         with open(folder, "a") as log:
             log.write(f"{os.getpid()} {args[1]} {args[2].get('lam', args[2].get('pretrained'))}\n")
+        until(lambda: len({line[0] for line in noted(folder)}) >= together)
         time.sleep(seconds)
         return evaluate(self, *args)
 
-    monkeypatch.setattr(point_of_sweep.Runner, "_evaluate", noted)
+    monkeypatch.setattr(point_of_sweep.Runner, "_evaluate", note)
 
 
 def noted(folder: Path) -> list[list[str]]:
@@ -85,13 +91,15 @@ def test_workers_write_what_one_process_writes(run, start, tmp_path, monkeypatch
     flags = *FLAGS, "--apply_chat_template"
     tasks = "pico_mc,pico_leaky"  # one that draws while prompts are built
     assert run(*flags, out="whole", tasks=tasks) == 0
-    mark(monkeypatch, tmp_path / "log", 0.2)
+    mark(monkeypatch, tmp_path / "log", together=3)
     children = [start(run, *flags, tasks=tasks) for _ in range(3)]
     assert [status(child) for child in children] == [0, 0, 0]
     same_trajectory(tmp_path / "out", tmp_path / "whole")
     evaluated = noted(tmp_path / "log")
-    assert len(evaluated) == 4 and len({line[0] for line in evaluated}) > 1
-    assert evaluated[0][1] == "hf"  # stock takes longest
+    assert len(evaluated) == 4 and len({line[0] for line in evaluated}) == 3
+    (worker,) = [line[0] for line in evaluated if line[1] == "hf"]
+    first = next(line for line in evaluated if line[0] == worker)
+    assert first[1] == "hf"  # stock takes longest
 
 
 def test_a_killed_worker_s_point_is_run_by_another(run, start, tmp_path, monkeypatch):

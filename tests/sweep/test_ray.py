@@ -17,6 +17,7 @@ import pytest
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep import ray as by_ray
+from lm_eval_partial.sweep.owner import DEATHS, Owner
 from tests.sweep.ray_work import MANIFEST, ordered, write
 from tests.sweep.test_run import read, run  # noqa: F401  a fixture
 
@@ -73,7 +74,7 @@ def drive(orders: Path, names=NAMES, workers=2, address="local", **options) -> P
 
 @pytest.fixture
 def owner(tmp_path):
-    found = by_ray.Owner(tmp_path / "out", NAMES[:3])
+    found = Owner(tmp_path / "out", NAMES[:3])
     found.join(MANIFEST)
     yield found
     found.close()
@@ -97,7 +98,7 @@ def test_each_point_goes_to_one_worker_and_appears_whole(owner, tmp_path):
 
 
 def test_a_worker_that_died_gets_its_point_again_but_not_for_ever(owner):
-    assert [owner.take(0) for _ in range(by_ray.DEATHS)] == [NAMES[0]] * by_ray.DEATHS
+    assert [owner.take(0) for _ in range(DEATHS)] == [NAMES[0]] * DEATHS
     assert owner.take(0) == NAMES[1] and owner.take(1) == NAMES[2] and owner.take(2) is None
 
 
@@ -121,12 +122,12 @@ def test_workers_of_other_settings_are_refused_by_name(owner):
 
 
 def test_a_damaged_point_is_named_before_others_are_run(tmp_path):
-    found = by_ray.Owner(tmp_path / "out", NAMES)
+    found = Owner(tmp_path / "out", NAMES)
     found.join(MANIFEST)
     (tmp_path / "out" / NAMES[0]).mkdir()
     found.close()
     with pytest.raises(UserError, match=f"{NAMES[0]} holds no results"):
-        by_ray.Owner(tmp_path / "out", NAMES).join(MANIFEST)
+        Owner(tmp_path / "out", NAMES).join(MANIFEST)
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path):
@@ -159,7 +160,7 @@ def test_what_cannot_be_made_is_named_and_the_rest_is(ray, orders):
     assert NAMES[0] in str(error.value)
     assert folders.points(orders.parent / "out") == NAMES[2:]
     names = [name for name, *_ in begun(orders)]
-    assert names.count(NAMES[0]) == by_ray.DEATHS
+    assert names.count(NAMES[0]) == DEATHS
     for order in orders.iterdir():
         order.unlink()
     assert folders.points(drive(orders)) == NAMES
