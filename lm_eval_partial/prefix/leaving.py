@@ -47,22 +47,26 @@ def generate(
     width, most = ids.shape[1], ids.shape[1] + new_tokens
     whole = ids.new_full((len(ids), most), pad)
     rows = torch.arange(len(ids), device=ids.device)
-    least = model.model.generation_config.min_new_tokens
+    own = model.model.generation_config
     cache = None
     while True:
         made = ids.shape[1] - width
         finished = _Finished(ends, _end_tokens(model), width, len(rows))
-        if least is not None:  # it counts from where `generate` begins
-            settings["min_new_tokens"] = max(0, least - made)
+        # Numbers of new tokens count from where `generate` begins. Both limits at once it warns of.
+        if own.min_new_tokens is not None:
+            settings["min_new_tokens"] = max(0, own.min_new_tokens - made)
+        if own.max_new_tokens is None:
+            settings["max_length"] = most
+        else:
+            settings["max_new_tokens"] = new_tokens - made
         autocast = torch.autocast(
             ids.device.type, model.autocast, enabled=model.autocast is not None
         )
         with torch.no_grad(), autocast, going_on(model, group, ids, cache) as after:
             ids = model.model.generate(
-                ids,
+                input_ids=ids,
                 attention_mask=mask,
                 stopping_criteria=StoppingCriteriaList([finished]),
-                max_new_tokens=new_tokens - made,
                 pad_token_id=pad,
                 use_cache=True,
                 **settings,
