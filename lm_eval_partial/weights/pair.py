@@ -289,9 +289,10 @@ class Pair:
             with opening(f"{self.base} or {self.instruct}: its tokenizer cannot split a text"):
                 differences = tokenizer_differences(self.base.tokenizer, self.instruct.tokenizer)
             if differences:
-                lines.append(
-                    f"the tokenizers differ; {self.tokenizer} is used ({'; '.join(differences)})"
-                )
+                used = self.tokenizer
+                if used == self.reference.path:  # of a sum, that of its first model
+                    used = self.reference.tokenizer_source.path
+                lines.append(f"the tokenizers differ; {used} is used ({'; '.join(differences)})")
         return lines
 
     def _config_notes(self) -> Iterator[str]:

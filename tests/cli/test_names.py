@@ -90,6 +90,7 @@ def test_inspect_prints_names_as_they_are(capsys):
         "vocabulary": {"matched_by": "position"}, "chat_templates_differ": False,
         "generation_config": {"used": "base"}, "share_prefix": {"on": False, "reason": MODEL},
         "memory_bytes": {}, "largest_tensor_bytes": 1,
+        "sum": None,
         "update": {
             "overall": 0.1, "layers": {f"{MODEL}.0": {"other": 0.1}}, "groups": {MODEL: 0.1},
             "not_finite": {},
