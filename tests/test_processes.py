@@ -99,13 +99,17 @@ def test_every_process_is_started_without_the_working_directory(monkeypatch, tmp
 
 
 def test_no_other_place_starts_a_process():
-    """A new one belongs into the list of the test above."""
+    """But for those that give `python(...)` away as it is, each belongs into the test above."""
     found = []
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             text = ast.unparse(node) if isinstance(node, ast.Call) else ""
-            if text.startswith(("subprocess.", "os.system", "os.exec", "os.spawn", "os.popen")):
+            starts = ("subprocess.Popen(python(", "subprocess.run(python(")
+            safe = text.replace(" ", "").replace("\n", "").startswith(starts)
+            if not safe and text.startswith(
+                ("subprocess.", "os.system", "os.exec", "os.spawn", "os.popen")
+            ):
                 found.append(file.stem)
     # chat_template starts a script by its path, which takes its own folder off the path.
-    places = [*["environment"] * 3, *["load"] * 2, "scoring", "sweep", "chat_template"]
+    places = [*["environment"] * 3, *["load"] * 2, "scoring", "chat_template"]
     assert found == places

@@ -138,7 +138,7 @@ def _add_flags(own: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the sweep with bars and logs on stderr; print the trajectory."""
     count = args.workers
-    args.workers = count or 1
+    args.workers = 1 if count is None else count
     recipe = recipe_flags.take(args)
     lams = _check(args)
     if recipe is not None and args.dry_run:

@@ -115,8 +115,10 @@ def test_kills_lose_and_double_nothing(tmp_path, start):
         folder = tmp_path / str(number)
         children = [start(work, folder, seconds=0.005) for _ in range(3)]
         time.sleep(rng.uniform(0, 0.12))
-        os.kill(children.pop(rng.randrange(3)), signal.SIGKILL)
+        victim = children.pop(rng.randrange(3))
+        os.kill(victim, signal.SIGKILL)
         assert [ended(child) for child in children] == [0, 0]
+        ended(victim)  # on a busy machine it may outlive them, with its locks
         # The log is written after the point, so the killed worker's last may be missing there.
         assert set(NAMES) >= set(made(folder)) and len(made(folder)) >= len(NAMES) - 1
         assert len(made(folder)) == len(set(made(folder)))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lm_eval_partial.files import CLAIMS
+from lm_eval_partial.files import CLAIMS, INCOMPLETE
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep import point as point_of_sweep
 from tests.search import test_run as of_search
@@ -204,7 +204,8 @@ def test_a_search_that_is_shared_finds_the_same(search, start, tmp_path, monkeyp
 
 def test_a_search_without_join_is_alone(search, start, tmp_path, capsys):
     stopped = start(search, "--lam", "0,1")
-    until(lambda: list((tmp_path / "out").glob(f"{CLAIMS}/*/*.json")))
+    # In the middle of a point: before, it may hold the lock that everyone waits for.
+    until(lambda: list((tmp_path / "out").rglob(f"{INCOMPLETE}*")))
     os.kill(stopped, signal.SIGSTOP)
     assert search("--lam", "0,1") == 1
     assert "another search is writing into" in capsys.readouterr().err
