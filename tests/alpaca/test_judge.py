@@ -125,6 +125,7 @@ def test_failures_of_every_kind_change_nothing(folder):
     assert set(endpoint.answered.values()) == {1}, "nothing is judged twice"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_had_is_named_and_all_else_is_kept(folder):
     broken, fails = [True], "number 3,"  # a list, which the endpoint's thread sees change
     with Endpoint(lambda _, prompt: "500" if broken[0] and fails in prompt else None) as endpoint:
@@ -139,6 +140,7 @@ def test_what_cannot_be_had_is_named_and_all_else_is_kept(folder):
     assert set(endpoint.answered.values()) == {1} and len(endpoint.answered) == 24
 
 
+@pytest.mark.slow
 def test_replies_that_no_parser_reads_are_left_out_and_asked_for_again(folder, capsys):
     fails, broken = "number 3,", [True]
 
@@ -225,6 +227,7 @@ def wait_until(condition) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_changed_answer_is_judged_anew_though_its_generator_s_name_is_the_same(folder):
     with Endpoint() as endpoint:
         before = judge(folder, quick(endpoint))[0]
@@ -257,6 +260,7 @@ def test_a_dry_run_calls_nobody_and_counts_what_is_left(folder, capsys):
             assert found["judged"] == 12 and found["calls"] == found["tokens"] == 0
 
 
+@pytest.mark.slow
 def test_tokens_of_a_dry_run_are_those_of_the_prompts(folder):
     with Endpoint() as endpoint:
         estimate = judge(folder, quick(endpoint), dry_run=True)[0].estimate
@@ -270,6 +274,7 @@ def test_tokens_of_a_dry_run_are_those_of_the_prompts(folder):
     assert estimate["reply_tokens"] == 12 and estimate["model"] == "gpt-4-1106-preview"
 
 
+@pytest.mark.slow
 def test_another_judge_model_has_a_folder_and_judgements_of_its_own(folder):
     with Endpoint() as endpoint:
         judge(folder, quick(endpoint))
@@ -279,6 +284,7 @@ def test_another_judge_model_has_a_folder_and_judgements_of_its_own(folder):
     assert (folder / f"{JUDGED}__org_mine-instruct" / "judge.json").is_file()
 
 
+@pytest.mark.slow
 def test_another_endpoint_s_judgements_are_not_mixed_in(folder):
     with Endpoint() as endpoint:
         judge(folder, quick(endpoint))
@@ -288,6 +294,7 @@ def test_another_endpoint_s_judgements_are_not_mixed_in(folder):
         judge(folder, Settings(base_url="http://elsewhere/v1", length_controlled=False))
 
 
+@pytest.mark.slow
 def test_a_process_that_breaks_says_so(folder, tmp_path):
     (tmp_path / "mine.yaml").write_text("mine: {prompt_template: x, unheard_of: 1}")
     with (
@@ -297,6 +304,7 @@ def test_a_process_that_breaks_says_so(folder, tmp_path):
         judge(folder, quick(endpoint, annotators_config=str(tmp_path / "mine.yaml")))
 
 
+@pytest.mark.slow
 def test_an_annotator_of_one_s_own(folder, tmp_path):
     (tmp_path / "prompt.txt").write_text(
         "<|im_start|>user\n{instruction} {output_1} {output_2}<|im_end|>"
@@ -334,6 +342,7 @@ def test_a_damaged_journal_is_not_judged_over(folder):
     assert len(endpoint.calls) == 24
 
 
+@pytest.mark.slow
 def test_the_report_reads_judgements_as_it_reads_any_task(folder):
     with Endpoint() as endpoint:
         verdicts = judge(folder, quick(endpoint, length_controlled=True))
@@ -430,6 +439,7 @@ def test_nan_and_wrong_win_rates_are_refused_before_a_call_is_made(
     assert not endpoint.calls
 
 
+@pytest.mark.slow
 def test_a_part_of_the_instructions_can_be_judged_without_length_control(folder):
     for lam in (0.5, 1.0):
         texts = runs.answers(lam)[:5]

@@ -506,7 +506,10 @@ def test_simple_evaluate(pair, lm_eval):
     [
         pytest.param(["lm_eval", "run"], marks=pytest.mark.versions),
         pytest.param(["-m", "lm_eval"], marks=pytest.mark.slow),
-        ["accelerate", "launch", "--cpu", "--num_processes", "1", "-m", "lm_eval"],
+        pytest.param(
+            ["accelerate", "launch", "--cpu", "--num_processes", "1", "-m", "lm_eval"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=" ".join,
 )

@@ -39,7 +39,7 @@ def install(folder: Path, *how: str) -> Path:
     return python
 
 
-@pytest.fixture(scope="session", params=["wheel", "editable"])
+@pytest.fixture(scope="session", params=[pytest.param("wheel", marks=pytest.mark.slow), "editable"])
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     how = ["-e"] if request.param == "editable" else []
     return install(tmp_path_factory.mktemp(request.param) / "venv", *how)

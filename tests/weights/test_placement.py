@@ -72,6 +72,7 @@ def test_two_ranks_are_one_and_each_reads_its_part(kind, pairs, tmp_path, monkey
             assert 0.45 * sum(sizes) < rank["read"] < 0.55 * sum(sizes)
 
 
+@pytest.mark.slow
 def test_an_adapter_beside_the_weights_of_ranks_must_be_merged(pairs, tmp_path):
     base = pairs("llama")[0]
     adapter = pico.adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
