@@ -11,7 +11,6 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from lm_eval_partial.sweep import claims as module
 from lm_eval_partial.sweep import sharing as sharing_module
 from lm_eval_partial.sweep.claims import Claims
 from lm_eval_partial.sweep.sharing import Sharing, file_system
+from tests.sweep.forks import status, until
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 MANIFEST = {"identity": {"limit": 4}, "run": "abcd"}
@@ -50,44 +50,6 @@ def work(
                 log.write(f"{name}\n")
 
 
-@pytest.fixture
-def start() -> Iterator[Callable[..., int]]:
-    """Run a function in a process forked from this one; what is left at the end is killed."""
-    children: list[int] = []
-
-    def start(function: Callable[..., None], *args: Any, **kwargs: Any) -> int:
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                function(*args, **kwargs)
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(child)
-        return child
-
-    yield start
-    for child in children:
-        try:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        except (ProcessLookupError, ChildProcessError):  # ended, and waited for
-            continue
-
-
-def ended(child: int) -> int:
-    """Wait for a process, and return how it ended."""
-    return os.waitpid(child, 0)[1]
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 200
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
 def made(folder: Path) -> list[str]:
     return sorted((folder / ".made").read_text().split())
 
@@ -99,26 +61,26 @@ def left(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("lease", [None, 5.0])
-def test_workers_make_each_point_once_and_leave_nothing(lease, tmp_path, start):
-    children = [start(work, tmp_path, lease=lease) for _ in range(4)]
-    assert [ended(child) for child in children] == [0] * 4
+def test_workers_make_each_point_once_and_leave_nothing(lease, tmp_path, fork):
+    children = [fork(work, tmp_path, lease=lease) for _ in range(4)]
+    assert [status(child) for child in children] == [0] * 4
     assert made(tmp_path) == NAMES and left(tmp_path) == set()
     makers = Counter((tmp_path / name / "maker").read_text() for name in NAMES)
     assert len(makers) > 1 and makers.keys() <= {str(child) for child in children}
     assert json.loads((tmp_path / "manifest.json").read_text()) == MANIFEST
 
 
-def test_kills_lose_and_double_nothing(tmp_path, start):
+def test_kills_lose_and_double_nothing(tmp_path, fork):
     """Of one random worker of three, at random moments; the others go on without it."""
     rng = random.Random(22)
     for number in range(12):
         folder = tmp_path / str(number)
-        children = [start(work, folder, seconds=0.005) for _ in range(3)]
+        children = [fork(work, folder, seconds=0.005) for _ in range(3)]
         time.sleep(rng.uniform(0, 0.12))
         victim = children.pop(rng.randrange(3))
         os.kill(victim, signal.SIGKILL)
-        assert [ended(child) for child in children] == [0, 0]
-        ended(victim)  # on a busy machine it may outlive them, with its locks
+        assert [status(child) for child in children] == [0, 0]
+        status(victim)  # on a busy machine it may outlive them, with its locks
         # The log is written after the point, so the killed worker's last may be missing there.
         assert set(NAMES) >= set(made(folder)) and len(made(folder)) >= len(NAMES) - 1
         assert len(made(folder)) == len(set(made(folder)))
@@ -128,12 +90,12 @@ def test_kills_lose_and_double_nothing(tmp_path, start):
         assert left(folder) == set()
 
 
-def test_all_killed_it_goes_on(tmp_path, start):
-    children = [start(work, tmp_path, seconds=0.05) for _ in range(3)]
+def test_all_killed_it_goes_on(tmp_path, fork):
+    children = [fork(work, tmp_path, seconds=0.05) for _ in range(3)]
     until(lambda: len(list(tmp_path.glob("lam_*"))) > 2)
     for child in children:
         os.kill(child, signal.SIGKILL)
-        ended(child)
+        status(child)
     (tmp_path / f"{files.INCOMPLETE}_of_the_dead").mkdir()
     assert ".claims" in left(tmp_path)
     claims = Claims(tmp_path)
@@ -143,23 +105,23 @@ def test_all_killed_it_goes_on(tmp_path, start):
     assert left(tmp_path) == set() and len(list(tmp_path.glob("lam_*"))) == 12
 
 
-def test_a_stopped_worker_holds_up_no_point_but_its_own(tmp_path, start):
-    stopped = start(work, tmp_path, seconds=30)
+def test_a_stopped_worker_holds_up_no_point_but_its_own(tmp_path, fork):
+    stopped = fork(work, tmp_path, seconds=30)
     until(lambda: list(tmp_path.glob(".claims/flock/*.json")))
     os.kill(stopped, signal.SIGSTOP)
     work(tmp_path, wait=False)
     assert sorted(path.name for path in tmp_path.glob("lam_*")) == NAMES[1:]
     assert Claims(tmp_path, shared=True).holders()[NAMES[0]]["pid"] == stopped
-    waiting = start(work, tmp_path)
+    waiting = fork(work, tmp_path)
     time.sleep(0.3)
     assert os.waitpid(waiting, os.WNOHANG) == (0, 0)
     os.kill(stopped, signal.SIGKILL)
-    assert ended(waiting) == 0 and made(tmp_path) == NAMES
+    assert status(waiting) == 0 and made(tmp_path) == NAMES
 
 
-def test_a_lease_runs_out_and_its_owner_publishes_nothing(tmp_path, start, monkeypatch):
+def test_a_lease_runs_out_and_its_owner_publishes_nothing(tmp_path, fork, monkeypatch):
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.1)
-    stopped = start(work, tmp_path, lease=1.0, seconds=1.5)
+    stopped = fork(work, tmp_path, lease=1.0, seconds=1.5)
     until(lambda: list(tmp_path.glob(".claims/lease_1/*.json")))
     os.kill(stopped, signal.SIGSTOP)
     begun = time.monotonic()
@@ -168,15 +130,15 @@ def test_a_lease_runs_out_and_its_owner_publishes_nothing(tmp_path, start, monke
     maker = (tmp_path / NAMES[0] / "maker").read_text()
     assert maker == str(os.getpid()) and made(tmp_path) == NAMES
     os.kill(stopped, signal.SIGCONT)
-    assert ended(stopped) != 0  # the point is there: its rename is refused
+    assert status(stopped) != 0  # the point is there: its rename is refused
     assert (tmp_path / NAMES[0] / "maker").read_text() == maker and made(tmp_path) == NAMES
 
 
-def test_a_worker_that_lives_keeps_its_lease(tmp_path, start):
-    slow = start(work, tmp_path, NAMES[:1], lease=3.0, seconds=4.5)
+def test_a_worker_that_lives_keeps_its_lease(tmp_path, fork):
+    slow = fork(work, tmp_path, NAMES[:1], lease=3.0, seconds=4.5)
     until(lambda: list(tmp_path.glob(".claims/lease_3/*.json")))
     work(tmp_path, NAMES[:1], lease=3.0)
-    assert ended(slow) == 0 and made(tmp_path) == NAMES[:1]
+    assert status(slow) == 0 and made(tmp_path) == NAMES[:1]
     assert (tmp_path / NAMES[0] / "maker").read_text() == str(slow)
 
 

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep import point as point_of_sweep
 from tests.search import test_run as of_search
 from tests.sweep import test_run as of_sweep
+from tests.sweep.forks import status, until
 from tests.sweep.test_run import same_trajectory, wandb  # noqa: F401, a fixture
 
 run = of_sweep.run
@@ -28,39 +29,13 @@ KILLS, SEED = 40, 22
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., int]]:
-    """Run the command in a process forked from this one, which has imported everything."""
-    children: list[int] = []
+def start(fork: Callable[..., int]) -> Callable[..., int]:
+    """Run the command, joined, in a process forked from this one, which has imported everything."""
 
     def start(run: Callable[..., int], *flags: str, **options: Any) -> int:
-        child = os.fork()
-        if child == 0:
-            status = 99
-            try:
-                status = run(*flags, "--join", **options)
-            finally:
-                os._exit(status)
-        children.append(child)
-        return child
+        return fork(run, *flags, "--join", **options)
 
-    yield start
-    for child in children:
-        try:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        except (ProcessLookupError, ChildProcessError):  # ended, and waited for
-            continue
-
-
-def status(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
+    return start
 
 
 def mark(

@@ -1,0 +1,3 @@
+"""Fixtures of several modules."""
+
+from tests.sweep.forks import fork  # noqa: F401
