@@ -107,7 +107,11 @@ def run_workers(
     missing = [name for name in names if not (folder / name).is_dir()]
     count = min(args.workers, max(1, len(missing))) if names else args.workers
     display = Display(folder, names, Claims(folder, True, args.lease))
-    with Workers(args.argv, shares(count, config.device), folder) as workers, display.bars:
+    # What was typed: the config has the harness's own default, one GPU, where nothing was.
+    device = args.device or config.model_args.get("device")
+    if isinstance(device, int):  # as lm_eval reads device=1
+        device = f"cuda:{device}"
+    with Workers(args.argv, shares(count, device), folder) as workers, display.bars:
         told = 0
         while True:
             running = workers.running()

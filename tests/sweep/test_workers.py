@@ -133,6 +133,32 @@ def test_devices_that_cannot_be_shared(device, message, monkeypatch):
         shares(2, device)
 
 
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ([], None),  # the harness's own default is one GPU, whether there is one or not
+        (["--device", "cpu"], "cpu"),
+        (["--model_args", "device=cpu"], "cpu"),
+        (["--model_args", "device=1"], "cuda:1"),
+    ],
+)
+@pytest.mark.parametrize("command", ["sweep", "search"])
+def test_the_device_that_is_shared_is_what_was_typed(
+    command, given, expected, tmp_path, monkeypatch
+):
+    asked: list[str | None] = []
+
+    def noted(count: int, device: str | None) -> list[Share]:
+        asked.append(device)
+        raise UserError("that is enough")
+
+    monkeypatch.setattr(display, "shares", noted)
+    sides = ["--base", "base", "--instruct", "instruct", "--lam", "0,1", "--tasks", "pico_mc"]
+    rest = ["--include_path", str(TASKS), "--output_path", str(tmp_path / "out"), "--workers", "2"]
+    assert main([command, *sides, *rest, *given]) == 1
+    assert asked == [expected]
+
+
 # How they run and end -----------------------------------------------------------------------------
 
 
