@@ -67,12 +67,16 @@ def image(figure: Figure, kind: str) -> bytes:
     return file.getvalue()
 
 
+LETTERS = 40  # that stand side by side below a large panel
+
+
 def lambda_axis(axes: Any, lams: Sequence[float], stages: Sequence[str] = ()) -> None:
     """Set the range of λ, which always includes 0 and 1, and the stages of a path by name."""
     low, high = min([*lams, 0]), max([*lams, 1, len(stages) - 1])
     axes.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     if stages:
-        names = [f"{number}\n{terminal(name)}".strip() for number, name in enumerate(stages)]
+        room = LETTERS // max(1, len(stages) - 1)
+        names = [f"{number}\n{fitting(name, room)}".strip() for number, name in enumerate(stages)]
         axes.set_xticks(range(len(stages)), names)
         for number in range(1, len(stages) - 1):
             axes.axvline(number, color=FAINT, linewidth=0.8, zorder=0)

@@ -221,9 +221,13 @@ def _stages(config: dict[str, Any]) -> tuple[str, ...]:
     stages = path.get("stages") if isinstance(path, dict) else None
     if not isinstance(stages, list) or len(stages) < 2:
         return ()
-    names = tuple(PurePath(str(stage)).name for stage in stages)
-    # Such as checkpoints of several folders, which all are called "final".
-    return names if len(set(names)) == len(names) else tuple(map(str, stages))
+    paths = [PurePath(str(stage)).parts for stage in stages]
+    for kept in range(1, max(map(len, paths))):
+        names = tuple("/".join(path[-kept:]) for path in paths)
+        # Checkpoints of several folders may all be called "final"; one model may come twice.
+        if len(set(names)) == len(set(paths)):
+            return names
+    return tuple(map(str, stages))
 
 
 def _folder_name(folder: Path) -> str:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from lm_eval_partial.errors import UserError
-from lm_eval_partial.results.trajectory import read, trajectories
+from lm_eval_partial.results.trajectory import _stages, read, trajectories
 from tests.result_folders import answers, sweep, write
 
 LAMS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -264,3 +264,19 @@ def test_without_both_axes_or_an_interval_nothing_is_said_of_dominance(tmp_path)
         write(tmp_path / "few" / str(lam), {"t": [lam], "ifeval": [lam]}, lam=lam)
     assert trajectory_of(tmp_path / "one").undominated == ()
     assert trajectory_of(tmp_path / "few").undominated == ()
+
+
+@pytest.mark.parametrize(
+    "paths, names",
+    [
+        (["org/base", "org/sft", "./dpo"], ("base", "sft", "dpo")),
+        (["a/final", "b/final"], ("a/final", "b/final")),
+        (["x/a/final", "x/b/final", "x/a/final"], ("a/final", "b/final", "a/final")),
+        (["demo/base", "demo/instruct", "demo/base"], ("base", "instruct", "base")),
+        (["base"], ()),
+        ([], ()),
+        ("base", ()),
+    ],
+)
+def test_stages_are_named_by_the_ends_of_their_paths(paths, names):
+    assert _stages({"path": {"stages": paths}}) == names
