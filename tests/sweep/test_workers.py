@@ -14,9 +14,11 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lm_eval.config.evaluate_config import EvaluatorConfig
 
 from lm_eval_partial.cli import main
 from lm_eval_partial.cli import workers as display
@@ -134,17 +136,16 @@ def test_devices_that_cannot_be_shared(device, message, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "given, expected",
+    "typed, model_args, expected",
     [
-        ([], None),  # the harness's own default is one GPU, whether there is one or not
-        (["--device", "cpu"], "cpu"),
-        (["--model_args", "device=cpu"], "cpu"),
-        (["--model_args", "device=1"], "cuda:1"),
+        (None, {}, None),  # the harness's own default is one GPU, whether there is one or not
+        ("cpu", {}, "cpu"),
+        (None, {"device": "cpu"}, "cpu"),
+        (None, {"device": 1}, "cuda:1"),
     ],
 )
-@pytest.mark.parametrize("command", ["sweep", "search"])
 def test_the_device_that_is_shared_is_what_was_typed(
-    command, given, expected, tmp_path, monkeypatch
+    typed, model_args, expected, tmp_path, monkeypatch
 ):
     asked: list[str | None] = []
 
@@ -153,9 +154,10 @@ def test_the_device_that_is_shared_is_what_was_typed(
         raise UserError("that is enough")
 
     monkeypatch.setattr(display, "shares", noted)
-    sides = ["--base", "base", "--instruct", "instruct", "--lam", "0,1", "--tasks", "pico_mc"]
-    rest = ["--include_path", str(TASKS), "--output_path", str(tmp_path / "out"), "--workers", "2"]
-    assert main([command, *sides, *rest, *given]) == 1
+    args = argparse.Namespace(workers=2, lease=None, argv=[], device=typed)
+    config = SimpleNamespace(model_args=model_args, device=EvaluatorConfig().device)
+    with pytest.raises(UserError, match="that is enough"):
+        display.run_workers(args, config, tmp_path, ["lam_0.00"])
     assert asked == [expected]
 
 
