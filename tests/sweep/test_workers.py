@@ -71,9 +71,9 @@ def run(tmp_path, monkeypatch) -> Callable[..., bool]:
 
     def run(kind: str, seconds: float = 0.02, **options: Any) -> bool:
         out = tmp_path / "out"
-        args = argparse.Namespace(workers=2, lease=None)
+        args = argparse.Namespace(workers=2, lease=None, device=None)
         args.argv = [str(out), kind, str(seconds), ",".join(NAMES)]
-        config = argparse.Namespace(device=None)
+        config = argparse.Namespace(model_args={})
         return display.run_workers(args, config, out, **({"names": NAMES} | options))
 
     return run
