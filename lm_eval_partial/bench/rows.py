@@ -1,6 +1,6 @@
 """Rows for the whole suite at its real counts, made of the words of a few real ones.
 
-    HUB=../shared/hub OUT=/tmp/rows python -c "import os; from lm_eval_partial.bench import rows;
+    HUB=../shared/hub OUT=../rows python -c "import os; from lm_eval_partial.bench import rows;
     rows.make(os.environ['HUB'], os.environ['OUT'])"
 
 What is made is laid out as on the Hub: with OUT as the working directory and HF_HUB_OFFLINE=1, the

@@ -188,11 +188,8 @@ def move(
     targets = parameters(model)
     has_adapter = beside.attached(model)
     state = pair.at(lam, model.dtype, merge=not has_adapter)
-    # A config field such as num_hidden_layers may have left tensors of the checkpoint out.
-    wanted = [
-        each for each in pair.tensors if each.name in targets and not state[each.key].constant
-    ]
-    if not stand_as_on_disk(model, wanted, targets):
+    wanted = overwritten(model, pair, targets)
+    if wanted is None:
         _free(model)
         return reload()
     written = [targets[each.name] for each in wanted]
@@ -233,18 +230,30 @@ def check_finite(
     pair.check_unchanged()
 
 
-def stand_as_on_disk(
-    model: PreTrainedModel, wanted: list[PairedTensor], targets: dict[str, torch.Tensor]
-) -> bool:
-    """Return whether the model holds the wanted tensors as the checkpoints do."""
+def overwritten(
+    model: PreTrainedModel, pair: Pair, targets: Mapping[str, torch.Tensor]
+) -> list[PairedTensor] | None:
+    """Return the tensors that a move overwrites where they are; None if it loads anew.
+
+    Args:
+        model: made by `load` from `pair`.
+        pair: the two checkpoints.
+        targets: the model's `parameters`.
+    """
+    merge = not beside.attached(model)
+    wanted = []
+    for each in pair.tensors:
+        # A config field such as num_hidden_layers may have left tensors of the checkpoint out.
+        if each.name in targets and each.base is not each.in_weights(merge):
+            wanted.append(each)
     if wanted and getattr(model, "hf_quantizer", None) is not None:
-        return False
+        return None
     for each in wanted:
         target = targets[each.name]
         # Sharded tensors are of a class of their own, offloaded ones are on the meta device.
         if type(target) is not torch.Tensor or target.is_meta or not each.as_is:
-            return False
-    return True
+            return None
+    return wanted
 
 
 def _free(model: PreTrainedModel) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import torch
 from transformers import PreTrainedModel
 
-from lm_eval_partial.weights import beside, loading
+from lm_eval_partial.errors import UserError
+from lm_eval_partial.weights import loading
 from lm_eval_partial.weights.interpolate import InterpolatedTensor, LazyTensor
 from lm_eval_partial.weights.low_rank import LowRank
 from lm_eval_partial.weights.memory import free_gpu_bytes
@@ -45,8 +46,11 @@ def fits(pair: Pair, model: PreTrainedModel) -> bool:
 def kept(pair: Pair, model: PreTrainedModel) -> Pair:
     """Return `pair` with the sides of what changes with λ in the memory of the model's devices.
 
-    Left in their files: low-rank updates, and what the loader changes on its way into the model
-    (fused experts, quantised, offloaded or sharded weights).
+    Low-rank updates stay in their files. So does all, if a move loads the model anew (fused
+    experts, quantised, offloaded or sharded weights).
+
+    Raises:
+        UserError: a GPU has not the room.
     """
     found: dict[str, PairedTensor] = {}
     sides: list[InterpolatedTensor] = []
@@ -57,9 +61,15 @@ def kept(pair: Pair, model: PreTrainedModel) -> Pair:
         copies.append(torch.empty(tuple(side.shape), dtype=side.dtype, device=target.device))
         return copies[-1]
 
-    for each, target in _moving(pair, model):
-        base, instruct = copy_of(each.base, target), copy_of(each.instruct, target)
-        found[each.key] = each._replace(base=base, instruct=instruct)
+    try:
+        for each, target in _moving(pair, model):
+            base, instruct = copy_of(each.base, target), copy_of(each.instruct, target)
+            found[each.key] = each._replace(base=base, instruct=instruct)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "resident=True keeps both sides beside the model, and they do not fit on its GPU. Leave"
+            " it out."
+        ) from error
     loading.write_all(sides, copies)
     return pair.held([found.get(each.key, each) for each in pair.tensors])
 
@@ -67,11 +77,6 @@ def kept(pair: Pair, model: PreTrainedModel) -> Pair:
 def _moving(pair: Pair, model: PreTrainedModel) -> Iterator[tuple[PairedTensor, torch.Tensor]]:
     """Yield each pair of plain tensors that a move overwrites, and the tensor of the model."""
     targets = loading.parameters(model)
-    merge = not beside.attached(model)
-    for each in pair.tensors:
-        target = targets.get(each.name)
-        if target is None or each.base is each.in_weights(merge):
-            continue
-        plain = not isinstance(each.instruct, LowRank)
-        if plain and loading.stand_as_on_disk(model, [each], targets):
-            yield each, target
+    for each in loading.overwritten(model, pair, targets) or []:
+        if not isinstance(each.instruct, LowRank):
+            yield each, targets[each.name]

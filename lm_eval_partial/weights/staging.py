@@ -1,4 +1,7 @@
-"""Blocks on their way from the CPU to a GPU: one is computed while the one before is copied."""
+"""Blocks on their way from the CPU to a GPU: one is computed while the one before is copied.
+
+Only CUDA's: to another device, such as Apple's, each block is copied when it is there.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,11 @@ class Staging(threading.local):
 
         The copy is in the order of the GPU's stream; it is not waited for.
         """
+        if not out.is_cuda:
+            block = torch.empty(out.shape, dtype=out.dtype)
+            yield block
+            out.copy_(block)
+            return
         turn = self._turn = 1 - self._turn
         event = self._copied[turn]
         if event is not None:

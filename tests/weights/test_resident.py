@@ -14,6 +14,7 @@ from lm_eval_partial.models.hf import PartialHFLM
 from lm_eval_partial.weights import loading, resident
 from lm_eval_partial.weights.checkpoint import SafetensorsSlice
 from lm_eval_partial.weights.pair import Pair
+from lm_eval_partial.weights.staging import staging
 from tests import pico
 
 LAMS = (0.3, 1, 0, 1.5, 0.6)
@@ -63,20 +64,39 @@ def test_rows_in_another_order_are_kept_in_the_models(dtype, tmp_path):
             assert torch.equal(tensor, expected[name]), (lam, name)
 
 
-def test_fused_experts_and_adapters_stay_in_their_files(pairs, tmp_path):
+def test_nothing_is_kept_that_no_move_reads(pairs, tmp_path):
+    """Of a model that a move loads anew, nothing; of an adapter, neither part."""
     pair = opened(pairs("mixtral"))
     model = loading.load(pair, 0.5, "float32")
-    tensors = resident.kept(pair, model).tensors
-    held = {each.key for each in tensors if type(each.base) is torch.Tensor}
-    experts = {each.key for each in pair.tensors if "experts" in each.key}
-    assert held and experts and not held & experts
+    assert resident.kept(pair, model).tensors == pair.tensors
+    assert resident.fits(pair, model) is False
     base = pairs("llama")[0]
     adapter = pico.adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
     pair = opened((base, adapter))
     for merge in (True, False):
         model = loading.load(pair, 0.5, "float32", merge=merge)
-        for each in resident.kept(pair, model).tensors:
-            assert type(each.base) is not torch.Tensor and type(each.instruct) is not torch.Tensor
+        assert resident.kept(pair, model).tensors == pair.tensors
+
+
+def test_a_gpu_without_the_room_is_told(pairs, monkeypatch):
+    pair = opened(pairs("llama"))
+    model = loading.load(pair, 0.5, "float32")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(UserError, match="resident=True keeps both sides .* Leave it out"):
+        resident.kept(pair, model)
+
+
+def test_another_device_than_cuda_gets_every_block():
+    """Such as Apple's, for which torch has no pinned memory."""
+    out = torch.zeros(3, 4, dtype=torch.bfloat16)
+    with staging.to(out) as block:
+        assert block.shape == out.shape and block.dtype == out.dtype
+        block.copy_(torch.arange(12.0).view(3, 4))
+    assert torch.equal(out.float(), torch.arange(12.0).view(3, 4))
 
 
 def test_a_model_type_keeps_them_when_asked_and_gives_them_back(pairs):
