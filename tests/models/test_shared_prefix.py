@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from lm_eval_partial.models import shared_prefix
+from lm_eval_partial.models import two_ways
 from lm_eval_partial.models.shared_prefix import SharedPrefixHFLM
 from lm_eval_partial.prefix.generation import rows_that_fit
 from lm_eval_partial.prefix.model import PrefixModel
@@ -317,7 +317,7 @@ def test_a_disagreement_is_logged_once_and_stocks_answers_given(made, monkeypatc
 
     monkeypatch.setattr(ours.model, "forward", deaf)
     # A small budget, for more than one row of the kind that fails.
-    monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 64)
+    monkeypatch.setattr(two_ways, "LEAST_TOKENS", 64)
     asked = choices(few_shot())
     for _ in range(2):
         assert agree(ours.loglikelihood(asked), stock.loglikelihood(asked))
@@ -398,7 +398,7 @@ def test_an_error_in_a_kind_not_checked_yet_is_stocks_to_answer(made, monkeypatc
 
 def test_only_the_kind_of_rows_that_fails_is_computed_in_full(made, monkeypatch):
     """Rows after a cache go wrong; contexts too short for a cache are still packed."""
-    monkeypatch.setattr(shared_prefix, "LEAST_TOKENS", 64)
+    monkeypatch.setattr(two_ways, "LEAST_TOKENS", 64)
     ours, stock = made()
     forward = ours.model.forward
 
@@ -431,7 +431,7 @@ def test_truncation_takes_stocks_way(made):
 def test_that_sharing_is_off_is_said_before_the_first_request_and_after_the_last(
     made, caplog, capsys, monkeypatch
 ):
-    monkeypatch.setattr(shared_prefix, "_in_full", Counter())
+    monkeypatch.setattr(two_ways, "_in_full", Counter())
     ours, _ = made(truncation=True)
     reason = "truncation=True cuts prompts as stock hf does"
     assert ours.sharing_off == reason
@@ -442,7 +442,7 @@ def test_that_sharing_is_off_is_said_before_the_first_request_and_after_the_last
         " tasks take up to 30 times as long."
     ]
     capsys.readouterr()
-    shared_prefix._remind()
+    two_ways._remind()
     assert (
         capsys.readouterr().err
         == f"lm_eval_partial: 8 requests were computed in full, not shared: {reason}\n"
