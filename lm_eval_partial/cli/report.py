@@ -202,23 +202,28 @@ def show(trajectory: Trajectory) -> None:
     print_table(table)
     console = PlainConsole()
     for curve in list(curves.values())[:1]:
-        text = f"Best λ for {curve.node.label}: {summary(curve, trajectory.lams)}"
+        found = summary(curve, trajectory.lams, trajectory.reference_name)
+        text = f"Best λ for {curve.node.label}: {found}"
         console.print(text, soft_wrap=True)
     for note in trajectory.notes:
         console.print(f"Note: {note}.", soft_wrap=True)
 
 
-def summary(curve: Curve, lams: Sequence[float]) -> str:
-    """Return the best λ and its gain in words."""
+def summary(curve: Curve, lams: Sequence[float], reference: str) -> str:
+    """Return the best λ and its gain over the reference in words."""
     from lm_eval_partial.report.tables import inside, ranges
 
     best = curve.best
-    naive = f"{best.lam:g} scores best: {best.gain:+.2f} over λ = 1 on the documents that chose it."
+    naive = (
+        f"{best.lam:g} scores best: {best.gain:+.2f} over {reference} on the documents that chose"
+        " it."
+    )
     if best.honest_gain is None or best.interval is None:
         return naive
     low, high = best.interval
     return (
         f"not ruled out (95 %) are {ranges(best.not_ruled_out, lams)}. Chosen on one half and"
-        f" measured on the other, the gain over λ = 1 is {best.honest_gain:+.2f} (95 %: {low:+.2f}"
-        f" to {high:+.2f}). Test that some λ inside beats both ends: {inside(best)}. {naive}"
+        f" measured on the other, the gain over {reference} is {best.honest_gain:+.2f} (95 %:"
+        f" {low:+.2f} to {high:+.2f}). Test that some λ inside beats both ends: {inside(best)}."
+        f" {naive}"
     )

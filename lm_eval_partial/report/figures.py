@@ -41,7 +41,7 @@ def percent_difference(trajectory: Trajectory) -> Figure:
         large = figure.add_subplot(grid[:, 0])
         _panel(large, trajectory, overall, large=True)
         large.set_xlabel("λ" if trajectory.stages else "λ   (0: base, 1: instruct)")
-        large.set_ylabel("percent difference from λ = 1")
+        large.set_ylabel(f"percent difference from {trajectory.reference_name}")
         for index, curve in enumerate(areas):
             small = figure.add_subplot(grid[index // columns, 1 + index % columns])
             _panel(small, trajectory, curve, large=False)
@@ -163,7 +163,7 @@ def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> N
     lambda_axis(axes, lams, stages)
     if np.isnan(curve.change[:count]).all():
         axes.set_yticks([])
-        _below_title(axes, "0 at λ = 1: no percentage")
+        _below_title(axes, f"0 at {trajectory.reference_name}: no percentage")
         return
     banded = _line(axes, lams, curve, COLOURS[0], "o")
     for baseline, value in zip(trajectory.baselines, curve.change[count:], strict=True):
@@ -218,7 +218,7 @@ def _below_title(axes: Any, text: str) -> None:
 def _line(axes: Any, lams: Sequence[float], curve: Curve, colour: str, marker: str) -> bool:
     """Draw a curve, and return whether it has a band.
 
-    It has none where the score at λ = 1 is so near 0 that percentages have no bound.
+    It has none where the score of the reference is so near 0 that percentages have no bound.
     """
     count = len(lams)
     low, high = curve.change_low[:count], curve.change_high[:count]

@@ -80,12 +80,12 @@ def scores(trajectory: Trajectory) -> Table:
 
 
 def changes(trajectory: Trajectory) -> Table:
-    """Return the percent difference from λ = 1 of the overall score and of every area."""
+    """Return the percent difference from the reference, of the overall score and of every area."""
     shown: dict[str, Curve] = {}  # by name: a single area is the overall score
     for curve in (trajectory.icl, *trajectory.areas):
         if curve is not None:
             shown[curve.node.name] = curve
-    caption = "Percent difference from λ = 1"
+    caption = f"Percent difference from {trajectory.reference_name}"
     curves = list(shown.values())
     return _over_lambda(trajectory, curves, caption, lambda curve: curve.change, "+.1f")
 
@@ -141,7 +141,7 @@ def best(trajectory: Trajectory) -> Table:
         rows.append(Row([curve.node.label, *_best_cells(curve.best, trajectory.lams)], group=True))
     for curve in trajectory.tasks:
         rows.append(Row([curve.node.label, *_best_cells(curve.best, trajectory.lams)]))
-    return Table("Best λ, and its gain over λ = 1", head, rows)
+    return Table(f"Best λ, and its gain over {trajectory.reference_name}", head, rows)
 
 
 def overviews(trajectory: Trajectory) -> list[Curve]:
@@ -223,16 +223,16 @@ def tradeoff(trajectory: Trajectory) -> Table | None:
 
 
 def budget(trajectory: Trajectory) -> Table | None:
-    """Return how far λ can go below 1 for some points of instruction following, certified.
+    """Return how far λ can go down for some points of instruction following, certified.
 
-    Going down from λ = 1, every λ on the way must cost at most that much by its one-sided 95 %
-    bound. In this fixed order no correction for looking at several λ is needed. None unless both
-    axes were run, and the cost has a bound.
+    Going down from the reference (λ = 1, or the last stage of a path), every λ on the way must cost
+    at most that much by its one-sided 95 % bound. In this fixed order no correction for looking at
+    several λ is needed. None unless both axes were run, and the cost has a bound.
     """
     up, across = trajectory.icl, trajectory.instruction
     if up is None or across is None or not np.isfinite(across.loss_bound).all():
         return None
-    reference = trajectory.lams.index(1.0)
+    reference = trajectory.lams.index(trajectory.reference)
     sign = 1 if across.node.higher_is_better else -1
     costs = sign * (across.values[reference] - across.values[: len(trajectory.lams)])
     rows = []

@@ -8,16 +8,6 @@ from lm_eval_partial.lam import format_lam
 from lm_eval_partial.results.aggregation import JUDGED
 from lm_eval_partial.results.trajectory import Trajectory
 
-BEST = (
-    "The best λ on all documents looks better than it is, as the best of several noisy numbers. So"
-    " half of the documents chooses λ and the other half says what the choice gains over λ = 1,"
-    " both ways, averaged over 20 random splits. Agreement is how many of the halves choose the λ"
-    " named. Gains are percent points where the metric is a fraction. The λ not ruled out as best"
-    " are those that no other surely exceeds: with 95 % confidence the best one is among them. The"
-    " last column tests whether some λ between 0 and 1 beats both; that it was chosen is"
-    " accounted for."
-)
-
 PAIRS = (
     "The best λ is that of the overall score on all documents. The gain over λ = 1 is of λ chosen"
     " on one half of the documents and measured on the other. Scores of instruction following are"
@@ -30,6 +20,19 @@ UNDOMINATED = (
 )
 NAMED = 3
 """How many pairs a title names."""
+
+
+def best(trajectory: Trajectory) -> str:
+    """Return what the table of the best λ shows."""
+    return (
+        "The best λ on all documents looks better than it is, as the best of several noisy numbers."
+        " So half of the documents chooses λ and the other half says what the choice gains over"
+        f" {trajectory.reference_name}, both ways, averaged over 20 random splits. Agreement is how"
+        " many of the halves choose the λ named. Gains are percent points where the metric is a"
+        " fraction. The λ not ruled out as best are those that no other surely exceeds: with 95 %"
+        " confidence the best one is among them. The last column tests whether some λ between 0 and"
+        f" {trajectory.reference:g} beats both; that it was chosen is accounted for."
+    )
 
 
 def title(trajectories: Sequence[Trajectory]) -> str:

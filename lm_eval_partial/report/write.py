@@ -200,9 +200,10 @@ def _markdown_of_pair(trajectory: Trajectory, prefix: str) -> Iterator[str]:
     yield from ("", escape.markdown(text.describe(trajectory)))
     for note in trajectory.notes:
         yield f"\nNote: {escape.markdown(note)}."
-    yield from ("", f"![Percent difference from λ = 1](figures/{prefix}percent_difference.svg)")
-    yield from ("", "### Percent difference from λ = 1", "", tables.changes(trajectory).markdown())
-    yield from ("", "### Best λ", "", text.BEST, "", tables.best(trajectory).markdown())
+    difference = f"Percent difference from {trajectory.reference_name}"
+    yield from ("", f"![{difference}](figures/{prefix}percent_difference.svg)")
+    yield from ("", f"### {difference}", "", tables.changes(trajectory).markdown())
+    yield from ("", "### Best λ", "", text.best(trajectory), "", tables.best(trajectory).markdown())
     if paid := tables.tradeoff(trajectory):
         yield from ("", "### The price in instruction following")
         yield from ("", escape.markdown(text.axis(trajectory)))

@@ -1,4 +1,7 @@
-"""Every score of a pair over λ, with intervals and the best λ, from the documents' values."""
+"""Every score of a pair over λ, with intervals and the best λ, from the documents' values.
+
+Differences and gains are from one model, the reference: λ = 1, or the last stage of a path.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from lm_eval_partial.results.series import Part, Series, check_settings, load, t
 
 @dataclass(frozen=True)
 class Best:
-    """Which λ is best for one score. Gains are over λ = 1, in the score's own unit."""
+    """Which λ is best for one score. Gains are over the reference, in the score's own unit."""
 
     lam: float
     """The naive choice: the best score on all documents."""
@@ -39,9 +42,9 @@ class Best:
     not_ruled_out: tuple[float, ...] = ()
     """The λ that may be the best, with 95 % confidence; see `uncertainty.not_ruled_out`."""
     inside: tuple[float, float] | None = None
-    """λ between 0 and 1 that beats both most clearly, and the p-value of `uncertainty.beats_both`.
+    """λ between 0 and the reference that beats both most clearly, and the p-value of that.
 
-    None if 0, 1 or a λ in between was not run.
+    See `uncertainty.beats_both`. None if 0 or a λ in between was not run.
     """
 
 
@@ -58,12 +61,25 @@ class Curve:
     low: Array
     high: Array
     change: Array
-    """Percent difference from λ = 1."""
+    """Percent difference from the reference."""
     change_low: Array
     change_high: Array
     loss_bound: Array
-    """At most so much worse than λ = 1, with 95 % confidence one-sided, [λ], in the unit shown."""
+    """At most so much worse than the reference, with 95 % confidence one-sided, [λ], in the unit
+    shown."""
     best: Best
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The λ that were run, and which of them others are measured against."""
+
+    lams: list[float]
+    """Each once, in the order of the runs."""
+    reference: int
+    """Column of the model that differences are from."""
+    base: int | None = None
+    """Column of λ = 0, if it was run: a λ between the two may beat both."""
 
 
 @dataclass(frozen=True)
@@ -78,21 +94,27 @@ class _Pool:
 
 
 def curves(
-    points: list[Run], baselines: list[Run], plan: Outline, lams: list[float]
+    points: list[Run], baselines: list[Run], plan: Outline, axis: Axis
 ) -> tuple[dict[str, Curve], list[str], tuple[float, ...]]:
     """Return every node's curve by its name, notes on intervals, and the λ that are undominated.
 
     Pools are read one after the other, and each is dropped once no node waits for it.
+
+    Args:
+        points: the runs, one for each λ of `axis`.
+        baselines: runs of stock models.
+        plan: the scores.
+        axis: the λ.
     """
     waiting: dict[Part, list[_Mean]] = {}
     axes = (plan.icl, plan.instruction)
     for mean in (
-        means := {node.name: _Mean(node, lams, node in axes) for node in plan.nodes}
+        means := {node.name: _Mean(node, axis, node in axes) for node in plan.nodes}
     ).values():
         for part in mean.node.pools:
             waiting.setdefault(part, []).append(mean)
     with_spread, by_passage = set[Part](), dict[str, None]()
-    for part, pool in _pools(points, baselines, plan.parts):
+    for part, pool in _pools(points, baselines, plan.parts, axis.reference):
         if pool.halves is not None:
             with_spread.add(part)
         by_passage |= dict.fromkeys(pool.by_passage)
@@ -100,7 +122,7 @@ def curves(
             mean.add(part, pool)
     notes = [*no_interval(plan, with_spread), *drawn_by_passage(by_passage)]
     found = {name: mean.curve for name, mean in means.items()}
-    return found, notes, _undominated(plan, means, lams)
+    return found, notes, _undominated(plan, means, axis.lams)
 
 
 def _undominated(plan: Outline, means: dict[str, _Mean], lams: list[float]) -> tuple[float, ...]:
@@ -116,7 +138,7 @@ def _undominated(plan: Outline, means: dict[str, _Mean], lams: list[float]) -> t
 
 
 def _pools(
-    points: list[Run], baselines: list[Run], parts: Sequence[Part]
+    points: list[Run], baselines: list[Run], parts: Sequence[Part], reference: int
 ) -> Iterator[tuple[Part, _Pool]]:
     """Yield every part, and what all models scored on it."""
     models = [*points, *baselines]
@@ -129,16 +151,16 @@ def _pools(
         columns = [run for run, has in zip(models, has_tasks, strict=True) if has]
         check_settings(columns, tasks_of(members))
         for part, series in load(columns, members):
-            yield part, _pool(series, has_tasks, [float(run.lam or 0) for run in points])
+            yield part, _pool(series, has_tasks, len(points), reference)
 
 
-def _pool(series: Series, has_tasks: tuple[bool, ...], lams: list[float]) -> _Pool:
-    """Return what all models scored on one pool of documents, the `lams` first."""
+def _pool(series: Series, has_tasks: tuple[bool, ...], points: int, reference: int) -> _Pool:
+    """Return what all models scored on one pool of documents, so many `points` first."""
     halves = None
     if series.has_spread:
         # The best λ is chosen among λ alone, never a baseline.
-        halves = uncertainty.half_estimates(series.first(len(lams)))
-    found = estimate(series, lams.index(1.0)).spread(has_tasks)
+        halves = uncertainty.half_estimates(series.first(points))
+    found = estimate(series, reference).spread(has_tasks)
     return _Pool(found, halves, series.by_passage)
 
 
@@ -153,11 +175,11 @@ class _Mean:
     kept: tuple[Array, Array] | None = None
     """Of an axis of the trade-off, (reported, resampled): both axes are looked at together."""
 
-    def __init__(self, node: Node, lams: list[float], is_axis: bool) -> None:
-        self.node, self.lams, self.is_axis = node, lams, is_axis
+    def __init__(self, node: Node, axis: Axis, is_axis: bool) -> None:
+        self.node, self.axis, self.is_axis = node, axis, is_axis
         self.left = list(node.parts)
         self.early: dict[Part, _Pool] = {}
-        self.total = Total(lams.index(1.0))
+        self.total = Total(axis.reference)
         self.halves: Array | None = np.zeros(())
 
     def add(self, part: Part, pool: _Pool) -> None:
@@ -176,9 +198,9 @@ class _Mean:
 
     def _curve(self) -> Curve:
         """Return the score of all models, with intervals where all its pools have them."""
-        node, lams, scale, total = self.node, self.lams, self.node.scale, self.total
+        node, lams, scale, total = self.node, self.axis.lams, self.node.scale, self.total
         values = scale * total.score
-        reference, count = lams.index(1.0), len(lams)
+        reference, count = self.axis.reference, len(lams)
         sign = 1 if node.higher_is_better else -1
         naive = int(uncertainty.nearest_best(sign * values[None, :count], reference)[0])
         best = Best(lams[naive], float(values[naive] - values[reference]))
@@ -191,9 +213,9 @@ class _Mean:
             change_low, change_high = _changes(total, reference)
             floor = scale * total.floor()
             most = scale if node.percent else math.inf  # of a fraction, a gain is no larger
-            best = _cross_fitted(best, scale * self.halves, lams, sign, floor, most)
+            best = _cross_fitted(best, scale * self.halves, self.axis, sign, floor, most)
             resampled = scale * total.replicates[:, :count]
-            best = _among_all(best, sign * values[:count], sign * resampled, lams, floor)
+            best = _among_all(best, sign * values[:count], sign * resampled, self.axis, floor)
         return Curve(
             node=node,
             documents=total.documents,
@@ -229,32 +251,30 @@ def _changes(total: Total, reference: int) -> tuple[Array, Array]:
     return ends[0] + 0.0, ends[1] + 0.0  # no −0
 
 
-def _among_all(
-    best: Best, values: Array, resampled: Array, lams: list[float], floor: float
-) -> Best:
+def _among_all(best: Best, values: Array, resampled: Array, axis: Axis, floor: float) -> Best:
     """Return the best λ, completed by which may be the best, and whether one is strictly inside.
 
     Args:
         best: what is known already.
         values: the score at every λ, [λ], more being better.
         resampled: the same on resampled documents, [rounds, λ].
-        lams: in their order.
+        axis: the λ.
         floor: the standard error of a difference where no document differs.
     """
     among = uncertainty.not_ruled_out(values, resampled, floor)
-    best = replace(best, not_ruled_out=tuple(lams[column] for column in among))
-    if 0.0 not in lams or lams.index(1.0) - lams.index(0.0) < 2:
+    best = replace(best, not_ruled_out=tuple(axis.lams[column] for column in among))
+    if axis.base is None or axis.reference - axis.base < 2:
         return best
-    ends = lams.index(0.0), lams.index(1.0)
+    ends = axis.base, axis.reference
     column, p = uncertainty.beats_both(values, resampled, ends, floor)
-    return replace(best, inside=(lams[column], p))
+    return replace(best, inside=(axis.lams[column], p))
 
 
 def _cross_fitted(
-    best: Best, halves: Array, lams: list[float], sign: int, floor: float, most: float
+    best: Best, halves: Array, axis: Axis, sign: int, floor: float, most: float
 ) -> Best:
     """Return the best λ, completed by what it gains on documents that did not choose it."""
-    chosen, gain, error = uncertainty.crossfit(halves, lams.index(1.0), sign)
+    chosen, gain, error = uncertainty.crossfit(halves, axis.reference, sign)
     if not math.isfinite(gain):  # a half without a number
         return best
     (column, count), *_ = Counter(chosen).most_common(1)
@@ -262,7 +282,7 @@ def _cross_fitted(
     margin = uncertainty.NORMAL * math.hypot(error, floor)
     return replace(
         best,
-        chosen=lams[column],
+        chosen=axis.lams[column],
         agreement=count / len(chosen),
         honest_gain=gain,
         interval=(max(gain - margin, -most), min(gain + margin, most)),

@@ -20,7 +20,7 @@ from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.lam import format_lam
 from lm_eval_partial.results import curves
 from lm_eval_partial.results.aggregation import INSTRUCTION, outline
-from lm_eval_partial.results.curves import Curve
+from lm_eval_partial.results.curves import Axis, Curve
 from lm_eval_partial.results.files import ResultFile, Run, find, runs
 from lm_eval_partial.results.nodes import Node, Outline
 from lm_eval_partial.results.series import common_tasks
@@ -54,7 +54,17 @@ class Trajectory:
 
     def lam_of(self, baseline: str) -> float:
         """Return λ of a baseline's model."""
-        return 0.0 if baseline == "base" else float(max(1, len(self.stages) - 1))
+        return 0.0 if baseline == "base" else self.reference
+
+    @property
+    def reference(self) -> float:
+        """λ that differences and gains are from: the instruct model, on a path its last stage."""
+        return _last(self.stages)
+
+    @property
+    def reference_name(self) -> str:
+        """What that is called: ``λ = 1``."""
+        return f"λ = {self.reference:g}"
 
     @property
     def axis(self) -> str:
@@ -127,8 +137,8 @@ def trajectories(
         instruction: names or shell patterns of the tasks that are about following instructions.
 
     Raises:
-        UserError: no result files, none of a pair, a single λ, no λ = 1 to compare with; or as
-            `series.load`.
+        UserError: no result files, none of a pair, a single λ, no instruct model (λ = 1, or the
+            last stage of a path) to compare with; or as `series.load`.
     """
     files = find(folder)
     pairs: dict[tuple[str, ...], list[ResultFile]] = {}
@@ -179,10 +189,14 @@ def _trajectory(
     """
     points = runs(files)
     lams = [float(run.lam or 0) for run in points]
-    if 1.0 not in lams:
+    stages = _stages(files[0].config)
+    last = _last(stages)
+    if last not in lams:
+        which = f"stage {stages[-1]}" if stages else "instruct model"
         raise UserError(
-            f"{folder} has λ = {', '.join(map(format_lam, lams))}, but not λ = 1, the instruct"
-            " model that every other is measured against. Add it: lm-eval-partial sweep --lam 1."
+            f"{folder} has λ = {', '.join(map(format_lam, lams))}, but not λ = {last:g}, the"
+            f" {which} that every other is measured against. Add it: lm-eval-partial sweep --lam"
+            f" {last:g}."
         )
     baselines: dict[str, Run] = {}
     for which in BASELINES:
@@ -191,15 +205,12 @@ def _trajectory(
     tasks, left = common_tasks(points)
     plan = outline(points, tasks, suite, instruction)
     of_nodes, notes_on_intervals, undominated = curves.curves(
-        points, list(baselines.values()), plan, lams
+        points, list(baselines.values()), plan, _axis(lams, last)
     )
     notes = [*plan.notes, *_notes(points, baselines, left), *notes_on_intervals]
     if alone:  # with other pairs about, what is left may be theirs
         notes += _unused(rest, baselines)
     config = files[0].config
-    stages = _stages(config)
-    if stages:
-        notes.append(f"differences and gains are from λ = 1, the stage {stages[1]}")
     return Trajectory(
         name=_folder_name(folder) + ("" if alone else f": {_describe(config)}"),
         base=str(config["base"]),
@@ -213,6 +224,16 @@ def _trajectory(
         undominated=undominated,
         stages=stages,
     )
+
+
+def _last(stages: Sequence[str]) -> float:
+    """Return λ of the instruct model; on a path, of the last stage."""
+    return float(max(1, len(stages) - 1))
+
+
+def _axis(lams: list[float], last: float) -> Axis:
+    """Return the λ, with the ends of a trajectory."""
+    return Axis(lams, lams.index(last), lams.index(0.0) if 0.0 in lams else None)
 
 
 def _stages(config: dict[str, Any]) -> tuple[str, ...]:

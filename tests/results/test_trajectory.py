@@ -266,6 +266,37 @@ def test_without_both_axes_or_an_interval_nothing_is_said_of_dominance(tmp_path)
     assert trajectory_of(tmp_path / "few").undominated == ()
 
 
+def stages(folder, lams=(0.0, 0.5, 1.0, 1.5, 2.0)):
+    """Write a path of three stages; scores rise to λ = 1.5, and chat with every stage."""
+    path = {"stages": ["m/base", "m/sft", "m/dpo"]}
+    for lam in lams:
+        chance = 0.8 - 0.2 * (lam - 1.5) ** 2
+        few = answers(int(100 * lam), chance, 200)
+        tasks = {"few": few, "ifeval": answers(7 + int(100 * lam), 0.2 + 0.3 * lam, 200)}
+        write(folder / f"lam_{lam:.2f}", tasks, lam=lam, path=path)
+    return folder
+
+
+def test_a_path_is_measured_against_its_last_stage(tmp_path):
+    """Differences, gains and what is lost are from the instruct model, not from the first stage."""
+    found = trajectory_of(stages(tmp_path / "path"))
+    assert found.stages == ("base", "sft", "dpo") and found.reference_name == "λ = 2"
+    few = found.curves["few"]
+    assert few.change == pytest.approx(100 * (few.values / few.values[4] - 1))
+    assert few.change[4] == 0 and few.change[2] != 0
+    assert few.best.lam == 1.5
+    assert few.best.gain == pytest.approx(few.values[3] - few.values[4])
+    assert found.instruction.loss_bound[4] == 0 and found.instruction.loss_bound[0] > 40
+    # What lies inside is between both ends, in the second half of the path too.
+    assert few.best.inside is not None and few.best.inside[0] == 1.5 and few.best.inside[1] < 0.05
+    assert not [note for note in found.notes if "differences" in note]
+
+
+def test_a_path_without_its_last_stage_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not λ = 2, the stage dpo .*sweep --lam 2"):
+        trajectories(stages(tmp_path, (0.0, 1.0, 1.5)), {})
+
+
 @pytest.mark.parametrize(
     "paths, names",
     [

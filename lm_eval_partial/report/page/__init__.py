@@ -66,6 +66,7 @@ def _data(trajectory: Trajectory) -> dict[str, Any]:
     return {
         "lams": trajectory.lams,
         "axis": escape.terminal(trajectory.axis),
+        "reference": trajectory.reference_name,
         "stock": [trajectory.lam_of(baseline) for baseline in trajectory.baselines],
         "baselines": trajectory.baselines,
         "icl": keys[trajectory.icl.node.name] if trajectory.icl else None,
@@ -103,7 +104,7 @@ def _section(index: int, trajectory: Trajectory) -> str:
 <h2 id="name-{index}">{escape.html(trajectory.name)}</h2>
 <p class="soft">{escape.html(text.describe(trajectory))}</p>
 {notes}
-<h3>Percent difference from λ = 1</h3>
+<h3>Percent difference from {trajectory.reference_name}</h3>
 <div class="panels"></div>
 <details open><summary>Table</summary>{tables.changes(trajectory).html()}</details>
 <h3>One score</h3>
@@ -111,7 +112,8 @@ def _section(index: int, trajectory: Trajectory) -> str:
 <label>Score {_picker(trajectory)}</label>
 <fieldset><legend class="visually-hidden">Show</legend>
 <label><input type="radio" name="unit-{index}" value="score" checked> score</label>
-<label><input type="radio" name="unit-{index}" value="change"> percent difference from λ = 1</label>
+<label><input type="radio" name="unit-{index}" value="change"> percent difference from \
+{trajectory.reference_name}</label>
 </fieldset>
 </form>
 <div class="beside"><figure class="score"></figure>\
@@ -120,7 +122,7 @@ def _section(index: int, trajectory: Trajectory) -> str:
 <thead><tr><th scope="col">model</th><th scope="col">value</th>
 <th scope="col">95 % interval</th></tr></thead><tbody></tbody></table></div></div>
 <h3>Best λ</h3>
-<p>{escape.html(text.BEST)}</p>
+<p>{escape.html(text.best(trajectory))}</p>
 {tables.best(trajectory).html()}
 {_price(trajectory)}
 <h3>All scores</h3>

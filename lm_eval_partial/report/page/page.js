@@ -99,11 +99,11 @@ function onWidth(section, draw) {
 
 /* Draw points {x, y, low, high, text} in order, with stock markers {x, y, side, text}, into `figure`. The chart is one
    stop of the Tab key; arrow keys walk through its points, and what they say is read out and shown below. */
-function chart(figure, { title, points, stock = [], xLabel, yLabel, zero, best, named, small }) {
+function chart(figure, { title, points, stock = [], xLabel, yLabel, zero, best, named, small, reference }) {
   const shown = points.filter((p) => p.y != null), markers = stock.filter((p) => p.x != null && p.y != null);
   const output = captioned(figure, title);
   if (!shown.length) {
-    output.textContent = "The score at λ = 1 is 0: there is no percentage of it.";
+    output.textContent = `The score at ${reference} is 0: there is no percentage of it.`;
     figure.append(output);
     return;
   }
@@ -186,7 +186,7 @@ function drawPanels(section, pair) {
     const curve = pair.curves[name], large = i === 0;
     chart(host.children[i], {
       ...curvePoints(pair, curve, true), title: curve.label, zero: true, small: !large || !wide && names.length > 1,
-      xLabel: large ? pair.axis : "", yLabel: "percent difference from λ = 1",
+      xLabel: large ? pair.axis : "", yLabel: `percent difference from ${pair.reference}`, reference: pair.reference,
     });
   });
 }
@@ -198,10 +198,10 @@ function drawScore(section, pair) {
   const show = change ? percent : plain;
   chart(section.querySelector(".score"), {
     points, stock, best, title: `${curve.label} (${curve.metric.replace(",none", "")})`, zero: change, xLabel: pair.axis,
-    yLabel: change ? "percent difference from λ = 1" : curve.metric,
+    yLabel: change ? `percent difference from ${pair.reference}` : curve.metric, reference: pair.reference,
   });
   const table = section.querySelector(".of-score");
-  table.caption.textContent = `${curve.label}: ${change ? "percent difference from λ = 1" : curve.percent ? "score in percent" : curve.metric}`;
+  table.caption.textContent = `${curve.label}: ${change ? `percent difference from ${pair.reference}` : curve.percent ? "score in percent" : curve.metric}`;
   table.tBodies[0].replaceChildren(...[...points, ...stock].filter((p) => p.y != null).map((p) => {
     const row = document.createElement("tr"), head = document.createElement("th");
     head.scope = "row";

@@ -107,7 +107,8 @@ def _cells(trajectory: Trajectory, kinds: Sequence[str], holm: float | None) -> 
     curve, costs = trajectory.icl, following(trajectory)
     best = curve.best if curve else None
     lam = best.lam if best else None
-    cells = [number(at(curve, trajectory, 0.0)), number(at(curve, trajectory, 1.0))]
+    last = trajectory.reference
+    cells = [number(at(curve, trajectory, 0.0)), number(at(curve, trajectory, last))]
     cells += [format_lam(lam) if lam is not None else "–", number(at(curve, trajectory, lam))]
     if best is None or best.honest_gain is None or best.interval is None:
         cells.append("–")
@@ -116,7 +117,7 @@ def _cells(trajectory: Trajectory, kinds: Sequence[str], holm: float | None) -> 
         cells.append(f"{best.honest_gain:+.2f} ({low:+.2f} to {high:+.2f})")
     for kind in kinds:
         cost = costs.get(kind)
-        ends = (number(at(cost, trajectory, 1.0)), number(at(cost, trajectory, lam)))
+        ends = (number(at(cost, trajectory, last)), number(at(cost, trajectory, lam)))
         cells.append(" → ".join(ends) if cost else "–")
     cells.append(inside(best) if best else "–")
     cells.append("–" if holm is None else f"{holm:.3f}" if holm >= 0.001 else "< .001")
@@ -132,15 +133,15 @@ def as_csv(members: Sequence[Member]) -> str:
     for member in members:
         trajectory, curve = member.trajectory, member.trajectory.icl
         best, costs = curve.best if curve else None, following(trajectory)
-        lam = best.lam if best else None
+        lam, last = best.lam if best else None, trajectory.reference
         node = (curve.node.label, curve.node.metric) if curve else ("", "")
         names = (member.name, member.family, member.size, trajectory.base, trajectory.instruct)
-        values = [at(curve, trajectory, 0.0), at(curve, trajectory, 1.0), lam]
+        values = [at(curve, trajectory, 0.0), at(curve, trajectory, last), lam]
         values += [at(curve, trajectory, lam), best.honest_gain if best else None]
         values += (best.interval if best else None) or (None, None)
         for kind in (IFEVAL, ALPACA, OTHER):
             cost = costs.get(kind)
-            values += [at(cost, trajectory, 1.0), at(cost, trajectory, lam)]
+            values += [at(cost, trajectory, last), at(cost, trajectory, lam)]
         values += (best.inside if best else None) or (None, None)
         values.append(adjusted.get(member.name))
         texts = [escape.csv_cell(text) for text in (*names, *node)]
@@ -178,7 +179,7 @@ def summary(members: Sequence[Member]) -> list[str]:
 
 
 def notes(members: Sequence[Member]) -> Iterator[str]:
-    """Yield a note if the pairs have different scores, so that rows cannot be compared."""
+    """Yield what rows cannot be compared in, if anything."""
     kinds: dict[tuple[object, ...], list[Member]] = {}
     for member in members:
         if (curve := member.trajectory.icl) is not None:
@@ -196,5 +197,7 @@ def notes(members: Sequence[Member]) -> Iterator[str]:
             "the overall scores are not of the same tasks, documents or shots, so compare gains and"
             f" not scores: {'; '.join(parts)}"
         )
+    if paths := [member.name for member in members if member.trajectory.stages]:
+        yield f"of a path of stages, λ = 1 here stands for its last stage: {listing(paths, 20)}"
     if without := [member.name for member in members if member.trajectory.icl is None]:
         yield f"no overall score: {listing(without, 20)}"
