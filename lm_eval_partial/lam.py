@@ -338,20 +338,39 @@ def format_lam(lam: float) -> str:
     return short if float(short) == lam else repr(lam)
 
 
-def point_name(lam: float) -> str:
-    """Return the name of the folder that holds a λ's results in a sweep."""
-    return f"lam_{format_lam(lam)}"
+_POINT = "lam_"
+
+
+def point_name(*lams: float) -> str:
+    """Return the name of the folder that holds a λ's results in a sweep.
+
+    Args:
+        *lams: λ; in a grid, one of each update.
+    """
+    return _POINT + "_".join(map(format_lam, lams))
+
+
+def lams_of(name: str) -> tuple[float, ...]:
+    """Return the λ that a point's folder is named for; none of a stock model's.
+
+    Raises:
+        UserError: what stands behind ``lam_`` are no numbers.
+    """
+    if not name.startswith(_POINT):
+        return ()
+    return tuple(map(check_lam, name.removeprefix(_POINT).split("_")))
 
 
 MAX_POINTS = 1000
 
 
-def parse_lams(texts: Iterable[str]) -> list[float]:
+def parse_lams(texts: Iterable[str], flag: str = "--lam") -> list[float]:
     """Return the λ that a list spells, in its order.
 
     Args:
         texts: numbers (``0.5``) and ranges that include both ends (``0:1:0.1``), also several with
             commas between.
+        flag: what they were given for, for messages.
 
     Raises:
         UserError: one cannot be read, a range misses its end, a λ is there twice, or there are more
@@ -362,17 +381,17 @@ def parse_lams(texts: Iterable[str]) -> list[float]:
         _check_comma(several)
         for text in map(str.strip, several.split(",")):
             # + 0.0 turns −0 into 0: one folder name for both.
-            for lam in _range(text) if ":" in text else [check_lam(text) + 0.0]:
+            for lam in _range(text, flag) if ":" in text else [check_lam(text) + 0.0]:
                 if lam in lams:
                     raise UserError(
-                        f"--lam gives {format_lam(lam)} twice: in {lams[lam]} and in {text}. Leave"
+                        f"{flag} gives {format_lam(lam)} twice: in {lams[lam]} and in {text}. Leave"
                         " one out."
                     )
                 lams[lam] = text
             if len(lams) > MAX_POINTS:
-                raise _too_many("--lam", len(lams))
+                raise _too_many(flag, len(lams))
     if not lams:
-        raise UserError("--lam is empty. Give e.g. 0:1:0.1, or 0,0.5,1.")
+        raise UserError(f"{flag} is empty. Give e.g. 0:1:0.1, or 0,0.5,1.")
     return list(lams)
 
 
@@ -390,23 +409,23 @@ def _check_comma(text: str) -> None:
         )
 
 
-def _range(text: str) -> list[float]:
+def _range(text: str, flag: str) -> list[float]:
     hint = "Give start:stop:step, e.g. 0:1:0.1 for 0, 0.1, …, 1."
-    start, stop, step = _range_parts(text, hint)
+    start, stop, step = _range_parts(text, flag, hint)
     try:
         steps = (stop - start) / step if step else Decimal(-1)
         if steps < 0:
             raise UserError(
-                f"--lam {text}: a step of {step} does not lead from {start} to {stop}. {hint}"
+                f"{flag} {text}: a step of {step} does not lead from {start} to {stop}. {hint}"
             )
     except DecimalException as error:  # a step of 1e-999999
-        raise _too_many(f"--lam {text}", math.inf) from error
+        raise _too_many(f"{flag} {text}", math.inf) from error
     if steps > MAX_POINTS - 1:
-        raise _too_many(f"--lam {text}", float(steps) + 1)
+        raise _too_many(f"{flag} {text}", float(steps) + 1)
     if steps % 1:
         last = start + math.floor(steps) * step
         raise UserError(
-            f"--lam {text} passes over its end: {last}, {last + step}. Give {start}:{last}:{step}."
+            f"{flag} {text} passes over its end: {last}, {last + step}. Give {start}:{last}:{step}."
         )
     return [float(start + index * step) + 0.0 for index in range(int(steps) + 1)]
 
@@ -418,7 +437,7 @@ def _too_many(what: str, count: float) -> UserError:
     )
 
 
-def _range_parts(text: str, hint: str) -> list[Decimal]:
+def _range_parts(text: str, flag: str, hint: str) -> list[Decimal]:
     """Return start, stop and step, as decimals: 0.1 as a float does not add up to 1 exactly."""
     spelled = text.split(":")
     try:
@@ -426,7 +445,7 @@ def _range_parts(text: str, hint: str) -> list[Decimal]:
     except DecimalException:
         parts = []
     if len(parts) != 3 or "_" in text or not all(map(Decimal.is_finite, parts)):
-        raise UserError(f"--lam {text} is not a range. {_point_hint(text)}{hint}")
+        raise UserError(f"{flag} {text} is not a range. {_point_hint(text)}{hint}")
     for part in spelled:
         check_lam(part)
     return parts

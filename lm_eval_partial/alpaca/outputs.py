@@ -200,7 +200,7 @@ def write_json(path: Path, content: Any) -> None:
 def _point(run: Run, file: ResultFile) -> Point:
     task = next(task for task in TASKS if task in file.tasks)
     if run.lam is not None and file.pair:
-        name = point_name(run.lam)
+        name = point_name(*file.lams)
         generator = "__".join([_slug(file.config["base"]), _slug(file.config["instruct"]), name])
     else:
         name = generator = _slug(run.label)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_partial.errors import UserError
@@ -68,13 +67,13 @@ def take(args: argparse.Namespace) -> Recipe | None:
     return recipe
 
 
-def show(recipe: Recipe, args: argparse.Namespace, lams: Sequence[float]) -> int:
-    """Print what the sweep of a recipe would take, and the command without the recipe."""
+def show(recipe: Recipe, args: argparse.Namespace, points: int) -> int:
+    """Print what a sweep of so many points would take, and the command without the recipe."""
     from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.recipe_text import plan
 
     console = PlainConsole()
-    for line in (*plan(recipe, args, lams), "", "The same without the recipe:", _command(args)):
+    for line in (*plan(recipe, args, points), "", "The same without the recipe:", _command(args)):
         console.print(line, soft_wrap=True)
     return 0
 

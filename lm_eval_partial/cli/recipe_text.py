@@ -65,13 +65,13 @@ def description(recipe: Recipe) -> list[str]:
     return lines + [f"note:          {note}" for note in facts.get("notes", [])]
 
 
-def plan(recipe: Recipe, args: argparse.Namespace, lams: Sequence[float]) -> list[str]:
+def plan(recipe: Recipe, args: argparse.Namespace, points: int) -> list[str]:
     """Return what a sweep would fetch, and the memory and the time that it would take.
 
     Args:
         recipe: of the pair.
         args: of the sweep, with the recipe's values where none was typed.
-        lams: of the points.
+        points: how many λ.
     """
     model_args = args.model_args
     lines = [f"{recipe.name}: {model_args['base']} → {model_args['instruct']}", ""]
@@ -79,7 +79,7 @@ def plan(recipe: Recipe, args: argparse.Namespace, lams: Sequence[float]) -> lis
     lines += [f"  {_to_fetch(recipe, model_args, side)}" for side in SIDES]
     lines += [f"  {line}" for line in _access(recipe, model_args)]
     lines += ["", *_memory_lines(recipe, model_args)]
-    return [*lines, "", *_time_lines(recipe, args, lams)]
+    return [*lines, "", *_time_lines(recipe, args, points)]
 
 
 def _to_fetch(recipe: Recipe, model_args: Mapping[str, Any], side: Side) -> str:
@@ -122,7 +122,7 @@ def _memory_lines(recipe: Recipe, model_args: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _time_lines(recipe: Recipe, args: argparse.Namespace, lams: Sequence[float]) -> list[str]:
+def _time_lines(recipe: Recipe, args: argparse.Namespace, points: int) -> list[str]:
     tasks = _names(args.tasks)
     limit = forecast.limit_of(args.max_documents, args.limit)
     load = forecast.load_of(tasks, read_suite(task_configs()), limit)
@@ -132,7 +132,7 @@ def _time_lines(recipe: Recipe, args: argparse.Namespace, lams: Sequence[float])
         asked = f"1,000 documents of each kind (how many {asked} has is not known here)"
     loading, point = forecast.loading_seconds(recipe), forecast.seconds_of(recipe, load)
     moving = forecast.moving_seconds(recipe)
-    whole = loading + point * len(lams) + moving * (len(lams) - 1)
+    whole = loading + point * points + moving * (points - 1)
     lines = ["Time on one NVIDIA H200 with --engine hf, estimated:"]
     lines.append(f"  loading {_time(loading)}, moving to another λ {_time(moving)}")
     lines.append(f"  one λ of {asked}: {_time(point)}")
@@ -142,7 +142,7 @@ def _time_lines(recipe: Recipe, args: argparse.Namespace, lams: Sequence[float])
         stock = forecast.seconds_of(recipe, load, stock=True) + loading / 2
         whole += stock * count
         lines.append(f"  each stock baseline: at most {_time(stock)}")
-    lines.append(f"  all of it, {len(lams)} λ: {_time(whole)}")
+    lines.append(f"  all of it, {points} λ: {_time(whole)}")
     return [*lines, *_assumptions(recipe, load, args.engine)]
 
 

@@ -41,6 +41,8 @@ examples:
   lm-eval-partial sweep --recipe llama-3.1-8b --dry-run
   lm-eval-partial sweep --path ./base,./sft,./dpo,./instruct --lam 0:3:0.25 --tasks partial_icl \\
       --output_path results/stages
+  lm-eval-partial sweep --base ./base --instruct '0:1:0.25*./chat+0:1:0.25*./math' \\
+      --tasks partial_icl --output_path results/grid
 """
 
 
@@ -71,13 +73,20 @@ def add_parser(subparsers: Any) -> None:
 def _add_flags(own: Any) -> None:
     recipe_flags.add_arguments(own)
     own.add_argument("--base", help="folder or Hub id of the base model")
-    own.add_argument("--instruct", help="folder or Hub id of the model trained from it")
+    own.add_argument(
+        "--instruct",
+        help=(
+            "folder or Hub id of the model trained from it, or a sum of updates such as 1*A+0.6*B."
+            " Two ranges make a grid: 0:1:0.25*A+0:1:0.25*B"
+        ),
+    )
     own.add_argument(
         "--path",
         metavar="STAGES",
         help=(
             "in place of --base and --instruct: models with commas between, such as"
-            " base,sft,dpo,instruct. λ = 1 is the second, λ = 2 the third, and so on"
+            " base,sft,dpo,instruct. λ = 1 is the second, λ = 2 the third, and so on. Two ranges"
+            " make a grid: base,0:1:0.25*sft,0:1:0.25*dpo"
         ),
     )
     own.add_argument(
@@ -140,9 +149,9 @@ def run(args: argparse.Namespace) -> int:
     count = args.workers
     args.workers = 1 if count is None else count
     recipe = recipe_flags.take(args)
-    lams = _check(args)
+    names = _check(args)
     if recipe is not None and args.dry_run:
-        return recipe_flags.show(recipe, args, lams)
+        return recipe_flags.show(recipe, args, len(names))
     sharing = sharing_of(args, wait=not args.no_wait)
     if args.worker_of is not None:
         end_with_driver()
@@ -150,7 +159,6 @@ def run(args: argparse.Namespace) -> int:
     from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.sweep_table import show
     from lm_eval_partial.cli.workers import run_workers
-    from lm_eval_partial.lam import point_name
     from lm_eval_partial.sweep import ray
     from lm_eval_partial.sweep.folder import points
 
@@ -159,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
     config = config_of(args)
     _trackers(config)  # before workers are started that need their packages
     folder = Path(config.output_path)
-    names = [*(f"{args.engine}_{side}" for side in _baselines(args)), *map(point_name, lams)]
+    names = [*(f"{args.engine}_{side}" for side in _baselines(args)), *names]
     try:
         if args.ray is not None:
             ray.drive(
@@ -195,7 +203,7 @@ def _sweep(args: argparse.Namespace, config: Any, sharing: Sharing) -> None:
     with each_message_once():
         sweep(
             config,
-            parse_lams(args.lam),
+            [] if args.grid is not None else parse_lams(args.lam),
             _baselines(args),
             own_command(args),
             _trackers(config),
@@ -203,6 +211,7 @@ def _sweep(args: argparse.Namespace, config: Any, sharing: Sharing) -> None:
             ENGINES[args.engine],
             sharing,
             args.stages,
+            args.grid,
         )
 
 
@@ -214,9 +223,9 @@ def _work(args: argparse.Namespace, folder: Path, sharing: Sharing) -> None:
     _sweep(args, config, sharing)
 
 
-def _check(args: argparse.Namespace) -> list[float]:
-    """Return the λ, once all that costs nothing to look at is right."""
-    from lm_eval_partial.lam import parse_lams
+def _check(args: argparse.Namespace) -> list[str]:
+    """Return the names of the points of θ, once all that costs nothing to look at is right."""
+    from lm_eval_partial.lam import parse_lams, point_name
 
     ours = f"partial-{args.engine}"
     if args.model not in (None, ours):
@@ -224,11 +233,37 @@ def _check(args: argparse.Namespace) -> list[float]:
             f"--model {args.model}: this sweep is of {ours}. Leave --model out; --engine says"
             " hf or vllm."
         )
-    lams = parse_lams(args.lam)
+    _check_grid(args)
+    lams = [] if args.grid is not None else parse_lams(args.lam)
     _check_ray(args)
     _check_path(args, lams)
     check_flags(args)
-    return lams
+    return list(map(point_name, lams)) if args.grid is None else list(args.grid.points)
+
+
+def _check_grid(args: argparse.Namespace) -> None:
+    """Read a grid from ``--instruct`` or ``--path``, of which one sum stands for all.
+
+    Raises:
+        UserError: a range is wrong, or a flag does not go with a grid.
+    """
+    from lm_eval_partial.sweep.grids import read_grid
+
+    given = dict(args.model_args or {})
+    base, instruct = args.base or given.get("base"), args.instruct or given.get("instruct")
+    args.grid = read_grid(base, instruct, args.path)
+    if args.grid is None:
+        return
+    if args.lam and args.recipe is None:
+        raise UserError(
+            "--lam does not go with a grid, whose two ranges are the weights of the updates. Leave"
+            " --lam out."
+        )
+    if args.path is not None and (base is not None or instruct is not None):
+        raise UserError("--path takes the place of --base and --instruct. Leave those out.")
+    args.path, args.base, args.instruct = None, args.grid.base or None, args.grid.whole
+    given.pop("instruct", None)
+    args.model_args = given or None
 
 
 def _check_ray(args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 from lm_eval_partial.cli.console import bold
 from lm_eval_partial.errors import listing
 from lm_eval_partial.escape import terminal
+from lm_eval_partial.lam import lams_of
 from lm_eval_partial.results.files import ResultFile, Run
 from lm_eval_partial.results.main_metric import (
     group_metric,
@@ -122,13 +123,12 @@ def _best(
     results: Mapping[str, dict[str, Any]], name: str, metric: str, higher: bool
 ) -> str | None:
     """Return the point with the best score, if there are two to choose from."""
-    scores: dict[float, float] = {}
-    names: dict[float, str] = {}
+    scores: dict[tuple[float, ...], float] = {}
+    names: dict[tuple[float, ...], str] = {}
     for point, result in results.items():
         value = _value(result, name, metric)
-        if point.startswith("lam_") and not math.isnan(value):
-            lam = float(point.removeprefix("lam_"))
-            scores[lam], names[lam] = value, point
+        if (lams := lams_of(point)) and not math.isnan(value):
+            scores[lams], names[lams] = value, point
     return names[best_lam(scores, higher)] if len(scores) > 1 else None
 
 

@@ -124,6 +124,15 @@ class ResultFile:
         return float(lam) if isinstance(lam, int | float) and not isinstance(lam, bool) else None
 
     @property
+    def lams(self) -> tuple[float, ...]:
+        """λ; of a point of a grid, one of each update; empty if no pair was evaluated."""
+        grid = self.config.get("grid")
+        at = grid.get("at") if isinstance(grid, dict) else None
+        if isinstance(at, list) and all(isinstance(lam, int | float) for lam in at):
+            return tuple(map(float, at))
+        return () if self.lam is None else (self.lam,)
+
+    @property
     def pair(self) -> tuple[str, ...] | None:
         """(base, instruct, dtype, vocabulary), equal for points of one trajectory.
 
@@ -291,6 +300,6 @@ def runs(files: Iterable[ResultFile]) -> list[Run]:
 
 def label(file: ResultFile) -> str:
     """Return what to call the model in tables and messages."""
-    if file.lam is not None:
-        return f"λ = {format_lam(file.lam)}"
+    if file.lams:
+        return f"λ = {', '.join(map(format_lam, file.lams))}"
     return str(file.pretrained or file.data.get("model_name") or file.path.parent.name)

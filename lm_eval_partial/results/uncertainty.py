@@ -263,9 +263,16 @@ def nearest_best(scores: Array, reference: int) -> NDArray[np.intp]:
     return np.asarray(np.where(ties, distance, distance.max() + 1).argmin(-1))
 
 
-def best_lam(scores: Mapping[float, float], higher_is_better: bool = True) -> float:
-    """Return the λ with the best score; of equal ones the nearest to λ = 1."""
+def nearest_to_one(places: Sequence[tuple[float, ...]]) -> int:
+    """Return the number of the place that lies nearest to λ = 1; in a grid, of both updates."""
+    return min(range(len(places)), key=lambda number: sum(abs(lam - 1) for lam in places[number]))
+
+
+def best_lam(
+    scores: Mapping[tuple[float, ...], float], higher_is_better: bool = True
+) -> tuple[float, ...]:
+    """Return the λ with the best score, or both λ in a grid; of equal ones the nearest to λ = 1."""
     lams = sorted(scores)
-    reference = min(range(len(lams)), key=lambda place: abs(lams[place] - 1))
+    reference = nearest_to_one(lams)
     values = np.array([scores[lam] for lam in lams]) * (1 if higher_is_better else -1)
     return lams[int(nearest_best(values[None], reference)[0])]

@@ -2,6 +2,7 @@
 
     DIR/manifest.json     the fingerprint: what every point has in common
     DIR/lam_0.60/         an ordinary results_*.json of lm-eval, and its samples_*.jsonl
+    DIR/lam_0.25_0.50/    in a grid, λ of the first update and of the second
     DIR/hf_base/          stock hf on one end, likewise; DIR/hf_instruct/ on the other;
                           or vllm_base/ and vllm_instruct/
 
@@ -22,7 +23,7 @@ from typing_extensions import NotRequired
 from lm_eval_partial import reading
 from lm_eval_partial.errors import UserError, listing
 from lm_eval_partial.files import write_text
-from lm_eval_partial.lam import check_lam
+from lm_eval_partial.lam import lams_of
 from lm_eval_partial.reading import Shape
 from lm_eval_partial.results.files import samples_file
 from lm_eval_partial.results.result_json import Settings, read_json
@@ -156,10 +157,10 @@ def _shown(fields: Mapping[str, Any], name: str) -> str:
 
 def points(folder: Path) -> list[str]:
     """Return the names of the finished points: λ rising, then stock on the ends."""
-    lams = []
+    lams: list[tuple[tuple[float, ...], str]] = []
     for path in folder.glob("lam_*"):
         try:
-            lams.append((check_lam(path.name.removeprefix("lam_")), path.name))
+            lams.append((lams_of(path.name), path.name))
         except UserError:
             raise UserError(f"{path} is no point of a sweep. Move it away.") from None
     stock = [name for name in STOCK if (folder / name).is_dir()]

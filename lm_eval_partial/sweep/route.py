@@ -1,8 +1,9 @@
-"""What λ of a sweep walks: one pair, or the pairs between post-training stages.
+"""What λ of a sweep walks: one pair, the pairs between post-training stages, or a grid.
 
     lm-eval-partial sweep --path ./base,./sft,./dpo,./instruct --lam 0:3:0.25 --tasks TASK ...
 
-On a path, λ = k is stage k. Between k and k + 1 lies the ordinary pair of the two, at λ − k.
+On a path, λ = k is stage k. Between k and k + 1 lies the ordinary pair of the two, at λ − k. In a
+grid (`grids`) each point is a sum of updates of its own, at λ = 1.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.lam import point_name
 from lm_eval_partial.sweep.engines import HF
+from lm_eval_partial.sweep.grids import Grid
 from lm_eval_partial.weights import loading
 from lm_eval_partial.weights.checkpoint import Checkpoint
 from lm_eval_partial.weights.pair import Pair
@@ -38,6 +41,20 @@ class Piece:
 
     pair: Pair
     named: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Stop(NamedTuple):
+    """One point of θ.
+
+    Attributes:
+        piece: the pair that holds it.
+        lam: λ inside of it.
+        recorded: what else its ``results["config"]`` says.
+    """
+
+    piece: Piece
+    lam: float
+    recorded: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,10 +90,20 @@ class Route:
         # Without the rounding error of a difference: 1.3 − 1 is 0.3.
         return self.pieces[index], float(f"{lam - index:.12g}")
 
-    def inside(self, piece: Piece, lams: Sequence[float]) -> list[float]:
-        """Return where those of some λ that a piece holds lie inside of it."""
-        found = map(self.at, lams)
-        return [lam for holder, lam in found if holder is piece]
+    def stops(self, lams: Sequence[float]) -> dict[str, Stop]:
+        """Return the points of some λ by their names."""
+        return {point_name(lam): Stop(*self.at(lam), self.recorded(lam)) for lam in lams}
+
+    def stops_of_grid(self, grid: Grid) -> dict[str, Stop]:
+        """Return the points of a grid by their names."""
+        sides = (self.pair.base, *self.pair.instruct.models.values())
+        identities = [side.identity for side in sides]
+        found = {}
+        for name, place in grid.points.items():
+            # Weights apart, all points are of one pair.
+            piece = Piece(self.pair, {"instruct": grid.instruct(place)})
+            found[name] = Stop(piece, 1.0, grid.recorded(place, identities))
+        return found
 
     def check_unchanged(self) -> None:
         """Raise `UserError` if a weight file is not what it was when it was opened."""
@@ -116,8 +143,8 @@ class Route:
 class Points:
     """The points that a sweep is asked for, and what runs them."""
 
-    lam_of: Mapping[str, float]
-    """λ by the point's name."""
+    stops: Mapping[str, Stop]
+    """The points of θ by their names."""
     stock: Sequence[str]
     """Names of the points of stock models."""
     route: Route
@@ -125,10 +152,14 @@ class Points:
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """What else every point's ``results["config"]`` says."""
 
+    def lams_in(self, piece: Piece) -> list[float]:
+        """Return where the points that a piece holds lie inside of it."""
+        return [stop.lam for stop in self.stops.values() if stop.piece is piece]
+
     def names(self, shared: bool) -> list[str]:
         """Return all names, in the order in which they are run."""
         # Stock takes longest. Of several workers one would end with it while the others wait.
-        return [*self.stock, *self.lam_of] if shared else [*self.lam_of, *self.stock]
+        return [*self.stock, *self.stops] if shared else [*self.stops, *self.stock]
 
 
 def named_pieces(stages: Sequence[str]) -> list[dict[str, Any]]:

@@ -26,14 +26,15 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from lm_eval_partial import escape
-from lm_eval_partial.lam import Lam, Schedule, lam_to_json, point_name
+from lm_eval_partial.lam import Lam, Schedule, lam_to_json
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.checks import check_sample, flags_of, open_route
 from lm_eval_partial.sweep.claims import Claims
 from lm_eval_partial.sweep.engines import ENGINES, HF, stock_arguments
 from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of, path_fingerprint
+from lm_eval_partial.sweep.grids import Grid
 from lm_eval_partial.sweep.point import Runner
-from lm_eval_partial.sweep.route import Piece, Points, Route
+from lm_eval_partial.sweep.route import Piece, Points, Route, Stop
 from lm_eval_partial.sweep.sample import recorded_sample, sample
 from lm_eval_partial.sweep.sharing import ALONE, Sharing
 from lm_eval_partial.sweep.tasks import Tasks
@@ -54,6 +55,7 @@ def sweep(
     engine: HF = ENGINES["hf"],
     sharing: Sharing = ALONE,
     stages: Sequence[str] = (),
+    grid: Grid | None = None,
 ) -> Path:
     """Score θ(λ) at every λ, and the engine's stock model on the ends asked for.
 
@@ -62,7 +64,7 @@ def sweep(
     Args:
         config: of the harness's own command; ``model_args`` are those of the engine's model
             type without lam, and ``output_path`` is the folder.
-        lams: finite, each once.
+        lams: finite, each once; not looked at in a grid.
         baselines: of ``base`` and ``instruct``.
         command: what started it, for the manifest.
         trackers: makes the experiment trackers (W&B, Trackio), given a name for the run, and
@@ -72,6 +74,8 @@ def sweep(
         engine: what runs the models, of `ENGINES`.
         sharing: how the points are shared with other processes.
         stages: folders or Hub ids that λ walks, in place of one pair; see `route`.
+        grid: weights of two updates, in place of λ. ``model_args`` then have its base, and any of
+            its sums as ``instruct``.
 
     Returns:
         The folder of the results.
@@ -87,8 +91,11 @@ def sweep(
         check_sample(config, max_documents)
     route, tasks = open_route(config, baselines, engine, sharing.prompts, stages)
     manifest = _manifest(config, route, tasks, command, max_documents, engine)
+    if grid is not None:
+        manifest["grid"] = {"axes": grid.axes}
+        manifest[folders.FINGERPRINT]["grid"] = grid.fingerprint
     points = Points(
-        {point_name(lam): lam for lam in lams},
+        route.stops(lams) if grid is None else route.stops_of_grid(grid),
         [f"{engine.name}_{side}" for side in baselines],
         route,
         engine,
@@ -174,31 +181,30 @@ def _evaluate(runner: Runner, points: Points, todo: Iterator[str], names: Sequen
         for name in todo:
             bar.set_description(name)
             points.route.check_unchanged()  # the model opens the files itself, once more
-            lam = points.lam_of.get(name)
-            piece = None if lam is None else points.route.at(lam)[0]
+            stop = points.stops.get(name)
+            piece = None if stop is None else stop.piece
             if lm is not None and piece is not held:  # two models are never held
                 points.engine.end(lm)
                 lm = None
                 _release()
-            if lam is None or piece is None:
+            if stop is None:
                 _run_stock(runner, points, name)
             else:
-                if held not in (None, piece) and runner.config.apply_chat_template:
+                before = held.pair if held is not None else stop.piece.pair
+                if before is not stop.piece.pair and runner.config.apply_chat_template:
                     runner.tasks.forget_prompts()  # each stage has a template of its own
-                lm, held = _run_lam(runner, points, lm, name, lam), piece
+                lm, held = _run_stop(runner, points, lm, name, stop), piece
             bar.update(finished() - bar.n)  # others finish points, too
     if lm is not None:
         points.engine.end(lm)
 
 
-def _run_lam(runner: Runner, points: Points, lm: Any, name: str, lam: float) -> Any:
-    """Evaluate λ as the point `name`, and return the model that was loaded or moved."""
-    route = points.route
-    piece, inside = route.at(lam)
-    lams = route.inside(piece, list(points.lam_of.values()))
-    recorded = {**points.recorded, **route.recorded(lam)}
+def _run_stop(runner: Runner, points: Points, lm: Any, name: str, stop: Stop) -> Any:
+    """Evaluate θ as the point `name`, and return the model that was loaded or moved."""
+    piece, lams = stop.piece, points.lams_in(stop.piece)
+    recorded = {**points.recorded, **stop.recorded}
     given = recorded, points.engine, piece.named
-    return point_at(runner, piece.pair, lm, name, inside, lams, *given)
+    return point_at(runner, piece.pair, lm, name, stop.lam, lams, *given)
 
 
 def _run_stock(runner: Runner, points: Points, name: str) -> None:
@@ -254,7 +260,8 @@ def point_at(
     dropped = _drop(lm, name, pair, generation.generation_config(pair), engine)
     given = model_args | {"model": lm.name}
     recorded = {**dropped, **(recorded or {})}
-    number = None if isinstance(lam, Schedule) else recorded.get("lam", lam)
+    no_number = isinstance(lam, Schedule) or "grid" in recorded
+    number = None if no_number else recorded.get("lam", lam)
     runner.point(name, lm, f"partial-{engine.name}", given, number, recorded)
     return lm
 

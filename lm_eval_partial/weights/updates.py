@@ -4,7 +4,8 @@
     lm_eval --model partial-hf --model_args base=OLD,instruct=I,onto=NEW,lam=1 --tasks gsm8k
 
 The side's weights are start + Σ wᵢ (instructᵢ − base), where start is base, or the newer base. So a
-pair scales the whole sum by λ. Sources: task arithmetic, arXiv 2212.04089; transfer of an update to
+pair scales the whole sum by λ. A weight of 0 adds nothing, and one update of weight 1 gives its
+model bit for bit. Sources: task arithmetic, arXiv 2212.04089; transfer of an update to
 another base, arXiv 2503.20110.
 
 Tokenizer, chat template and generation config are those of the first model; so is the config, but
@@ -257,9 +258,11 @@ class Updates(Checkpoint):
         if own.name in architecture.vocabulary:
             tensors = self._in_ids_of_first(tensors, matches)
         base = tensors[self.base]
-        models = [(weight, tensors[model]) for weight, model in self._weighted]
+        models = [(weight, tensors[model]) for weight, model in self._weighted if weight]
         if all(tensor is base for _, tensor in models):  # adapters leave most tensors alone
             return tensors[self.start]
+        if [weight for weight, _ in models] == [1.0] and not self.onto:
+            return models[0][1]  # base + (model − base), without the rounding of the difference
         return Updated(tensors[self.start], base, models)
 
     def _in_ids_of_first(self, tensors: Tensors, matches: Matches) -> Tensors:

@@ -37,6 +37,12 @@ def test_every_task_of_the_suite_is_shown_under_the_metric_that_report_has():
 def test_of_equal_scores_both_take_the_one_nearest_to_1(higher, best):
     scores = {0.0: 0.5, 0.25: 0.25, 0.5: 0.75, 0.75: 0.75, 1.0: 0.5}
     values = np.array([*scores.values()]) * (1 if higher else -1)
-    assert best_lam(scores, higher) == best == [*scores][int(nearest_best(values[None], 4)[0])]
+    (found,) = best_lam({(lam,): score for lam, score in scores.items()}, higher)
+    assert found == best == [*scores][int(nearest_best(values[None], 4)[0])]
     # Without λ = 1, those nearest to it.
-    assert best_lam({0.0: 1.0, 0.5: 1.0, 1.5: 1.0, 3.0: 1.0}) in (0.5, 1.5)
+    assert best_lam({(lam,): 1.0 for lam in (0.0, 0.5, 1.5, 3.0)}) in ((0.5,), (1.5,))
+
+
+def test_the_best_of_a_grid_is_one_of_its_cells():
+    scores = {(x, y): 1 - abs(x - 0.5) - y for x in (0.0, 0.5, 1.0) for y in (0.0, 1.0)}
+    assert best_lam(scores) == (0.5, 0.0) and best_lam(scores, higher_is_better=False) == (1.0, 1.0)
