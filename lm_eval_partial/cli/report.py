@@ -32,7 +32,8 @@ def add_parser(subparsers: Any) -> None:
             "Reads folders made by lm-eval-partial sweep, or any folder of lm_eval results\n"
             "of partial-hf with logged samples; the newest file of a λ and task counts.\n"
             "Several folders give one report of all pairs, with a table of all of them\n"
-            "(pairs.csv), and figures by family and size. Of a search's folder it draws the race."
+            "(pairs.csv), and figures by family and size. Of a search's folder it draws the race,\n"
+            "of a grid over two updates a heat map (grid.csv)."
         ),
         epilog=(
             "examples:\n"
@@ -84,18 +85,23 @@ def run(args: argparse.Namespace) -> int:
     from lm_eval_partial.files import require_writable
     from lm_eval_partial.report.pairs import file
     from lm_eval_partial.results.aggregation import INSTRUCTION
+    from lm_eval_partial.results.grids import is_grid
     from lm_eval_partial.results.searches import is_search
     from lm_eval_partial.results.suite import read_suite, task_configs
     from lm_eval_partial.results.trajectory import read
 
+    if args.output_path is not None:
+        require_writable(args.output_path, "--output_path")
     if any(map(is_search, args.folders)):
-        return _of_search(args.folders, args.output_path)
+        _check_alone(args.folders, list(map(is_search, args.folders)), "a search's folder")
+        return _of_search(args.folders[0], args.output_path)
+    if any(map(is_grid, args.folders)):
+        _check_alone(args.folders, list(map(is_grid, args.folders)), "a grid over two updates")
+        return _of_grid(args.folders[0], args.output_path, args.instruction or INSTRUCTION)
     if args.output_path is None and len(args.folders) > 1:
         raise UserError(
             f"{len(args.folders)} folders make one report. Say where it goes: --output_path DIR."
         )
-    if args.output_path is not None:
-        require_writable(args.output_path, "--output_path")
     labels = file.read(args.pairs, args.folders) if args.pairs else {}
     found = read(args.folders, read_suite(task_configs()), args.instruction or INSTRUCTION)
     if args.pairs:
@@ -119,23 +125,14 @@ def run(args: argparse.Namespace) -> int:
 
 def show_all(trajectories: Sequence[Trajectory], labels: Mapping[str, Label]) -> None:
     """Print one line a pair, what can be said of all of them, and notes, each once."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from lm_eval_partial.cli.console import PlainConsole
-    from lm_eval_partial.cli.printing import print_table
+    from lm_eval_partial.cli.printing import print_rows
     from lm_eval_partial.errors import listing
     from lm_eval_partial.report.pairs import table
     from lm_eval_partial.report.pairs.families import members
 
     found = members(trajectories, labels)
-    made = table.table(found)
-    shown = Table(title=made.caption, title_justify="left", box=SIMPLE_HEAD)
-    for place, name in enumerate(made.head):
-        shown.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for row in made.rows:
-        shown.add_row(*row.cells)
-    print_table(shown)
+    print_rows(table.table(found))
     console = PlainConsole()
     for sentence in table.summary(found):
         console.print(sentence, soft_wrap=True)
@@ -149,25 +146,50 @@ def show_all(trajectories: Sequence[Trajectory], labels: Mapping[str, Label]) ->
         console.print(f"Note on {listing(names)}: {note}.", soft_wrap=True)
 
 
-def _of_search(folders: Sequence[Path], output_path: Path | None) -> int:
+def _check_alone(folders: Sequence[Path], are_of_kind: Sequence[bool], kind: str) -> None:
+    """Raise `UserError` if a folder that has a report of its own is not given alone."""
+    from lm_eval_partial.errors import UserError
+
+    if len(folders) > 1:
+        found = folders[are_of_kind.index(True)]
+        raise UserError(f"{found} is {kind}, which has a report of its own: give it alone.")
+
+
+def _of_grid(folder: Path, output_path: Path | None, instruction: Sequence[str]) -> int:
+    """Write the report of a grid; print the overall score by both λ, and where the files are."""
+    from lm_eval_partial.cli.console import PlainConsole
+    from lm_eval_partial.cli.printing import print_rows
+    from lm_eval_partial.results.grids import read
+    from lm_eval_partial.results.suite import read_suite, task_configs
+
+    plane = read(folder, read_suite(task_configs()), instruction)
+
+    from lm_eval_partial.report.grid import tables
+    from lm_eval_partial.report.grid.write import write
+
+    written = write(plane, output_path or folder)
+    first = plane.shown[0]
+    print_rows(tables.values(plane, first))
+    console, best = PlainConsole(), tables.best(plane)
+    row = next(row for row in best.rows if row.cells[0] == first.node.label)
+    lines = [f"{best.caption}: {row.cells[1]}, {row.cells[3]}; on documents that did not choose it"]
+    lines[0] += f" {row.cells[4]} (95 %: {row.cells[5]})."
+    lines += [f"Note: {note}." for note in plane.notes]
+    for line in [*lines, *map(str, written)]:
+        console.print(line, soft_wrap=True)
+    return 0
+
+
+def _of_search(folder: Path, output_path: Path | None) -> int:
     """Write the report of a search and print what was found and where it is."""
     from lm_eval_partial.cli.console import PlainConsole
-    from lm_eval_partial.errors import UserError
-    from lm_eval_partial.files import require_writable
     from lm_eval_partial.results import searches
 
-    if output_path is not None:
-        require_writable(output_path, "--output_path")
-    if len(folders) > 1:
-        names = [str(folder) for folder in folders if searches.is_search(folder)]
-        raise UserError(
-            f"{names[0]} is a search's folder, which has a report of its own: give it alone."
-        )
-    record = searches.read(folders[0])
+    record = searches.read(folder)
 
     from lm_eval_partial.report.race import write
 
-    written = write(record, output_path or folders[0])
+    written = write(record, output_path or folder)
     console = PlainConsole()
     for line in [*searches.sentences(record), *map(str, written)]:
         console.print(line, soft_wrap=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lm_eval_partial.lam import format_lam
 from lm_eval_partial.results.aggregation import JUDGED
@@ -57,8 +58,17 @@ def axis(trajectory: Trajectory) -> str:
 
 def describe(trajectory: Trajectory) -> str:
     """Return one line on how the numbers were made."""
-    settings = trajectory.settings
     lowest, highest = format_lam(trajectory.lams[0]), format_lam(trajectory.lams[-1])
+    ends = f"{trajectory.base} → {trajectory.instruct}"
+    if trajectory.stages:
+        stages = enumerate(trajectory.stages)
+        ends = " → ".join(f"{name} (λ = {number})" for number, name in stages)
+    lams = f"{len(trajectory.lams)} λ from {lowest} to {highest}"
+    return " · ".join([ends, lams, *made(trajectory.settings)])
+
+
+def made(settings: Mapping[str, Any]) -> list[str]:
+    """Return how numbers were made: dtype, vocabulary, shots, documents, release."""
     # Results may not say.
     fewest, most = (
         (settings["shots"][0], settings["shots"][-1]) if settings["shots"] else ("?", "?")
@@ -68,16 +78,9 @@ def describe(trajectory: Trajectory) -> str:
         documents = f"at most {settings['limit']:g} documents a task (--limit)"
     elif settings["max_documents"]:
         documents = f"a random sample of {settings['max_documents']} documents a task"
-    ends = f"{trajectory.base} → {trajectory.instruct}"
-    if trajectory.stages:
-        stages = enumerate(trajectory.stages)
-        ends = " → ".join(f"{name} (λ = {number})" for number, name in stages)
-    parts = [
-        ends,
-        f"{len(trajectory.lams)} λ from {lowest} to {highest}",
+    return [
         f"{settings['dtype']}, {settings['vocabulary']} vocabulary",
         f"{fewest} shots" if fewest == most else f"{fewest}–{most} shots",
         documents,
         f"lm_eval {settings['versions']['lm_eval']}",
     ]
-    return " · ".join(parts)

@@ -286,7 +286,7 @@ class Run:
 
 
 def runs(files: Iterable[ResultFile]) -> list[Run]:
-    """Return one run for each model, ordered by λ, models without λ last.
+    """Return one run for each model, ordered by λ, in a grid by both; models without λ last.
 
     Args:
         files: the oldest first, as `find` returns them.
@@ -295,7 +295,7 @@ def runs(files: Iterable[ResultFile]) -> list[Run]:
     for file in files:
         models.setdefault(file.model, []).insert(0, file)
     found = [Run(label(files[0]), tuple(files)) for files in models.values()]
-    return sorted(found, key=lambda run: (run.lam is None, run.lam or 0, run.label))
+    return sorted(found, key=lambda run: (run.lam is None, run.files[0].lams, run.label))
 
 
 def label(file: ResultFile) -> str:

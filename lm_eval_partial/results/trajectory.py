@@ -200,26 +200,26 @@ def _trajectory(
         )
     baselines: dict[str, Run] = {}
     for which in BASELINES:
-        if found := _baseline(rest, which, files[0]):
+        if found := baseline(rest, which, files[0]):
             baselines[which] = found
     tasks, left = common_tasks(points)
     plan = outline(points, tasks, suite, instruction)
     of_nodes, notes_on_intervals, undominated = curves.curves(
         points, list(baselines.values()), plan, _axis(lams, last)
     )
-    notes = [*plan.notes, *_notes(points, baselines, left), *notes_on_intervals]
+    notes = [*plan.notes, *notes_on(points, baselines, left), *notes_on_intervals]
     if alone:  # with other pairs about, what is left may be theirs
-        notes += _unused(rest, baselines)
+        notes += unused(rest, baselines)
     config = files[0].config
     return Trajectory(
-        name=_folder_name(folder) + ("" if alone else f": {_describe(config)}"),
+        name=folder_name(folder) + ("" if alone else f": {_describe(config)}"),
         base=str(config["base"]),
         instruct=str(config["instruct"]),
         lams=lams,
         baselines=list(baselines),
         outline=plan,
         curves=of_nodes,
-        settings=_settings(files, tasks),
+        settings=settings_of(files, tasks),
         notes=notes,
         undominated=undominated,
         stages=stages,
@@ -242,16 +242,21 @@ def _stages(config: dict[str, Any]) -> tuple[str, ...]:
     stages = path.get("stages") if isinstance(path, dict) else None
     if not isinstance(stages, list) or len(stages) < 2:
         return ()
-    paths = [PurePath(str(stage)).parts for stage in stages]
-    for kept in range(1, max(map(len, paths))):
-        names = tuple("/".join(path[-kept:]) for path in paths)
+    return short_names(list(map(str, stages)))
+
+
+def short_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """Return the ends of some paths, as long as they must be to tell the paths apart."""
+    parts = [PurePath(path).parts for path in paths]
+    for kept in range(1, max(map(len, parts))):
+        names = tuple("/".join(path[-kept:]) for path in parts)
         # Checkpoints of several folders may all be called "final"; one model may come twice.
-        if len(set(names)) == len(set(paths)):
+        if len(set(names)) == len(set(parts)):
             return names
-    return tuple(map(str, stages))
+    return tuple(paths)
 
 
-def _folder_name(folder: Path) -> str:
+def folder_name(folder: Path) -> str:
     """Return the name of a folder as text that can be written, whatever its bytes are."""
     return os.fsencode(folder.resolve().name).decode(errors="replace")
 
@@ -262,7 +267,7 @@ def _describe(config: dict[str, Any]) -> str:
     return f"{config['base']} → {config['instruct']} ({dtype}, {config.get('vocabulary')} ids)"
 
 
-def _baseline(rest: list[ResultFile], which: str, of_pair: ResultFile) -> Run | None:
+def baseline(rest: list[ResultFile], which: str, of_pair: ResultFile) -> Run | None:
     """Return the newest stock run of the pair's base or instruct model, None if there is none."""
     stock = [file for file in rest if not file.pair]
     # A sweep's folder is enough: the same checkpoint may go by a path here and a Hub id there.
@@ -272,7 +277,7 @@ def _baseline(rest: list[ResultFile], which: str, of_pair: ResultFile) -> Run | 
     return max(runs(found), key=lambda run: run.files[0].date, default=None)
 
 
-def _notes(points: list[Run], baselines: dict[str, Run], left: list[str]) -> Iterator[str]:
+def notes_on(points: list[Run], baselines: dict[str, Run], left: list[str]) -> Iterator[str]:
     """Yield which tasks were left out, and which have older results too."""
     if left:
         yield f"not run at every λ, left out: {listing(left, limit=20)}"
@@ -284,7 +289,7 @@ def _notes(points: list[Run], baselines: dict[str, Run], left: list[str]) -> Ite
         yield f"tasks were run more than once, the newest results count: {listing(twice, 20)}"
 
 
-def _unused(rest: list[ResultFile], baselines: dict[str, Run]) -> Iterator[str]:
+def unused(rest: list[ResultFile], baselines: dict[str, Run]) -> Iterator[str]:
     """Yield a note on the files that are neither at a λ nor of a baseline."""
     used: set[Path] = set()
     for run in baselines.values():
@@ -294,7 +299,7 @@ def _unused(rest: list[ResultFile], baselines: dict[str, Run]) -> Iterator[str]:
         yield f"neither at a λ of this pair nor its ends, left out: {listing(folders)}"
 
 
-def _settings(files: list[ResultFile], tasks: list[str]) -> dict[str, Any]:
+def settings_of(files: list[ResultFile], tasks: list[str]) -> dict[str, Any]:
     """Return how the numbers were made: precision, checkpoints, shots and versions."""
     config = files[-1].config
     shots: dict[str, Any] = {}

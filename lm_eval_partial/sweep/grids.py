@@ -116,9 +116,16 @@ class Grid:
         """
         # Points of one grid are told from those of others by it.
         whole = hashlib.sha256(repr([*identities, self.fingerprint]).encode()).hexdigest()[:16]
-        kind = "stages" if self.by_stage else "sum"
-        at = {"axes": self.axes, "at": list(place), "kind": kind, "sha": f"grid-{whole}"}
-        return {"grid": at}
+        fixed = {each.model: each.values[0] for each in self.factors if len(each.values) == 1}
+        at = {"axes": self.axes, "starts": self._starts(), "fixed": fixed, "at": list(place)}
+        return {"grid": at | {"sha": f"grid-{whole}"}}
+
+    def _starts(self) -> list[str]:
+        """Return which model the update of each axis starts from: the base, or the stage before."""
+        models = [self.base, *(factor.model for factor in self.factors)]
+        if not self.by_stage:
+            return [self.base] * len(self.axes)
+        return [models[models.index(axis) - 1] for axis in self.axes]
 
 
 def read_grid(base: str | None, instruct: str | None, path: str | None) -> Grid | None:
