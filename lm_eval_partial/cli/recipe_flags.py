@@ -1,4 +1,4 @@
-"""``sweep --recipe NAME``: a known pair's values for the flags that are not typed."""
+"""``--recipe NAME``: a known pair's values for the flags that are not typed."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ def add_arguments(group: Any) -> None:
     )
 
 
-def take(args: argparse.Namespace) -> Recipe | None:
+def take(args: argparse.Namespace, suffix: str = "") -> Recipe | None:
     """Give `args` the values of their recipe, where the command has none; return the recipe.
+
+    Args:
+        args: of the command.
+        suffix: of the recipe's folder for results, which is a sweep's.
 
     Raises:
         UserError: there is no such recipe, or ``--config`` is given too; ``--dry-run`` without a
@@ -60,6 +64,7 @@ def take(args: argparse.Namespace) -> Recipe | None:
     words = [f"{name}={value}" for name, value in added.items()]
     args.recipe_words = ["--model_args", ",".join(words)] if words else []
     flags = {"lam": [LAMS], **recipe.flags}
+    flags["output_path"] += suffix
     for name, value in flags.items():
         if getattr(args, name, None) in (None, []):
             setattr(args, name, value)
@@ -68,7 +73,7 @@ def take(args: argparse.Namespace) -> Recipe | None:
 
 
 def show(recipe: Recipe, args: argparse.Namespace, points: int) -> int:
-    """Print what a sweep of so many points would take, and the command without the recipe."""
+    """Print what so many points would take, and the command without the recipe."""
     from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.recipe_text import plan
 

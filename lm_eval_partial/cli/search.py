@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_partial.cli import path_flags, recipe_flags
 from lm_eval_partial.cli.arguments import path
 from lm_eval_partial.cli.harness import (
     add_sharing_flags,
@@ -33,6 +34,9 @@ examples:
       --lam 0:1:0.1 --keep ifeval:5 --output_path results/kept
   lm-eval-partial search --base ./base --instruct ./instruct --tasks partial_icl --lam 0.6,1 \\
       --arm attention:0.8+all:0.5 --arm layers:0.2..0.8 --output_path results/arms
+  lm-eval-partial search --path ./base,./sft,./dpo,./instruct --lam 0:3:0.25 \\
+      --tasks partial_icl --output_path results/stages
+  lm-eval-partial search --recipe llama-3.1-8b --dry-run
 """
 
 
@@ -57,8 +61,10 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     own = parser.add_argument_group("search")
+    recipe_flags.add_arguments(own)
     own.add_argument("--base", help="folder or Hub id of the base model")
     own.add_argument("--instruct", help="folder or Hub id of the model trained from it")
+    path_flags.add_argument(own)
     own.add_argument(
         "--lam", nargs="+", default=[], metavar="λ", help="numbers and ranges, as in sweep"
     )
@@ -80,17 +86,23 @@ def add_parser(subparsers: Any) -> None:
         action="append",
         default=[],
         metavar="TASK:POINTS",
-        help="only λ that surely lose at most so many points on TASK against λ = 1",
+        help="only λ that surely lose at most so many points on TASK against the instruct model",
     )
     add_sharing_flags(own, "the λ of each stage")
     own.add_argument("--json", type=path, metavar="FILE", help="also write what was found to FILE")
-    parser.set_defaults(run=run, no_log_samples=False)
+    # What recipes ask of a sweep, and a search has not.
+    unused = {"engine": "hf", "baselines": None, "max_documents": None}
+    parser.set_defaults(run=run, no_log_samples=False, **unused)
     take_flags_of_the_harness(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the search with bars and logs on stderr; print every look and what was found."""
-    settings, sharing = _settings(args), sharing_of(args)
+    recipe = recipe_flags.take(args, "-search")
+    settings = _settings(args)
+    if recipe is not None and args.dry_run:
+        return recipe_flags.show(recipe, args, len(settings.arms))
+    sharing = sharing_of(args)
     if args.worker_of is not None:
         end_with_driver()
     # The heavy imports come once the flags are known to be right.
@@ -129,6 +141,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     """Return what is asked for, once all that costs nothing to look at is right."""
     from lm_eval_partial.files import require_writable
     from lm_eval_partial.lam import Lam, parse_lams, read_lam
+    from lm_eval_partial.sweep.grids import read_grid
 
     if args.model not in (None, "partial-hf"):
         raise UserError(f"--model {args.model}: a search is of partial-hf. Leave --model out.")
@@ -136,13 +149,20 @@ def _settings(args: argparse.Namespace) -> Settings:
     if args.lam or not args.arm:
         arms += sorted(parse_lams(args.lam))
     arms += [read_lam(text) for text in args.arm]
+    if read_grid(args.base, args.instruct, args.path) is not None:
+        raise UserError(
+            "a search is over one λ, and two ranges make a grid. Give each model one weight, such"
+            " as --instruct 1*A+0.6*B, or run the grid with lm-eval-partial sweep."
+        )
+    path_flags.take(args, [lam for lam in arms if isinstance(lam, float)])
     keep = dict(map(_kept, args.keep))
     check_flags(args, own_folder=True)
     if args.json is not None:
         require_writable(args.json.parent, "--json: the folder")
     from lm_eval_partial.search.settings import Settings, check
 
-    settings = Settings(tuple(arms), args.within, args.confidence, keep)
+    stages = tuple(args.stages)
+    settings = Settings(tuple(arms), args.within, args.confidence, keep, stages)
     check(settings)
     return settings
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_partial.cli import recipe_flags
+from lm_eval_partial.cli import path_flags, recipe_flags
 from lm_eval_partial.cli.harness import (
     add_sharing_flags,
     check_flags,
@@ -80,15 +80,7 @@ def _add_flags(own: Any) -> None:
             " Two ranges make a grid: 0:1:0.25*A+0:1:0.25*B"
         ),
     )
-    own.add_argument(
-        "--path",
-        metavar="STAGES",
-        help=(
-            "in place of --base and --instruct: models with commas between, such as"
-            " base,sft,dpo,instruct. λ = 1 is the second, λ = 2 the third, and so on. Two ranges"
-            " make a grid: base,0:1:0.25*sft,0:1:0.25*dpo"
-        ),
-    )
+    path_flags.add_argument(own, ". Two ranges make a grid: base,0:1:0.25*sft,0:1:0.25*dpo")
     own.add_argument(
         "--lam",
         nargs="+",
@@ -236,7 +228,7 @@ def _check(args: argparse.Namespace) -> list[str]:
     _check_grid(args)
     lams = [] if args.grid is not None else parse_lams(args.lam)
     _check_ray(args)
-    _check_path(args, lams)
+    path_flags.take(args, lams)
     check_flags(args)
     return list(map(point_name, lams)) if args.grid is None else list(args.grid.points)
 
@@ -278,33 +270,6 @@ def _check_ray(args: argparse.Namespace) -> None:
     from lm_eval_partial.sweep.ray import require_ray
 
     require_ray()
-
-
-def _check_path(args: argparse.Namespace, lams: list[float]) -> None:
-    """Read ``--path`` as a list, whose ends stand for base and instruct.
-
-    Raises:
-        UserError: it is no list of models, base or instruct is given too, or a λ lies beyond it.
-    """
-    if args.path is None:
-        args.stages = []
-        return
-    args.stages = [stage.strip() for stage in args.path.split(",")]
-    if len(args.stages) < 2 or not all(args.stages):
-        raise UserError(
-            f"--path {args.path} is no path. Give two models or more with commas between, such as"
-            " --path base,sft,dpo,instruct."
-        )
-    if args.base is not None or args.instruct is not None:
-        raise UserError("--path takes the place of --base and --instruct. Leave those out.")
-    args.base, args.instruct = args.stages[0], args.stages[-1]
-    last = len(args.stages) - 1
-    for lam in lams:
-        if not 0 <= lam <= last:
-            raise UserError(
-                f"--lam {lam:g} lies beyond the path, whose {last + 1} stages are λ = 0 to {last}."
-                f" Give e.g. --lam 0:{last}:0.25."
-            )
 
 
 def _trackers(config: Any) -> Any:

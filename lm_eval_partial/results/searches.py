@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ class Search(Shape):
     base: str
     instruct: str
     onto: NotRequired[str]
+    base_revision: NotRequired[str]
+    instruct_revision: NotRequired[str]
+    path: NotRequired[list[dict[str, str]]]
+    """On a path of stages, the arguments that name the pair from each to the next."""
     score: str
     arms: list[str]
     within: float
@@ -104,8 +109,16 @@ def sentences(record: Search) -> list[str]:
 
 
 def _export(record: Search, arm: str) -> str:
-    words = ["lm-eval-partial", "export", "--base", record["base"]]
-    words += ["--instruct", record["instruct"]]
-    if "onto" in record:
-        words += ["--onto", record["onto"]]
+    words = ["lm-eval-partial", "export"]
+    if "path" in record:
+        # Between stages k and k + 1 lies their pair, and a stage is the end of the one before.
+        piece = max(0, math.ceil(float(arm)) - 1)
+        named, arm = record["path"][piece], f"{float(arm) - piece:.12g}"
+        for name, value in named.items():
+            words += [f"--{name}", value]
+    else:
+        words += ["--base", record["base"], "--instruct", record["instruct"]]
+        for name in ("onto", "base_revision", "instruct_revision"):
+            if name in record:
+                words += [f"--{name}", record[name]]
     return escape.command([*words, "--lam", arm, "--output", "DIR"])

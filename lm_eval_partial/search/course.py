@@ -74,29 +74,32 @@ class Course:
     # Certify --------------------------------------------------------------------------------------
 
     def _certify(self) -> list[int]:
-        """Return the arms that surely lose no more than is allowed, with λ = 1 if it is asked."""
+        """Return the arms that surely lose no more than allowed, with the last model if asked."""
         arms = self.stages.arms
-        reference = arms.index(1.0)
+        last = self.settings.last
+        reference = arms.index(last)
         asked = range(len(self.settings.arms))
         sequences, error = keeping.order(
-            [arms[number] for number in asked], 1 - self.settings.confidence
+            [arms[number] for number in asked], 1 - self.settings.confidence, last
         )
-        certified = [number for number in asked if arms[number] == 1.0]
+        certified = [number for number in asked if arms[number] == last]
         losses: dict[str, list[float]] = {name: [] for name in self.plan.kept}
         for sequence in sequences:
             for arm in sequence:
                 bounds = self._losses(arm, reference, error)
                 for name, points in bounds.items():
                     losses[name].append(points)
-                self._note(f"λ = {label(arms[arm])}: {_spoken(bounds)}")
+                self._note(f"λ = {label(arms[arm])}: {_spoken(bounds, last)}")
                 if any(bounds[name] > most for name, most in self.settings.keep.items()):
                     break
                 certified.append(arm)
         if not [number for number in certified if number != reference]:
             could = "; ".join(f"--keep {name}:{min(found):.2f}" for name, found in losses.items())
-            message = f"no other λ than 1 can be certified at these points. What could be: {could}"
+            message = (
+                f"no other λ than {last:g} can be certified at these points. What could be: {could}"
+            )
             if not certified:
-                raise UserError(f"{message}. Add 1 to --lam, or allow more.")
+                raise UserError(f"{message}. Add {last:g} to --lam, or allow more.")
             self._note(message)
         return sorted(certified)
 
@@ -130,7 +133,7 @@ class Course:
         if len(arms) == 1:
             return arms[0], 0.0, arms
         pools = [pool.numbers for pool in self.plan.pools]
-        distance = [_distance(self.stages.arms[arm]) for arm in arms]
+        distance = [_distance(self.stages.arms[arm], self.settings.last) for arm in arms]
         race = Race(pools, distance, self.settings.within, self.settings.confidence)
         while not race.over:
             number = race.looks + 1
@@ -190,8 +193,8 @@ class Course:
     # Measure --------------------------------------------------------------------------------------
 
     def _measure(self, leader: int, bound: float, left: list[int]) -> None:
-        """Run leader, λ = 1 and λ = 0 on the documents held out, and record what was found."""
-        ends = [self.stages.arms.index(1.0), self.stages.arms.index(0.0)]
+        """Run the leader and both ends on the documents held out, and record what was found."""
+        ends = [self.stages.arms.index(lam) for lam in (self.settings.last, 0.0)]
         aside = [pool.held_out for pool in self.plan.pools]
         measured = list(dict.fromkeys([leader, *ends]))
         self._run("held_out", measured, self.plan.pools, aside)
@@ -232,12 +235,12 @@ class Course:
         )
 
 
-def _distance(lam: Lam) -> float:
-    """Return how far an arm is from λ = 1; of a schedule, the farthest of its λ."""
+def _distance(lam: Lam, last: float) -> float:
+    """Return how far an arm is from the last model; of a schedule, the farthest of its λ."""
     ends = lam.extremes() if isinstance(lam, Schedule) else (lam,)
-    return max(abs(end - 1) for end in ends)
+    return max(abs(end - last) for end in ends)
 
 
-def _spoken(bounds: Mapping[str, float]) -> str:
+def _spoken(bounds: Mapping[str, float], last: float) -> str:
     found = [f"at most {points:.2f} points on {name}" for name, points in bounds.items()]
-    return f"surely loses {' and '.join(found)} against λ = 1"
+    return f"surely loses {' and '.join(found)} against λ = {last:g}"

@@ -1,4 +1,4 @@
-"""Which arms surely lose at most so many points on a task, against λ = 1.
+"""Which arms surely lose at most so many points on a task, against the instruct model.
 
     bounds = loss_bound(scores, weights, error=0.05)    # [arms], in points
 
@@ -46,12 +46,12 @@ def loss_bound(
     return float(loss + stats.norm.ppf(1 - error) * variance**0.5)
 
 
-def order(arms: Sequence[Lam], error: float) -> tuple[list[list[int]], float]:
+def order(arms: Sequence[Lam], error: float, last: float = 1.0) -> tuple[list[list[int]], float]:
     """Return in which sequences arms are certified, and the error that each test may make.
 
     A sequence ends with the first arm that is not certified. In a fixed order, each test may make
-    the whole error (Maurer, Hothorn and Lehmacher 1995). Numbers go away from λ = 1, on either
-    side of it. Schedules have no order, so each is a sequence of its own (Bonferroni).
+    the whole error (Maurer, Hothorn and Lehmacher 1995). Numbers go away from λ = `last`, on
+    either side of it. Schedules have no order, so each is a sequence of its own (Bonferroni).
     """
     below: list[int] = []
     above: list[int] = []
@@ -59,9 +59,9 @@ def order(arms: Sequence[Lam], error: float) -> tuple[list[list[int]], float]:
     for number, lam in enumerate(arms):
         if isinstance(lam, Schedule):
             sequences.append([number])
-        elif lam < 1:
+        elif lam < last:
             below.append(number)
-        elif lam > 1:
+        elif lam > last:
             above.append(number)
     below.sort(key=lambda number: -_value(arms[number]))
     above.sort(key=lambda number: _value(arms[number]))

@@ -28,11 +28,11 @@ from lm_eval_partial.search.race import LOOKS
 from lm_eval_partial.search.settings import Settings, check, label
 from lm_eval_partial.search.stages import Stages
 from lm_eval_partial.sweep import folder as folders
-from lm_eval_partial.sweep.checks import open_run
+from lm_eval_partial.sweep.checks import open_route
 from lm_eval_partial.sweep.claims import Claims
-from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of
+from lm_eval_partial.sweep.fingerprint import manifest_of_route
+from lm_eval_partial.sweep.route import Route
 from lm_eval_partial.sweep.sharing import ALONE, Sharing
-from lm_eval_partial.weights.pair import Pair
 
 # Flags of lm_eval that a search refuses, and why.
 _REFUSED = {
@@ -74,15 +74,14 @@ def search(
     sharing.check(folder)
     _read(folder)
     config.log_samples = True
-    pair, tasks = open_run(config, prompts=sharing.prompts)
+    route, tasks = open_route(config, prompts=sharing.prompts, stages=settings.stages)
     plan = plans.make(tasks, config.seed[0] or 0, settings.keep)
-    manifest = manifest_of(pair, command, "search")
-    manifest[folders.FINGERPRINT] = fingerprint(config, pair, tasks)
-    record = _record(settings, plan, pair, manifest)
+    manifest = manifest_of_route(config, route, tasks, command, "search")
+    record = _record(settings, plan, route, manifest)
     everything: tuple[Lam, ...] = settings.arms
-    everything += tuple(end for end in (1.0, 0.0) if end not in settings.arms)
+    everything += tuple(end for end in (settings.last, 0.0) if end not in settings.arms)
     claims = Claims(folder, sharing.join, sharing.lease, "search")
-    stages = Stages(config, pair, tasks, folder, manifest, everything, claims)
+    stages = Stages(config, route, tasks, folder, manifest, everything, claims)
     running = Course(settings, plan, stages, record, folder, tell)
 
     def agree(has_workers: bool) -> None:
@@ -94,14 +93,13 @@ def search(
     return record
 
 
-def _record(settings: Settings, plan: Plan, pair: Pair, manifest: dict[str, Any]) -> Search:
+def _record(settings: Settings, plan: Plan, route: Route, manifest: dict[str, Any]) -> Search:
     """Return the record of a search that has not begun."""
     fields: dict[str, Any] = {
         "made_by": manifest["made_by"].replace("sweep", "search"),
         "command": manifest["command"],
         "identity": manifest[folders.FINGERPRINT] | {"search": _identity(settings)},
-        **pair.named,
-        **pair.sum_info(),
+        **_named(route),
         "score": plan.node.label,
         "arms": [label(lam) for lam in settings.arms],
         "within": settings.within,
@@ -112,6 +110,18 @@ def _record(settings: Settings, plan: Plan, pair: Pair, manifest: dict[str, Any]
         "notes": [],
     }
     return cast(Search, fields)
+
+
+def _named(route: Route) -> dict[str, Any]:
+    """Return what the record says of the pair, or of every pair of a path."""
+    pair, found = route.pair, dict[str, Any](route.pair.named)
+    if route.stages:
+        found["instruct"] = route.stages[-1].path
+        return found | {"path": [dict(piece.named) for piece in route.pieces]}
+    for side in (pair.base, pair.instruct):
+        if side.revision != "main" and side.alone:
+            found[f"{side.role}_revision"] = side.revision
+    return found | pair.sum_info()
 
 
 def _identity(settings: Settings) -> dict[str, Any]:

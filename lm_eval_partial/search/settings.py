@@ -18,7 +18,14 @@ class Settings:
     """Points."""
     confidence: float
     keep: Mapping[str, float] = field(default_factory=dict)
-    """Task or group → points that may be lost on it against λ = 1."""
+    """Task or group → points that may be lost on it against the last model."""
+    stages: tuple[str, ...] = ()
+    """Folders or Hub ids that λ walks, in place of one pair; see `sweep.route`."""
+
+    @property
+    def last(self) -> float:
+        """λ of the model that gains and losses are over: instruct, on a path its last stage."""
+        return float(max(1, len(self.stages) - 1))
 
 
 def check(settings: Settings) -> None:
@@ -39,6 +46,8 @@ def check(settings: Settings) -> None:
             f"--confidence {settings.confidence:g}: give a number from 0.5 to below 1, such as"
             " 0.95."
         )
+    if settings.stages and any(isinstance(lam, Schedule) for lam in settings.arms):
+        raise UserError("--arm is of one pair, and --path of several. Leave one out.")
     for name, points in settings.keep.items():
         if not 0 < points < float("inf"):
             raise UserError(f"--keep {name}:{points:g}: give points above 0, such as {name}:2.")

@@ -10,7 +10,7 @@ share a search run the points of a stage together, and each reads all of them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from lm_eval_partial.search.settings import arm_name
 from lm_eval_partial.search.values import Values
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.claims import Claims
+from lm_eval_partial.sweep.engines import ENGINES
 from lm_eval_partial.sweep.point import Runner
-from lm_eval_partial.sweep.run import point_at
+from lm_eval_partial.sweep.route import Piece, Route
+from lm_eval_partial.sweep.run import point_at, release
 from lm_eval_partial.sweep.tasks import Tasks
 from lm_eval_partial.sweep.tracking import Trackers
-from lm_eval_partial.weights.pair import Pair
 
 logger = escape.logger(__name__)
 
@@ -37,18 +38,18 @@ class Stages:
 
     Args:
         config: of the harness's own command.
-        pair: of the models.
+        route: what λ walks.
         tasks: loaded already.
         folder: of the search.
         manifest: of a sweep, with the fingerprint that all stages have in common.
-        arms: of the search, and λ = 1 and 0.
+        arms: of the search, and λ of both ends.
         claims: of this process on the points of the search.
     """
 
     def __init__(
         self,
         config: Any,
-        pair: Pair,
+        route: Route,
         tasks: Tasks,
         folder: Path,
         manifest: dict[str, Any],
@@ -56,12 +57,13 @@ class Stages:
         claims: Claims,
     ) -> None:
         self.claims = claims
-        self.config, self.pair, self.tasks, self.arms = config, pair, tasks, arms
+        self.config, self.route, self.tasks, self.arms = config, route, tasks, arms
         self.folder, self.manifest = folder / STAGES, manifest
         self.values = Values()
         self.evaluated = 0
         """Documents times arms that this process ran; those found finished do not count."""
         self._lm: Any = None
+        self._held: Piece | None = None  # whose model `_lm` is
         self._prepared: dict[str, list[int]] = {}
         self._run: dict[int, set[Document]] = {}
 
@@ -121,15 +123,25 @@ class Stages:
             self._prepared = samples
         with self.claims.agreeing():
             folders.claim(folder, self.manifest, self.claims.shared)
-        runner = Runner(config, self.tasks, folder, Trackers(""), self.pair.check_unchanged)
-        self._lm = point_at(
-            runner,
-            self.pair,
-            self._lm,
-            arm_name(self.arms[arm]),
-            self.arms[arm],
-            extremes(self.arms),
-        )
+        runner = Runner(config, self.tasks, folder, Trackers(""), self.route.check_unchanged)
+        piece, lam = self._place(self.arms[arm])
+        if piece is not self._held and self._held is not None:  # two models are never held
+            self._lm = None
+            release()
+            if config.apply_chat_template:
+                self.tasks.forget_prompts()  # each stage has a template of its own
+        inside = [lam for holder, lam in map(self._place, self.arms) if holder is piece]
+        name, recorded = arm_name(self.arms[arm]), self._recorded(self.arms[arm])
+        given = recorded, ENGINES["hf"], piece.named
+        self._lm = point_at(runner, piece.pair, self._lm, name, lam, extremes(inside), *given)
+        self._held = piece
+
+    def _place(self, arm: Lam) -> tuple[Piece, Lam]:
+        """Return the pair that holds an arm, and λ inside of it."""
+        return (self.route.pieces[0], arm) if isinstance(arm, Schedule) else self.route.at(arm)
+
+    def _recorded(self, arm: Lam) -> Mapping[str, Any]:
+        return {} if isinstance(arm, Schedule) else self.route.recorded(arm)
 
 
 def extremes(arms: Sequence[Lam]) -> list[float]:

@@ -14,6 +14,7 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 
 from lm_eval_partial import __version__
 from lm_eval_partial.sweep.engines import ENGINES, HF
+from lm_eval_partial.sweep.folder import FINGERPRINT
 from lm_eval_partial.sweep.route import Route
 from lm_eval_partial.sweep.tasks import Tasks, digest
 from lm_eval_partial.weights import generation, loading
@@ -42,6 +43,23 @@ def manifest_of(pair: Pair, command: str | None, run: str) -> dict[str, Any]:
         "generation_config": _generation_configs(pair),
         "notes": pair.notes(),
     }
+
+
+def manifest_of_route(
+    config: EvaluatorConfig,
+    route: Route,
+    tasks: Tasks,
+    command: str | None,
+    run: str,
+    engine: HF = ENGINES["hf"],
+) -> dict[str, Any]:
+    """Return the manifest of a sweep along a route, its fingerprint included."""
+    manifest = manifest_of(route.pair, command, run)
+    if route.stages:
+        paths = [stage.path for stage in route.stages]
+        manifest |= {"instruct": paths[-1], "path": paths, "notes": route.notes()}
+    found = fingerprint(config, route.pair, tasks, engine)
+    return manifest | {FINGERPRINT: found | path_fingerprint(route)}
 
 
 def fingerprint(

@@ -31,7 +31,7 @@ from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep.checks import check_sample, flags_of, open_route
 from lm_eval_partial.sweep.claims import Claims
 from lm_eval_partial.sweep.engines import ENGINES, HF, stock_arguments
-from lm_eval_partial.sweep.fingerprint import fingerprint, manifest_of, path_fingerprint
+from lm_eval_partial.sweep.fingerprint import manifest_of_route
 from lm_eval_partial.sweep.grids import Grid
 from lm_eval_partial.sweep.point import Runner
 from lm_eval_partial.sweep.route import Piece, Points, Route, Stop
@@ -128,12 +128,8 @@ def _manifest(
 ) -> dict[str, Any]:
     """Return the manifest of a new sweep; draw its documents, if only some are to be run."""
     recorded = folders.read_manifest(Path(str(config.output_path))) or {}
-    manifest = manifest_of(route.pair, command, recorded.get("run") or os.urandom(4).hex())
-    if route.stages:
-        paths = [stage.path for stage in route.stages]
-        manifest |= {"instruct": paths[-1], "path": paths, "notes": route.notes()}
-    manifest[folders.FINGERPRINT] = fingerprint(config, route.pair, tasks, engine)
-    manifest[folders.FINGERPRINT] |= path_fingerprint(route)
+    run = recorded.get("run") or os.urandom(4).hex()
+    manifest = manifest_of_route(config, route, tasks, command, run, engine)
     if max_documents is not None:
         config.samples = sample(tasks, max_documents, config.seed[0] or 0)
         # The number and the seed say which documents; their list would be pages.
@@ -186,7 +182,7 @@ def _evaluate(runner: Runner, points: Points, todo: Iterator[str], names: Sequen
             if lm is not None and piece is not held:  # two models are never held
                 points.engine.end(lm)
                 lm = None
-                _release()
+                release()
             if stop is None:
                 _run_stock(runner, points, name)
             else:
@@ -222,7 +218,7 @@ def _run_stock(runner: Runner, points: Points, name: str) -> None:
     runner.point(name, stock, engine.name, model_args, recorded=recorded)
     engine.end(stock)
     del stock
-    _release()
+    release()
     if config.apply_chat_template:
         runner.tasks.forget_prompts()
 
@@ -301,7 +297,8 @@ def _make(kind: Any, model_args: dict[str, Any], config: EvaluatorConfig) -> Any
     return kind.create_from_arg_obj(model_args, flags_of(config))
 
 
-def _release() -> None:
+def release() -> None:
+    """Free the memory of a model that was let go."""
     gc.collect()  # a model in a reference cycle would stay beside the next one
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -9,7 +9,6 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lm_eval_partial.escape import terminal
 from lm_eval_partial.report.drawing import FAINT, fitting, style
 from lm_eval_partial.report.figures import MOST_AREAS
 from lm_eval_partial.report.grid.heat import DARK, LARGE, LEGEND, SMALL, Cell, Heat, heat
@@ -24,7 +23,7 @@ def heat_maps(plane: Plane) -> Figure:
     """Return the overall score in a large panel and every other score in a small one beside it."""
     first, *others = plane.shown
     others = others if len(others) <= MOST_AREAS else []
-    columns = min(3, len(others))
+    columns = min(3, math.ceil(len(others) / 2))  # two rows are as high as the large panel
     rows = max(1, math.ceil(len(others) / columns)) if others else 1
     with style():
         size = 3.9 + 1.75 * columns, max(3.6, 1.85 * rows + 0.35)
@@ -67,7 +66,7 @@ def _cells(axes: Any, found: Heat, *, scale: bool) -> None:
             continue
         axes.add_patch(Rectangle(place, 1, 1, facecolor=cell.fill, edgecolor="white", lw=0.5))
         if cell.may_be_best:
-            axes.plot(place[0] + 0.87, place[1] + 0.87, "o", color=cell.ink, markersize=1.6)
+            axes.plot(place[0] + 0.89, place[1] + 0.89, "o", color=cell.ink, markersize=1.5)
     for (x, y), cell in _placed(found):  # above its neighbours
         if cell is not None and cell.best:
             inside = Rectangle((x + 0.04, y + 0.04), 0.92, 0.92, fill=False, zorder=3)
@@ -103,17 +102,17 @@ def _write(figure: Figure, axes: Any, found: Heat, *, with_names: bool) -> None:
     """Write the values into the cells, and below them what models the corners are."""
     cell_points = axes.get_window_extent().width * 72 / figure.dpi / len(found.xs)
     longest = max(len(cell.text) for _, cell in _placed(found) if cell is not None)
-    size = min(8.0, 0.82 * cell_points / (WIDE * longest))
+    size = min(8.0, 0.74 * cell_points / (WIDE * longest))
     if size < LEAST:
         return
     for (x, y), cell in _placed(found):
         if cell is None:
             continue
         letters = int(0.94 * cell_points / (WIDE * LEAST))
-        name = fitting(cell.corner, letters) if with_names and letters >= 6 else ""
+        name = cell.name_in(letters) if with_names else ""
         weight = "bold" if cell.best else "normal"
         centre = y + (0.58 if name else 0.5)
         given = {"ha": "center", "va": "center_baseline", "color": cell.ink}
         axes.text(x + 0.5, centre, cell.text, fontsize=size, fontweight=weight, **given)
         if name:
-            axes.text(x + 0.5, y + 0.22, terminal(name), fontsize=LEAST, **given)
+            axes.text(x + 0.5, y + 0.22, name, fontsize=LEAST, **given)

@@ -14,11 +14,13 @@ import matplotlib
 from matplotlib.colors import to_hex
 
 from lm_eval_partial.lam import format_lam
+from lm_eval_partial.report.drawing import fitting
 from lm_eval_partial.results.curves import Curve
 from lm_eval_partial.results.grids import Place, Plane, spelled
 
 LARGE, SMALL = 11, 6
 """Cells side by side in a large or small heat map, up to which there is room for their values."""
+FEWEST = 6  # letters of a name that says something
 DARK, LIGHT = "#111111", "#ffffff"
 LEGEND = "brighter: better; framed: best; dot: not ruled out as best (95 %)"
 
@@ -44,6 +46,14 @@ class Cell:
     may_be_best: bool
     corner: str
     told: str
+
+    def name_in(self, letters: int) -> str:
+        """Return the name of the corner for a cell of so many letters; empty if it has no room."""
+        if letters < FEWEST:
+            return ""
+        name = fitting(self.corner, letters)
+        # Without its middle, the name of a sum would look like that of a model.
+        return name if name == self.corner or " " not in self.corner else ""
 
 
 @dataclass(frozen=True)

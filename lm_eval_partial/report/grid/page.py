@@ -109,7 +109,7 @@ def _cell(cell: Cell | None, x: float, y: float, side: float, *, written: bool, 
     found = f'<g><title>{escape.html(cell.told)}</title><rect {box} fill="{cell.fill}"/>'
     if cell.may_be_best:
         dot = max(1.3, side / 26)
-        found += f'<circle cx="{x + side * 0.87:.1f}" cy="{y + side * 0.13:.1f}" r="{dot:.1f}"'
+        found += f'<circle cx="{x + side * 0.88:.1f}" cy="{y + side * 0.12:.1f}" r="{dot:.1f}"'
         found += f' fill="{cell.ink}"/>'
     if cell.best:
         inset = f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{inner - 2:.1f}" height="{inner - 2:.1f}"'
@@ -121,9 +121,8 @@ def _cell(cell: Cell | None, x: float, y: float, side: float, *, written: bool, 
 
 def _written(cell: Cell, x: float, y: float, side: float, named: bool) -> str:
     """Return the value of a cell around its middle, and the model that it is below."""
-    size = min(14.0, 0.85 * side / (0.6 * max(4, len(cell.text))))
-    letters = int(0.95 * side / (0.58 * 9))
-    name = fitting(cell.corner, letters) if named and letters >= 6 else ""
+    size = min(14.0, 0.76 * side / (0.6 * max(4, len(cell.text))))
+    name = cell.name_in(int(0.95 * side / (0.58 * 9))) if named else ""
     ink = f"fill:{cell.ink};font-size:{{:.1f}}px"
     weight = ";font-weight:700" if cell.best else ""
     height = y + size * 0.36 - (5 if name else 0)
