@@ -181,3 +181,41 @@ def sweep(folder: Path, best: float = 0.5, **more: Any) -> Path:
     for lam, name, model in ((0.0, "base", "B"), (1.0, "instruct", "I")):
         write(folder / f"hf_{name}", scores(lam), pretrained=model, groups=groups, **more)
     return folder
+
+
+def grid(
+    folder: Path,
+    xs: Sequence[float] = (0.0, 0.5, 1.0),
+    ys: Sequence[float] = (0.0, 0.5, 1.0),
+    *,
+    models: tuple[str, str, str] = ("m/base", "m/sft", "m/dpo"),
+    chained: bool = False,
+    without: Sequence[tuple[float, float]] = (),
+    **more: Any,
+) -> Path:
+    """Write a sweep over two updates: two tasks in one group, and a chat task.
+
+    Scores are highest near (0.5, 0.5), and of the chat task at (1, 1). With `chained`, the second
+    model is the stage after the first.
+    """
+    base, one, two = models
+    record = {"axes": [one, two], "starts": [base, one if chained else base], "fixed": {}}
+    for x in xs:
+        for y in ys:
+            if (x, y) in without:
+                continue
+            chance = 0.8 - 0.7 * (x - 0.5) ** 2 - 0.5 * (y - 0.5) ** 2
+            seed = int(100 * x) + 7 * int(100 * y)
+            tasks = {name: answers(seed + 3 * at, chance) for at, name in enumerate(("a", "b"))}
+            model = {
+                "base": base,
+                "instruct": f"{x}*{one}+{y}*{two}",
+                "instruct_sha": f"sum-{x}-{y}",
+                "grid": record | {"at": [x, y], "sha": "grid-1"},
+            }
+            point = folder / f"lam_{x:.2f}_{y:.2f}"
+            write(point, tasks, lam=1.0, groups={"top": ["a", "b"]}, **model, **more)
+            chat = {"ifeval": answers(seed, 0.2 + 0.3 * x + 0.4 * y)}
+            write(point, chat, lam=1.0, date="2026-01-02T00-00-00.000000", **model, **more)
+    (folder / "manifest.json").write_text(json.dumps({"identity": {}, "grid": {}}))
+    return folder

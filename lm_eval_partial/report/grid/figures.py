@@ -42,8 +42,10 @@ def heat_maps(plane: Plane) -> Figure:
         figure.supxlabel(LEGEND, fontsize=7)
         figure.draw_without_rendering()  # only now are the cells' sizes known
         for axes, found, most in panels:
+            side = axes.get_window_extent().width * 72 / figure.dpi / len(found.xs)
+            _mark(axes, found, side, written=found.has_room(most))
             if found.has_room(most):
-                _write(figure, axes, found, with_names=most == LARGE)
+                _write(axes, found, side, with_names=most == LARGE)
     return figure
 
 
@@ -65,13 +67,6 @@ def _cells(axes: Any, found: Heat, *, scale: bool) -> None:
             axes.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=FAINT, linewidth=0.3))
             continue
         axes.add_patch(Rectangle(place, 1, 1, facecolor=cell.fill, edgecolor="white", lw=0.5))
-        if cell.may_be_best:
-            axes.plot(place[0] + 0.89, place[1] + 0.89, "o", color=cell.ink, markersize=1.5)
-    for (x, y), cell in _placed(found):  # above its neighbours
-        if cell is not None and cell.best:
-            inside = Rectangle((x + 0.04, y + 0.04), 0.92, 0.92, fill=False, zorder=3)
-            inside.set(edgecolor=DARK, linewidth=1.6)
-            axes.add_patch(inside)
     if scale:
         _scale(axes, found)
 
@@ -98,21 +93,51 @@ def _placed(found: Heat) -> list[tuple[tuple[float, float], Cell | None]]:
     return cells
 
 
-def _write(figure: Figure, axes: Any, found: Heat, *, with_names: bool) -> None:
-    """Write the values into the cells, and below them what models the corners are."""
-    cell_points = axes.get_window_extent().width * 72 / figure.dpi / len(found.xs)
+def _mark(axes: Any, found: Heat, side: float, *, written: bool) -> None:
+    """Frame the best cell, and put a dot into those that may be: in a corner beside a value.
+
+    Args:
+        axes: of the heat map.
+        found: what it shows.
+        side: of a cell, in points.
+        written: whether the cells have values.
+    """
+    gap = 1.3 / side
+    for (x, y), cell in _placed(found):
+        if cell is None:
+            continue
+        if cell.may_be_best:
+            place = (x + 1 - 2.4 * gap, y + 1 - 2.4 * gap) if written else (x + 0.5, y + 0.5)
+            axes.plot(*place, "o", color=cell.ink, markersize=1.5, markeredgewidth=0)
+        if cell.best:
+            size = 1 - 2 * gap
+            frame = Rectangle((x + gap, y + gap), size, size, fill=False, zorder=3)
+            frame.set(edgecolor=DARK, linewidth=1.6)
+            axes.add_patch(frame)
+
+
+def _write(axes: Any, found: Heat, side: float, *, with_names: bool) -> None:
+    """Write the values into the cells, and below them what models the corners are.
+
+    Args:
+        axes: of the heat map.
+        found: what it shows.
+        side: of a cell, in points.
+        with_names: whether to name the corners.
+    """
     longest = max(len(cell.text) for _, cell in _placed(found) if cell is not None)
-    size = min(8.0, 0.74 * cell_points / (WIDE * longest))
+    size = min(8.0, 0.74 * side / (WIDE * longest))
     if size < LEAST:
         return
     for (x, y), cell in _placed(found):
         if cell is None:
             continue
-        letters = int(0.94 * cell_points / (WIDE * LEAST))
-        name = cell.name_in(letters) if with_names else ""
+        name = cell.name_in(int(0.94 * side / (WIDE * LEAST))) if with_names else ""
+        given: dict[str, Any] = {"ha": "center", "va": "center_baseline", "color": cell.ink}
+        given |= {"textcoords": "offset points"}
+        middle, up = (x + 0.5, y + 0.5), 2.5 if name else 0.0
         weight = "bold" if cell.best else "normal"
-        centre = y + (0.58 if name else 0.5)
-        given = {"ha": "center", "va": "center_baseline", "color": cell.ink}
-        axes.text(x + 0.5, centre, cell.text, fontsize=size, fontweight=weight, **given)
+        axes.annotate(cell.text, middle, (0, up), fontsize=size, fontweight=weight, **given)
         if name:
-            axes.text(x + 0.5, y + 0.22, name, fontsize=LEAST, **given)
+            small = min(6.5, 0.94 * side / (WIDE * len(name)))
+            axes.annotate(name, middle, (0, up - size / 2 - small), fontsize=small, **given)

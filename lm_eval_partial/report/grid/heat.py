@@ -20,7 +20,7 @@ from lm_eval_partial.results.grids import Place, Plane, spelled
 
 LARGE, SMALL = 11, 6
 """Cells side by side in a large or small heat map, up to which there is room for their values."""
-FEWEST = 6  # letters of a name that says something
+FEWEST = 12  # letters of a name without its middle that says something
 DARK, LIGHT = "#111111", "#ffffff"
 LEGEND = "brighter: better; framed: best; dot: not ruled out as best (95 %)"
 
@@ -49,11 +49,11 @@ class Cell:
 
     def name_in(self, letters: int) -> str:
         """Return the name of the corner for a cell of so many letters; empty if it has no room."""
-        if letters < FEWEST:
-            return ""
-        name = fitting(self.corner, letters)
+        if len(self.corner) <= letters:
+            return fitting(self.corner, letters)
         # Without its middle, the name of a sum would look like that of a model.
-        return name if name == self.corner or " " not in self.corner else ""
+        is_sum = " " in self.corner
+        return fitting(self.corner, letters) if letters >= FEWEST and not is_sum else ""
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,10 @@ def render(plane: Plane) -> str:
 <title>{name}</title>
 <link rel="icon" href="data:,">
 <style>
-{css}.maps {{ display: grid; gap: 1rem 1.25rem; \
-grid-template-columns: repeat(auto-fill, minmax(min(13rem, 100%), 1fr)); }}
+{css}.maps, .tables {{ display: grid; gap: 1.25rem; align-items: start; }}
+.maps {{ grid-template-columns: repeat(auto-fill, minmax(min(13rem, 100%), 1fr)); }}
+.tables {{ grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }}
+.small {{ max-width: 18rem; }} .large {{ max-width: 34rem; }}
 @media print {{ figure {{ break-inside: avoid; }} }}
 </style>
 </head>
@@ -60,7 +62,7 @@ for all that is known of it; the tables have all values.</p>
 {tables.best(plane).html()}
 {f"<h2>Corners</h2>{corners.html()}" if corners else ""}
 <h2>Values</h2>
-{by_lam}
+<div class="tables">{by_lam}</div>
 </main>
 <footer><p class="soft">Made by lm-eval-partial report, lm_eval_partial {__version__}.</p></footer>
 </body>
@@ -94,8 +96,9 @@ def _svg(plane: Plane, found: Heat, most: int) -> str:
         parts += _scale(found, right + 8, ABOVE, bottom)
     label = escape.html(f"{found.title}: heat map over λ of {one} and λ of {two}; see the tables")
     height = bottom + BELOW
+    size = "large" if most == LARGE else "small"
     return (
-        f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{label}">'
+        f'<svg class="{size}" viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{label}">'
         f"{''.join(parts)}</svg>"
     )
 
@@ -108,8 +111,9 @@ def _cell(cell: Cell | None, x: float, y: float, side: float, *, written: bool, 
         return f'<rect {box} class="axis" fill="none"/>'
     found = f'<g><title>{escape.html(cell.told)}</title><rect {box} fill="{cell.fill}"/>'
     if cell.may_be_best:
-        dot = max(1.3, side / 26)
-        found += f'<circle cx="{x + side * 0.88:.1f}" cy="{y + side * 0.12:.1f}" r="{dot:.1f}"'
+        dot = min(2.5, max(1.3, side / 26))
+        at = (x + inner - 2.6 * dot, y + 2.6 * dot) if written else (x + inner / 2, y + inner / 2)
+        found += f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{dot:.1f}"'
         found += f' fill="{cell.ink}"/>'
     if cell.best:
         inset = f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{inner - 2:.1f}" height="{inner - 2:.1f}"'

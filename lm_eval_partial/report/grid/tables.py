@@ -36,20 +36,19 @@ def best(plane: Plane) -> Table:
 
 
 def corners(plane: Plane) -> Table | None:
-    """Return every score at the cells that are models by themselves, and of stock; None of none."""
-    names = plane.corners
-    columns = [plane.places.index(place) for place in names]
-    columns += range(len(plane.places), len(plane.places) + len(plane.baselines))
+    """Return the overall scores of the cells that have names, and of stock; None of no such."""
+    columns: dict[str, int] = {}
+    for place, name in plane.corners.items():
+        columns[f"{name} {spelled(place)}"] = plane.places.index(place)
+    for column, side in enumerate(plane.baselines, len(plane.places)):
+        columns[f"stock {side}"] = column
     if not columns:
         return None
-    head = ["score", *(f"{name} {spelled(place)}" for place, name in names.items())]
-    head += [f"stock {name}" for name in plane.baselines]
-    tasks = {node.name for node in plane.outline.tasks}
     rows = []
-    for curve in plane.ordered:
-        cells = [curve.node.label, *(number(float(curve.values[column])) for column in columns)]
-        rows.append(Row(cells, group=curve.node.name not in tasks))
-    return Table("The corners", head, rows)
+    for name, column in columns.items():
+        values = [number(float(curve.values[column])) for curve in plane.shown]
+        rows.append(Row([name, *values]))
+    return Table("The corners", ["(x, y)", *(curve.node.label for curve in plane.shown)], rows)
 
 
 def values(plane: Plane, curve: Curve) -> Table:
