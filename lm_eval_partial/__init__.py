@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lm_eval_partial.weights.loading import load as load
     from lm_eval_partial.weights.pair import Pair as Pair
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 __all__ = ["Pair", "PartialHFLM", "compare", "load", "run_sweep", "write_report"]
 
 _WHERE = {

@@ -265,6 +265,19 @@ def test_a_dry_run_says_what_a_sweep_takes(words, lines, monkeypatch, tmp_path, 
     assert not any(tmp_path.iterdir())
 
 
+def test_a_dry_run_of_a_search_says_what_the_whole_grid_takes(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = "--recipe", "llama-2-7b", "--within", "1"
+    assert main(["search", *words, "--dry-run"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    whole = printed.index("  all of it, 11 λ: 2.4 h")
+    assert printed[whole + 1].startswith("  a search runs part of that: 7 to 16 %")
+    command = shlex.split(printed[-1])
+    assert command[:4] == ["lm-eval-partial", "search", "--within", "1"]
+    assert command[command.index("--output_path") + 1] == "results/llama-2-7b-search"
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
