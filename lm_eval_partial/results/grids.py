@@ -24,19 +24,19 @@ from lm_eval_partial.reading import Shape
 from lm_eval_partial.results import curves
 from lm_eval_partial.results.aggregation import INSTRUCTION, outline
 from lm_eval_partial.results.curves import Axis, Curve
-from lm_eval_partial.results.files import ResultFile, Run, find, runs
-from lm_eval_partial.results.nodes import Outline
-from lm_eval_partial.results.result_json import AGAIN
-from lm_eval_partial.results.series import common_tasks
-from lm_eval_partial.results.suite import Suite
-from lm_eval_partial.results.trajectory import (
-    baseline,
+from lm_eval_partial.results.facts import (
+    baselines_of,
     folder_name,
     notes_on,
     settings_of,
     short_names,
     unused,
 )
+from lm_eval_partial.results.files import ResultFile, find, runs
+from lm_eval_partial.results.nodes import Outline
+from lm_eval_partial.results.result_json import AGAIN
+from lm_eval_partial.results.series import common_tasks
+from lm_eval_partial.results.suite import Suite
 from lm_eval_partial.results.uncertainty import nearest_to_one
 
 MANIFEST = "manifest.json"
@@ -198,10 +198,7 @@ def read(folder: Path, suite: Suite, instruction: Sequence[str] = INSTRUCTION) -
         raise UserError(f"{folder} has points of several grids. Give each a folder of its own.")
     points = runs(files)
     places = [_place(run.files[0]) for run in points]
-    baselines: dict[str, Run] = {}
-    for which in ("base", "instruct"):
-        if found := baseline(rest, which, files[0]):
-            baselines[which] = found
+    baselines = baselines_of(rest, files[0])
     tasks, left = common_tasks(points)
     plan = outline(points, tasks, suite, instruction)
     # The cells one after the other, as a trajectory's λ are.

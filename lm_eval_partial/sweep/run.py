@@ -74,8 +74,7 @@ def sweep(
         engine: what runs the models, of `ENGINES`.
         sharing: how the points are shared with other processes.
         stages: folders or Hub ids that λ walks, in place of one pair; see `route`.
-        grid: weights of two updates, in place of λ. ``model_args`` then have its base, and any of
-            its sums as ``instruct``.
+        grid: of two updates, in place of λ; ``model_args`` have its base, and one of its sums.
 
     Returns:
         The folder of the results.
@@ -178,8 +177,7 @@ def _evaluate(runner: Runner, points: Points, todo: Iterator[str], names: Sequen
             bar.set_description(name)
             points.route.check_unchanged()  # the model opens the files itself, once more
             stop = points.stops.get(name)
-            piece = None if stop is None else stop.piece
-            if lm is not None and piece is not held:  # two models are never held
+            if lm is not None and (stop is None or stop.piece is not held):  # two are never held
                 points.engine.end(lm)
                 lm = None
                 release()
@@ -189,7 +187,7 @@ def _evaluate(runner: Runner, points: Points, todo: Iterator[str], names: Sequen
                 before = held.pair if held is not None else stop.piece.pair
                 if before is not stop.piece.pair and runner.config.apply_chat_template:
                     runner.tasks.forget_prompts()  # each stage has a template of its own
-                lm, held = _run_stop(runner, points, lm, name, stop), piece
+                lm, held = _run_stop(runner, points, lm, name, stop), stop.piece
             bar.update(finished() - bar.n)  # others finish points, too
     if lm is not None:
         points.engine.end(lm)
@@ -198,8 +196,7 @@ def _evaluate(runner: Runner, points: Points, todo: Iterator[str], names: Sequen
 def _run_stop(runner: Runner, points: Points, lm: Any, name: str, stop: Stop) -> Any:
     """Evaluate θ as the point `name`, and return the model that was loaded or moved."""
     piece, lams = stop.piece, points.lams_in(stop.piece)
-    recorded = {**points.recorded, **stop.recorded}
-    given = recorded, points.engine, piece.named
+    given = {**points.recorded, **stop.recorded}, points.engine, piece.named
     return point_at(runner, piece.pair, lm, name, stop.lam, lams, *given)
 
 
@@ -256,8 +253,8 @@ def point_at(
     dropped = _drop(lm, name, pair, generation.generation_config(pair), engine)
     given = model_args | {"model": lm.name}
     recorded = {**dropped, **(recorded or {})}
-    no_number = isinstance(lam, Schedule) or "grid" in recorded
-    number = None if no_number else recorded.get("lam", lam)
+    is_one = not isinstance(lam, Schedule) and "grid" not in recorded
+    number = recorded.get("lam", lam) if is_one else None
     runner.point(name, lm, f"partial-{engine.name}", given, number, recorded)
     return lm
 

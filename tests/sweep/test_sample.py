@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from lm_eval_partial.results.facts import settings_of
 from lm_eval_partial.results.files import find
-from lm_eval_partial.results.trajectory import _settings
 from lm_eval_partial.sweep import sample as samples
 from lm_eval_partial.sweep.folder import read_manifest
 from lm_eval_partial.sweep.outline import aggregation_of, outline_of
@@ -30,7 +30,7 @@ def test_a_sample_is_random_seeded_and_the_same_at_every_point(run, tmp_path, ca
     identity = (read_manifest(tmp_path / "out") or {})["identity"]
     assert identity["max_documents"] == 6 and identity["samples"] is None
     (file,) = find(tmp_path / "out" / "lam_1.00")
-    assert _settings([file], ["pico_mc"])["max_documents"] == 6
+    assert settings_of([file], ["pico_mc"])["max_documents"] == 6
     assert run(*flags, "--seed", "5", out="other") == 0
     assert drawn(tmp_path / "other" / "lam_1.00") != one
     assert run("--lam", "0,1", "--max_documents", "7") == 1

@@ -39,7 +39,7 @@ def heat_maps(plane: Plane) -> Figure:
         one, two = plane.axes
         large.set_xlabel(f"λ of {fitting(one, LETTERS)}")
         large.set_ylabel(f"λ of {fitting(two, LETTERS)}")
-        figure.supxlabel(LEGEND, fontsize=7)
+        figure.supxlabel(_caption(plane), fontsize=7)
         figure.draw_without_rendering()  # only now are the cells' sizes known
         for axes, found, most in panels:
             side = axes.get_window_extent().width * 72 / figure.dpi / len(found.xs)
@@ -47,6 +47,14 @@ def heat_maps(plane: Plane) -> Figure:
             if found.has_room(most):
                 _write(axes, found, side, with_names=most == LARGE)
     return figure
+
+
+def _caption(plane: Plane) -> str:
+    """Return what stands below the panels, with the names of the corners that have no room."""
+    if max(len(plane.xs), len(plane.ys)) <= SMALL:
+        return LEGEND
+    names = [f"({x:g}, {y:g}) {fitting(name, 40)}" for (x, y), name in plane.corners.items()]
+    return "\n".join([LEGEND, "; ".join(names)])
 
 
 def _cells(axes: Any, found: Heat, *, scale: bool) -> None:
@@ -106,8 +114,8 @@ def _mark(axes: Any, found: Heat, side: float, *, written: bool) -> None:
     for (x, y), cell in _placed(found):
         if cell is None:
             continue
-        if cell.may_be_best:
-            place = (x + 1 - 2.4 * gap, y + 1 - 2.4 * gap) if written else (x + 0.5, y + 0.5)
+        if cell.may_be_best and not cell.best:
+            place = (x + 1 - 2.8 * gap, y + 1 - 2.8 * gap) if written else (x + 0.5, y + 0.5)
             axes.plot(*place, "o", color=cell.ink, markersize=1.5, markeredgewidth=0)
         if cell.best:
             size = 1 - 2 * gap

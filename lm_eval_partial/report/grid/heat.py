@@ -22,7 +22,7 @@ LARGE, SMALL = 11, 6
 """Cells side by side in a large or small heat map, up to which there is room for their values."""
 FEWEST = 12  # letters of a name without its middle that says something
 DARK, LIGHT = "#111111", "#ffffff"
-LEGEND = "brighter: better; framed: best; dot: not ruled out as best (95 %)"
+LEGEND = "brighter: better; framed: best; dot: others not ruled out as best (95 %)"
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def _cell(cell: Cell | None, x: float, y: float, side: float, *, written: bool, 
     if cell is None:
         return f'<rect {box} class="axis" fill="none"/>'
     found = f'<g><title>{escape.html(cell.told)}</title><rect {box} fill="{cell.fill}"/>'
-    if cell.may_be_best:
+    if cell.may_be_best and not cell.best:
         dot = min(2.5, max(1.3, side / 26))
         at = (x + inner - 2.6 * dot, y + 2.6 * dot) if written else (x + inner / 2, y + inner / 2)
         found += f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{dot:.1f}"'
