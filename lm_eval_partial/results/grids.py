@@ -185,7 +185,8 @@ def read(folder: Path, suite: Suite, instruction: Sequence[str] = INSTRUCTION) -
     Raises:
         UserError: no or one point of a grid, two grids in one folder, or as `series.load`.
     """
-    files, rest = [], []
+    files: list[ResultFile] = []
+    rest: list[ResultFile] = []
     for file in find(folder):
         (files if len(file.lams) == 2 else rest).append(file)
     if len({file.lams for file in files}) < 2:

@@ -35,13 +35,14 @@ _INSTEAD = {
 }
 
 
-def open_run(
+def open_route(
     config: EvaluatorConfig,
     baselines: Sequence[str] = (),
     engine: HF = ENGINES["hf"],
     prompts: Path | None = None,
-) -> tuple[Pair, Tasks]:
-    """Return the pair and the tasks of a run; no weight is read.
+    stages: Sequence[str] = (),
+) -> tuple[Route, Tasks]:
+    """Return what λ walks, and the tasks of a run; no weight is read.
 
     All that can be refused is refused before tasks are downloaded and loaded.
 
@@ -50,29 +51,10 @@ def open_run(
         baselines: of ``base`` and ``instruct``.
         engine: what runs the models.
         prompts: a private folder, in which processes of this machine share built prompts.
+        stages: of a path, as ``--path`` has them; none for the pair of the model arguments.
 
     Raises:
-        UserError: a flag, the pair, or a task is wrong.
-    """
-    route, tasks = open_route(config, baselines, engine, prompts)
-    return route.pair, tasks
-
-
-def open_route(
-    config: EvaluatorConfig,
-    baselines: Sequence[str] = (),
-    engine: HF = ENGINES["hf"],
-    prompts: Path | None = None,
-    stages: Sequence[str] = (),
-) -> tuple[Route, Tasks]:
-    """Return what λ walks, and the tasks of a run; no weight is read. Raises as `open_run`.
-
-    Args:
-        config: of the harness's own command.
-        baselines: of ``base`` and ``instruct``.
-        engine: what runs the models.
-        prompts: as `open_run` takes it.
-        stages: of a path, as ``--path`` has them; none for the pair of the model arguments.
+        UserError: a flag, a pair, or a task is wrong.
     """
     flags.check({field.name: getattr(config, field.name) for field in fields(config)})
     _take_flags(config, engine)
