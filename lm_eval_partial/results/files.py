@@ -128,8 +128,9 @@ class ResultFile:
         """λ; of a point of a grid, one of each update; empty if no pair was evaluated."""
         grid = self.config.get("grid")
         at = grid.get("at") if isinstance(grid, dict) else None
-        if isinstance(at, list) and all(isinstance(lam, int | float) for lam in at):
-            return tuple(map(float, at))
+        found = [finite(lam) for lam in at] if isinstance(at, list) else []
+        if found and None not in found:
+            return tuple(lam for lam in found if lam is not None)
         return () if self.lam is None else (self.lam,)
 
     @property

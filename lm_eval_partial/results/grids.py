@@ -188,7 +188,7 @@ def read(folder: Path, suite: Suite, instruction: Sequence[str] = INSTRUCTION) -
     files: list[ResultFile] = []
     rest: list[ResultFile] = []
     for file in find(folder):
-        (files if len(file.lams) == 2 else rest).append(file)
+        (files if file.pair and len(file.lams) == 2 else rest).append(file)
     if len({file.lams for file in files}) < 2:
         raise UserError(
             f"{folder} has {'one point' if files else 'no point'} of a grid, and a picture needs"
