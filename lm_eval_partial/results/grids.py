@@ -167,11 +167,10 @@ def spelled(place: Place) -> str:
 
 def is_grid(folder: Path) -> bool:
     """Return whether a folder is a sweep's over a grid."""
-    file = folder / MANIFEST
-    if not file.is_file():
+    try:
+        return "grid" in reading.read_json(folder / MANIFEST, Manifest, "")
+    except UserError:  # there is none, or one that is not a sweep's
         return False
-    found = reading.read_json(file, Manifest, "Restore it, or remove it.")
-    return "grid" in found
 
 
 def read(folder: Path, suite: Suite, instruction: Sequence[str] = INSTRUCTION) -> Plane:
@@ -209,7 +208,7 @@ def read(folder: Path, suite: Suite, instruction: Sequence[str] = INSTRUCTION) -
     record, config = records[0], files[0].config
     models = [str(config["base"]), *record["axes"], *record["starts"], *record["fixed"]]
     names = dict(zip(models, short_names(models), strict=True))
-    one, two = (names[axis] for axis in record["axes"])
+    one, two = (names[model] for model in record["axes"])
     first, second = (names[start] for start in record["starts"])
     return Plane(
         name=folder_name(folder),

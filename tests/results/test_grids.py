@@ -89,6 +89,8 @@ def test_stock_has_a_place_behind_the_cells(tmp_path):
 def test_what_is_no_grid_is_refused(tmp_path):
     assert is_grid(grid(tmp_path / "grid"))
     assert not is_grid(sweep(tmp_path / "sweep")) and not is_grid(tmp_path / "none")
+    (tmp_path / "sweep" / "manifest.json").write_text("[another program's]")
+    assert not is_grid(tmp_path / "sweep")
     with pytest.raises(UserError, match="has no point of a grid"):
         read(tmp_path / "sweep", {})
     with pytest.raises(UserError, match="has one point of a grid"):
