@@ -207,7 +207,7 @@ def grid(
             chance = 0.8 - 0.7 * (x - 0.5) ** 2 - 0.5 * (y - 0.5) ** 2
             seed = int(100 * x) + 7 * int(100 * y)
             tasks = {name: answers(seed + 3 * at, chance) for at, name in enumerate(("a", "b"))}
-            model = {
+            model: dict[str, Any] = {
                 "base": base,
                 "instruct": f"{x}*{one}+{y}*{two}",
                 "instruct_sha": f"sum-{x}-{y}",

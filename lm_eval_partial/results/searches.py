@@ -117,8 +117,8 @@ def _export(record: Search, arm: str) -> str:
         for name, value in named.items():
             words += [f"--{name}", value]
     else:
-        words += ["--base", record["base"], "--instruct", record["instruct"]]
-        for name in ("onto", "base_revision", "instruct_revision"):
-            if name in record:
-                words += [f"--{name}", record[name]]
+        given: dict[str, Any] = dict(record)
+        for name in ("base", "instruct", "onto", "base_revision", "instruct_revision"):
+            if name in given:
+                words += [f"--{name}", given[name]]
     return escape.command([*words, "--lam", arm, "--output", "DIR"])

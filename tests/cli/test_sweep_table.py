@@ -44,5 +44,7 @@ def test_of_equal_scores_both_take_the_one_nearest_to_1(higher, best):
 
 
 def test_the_best_of_a_grid_is_one_of_its_cells():
-    scores = {(x, y): 1 - abs(x - 0.5) - y for x in (0.0, 0.5, 1.0) for y in (0.0, 1.0)}
+    scores: dict[tuple[float, ...], float] = {}
+    for x in (0.0, 0.5, 1.0):
+        scores |= {(x, y): 1 - abs(x - 0.5) - y for y in (0.0, 1.0)}
     assert best_lam(scores) == (0.5, 0.0) and best_lam(scores, higher_is_better=False) == (1.0, 1.0)

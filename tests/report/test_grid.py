@@ -7,6 +7,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -40,7 +41,7 @@ def test_a_heat_map_shows_values_colours_and_marks(plane):
     top = plane.curves["top"]
     found = heat(plane, top)
     assert (found.title, found.xs, found.ys) == ("top (%)", ["0", "0.5", "1"], ["1", "0.5", "0"])
-    cells = [cell for line in found.rows for cell in line]
+    cells: list[Any] = [cell for line in found.rows for cell in line]
     values = [float(top.values[plane.column(x, y)]) for y in (1, 0.5, 0) for x in (0, 0.5, 1)]
     assert [cell.text for cell in cells] == [f"{value:.1f}" for value in values]
     assert [cell.best for cell in cells].index(True) == 4 and sum(c.best for c in cells) == 1
@@ -55,10 +56,14 @@ def test_where_less_is_better_the_least_is_bright(tmp_path):
     for x, y, loss in ((0.0, 0.0, 3.0), (0.0, 1.0, 2.0), (1.0, 0.0, 1.5), (1.0, 1.0, 2.5)):
         at = {"axes": ["s", "d"], "starts": ["b", "b"], "fixed": {}, "at": [x, y], "sha": "g"}
         losses = {"loss": [loss, loss + 0.1, loss - 0.1]}
-        more = {"metric": "nll,none", "higher_is_better": False, "instruct_sha": f"{x}{y}"}
+        more: dict[str, Any] = {
+            "metric": "nll,none",
+            "higher_is_better": False,
+            "instruct_sha": f"{x}{y}",
+        }
         write(tmp_path / f"{x}{y}", losses, lam=1.0, grid=at, **more)
     found = read(tmp_path, {})
-    cells = heat(found, found.curves["loss"]).rows
+    cells: Any = heat(found, found.curves["loss"]).rows
     assert cells[1][1].best and cells[1][1].fill == "#fde725" and cells[1][0].fill == "#440154"
 
 
@@ -67,7 +72,7 @@ def test_ink_is_the_one_that_can_be_read():
 
 
 def test_a_name_without_room_is_left_out_or_cut(plane):
-    corner = heat(plane, plane.curves["top"]).rows[0][2]
+    corner: Any = heat(plane, plane.curves["top"]).rows[0][2]
     assert corner.name_in(9) == "sft + dpo" and corner.name_in(8) == ""
     long = replace(corner, corner="llama-3.1-8b-instruct")
     assert long.name_in(12) == "llama-…truct" and long.name_in(11) == ""
