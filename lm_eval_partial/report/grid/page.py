@@ -39,9 +39,9 @@ def render(plane: Plane) -> str:
 <title>{name}</title>
 <link rel="icon" href="data:,">
 <style>
-{css}.maps, .tables {{ display: grid; gap: 1.25rem; align-items: start; }}
-.maps {{ grid-template-columns: repeat(auto-fill, minmax(min(13rem, 100%), 1fr)); }}
-.tables {{ grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }}
+{css}.maps {{ display: grid; gap: 1.25rem; align-items: start; \
+grid-template-columns: repeat(auto-fill, minmax(min(13rem, 100%), 1fr)); }}
+.tables {{ display: flex; flex-wrap: wrap; gap: 1.5rem 2.5rem; }}
 .small {{ max-width: 18rem; }} .large {{ max-width: 34rem; }}
 @media print {{ figure {{ break-inside: avoid; }} }}
 </style>

@@ -54,11 +54,11 @@ def corners(plane: Plane) -> Table | None:
 def values(plane: Plane, curve: Curve) -> Table:
     """Return one score, with λ of the second update downward and of the first across."""
     one, two = plane.axes
-    head = [f"y: {two} ↓, x: {one} →", *map(format_lam, plane.xs)]
+    head = ["y ↓ x →", *map(format_lam, plane.xs)]
     rows = []
     for y, line in zip(reversed(plane.ys), plane.cells(curve), strict=True):
         shown = ["–" if value is None else number(value) for value in line]
         x, best_y = plane.best(curve)
         column = 1 + plane.xs.index(x) if y == best_y else None
         rows.append(Row([format_lam(y), *shown], column))
-    return Table(curve.node.label, head, rows)
+    return Table(f"{curve.node.label}; x: λ of {one}, y: λ of {two}", head, rows)

@@ -103,7 +103,14 @@ def markdown(plane: Plane) -> str:
     lines.append(tables.best(plane).markdown())
     if found := tables.corners(plane):
         lines += ["", "## Corners", "", found.markdown()]
-    lines += ["", "## Values", "", "Bold: best. All scores with their intervals are in `grid.csv`."]
+    one, two = map(escape.markdown, plane.axes)
+    lines += [
+        "",
+        "## Values",
+        "",
+        f"x: λ of {one}, y: λ of {two}. Bold: best. All scores with their",
+    ]
+    lines[-1] += " intervals are in `grid.csv`."
     for curve in plane.shown:
         lines += ["", f"### {escape.markdown(curve.node.label)}", ""]
         lines.append(tables.values(plane, curve).markdown())
