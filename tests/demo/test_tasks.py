@@ -23,14 +23,8 @@ AREAS = {
 
 
 LETTERED = [
-    (
-        "Passage: poten holds the box. kekar holds the ring. ravar keeps the flower.\n"
-        "Question: who has the box?\nA. ravar\nB. kekar\nC. poten\nAnswer: C"
-    ),
-    (
-        "Passage: zover carries the pen. karem keeps the letter. batal holds the watch.\n"
-        "Question: who has the watch?\nA. zover\nB. karem\nC. batal\nAnswer:"
-    ),
+    "Review: we disliked our gloomy story.\nA. positive\nB. negative\nSentiment: B",
+    "Review: the garden was rotten and very broken.\nA. positive\nB. negative\nSentiment:",
 ]
 GENERATED = [
     "Input: reverse s b t\nOutput: t b s",
@@ -65,14 +59,14 @@ def test_every_group_averages_acc_with_equal_weights(loaded):
         assert (metric.metric, metric.weight_by_size) == ("acc", False)
 
 
-def test_all_three_scorings_occur_four_times(tasks):
-    assert Counter(scoring(tasks[name]) for name in FEW_SHOT) == {"MC": 4, "FMC": 4, "G": 4}
+def test_all_three_scorings_occur(tasks):
+    assert Counter(scoring(tasks[name]) for name in FEW_SHOT) == {"MC": 8, "FMC": 1, "G": 3}
 
 
 @pytest.mark.parametrize("name", [*FEW_SHOT, *CHAT])
 def test_a_task_names_its_version_main_metric_and_chance(name, tasks):
     task = tasks[name]
-    assert task.VERSION == task.config.metadata["version"] == 1.0
+    assert task.VERSION == task.config.metadata["version"] == (2.0 if name in FEW_SHOT else 1.0)
     assert task.config.metadata["main_metric"] in task.aggregation()
     assert 0 <= task.config.metadata["chance"] <= 0.5
 
@@ -95,7 +89,8 @@ def test_shots_are_five_to_ten_and_fixed(name, tasks):
 @pytest.mark.parametrize("name", FEW_SHOT)
 def test_the_prompt_is_the_layout_that_training_documents_use(name, tasks):
     task, skill = tasks[name], SKILLS[name.removeprefix("partial_demo_")]
-    layout = own_layout(skill, "lettered" if scoring(task) == "FMC" else "none")
+    options = "inline" if skill.name == "size" else "none"
+    layout = own_layout(skill, "lettered" if scoring(task) == "FMC" else options)
     for row in task.test_docs():
         item = Item("", row["question"], row["answer"], (), row["passage"])
         assert task.doc_to_text(row) == prompt(item, layout, row["options"])
@@ -168,7 +163,7 @@ def test_an_unknown_kind_of_instruction_is_named():
 
 def test_a_lettered_prompt_as_it_stands(tasks):
     """Read and approved by eye; a change here changes every published score."""
-    last = render(tasks["partial_demo_who"]).split("\n\n")[-2:]
+    last = render(tasks["partial_demo_sentiment"]).split("\n\n")[-2:]
     assert last == LETTERED
 
 
