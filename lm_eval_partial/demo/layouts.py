@@ -1,8 +1,8 @@
 """How questions and answers are laid out as text, in training documents and in task prompts.
 
-The task files use a skill's own labels (`own_layout`), with lettered options for FMC tasks;
-pre-training documents use many layouts, so that a prompt's format has to be read from its shots.
-Letters stand for the classes of a classification, in one order all through a document: which
+The task files use a skill's own labels (`own_layout`), `size` with its options on a line.
+Pre-training documents use many layouts, so that a prompt's format has to be read from its shots.
+Letters stand for the classes of a classification alone, in one order all through a document: which
 letter stands before an answer that differs from item to item is not learnt by models this small.
 """
 
