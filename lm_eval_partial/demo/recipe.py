@@ -51,7 +51,7 @@ RECIPES = {
         hidden=128, layers=5, heads=4, intermediate=384,
         lessons=(700_000, 1_600_000, 2_600_000),
         base=Stage(steps=6000, batch=8, row=256, learning_rate=2e-3, warmup=50),
-        instruct=Stage(steps=800, batch=32, row=96, learning_rate=5e-4, warmup=50),
+        instruct=Stage(steps=1200, batch=32, row=96, learning_rate=4e-4, warmup=50),
     ),
     "small": Recipe(
         hidden=64, layers=2, heads=2, intermediate=128,
