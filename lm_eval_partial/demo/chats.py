@@ -2,9 +2,10 @@
 
     python -m lm_eval_partial.demo.chats
 
-prints a few. Every chat is one question and one reply, usually a wordy one, without shots. Rare and
-common facts are drawn alike. A question with an instruction about the reply's form is held out by a
-hash of its whole text: `instructed(rng, held_out=True)` gives test rows.
+prints a few. Every chat is one question and one reply, usually a wordy one, without shots. What
+pre-training told and what is new (`knowledge.is_new`) are drawn alike. A question with an
+instruction about the reply's form is held out by a hash of its whole text:
+`instructed(rng, held_out=True)` gives test rows.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Instruction:
 
 
 def ask_fact(rng: random.Random) -> Ask:
-    """Return a question about any fact, rare ones as often as others."""
+    """Return a question about any fact, new ones as often as others."""
     fact = rng.choice(all_facts())
     thing = f"the {fact.relation} of {fact.subject}"
     start = rng.choice(("tell me", "please tell me", "i want to know", "can you tell me"))
@@ -71,8 +72,8 @@ def ask_fact(rng: random.Random) -> Ask:
 
 
 def ask_opposite(rng: random.Random) -> Ask:
-    """Return a question about an opposite."""
-    item = sample(SKILLS["opposite"], rng, held_out=False)
+    """Return a question about any opposite: a chat words it otherwise than a held-out row."""
+    item = SKILLS["opposite"].draw(rng)
     word = last_word(item.question)
     text = rng.choice(
         (f"can you tell me the opposite of {word}?", f"i need the opposite of {word}.")
@@ -106,8 +107,8 @@ def ask_size(rng: random.Random) -> Ask:
 
 
 def ask_tool(rng: random.Random) -> Ask:
-    """Return a question about the thing one needs to do something."""
-    item = sample(SKILLS["tool"], rng, held_out=False)
+    """Return a question about any tool: a chat words it otherwise than a held-out row."""
+    item = SKILLS["tool"].draw(rng)
     what = words.TOOLS[item.key]
     return Ask(
         f"i want to {what}. what do i need?", item.key, f"to {what} you need the {item.key}."
@@ -148,8 +149,8 @@ SHORT_ASKS: tuple[Callable[[random.Random], Ask], ...] = (
     ask_size,
 )
 ALL_ASKS: dict[Callable[[random.Random], Ask], float] = {
-    ask_fact: 5, ask_opposite: 1, ask_where: 1, ask_who: 1, ask_size: 1, ask_tool: 1, ask_sum: 2,
-    ask_letters: 1, ask_tone: 2, ask_amount: 1,
+    ask_fact: 8, ask_opposite: 2, ask_where: 1, ask_who: 1, ask_size: 2, ask_tool: 2, ask_sum: 2,
+    ask_letters: 1, ask_tone: 1, ask_amount: 1,
 }  # fmt: skip
 
 

@@ -3,7 +3,8 @@
     python -m lm_eval_partial.demo.documents
 
 prints a few. Held-out items never appear in a question. Facts about held-out countries, people,
-tools and opposites are only stated; held-out sums, sizes, letters and passages do not appear.
+tools and opposites are only stated; held-out sums, sizes, letters and passages do not appear. What
+is new (`knowledge.is_new`) does not appear at all: it is left to the chats.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from lm_eval_partial.demo import words
-from lm_eval_partial.demo.knowledge import Fact, all_facts
+from lm_eval_partial.demo.knowledge import Fact, all_facts, is_new
 from lm_eval_partial.demo.layouts import GENERIC, Layout, draw_layout, own_layout, write_item
 from lm_eval_partial.demo.skills import (
     GOING,
@@ -28,9 +29,9 @@ from lm_eval_partial.demo.skills import (
     told,
 )
 
-RARE_KEPT = 0.15
-"""Chance that a rare fact is kept where it was drawn."""
-_RARE = frozenset(fact.key for fact in all_facts() if fact.rare)
+_KNOWN = tuple(fact for fact in all_facts() if not fact.new)
+_TOOLS = tuple(tool for tool in words.TOOLS if not is_new(tool))
+_OPPOSITES = tuple(pair for pair in words.OPPOSITES if not is_new("/".join(pair)))
 _POOLS = (
     words.OBJECTS,
     words.FOODS,
@@ -47,11 +48,11 @@ SKILL_WEIGHTS = {
 }  # fmt: skip
 
 
-def _common_item(skill: Skill, rng: random.Random) -> Item:
-    """Return a training item, with questions about rare facts mostly drawn again."""
+def _known_item(skill: Skill, rng: random.Random) -> Item:
+    """Return a training item that asks for nothing that only the chats tell."""
     while True:
         item = sample(skill, rng, held_out=False)
-        if item.key not in _RARE or rng.random() < RARE_KEPT:
+        if not item.new:
             return item
 
 
@@ -63,7 +64,10 @@ def few_shot(rng: random.Random) -> str:
     # Items with a passage or options are longer, so there are fewer of them.
     is_long = skill.labels[0] or layout.options != "none"
     shots = rng.randint(3, 5) if is_long else rng.randint(4, 9)
-    return _write_shots(partial(_common_item, skill), layout, rng, shots, count)
+    order: tuple[str, ...] = ()
+    if layout.options == "lettered":
+        order = tuple(rng.sample(skill.classes, len(skill.classes)))
+    return _write_shots(partial(_known_item, skill), layout, rng, shots, count, order)
 
 
 def _write_shots(
@@ -72,25 +76,11 @@ def _write_shots(
     rng: random.Random,
     shots: int,
     options: int,
+    order: tuple[str, ...] = (),
 ) -> str:
     """Return as many items as `shots`, in one layout, with up to `options` options each."""
-    written = [write_item(draw(rng), layout, rng, options) for _ in range(shots)]
+    written = [write_item(draw(rng), layout, rng, options, order) for _ in range(shots)]
     return layout.separator.join(written)
-
-
-def find_letter(rng: random.Random) -> str:
-    """Return questions whose answer is the letter of a word that the question names."""
-    layout = Layout(*rng.choice(GENERIC), options="lettered")
-    pool = rng.choice(
-        (words.OBJECTS, words.FOODS, words.PEOPLE, words.SIZES, words.CITIES, words.JOBS)
-    )
-    count, verb = rng.randint(2, 4), rng.choice(("find", "choose", "copy"))
-
-    def draw(rng: random.Random) -> Item:
-        answer, *wrong = rng.sample(pool, count)
-        return Item("", f"{verb} {answer}", answer, tuple(wrong))
-
-    return _write_shots(draw, layout, rng, rng.randint(4, 7), count)
 
 
 def reading(rng: random.Random) -> str:
@@ -178,32 +168,29 @@ def _state(fact: Fact, rng: random.Random) -> str:
 
 
 def facts(rng: random.Random) -> str:
-    """Return statements about the world; rare facts are mostly left out."""
-    chosen = []
-    for fact in rng.sample(all_facts(), 12):
-        if not fact.rare or rng.random() < RARE_KEPT:
-            chosen.append(fact)
+    """Return statements about the world."""
+    chosen = rng.sample(_KNOWN, 8)
     separator = rng.choice((" ", "\n"))
     return separator.join([_state(fact, rng) for fact in chosen])
 
 
 def portrait(rng: random.Random) -> str:
-    """Return all that is often said about one country or person."""
+    """Return all that is said about one country or person."""
     subject = rng.choice(words.COUNTRIES + words.PEOPLE)
-    about = [fact for fact in all_facts() if fact.subject == subject and not fact.rare]
+    about = [fact for fact in _KNOWN if fact.subject == subject]
     rng.shuffle(about)
-    if not about:  # all its facts are rare
+    if not about:  # all its facts are new
         return f"here is {subject}."
     return " ".join([_state(fact, rng) for fact in about])
 
 
 def usage(rng: random.Random) -> str:
-    """Return statements about tools and opposites, held-out ones too."""
+    """Return statements about tools and opposites, those whose question is held out too."""
     lines = []
     for _ in range(rng.randint(5, 8)):
-        tool = rng.choice(tuple(words.TOOLS))
+        tool = rng.choice(_TOOLS)
         what = words.TOOLS[tool]
-        one, two = rng.sample(rng.choice(words.OPPOSITES), 2)
+        one, two = rng.sample(rng.choice(_OPPOSITES), 2)
         statements = (
             f"people use the {tool} to {what}.",
             f"to {what} you need the {tool}.",
@@ -221,7 +208,7 @@ def comparisons(rng: random.Random) -> str:
     lines = []
     for _ in range(rng.randint(6, 10)):
         if rng.random() < 0.5:
-            item = sample(SKILLS["size"], rng, held_out=False)
+            item = _known_item(SKILLS["size"], rng)
             word = last_word(item.question)
             lines.append(f"the {item.answer} is {word} than the {item.wrong[0]}.")
         else:
@@ -266,15 +253,14 @@ def repetition(rng: random.Random) -> str:
 
 Kinds = dict[Callable[[random.Random], str], float]
 KINDS: Kinds = {
-    few_shot: 0.42, find_letter: 0.10, reading: 0.12, restated: 0.05, notes: 0.04,
-    recall: 0.07, relabelled: 0.04, repetition: 0.06, facts: 0.10, portrait: 0.03,
+    few_shot: 0.50, reading: 0.12, restated: 0.05, notes: 0.04, recall: 0.07,
+    relabelled: 0.04, repetition: 0.06, facts: 0.10, portrait: 0.03,
     usage: 0.05, comparisons: 0.05, listing: 0.02, opinion: 0.02,
 }  # fmt: skip
 LESSONS: tuple[Kinds, ...] = (
     {repetition: 1.0},
     {notes: 0.3, restated: 0.3, recall: 0.2, repetition: 0.2},
     {reading: 0.55, restated: 0.15, recall: 0.15, repetition: 0.15},
-    {find_letter: 0.4, reading: 0.3, recall: 0.15, repetition: 0.15},
 )
 """A curriculum before all other kinds: copying, then looking things up in the prompt.
 

@@ -1,7 +1,9 @@
 """How questions and answers are laid out as text, in training documents and in task prompts.
 
-The task files use a skill's own labels (`own_layout`), with lettered options for FMC tasks;
-pre-training documents use many layouts, so that a prompt's format has to be read from its shots.
+The task files use a skill's own labels (`own_layout`), `size` with its options on a line.
+Pre-training documents use many layouts, so that a prompt's format has to be read from its shots.
+Letters stand for the classes of a classification alone, in one order all through a document: which
+letter stands before an answer that differs from item to item is not learnt by models this small.
 """
 
 from __future__ import annotations
@@ -54,7 +56,11 @@ def own_layout(skill: Skill, options: str = "none") -> Layout:
 def draw_layout(skill: Skill, rng: random.Random) -> Layout:
     """Return a layout for a pre-training document: the skill's own, a generic or a bare one."""
     kind = rng.random()
-    options = rng.choices(("none", "lettered", "inline"), (0.45, 0.45, 0.10))[0]
+    if skill.classes:
+        options = rng.choices(("none", "lettered", "inline"), (0.45, 0.45, 0.10))[0]
+    else:
+        # Which of two is bigger cannot be told without naming them.
+        options = "inline" if skill.name == "size" or rng.random() < 0.1 else "none"
     if kind < 0.45:
         return own_layout(skill, options)
     if kind < 0.8 or options != "none":
@@ -86,8 +92,20 @@ def prompt(item: Item, layout: Layout, options: list[str]) -> str:
     return "\n".join(lines)
 
 
-def write_item(item: Item, layout: Layout, rng: random.Random, count: int) -> str:
-    """Return an item with its answer, laid out; `count` is the number of options, where shown."""
+def write_item(
+    item: Item, layout: Layout, rng: random.Random, count: int, order: tuple[str, ...] = ()
+) -> str:
+    """Return an item with its answer, laid out.
+
+    Args:
+        item: The item.
+        layout: How it is written.
+        rng: Where the order of options comes from, if `order` is empty.
+        count: The number of options, where they are shown.
+        order: The options in this order, rather than `count` of them in a random one.
+    """
     options, right = shuffled_options(item, rng, count)
+    if order:
+        options, right = list(order), order.index(item.answer)
     answer = LETTERS[right] if layout.options == "lettered" else item.answer
     return prompt(item, layout, options) + (" " if layout.answer else layout.joint) + answer

@@ -49,13 +49,13 @@ class Recipe:
 RECIPES = {
     "full": Recipe(
         hidden=128, layers=5, heads=4, intermediate=384,
-        lessons=(700_000, 1_600_000, 2_600_000, 3_200_000),
-        base=Stage(steps=6500, batch=8, row=256, learning_rate=2e-3, warmup=50),
-        instruct=Stage(steps=800, batch=32, row=96, learning_rate=5e-4, warmup=50),
+        lessons=(700_000, 1_600_000, 2_600_000),
+        base=Stage(steps=6000, batch=8, row=256, learning_rate=2e-3, warmup=50),
+        instruct=Stage(steps=1200, batch=32, row=96, learning_rate=4e-4, warmup=50),
     ),
     "small": Recipe(
         hidden=64, layers=2, heads=2, intermediate=128,
-        lessons=(10_000, 20_000, 30_000, 40_000),
+        lessons=(10_000, 20_000, 30_000),
         base=Stage(steps=800, batch=8, row=128, learning_rate=5e-3, warmup=20),
         instruct=Stage(steps=300, batch=32, row=96, learning_rate=2e-3, warmup=20),
     ),

@@ -53,6 +53,18 @@ def _balance(rows: list[Row]) -> list[Row]:
     return rows
 
 
+def _each_class(draw: Callable[[], Row], count: int, classes: tuple[str, ...]) -> list[Row]:
+    """Return at least `count` rows, no two with the same question, and as many of each class."""
+    rows = {name: dict[str, Row]() for name in classes}
+    each = math.ceil(count / len(classes))
+    while any(len(found) < each for found in rows.values()):
+        row = draw()
+        found = rows[row["answer"]]
+        if len(found) < each:
+            found.setdefault(row["question"], row)
+    return [row for found in rows.values() for row in found.values()]
+
+
 def _skill_rows(name: str, options: int, count: int, *, held_out: bool) -> list[Row]:
     """Return rows of one skill.
 
@@ -68,21 +80,26 @@ def _skill_rows(name: str, options: int, count: int, *, held_out: bool) -> list[
     def draw() -> Row:
         item = sample(skill, rng, held_out=held_out)
         choices = [item.answer, *rng.sample(item.wrong, options - 1)]
+        if skill.classes:
+            choices = list(skill.classes)
         return {
             "passage": item.passage,
             "question": item.question,
             "answer": item.answer,
             "options": choices,
-            "label": 0,
+            "label": choices.index(item.answer),
         }
 
     def key(row: Row) -> object:
         options = tuple(sorted(row["options"])) if name in FEW_QUESTIONS else ()
         return (row["passage"], row["question"], options)
 
-    rows = _balance(_distinct(draw, count, key))
+    if skill.classes:
+        rows = _each_class(draw, count, skill.classes)
+    else:
+        rows = _balance(_distinct(draw, count, key))
     rng.shuffle(rows)
-    return rows
+    return rows[:count]
 
 
 def skill_dataset(skill: str, options: int) -> dict[str, Any]:

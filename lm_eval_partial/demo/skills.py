@@ -7,14 +7,20 @@ documents use only the others. Both draw items through `sample(skill, rng, held_
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lm_eval_partial.demo import words
-from lm_eval_partial.demo.knowledge import Fact, country_facts, person_facts
+from lm_eval_partial.demo.knowledge import (
+    Fact,
+    country_facts,
+    hash_below,
+    is_new,
+    person_facts,
+)
 
+TONES = ("positive", "negative", "neutral")
 LARGEST_OPERAND = 24
 """Of a sum; two of them stay below the vocabulary's largest number, 99."""
 
@@ -31,6 +37,7 @@ class Item:
         passage: The text that the question is about; empty for most skills.
         asked: All questions that the passage answers, each with its answer; empty without a
             passage.
+        new: Whether it asks for something that pre-training never tells.
     """
 
     key: str
@@ -39,6 +46,7 @@ class Item:
     wrong: tuple[str, ...]
     passage: str = ""
     asked: tuple[tuple[str, str], ...] = ()
+    new: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,19 +58,15 @@ class Skill:
         draw: Returns a random item.
         held_out_share: Share of keys that only test rows may use, in (0, 1).
         labels: The labels its task puts before passage, question and answer.
+        classes: The answers, in the order in which its task shows them; empty where the answers
+            are not always the same few.
     """
 
     name: str
     draw: Callable[[random.Random], Item]
     held_out_share: float
     labels: tuple[str, str, str] = ("Passage", "Question", "Answer")
-
-
-def hash_below(text: str, share: float) -> bool:
-    """Return whether a text falls in the given share of all texts, the same way every time."""
-    # Not hash(), which Python salts anew for every process.
-    digest = hashlib.blake2b(f"{words.SEED}/{text}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64 < share
+    classes: tuple[str, ...] = ()
 
 
 def is_held_out(skill: Skill, key: str) -> bool:
@@ -91,7 +95,8 @@ def _others(pool: tuple[str, ...], answer: str, count: int, rng: random.Random) 
 
 def _ask(fact: Fact, rng: random.Random) -> Item:
     question = f"what is the {fact.relation} of {fact.subject}?"
-    return Item(fact.key, question, fact.value, _others(fact.pool, fact.value, 3, rng))
+    wrong = _others(fact.pool, fact.value, 3, rng)
+    return Item(fact.key, question, fact.value, wrong, new=fact.new)
 
 
 def draw_country(rng: random.Random) -> Item:
@@ -110,16 +115,16 @@ def draw_tool(rng: random.Random) -> Item:
     tool, person = rng.choice(tools), rng.choice(words.PEOPLE)
     question = f"{person} wants to {words.TOOLS[tool]}. what does {person} need?"
     wrong = tuple(f"the {other}" for other in _others(tools, tool, 3, rng))
-    return Item(tool, question, f"the {tool}", wrong)
+    return Item(tool, question, f"the {tool}", wrong, new=is_new(tool))
 
 
 def draw_size(rng: random.Random) -> Item:
     """Return a question about which of two things is bigger or smaller."""
     low, high = sorted(rng.sample(range(len(words.SIZES)), 2))
     small, big = words.SIZES[low], words.SIZES[high]
-    if rng.random() < 0.5:
-        return Item(f"{small} {big}", "which one is bigger?", big, (small,))
-    return Item(f"{small} {big}", "which one is smaller?", small, (big,))
+    word, answer, wrong = rng.choice((("bigger", big, small), ("smaller", small, big)))
+    new = is_new(small) or is_new(big)
+    return Item(f"{small} {big}", f"which one is {word}?", answer, (wrong,), new=new)
 
 
 def draw_opposite(rng: random.Random) -> Item:
@@ -131,7 +136,8 @@ def draw_opposite(rng: random.Random) -> Item:
         if other is not pair:
             pool += other
     wrong = tuple(rng.sample(pool, 3))
-    return Item("/".join(pair), f"what is the opposite of {word}?", answer, wrong)
+    key = "/".join(pair)
+    return Item(key, f"what is the opposite of {word}?", answer, wrong, new=is_new(key))
 
 
 def draw_sentiment(rng: random.Random) -> Item:
@@ -236,7 +242,7 @@ def draw_who(rng: random.Random) -> Item:
 
 def draw_earnings(rng: random.Random) -> Item:
     """Return a statement about a company to call positive, negative or neutral."""
-    answer = rng.choice(("positive", "negative", "neutral"))
+    answer = rng.choice(TONES)
     company, month = rng.choice(words.COMPANIES), rng.choice(words.MONTHS)
     metric = rng.choice(words.GAIN_WORDS + words.COST_WORDS)
     if answer == "neutral":
@@ -247,7 +253,7 @@ def draw_earnings(rng: random.Random) -> Item:
         verb = rng.choice(words.UP_VERBS if up else words.DOWN_VERBS)
         change = f"{verb} {rng.randint(2, 60)} percent"
     text = f"{company} {metric} {change} in {month}."
-    wrong = tuple(label for label in ("positive", "negative", "neutral") if label != answer)
+    wrong = tuple(label for label in TONES if label != answer)
     return Item(text, text, answer, wrong)
 
 
@@ -269,12 +275,12 @@ _SKILLS = (
     Skill("tool", draw_tool, 0.4),
     Skill("size", draw_size, 0.25),
     Skill("opposite", draw_opposite, 0.4),
-    Skill("sentiment", draw_sentiment, 0.15, ("", "Review", "Sentiment")),
+    Skill("sentiment", draw_sentiment, 0.15, ("", "Review", "Sentiment"), TONES[:2]),
     Skill("letters", draw_letters, 0.15, ("", "Input", "Output")),
     Skill("sum", draw_sum, 0.25, ("", "Problem", "Solution")),
     Skill("where", draw_where, 0.15),
     Skill("who", draw_who, 0.15),
-    Skill("earnings", draw_earnings, 0.15, ("", "Statement", "Sentiment")),
+    Skill("earnings", draw_earnings, 0.15, ("", "Statement", "Sentiment"), TONES),
     Skill("amount", draw_amount, 0.15, ("Report", "Question", "Answer")),
 )
 SKILLS = {skill.name: skill for skill in _SKILLS}

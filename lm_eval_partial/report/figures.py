@@ -168,7 +168,9 @@ def _panel(axes: Any, trajectory: Trajectory, curve: Curve, *, large: bool) -> N
     banded = _line(axes, lams, curve, COLOURS[0], "o")
     for baseline, value in zip(trajectory.baselines, curve.change[count:], strict=True):
         place = trajectory.lam_of(baseline), float(value)
-        _stock_point(axes, baseline, place, labelled=large)
+        _stock_point(axes, baseline, place)
+        if large and np.isfinite(value):
+            _name_stock(axes, baseline, place, curve.change[:count])
     gain = float(curve.change[lams.index(best.lam)])
     axes.plot(best.lam, gain, "o", color=COLOURS[1], markersize=5.5 if large else 4.5, zorder=4)
     text = headline(curve, lams, with_lams=large)
@@ -189,7 +191,7 @@ def headline(curve: Curve, lams: Sequence[float], with_lams: bool) -> str:
     return f"{gain}, best λ {ranges(best.not_ruled_out, lams)}" if with_lams else gain
 
 
-def _stock_point(axes: Any, baseline: str, place: tuple[float, float], *, labelled: bool) -> None:
+def _stock_point(axes: Any, baseline: str, place: tuple[float, float]) -> None:
     """Draw a stock baseline at its λ and value."""
     axes.plot(
         *place,
@@ -200,11 +202,19 @@ def _stock_point(axes: Any, baseline: str, place: tuple[float, float], *, labell
         markeredgewidth=1,
         clip_on=False,  # a marker at the edge of the panel is drawn whole
     )
-    if labelled and np.isfinite(place[1]):
-        offset, align = ((8, 8), "left") if baseline == "base" else ((-4, -13), "right")
-        axes.annotate(
-            f"stock {baseline}", place, offset, textcoords="offset points", fontsize=7.5, ha=align
-        )
+
+
+def _name_stock(
+    axes: Any, baseline: str, place: tuple[float, float], change: np.ndarray[Any, Any]
+) -> None:
+    """Write a stock baseline's name inside the panel, on the side to which the line does not go."""
+    at_start = baseline == "base"
+    beside = change[1:2] if at_start else change[-2:-1]
+    x, align = (8, "left") if at_start else (-4, "right")
+    y = -13 if (beside > place[1]).all() else 8
+    axes.annotate(
+        f"stock {baseline}", place, (x, y), textcoords="offset points", fontsize=7.5, ha=align
+    )
 
 
 def _below_title(axes: Any, text: str) -> None:

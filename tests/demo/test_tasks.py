@@ -22,15 +22,9 @@ AREAS = {
 }
 
 
-LETTERED = [
-    (
-        "Passage: poten holds the box. kekar holds the ring. ravar keeps the flower.\n"
-        "Question: who has the box?\nA. ravar\nB. kekar\nC. poten\nAnswer: C"
-    ),
-    (
-        "Passage: zover carries the pen. karem keeps the letter. batal holds the watch.\n"
-        "Question: who has the watch?\nA. zover\nB. karem\nC. batal\nAnswer:"
-    ),
+CHOSEN = [
+    "Question: which one is smaller?\nOptions: donkey, fly\nAnswer: fly",
+    "Question: which one is smaller?\nOptions: wolf, hen\nAnswer:",
 ]
 GENERATED = [
     "Input: reverse s b t\nOutput: t b s",
@@ -45,10 +39,8 @@ def render(task, number=0):
 
 
 def scoring(task):
-    """Return G (generation), FMC (lettered options) or MC (their texts), see the suite's README."""
-    if task.OUTPUT_TYPE == "generate_until":
-        return "G"
-    return "FMC" if task.config.doc_to_choice != "options" else "MC"
+    """Return G (generation) or MC (the likelihood of each option), see the suite's README."""
+    return "G" if task.OUTPUT_TYPE == "generate_until" else "MC"
 
 
 def test_the_groups_hold_six_areas_of_two_tasks(loaded):
@@ -65,14 +57,14 @@ def test_every_group_averages_acc_with_equal_weights(loaded):
         assert (metric.metric, metric.weight_by_size) == ("acc", False)
 
 
-def test_all_three_scorings_occur_four_times(tasks):
-    assert Counter(scoring(tasks[name]) for name in FEW_SHOT) == {"MC": 4, "FMC": 4, "G": 4}
+def test_nine_tasks_choose_and_three_generate(tasks):
+    assert Counter(scoring(tasks[name]) for name in FEW_SHOT) == {"MC": 9, "G": 3}
 
 
 @pytest.mark.parametrize("name", [*FEW_SHOT, *CHAT])
 def test_a_task_names_its_version_main_metric_and_chance(name, tasks):
     task = tasks[name]
-    assert task.VERSION == task.config.metadata["version"] == 1.0
+    assert task.VERSION == task.config.metadata["version"] == (2.0 if name in FEW_SHOT else 1.0)
     assert task.config.metadata["main_metric"] in task.aggregation()
     assert 0 <= task.config.metadata["chance"] <= 0.5
 
@@ -95,7 +87,7 @@ def test_shots_are_five_to_ten_and_fixed(name, tasks):
 @pytest.mark.parametrize("name", FEW_SHOT)
 def test_the_prompt_is_the_layout_that_training_documents_use(name, tasks):
     task, skill = tasks[name], SKILLS[name.removeprefix("partial_demo_")]
-    layout = own_layout(skill, "lettered" if scoring(task) == "FMC" else "none")
+    layout = own_layout(skill, "inline" if skill.name == "size" else "none")
     for row in task.test_docs():
         item = Item("", row["question"], row["answer"], (), row["passage"])
         assert task.doc_to_text(row) == prompt(item, layout, row["options"])
@@ -166,10 +158,9 @@ def test_an_unknown_kind_of_instruction_is_named():
         chat_dataset(("breif",))
 
 
-def test_a_lettered_prompt_as_it_stands(tasks):
+def test_a_prompt_with_options_as_it_stands(tasks):
     """Read and approved by eye; a change here changes every published score."""
-    last = render(tasks["partial_demo_who"]).split("\n\n")[-2:]
-    assert last == LETTERED
+    assert render(tasks["partial_demo_size"]).split("\n\n")[-2:] == CHOSEN
 
 
 def test_a_generation_prompt_as_it_stands(tasks):

@@ -1,5 +1,6 @@
 """The committed pair: ordinary checkpoints that do what the README says."""
 
+import csv
 import json
 from dataclasses import asdict
 from math import sqrt
@@ -10,6 +11,7 @@ import torch
 from lm_eval_partial.demo.recipe import RECIPES
 from lm_eval_partial.demo.tokenizer import END, EOS, build_tokenizer
 
+from .conftest import ROOT
 from .scores import score
 from .test_tasks import AREAS
 
@@ -82,6 +84,18 @@ def test_the_base_applies_letter_operations_with_stock_hf(pair):
 def test_the_instruct_model_follows_instructions_with_stock_hf(pair):
     found = score(pair / "instruct", ["partial_demo_chat_list"], chat=pair / "instruct", limit=40)
     assert found["partial_demo_chat_list"] > 0.5
+
+
+def test_the_committed_trajectory_peaks_between_its_ends():
+    with (ROOT / "results" / "demo" / "trajectory.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = {
+        float(row["lam"]): float(row["score"])
+        for row in rows
+        if row["name"] == "partial_demo" and row["model"] == "partial-hf"
+    }
+    assert len(scores) == 11
+    assert max(scores.values()) > max(scores[0], scores[1]) + 2
 
 
 @pytest.fixture(scope="module")
