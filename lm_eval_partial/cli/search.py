@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the search with bars and logs on stderr; print every look and what was found."""
     settings, sharing = _settings(args), sharing_of(args)
     if args.worker_of is not None:
-        end_with_driver()
+        end_with_driver(args.worker_of)
     # The heavy imports come once the flags are known to be right.
     from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.workers import run_workers

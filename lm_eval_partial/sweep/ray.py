@@ -5,7 +5,7 @@
 Each worker is a task of Ray's with the GPUs of a point. It asks the `Owner`, which runs where the
 driver does, for one point after another, and sends back the files of each through Ray's object
 store. So machines need no folder in common. A worker that dies with its process or its machine is
-started again by Ray, elsewhere if need be; its point is free then.
+started again by Ray, elsewhere if need be; its point is free then. So is the owner, which goes on.
 
 Known gap: the models' files must lie at the same path on every machine, or be on the Hub.
 """
@@ -67,8 +67,11 @@ def drive(
         options, count = _resources(ray, gpus, workers, len(missing), over_machines)
         here = ray.get_runtime_context().get_node_id()
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
-        owners = ray.remote(Owner).options(num_cpus=0, scheduling_strategy=strategy)
-        owner = owners.remote(folder.absolute(), names)
+        # Its process may be killed as any other; what was asked of it is asked again.
+        owners = ray.remote(Owner).options(
+            num_cpus=0, scheduling_strategy=strategy, max_restarts=-1, max_task_retries=-1
+        )
+        owner = owners.remote(folder.absolute(), names, os.urandom(4).hex())
         task = ray.remote(_work)
         running = {}
         for number, option in zip(range(count), options, strict=False):
@@ -237,5 +240,5 @@ class _Asking(Claims):
             yield name
             point = self.folder / name
             files = {path.name: path.read_bytes() for path in point.iterdir()}
-            self._ray.get(self._owner.publish.remote(self._number, files))
+            self._ray.get(self._owner.publish.remote(self._number, name, files))
             shutil.rmtree(point)

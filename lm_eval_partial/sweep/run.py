@@ -180,11 +180,11 @@ def _evaluate(runner: Runner, points: Points, todo: Iterator[str], names: Sequen
                 points.engine.end(lm)
                 lm = None
                 _release()
+            if runner.config.apply_chat_template:  # each side and each stage has one of its own
+                runner.tasks.use_template(name if piece is None else str(dict(piece.named)))
             if lam is None or piece is None:
                 _run_stock(runner, points, name)
             else:
-                if held not in (None, piece) and runner.config.apply_chat_template:
-                    runner.tasks.forget_prompts()  # each stage has a template of its own
                 lm, held = _run_lam(runner, points, lm, name, lam), piece
             bar.update(finished() - bar.n)  # others finish points, too
     if lm is not None:
@@ -207,8 +207,6 @@ def _run_stock(runner: Runner, points: Points, name: str) -> None:
     role = "base" if name == f"{engine.name}_base" else "instruct"
     pair, side = points.route.pair, points.route.end(role)
     model_args = stock_arguments(config.model_args, side, engine)
-    if config.apply_chat_template:
-        runner.tasks.forget_prompts()  # each side has a template of its own
     stock = _make(engine.stock, dict(model_args), config)
     given = engine.generation_config(stock)
     dropped = {} if given is None else _drop(stock, name, pair, given, engine)
@@ -217,8 +215,6 @@ def _run_stock(runner: Runner, points: Points, name: str) -> None:
     engine.end(stock)
     del stock
     _release()
-    if config.apply_chat_template:
-        runner.tasks.forget_prompts()
 
 
 def point_at(

@@ -1,0 +1,110 @@
+"""Forty kills of whatever runs a sweep: workers and drivers here, Ray's processes in `test_ray`.
+
+pytest -m slow tests/sweep/test_kills.py
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lm_eval_partial.files import CLAIMS
+from tests.sweep import test_run
+from tests.sweep.forks import status
+from tests.sweep.kills import (
+    FLAGS,
+    POINTS,
+    TASK,
+    check,
+    kill,
+    numbers,
+    wait_for_claim,
+    wait_for_end,
+)
+from tests.sweep.test_join import mark, noted
+
+run = test_run.run
+pytestmark = pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
+JOINED, SEED = 16, 22
+# Of a driver of two workers, which are processes of their own.
+VICTIMS = ["driver", "worker"] * 8
+
+
+@pytest.fixture
+def whole(run, tmp_path) -> tuple[Path, float]:
+    """The folder of the undisturbed sweep, and the seconds that its points take."""
+    assert run("--lam", "0", out="warm-up", tasks=TASK) == 0
+    begun = time.monotonic()
+    assert run(*FLAGS, out="whole", tasks=TASK) == 0
+    return tmp_path / "whole", time.monotonic() - begun
+
+
+@pytest.mark.slow
+def test_kills_of_a_random_worker_that_joined(run, fork, whole, tmp_path, monkeypatch):
+    """Of one of three; the others end the sweep by themselves."""
+    expected, duration = whole
+    rng, lost = random.Random(SEED), 0
+    for number in range(JOINED):
+        log, out = tmp_path / f"log{number}", f"out{number}"
+        with monkeypatch.context() as patched:
+            mark(patched, log)
+            given = {"out": out, "tasks": TASK}
+            children = [fork(run, *FLAGS, "--join", **given) for _ in range(3)]
+        time.sleep(rng.uniform(0, duration))
+        victim = children.pop(rng.randrange(3))
+        kill(victim)
+        # One that had finished before is waited for like the killed one.
+        assert status(victim) in (-signal.SIGKILL, 0)
+        kept = numbers(tmp_path / out)
+        assert [status(child) for child in children] == [0, 0]
+        if (tmp_path / out / CLAIMS).exists():  # it died last, after its point: nothing is missing
+            assert run(*FLAGS, **given) == 0 and len(noted(log)) == POINTS
+        check(tmp_path / out, expected, kept)
+        evaluated = [tuple(line[1:]) for line in noted(log)]
+        twice = len(evaluated) - len(set(evaluated))
+        assert len(set(evaluated)) == POINTS and twice <= 1  # the point that died with its worker
+        lost += twice
+    assert lost > JOINED // 4  # kills in the middle of points
+
+
+@pytest.mark.slow
+def test_kills_of_a_driver_or_of_one_of_its_workers(run, fork, whole, tmp_path, monkeypatch):
+    """A sweep whose worker is killed ends by itself; one whose driver is, when started again."""
+    expected, duration = whole
+    private = tmp_path / "private"
+    private.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(private))
+    rng, lost = random.Random(SEED), 0
+    for number, victim in enumerate(VICTIMS):
+        out = tmp_path / f"out{number}"
+        driver = fork(started, run, out.name)
+        wait_for_claim(out)
+        workers = [child.pid for child in psutil.Process(driver).children()]
+        assert len(workers) == 2
+        # Two workers take half of the time of one. Some kills come late, and find all done.
+        time.sleep(rng.uniform(0, duration / 2))
+        kill(driver if victim == "driver" else rng.choice(workers))
+        if victim == "worker":
+            kept = numbers(out)
+            assert status(driver) == 0
+        else:
+            lost += status(driver) == -signal.SIGKILL
+            kept = numbers(out)
+            if number % 4:  # else at once, while the workers that are left are ending
+                wait_for_end(workers)
+            assert started(run, out.name) == 0
+        wait_for_end(workers)
+        check(out, expected, kept)
+        assert list(private.glob("lm-eval-partial-*")) == []
+    assert lost > 4
+
+
+def started(run: Callable[..., int], out: str) -> int:
+    return run(*FLAGS, "--workers", "2", out=out, tasks=TASK)
