@@ -164,18 +164,19 @@ def test_prompts_are_built_in_one_process(run, tmp_path, monkeypatch):
 def test_prompts_of_a_chat_template_are_built_once_for_each_model(
     run, pairs, tmp_path, monkeypatch
 ):
-    """Both sides have a template of their own; those of λ are instruct's."""
+    """Each side has a template of its own; those of λ are instruct's."""
     base = shutil.copytree(pairs("llama")[0], tmp_path / "base")
     tokenizer = pico.tokenizer()
     tokenizer.chat_template = pico.CHAT.replace("<|", "<~")
     tokenizer.save_pretrained(base)
-    flags = "--base", str(base), "--lam", "0,1", "--baselines", "--apply_chat_template"
+    flags = "--base", str(base), "--lam", "1", "--baselines", "base", "--apply_chat_template"
+    flags += "--limit", "4"
     assert run(*flags, out="whole") == 0
     (tmp_path / "private").mkdir()
     given = "--join", "--worker_of", str(tmp_path / "private")
     monkeypatch.setattr("lm_eval_partial.cli.sweep.end_with_driver", lambda _: None)
     assert run(*flags, *given, out="first") == 0
-    assert len(list((tmp_path / "private").glob("*.pickle"))) == 3
+    assert len(list((tmp_path / "private").glob("*.pickle"))) == 2
     context = "lm_eval.api.task.ConfigurableTask.fewshot_context"
     monkeypatch.setattr(context, lambda *_, **__: pytest.fail("a prompt was built again"))
     assert run(*flags, *given, out="second") == 0

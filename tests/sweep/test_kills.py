@@ -5,17 +5,24 @@ pytest -m slow tests/sweep/test_kills.py
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
+from lm_eval_partial.cli import main
 from lm_eval_partial.files import CLAIMS
+from lm_eval_partial.sweep import workers as module
 from tests.sweep import test_run
 from tests.sweep.forks import status
 from tests.sweep.kills import (
@@ -33,8 +40,24 @@ from tests.sweep.test_join import mark, noted
 run = test_run.run
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 JOINED, SEED = 16, 22
-# Of a driver of two workers, which are processes of their own.
 VICTIMS = ["driver", "worker"] * 8
+
+
+class Forked(subprocess.Popen):
+    """A worker of a driver without the start of Python: forked from here, all else as it is.
+
+    Of the file descriptors only the first three are kept, as by a process that is started.
+    """
+
+    def __init__(self, command: list[str], **options: Any) -> None:
+        argv = command[command.index(module._CODE) + 1 :]
+
+        def work() -> None:
+            os.closerange(3, 4096)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # not those of pytest
+            os._exit(main(argv))
+
+        super().__init__(command, preexec_fn=work, **options)
 
 
 @pytest.fixture
@@ -81,6 +104,8 @@ def test_kills_of_a_driver_or_of_one_of_its_workers(run, fork, whole, tmp_path, 
     private = tmp_path / "private"
     private.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(private))
+    forking = SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE)
+    monkeypatch.setattr(module, "subprocess", forking)
     rng, lost = random.Random(SEED), 0
     for number, victim in enumerate(VICTIMS):
         out = tmp_path / f"out{number}"
@@ -103,7 +128,7 @@ def test_kills_of_a_driver_or_of_one_of_its_workers(run, fork, whole, tmp_path, 
         wait_for_end(workers)
         check(out, expected, kept)
         assert list(private.glob("lm-eval-partial-*")) == []
-    assert lost > 4
+    assert lost > 4  # kills before the end
 
 
 def started(run: Callable[..., int], out: str) -> int:

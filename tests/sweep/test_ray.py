@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import threading
 import time
@@ -23,12 +24,10 @@ import pytest
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.processes import python
 from lm_eval_partial.sweep import folder as folders
-from lm_eval_partial.sweep import ray as by_ray
 from lm_eval_partial.sweep.owner import DEATHS
-from tests.conftest import TASKS
+from tests.sweep import ray_work
 from tests.sweep.forks import until
-from tests.sweep.kills import FLAGS, POINTS, TASK, check, kill, numbers
-from tests.sweep.ray_work import ordered
+from tests.sweep.kills import check, kill, numbers
 from tests.sweep.test_run import read, run  # noqa: F401  a fixture
 
 NAMES = [f"lam_0.{number:02d}" for number in range(8)]
@@ -73,16 +72,16 @@ def once_two_have_begun(orders: Path, act: Callable[[], None] = lambda: None) ->
     thread.join(60)
 
 
-def drive(orders: Path, names=NAMES, workers=2, address="local", **options) -> Path:
-    out = orders.parent / "out"
-    by_ray.drive(ordered(orders), out, names, address, workers, **options)
-    return out
+def drive(orders: Path, names=NAMES, workers=2, address="local", out="out", **options) -> Path:
+    folder = orders.parent / out
+    ray_work.drive(orders, folder, names, address, workers=workers, **options)
+    return folder
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'lm_eval_partial\[ray\]'"):
-        by_ray.drive(ordered(tmp_path), tmp_path / "out", NAMES, "local")
+        drive(tmp_path)
 
 
 # On a Ray that the command starts -----------------------------------------------------------------
@@ -175,7 +174,12 @@ def test_files_are_those_of_one_process(ray, run, tmp_path):  # noqa: F811
 
 # What of Ray's own titles a process has; a raylet stands for its machine.
 VICTIMS = ["ray::_work", "ray::Owner", "raylet", "driver"] * 2
-DRIVER = "import sys; from lm_eval_partial.cli import main; sys.exit(main(sys.argv[1:]))"
+DRIVER = """
+import pathlib, sys
+from tests.sweep.ray_work import drive
+orders, out, address, *names = sys.argv[1:]
+drive(pathlib.Path(orders), pathlib.Path(out), names, address, workers=2)
+"""
 SEED = 23
 
 
@@ -216,28 +220,30 @@ def strike(cluster: Any, victim: str, driver: int, out: Path, moment: float) -> 
 
 
 @pytest.mark.slow
-def test_kills_of_a_worker_the_owner_a_machine_or_the_driver(ray, run, pairs, cluster, tmp_path):  # noqa: F811
+def test_kills_of_a_worker_the_owner_a_machine_or_the_driver(cluster, orders, tmp_path):
     """It ends by itself in all but the driver's kills, where the same command goes on."""
-    assert run(*FLAGS, out="whole", tasks=TASK) == 0
-    flags = *FLAGS, "--ray", cluster.address, "--workers", "2"
+    whole = drive(orders, address=cluster.address, out="whole")
+    (orders / "seconds").write_text("0.5")
     rng, midway = random.Random(SEED), 0
     for number, victim in enumerate(VICTIMS):
-        out, moment = tmp_path / f"out{number}", rng.uniform(0, 3)
+        out, moment = tmp_path / f"out{number}", rng.uniform(0, 2)
+        (orders / "begun").unlink()
         if victim == "driver":
-            base, instruct = map(str, pairs("llama"))
-            typed = ["sweep", "--base", base, "--instruct", instruct, "--tasks", TASK, "--device"]
-            typed += ["cpu", "--include_path", str(TASKS), "--output_path", str(out), *flags]
-            driver = subprocess.Popen(python("-c", DRIVER, *typed))
+            typed = python("-c", DRIVER, str(orders), str(out), cluster.address, *NAMES)
+            driver = subprocess.Popen(typed)
             kept = strike(cluster, victim, driver.pid, out, moment)
-            driver.wait()
-            assert run(*flags, out=out.name, tasks=TASK) == 0
+            assert driver.wait() in (-signal.SIGKILL, 0)
+            drive(orders, address=cluster.address, out=out.name)
         else:
             with ThreadPoolExecutor(1) as pool:
                 struck = pool.submit(strike, cluster, victim, 0, out, moment)
-                assert run(*flags, out=out.name, tasks=TASK) == 0
+                drive(orders, address=cluster.address, out=out.name)
                 kept = struck.result()
-        midway += len(kept) < POINTS
-        check(out, tmp_path / "whole", kept)
+        check(out, whole, kept)
+        names = [name for name, *_ in begun(orders)]
+        # Again were run those that a killed process had, one of each worker at most.
+        assert set(names) == set(NAMES) and len(names) <= len(NAMES) + 2
+        midway += len(kept) < len(NAMES)
         if victim == "raylet":
             cluster.add_node(num_cpus=1)
     assert midway > len(VICTIMS) // 2
