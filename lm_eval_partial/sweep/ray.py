@@ -109,10 +109,16 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
     except Exception as error:  # Ray raises no narrower one for a node that does not start
-        raise UserError(
-            f"--ray {address}: no such cluster ({first_line(error)}). Start one with ray start"
-            " --head, or give --ray local, which starts one for this command on this machine."
-        ) from error
+        if address == "local":
+            what = "Ray did not start on this machine"
+            hint = "If that is busy, try again; or start it with ray start --head, and give auto."
+        else:
+            what = "no such cluster"
+            hint = (
+                "Start one with ray start --head, or give --ray local, which starts one for this"
+                " command on this machine."
+            )
+        raise UserError(f"--ray {address}: {what} ({first_line(error)}). {hint}") from error
     try:
         yield
     finally:

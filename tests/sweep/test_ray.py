@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -24,6 +26,7 @@ import pytest
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.processes import python
 from lm_eval_partial.sweep import folder as folders
+from lm_eval_partial.sweep import ray as by_ray
 from lm_eval_partial.sweep.owner import DEATHS
 from tests.sweep import ray_work
 from tests.sweep.forks import until
@@ -82,6 +85,22 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'lm_eval_partial\[ray\]'"):
         drive(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("local", "--ray local: Ray did not start on this machine (it is late). If that is busy"),
+        ("a:6379", "--ray a:6379: no such cluster (it is late). Start one with ray start --head"),
+    ],
+)
+def test_a_ray_that_is_not_there(address, said, monkeypatch, tmp_path):
+    def init(**_: object) -> None:
+        raise RuntimeError("it is late")
+
+    monkeypatch.setattr(by_ray, "require_ray", lambda: SimpleNamespace(init=init))
+    with pytest.raises(UserError, match=re.escape(said)):
+        drive(tmp_path, address=address)
 
 
 # On a Ray that the command starts -----------------------------------------------------------------
