@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
-from lm_eval_partial.files import CLAIMS, WORKERS
+from lm_eval_partial.files import WORKERS
 from lm_eval_partial.sweep import folder as folders
 from tests.sweep.forks import until
 from tests.sweep.test_run import content, same_trajectory
 
 FLAGS = "--lam", "0:1:0.5", "--baselines", "instruct"
 POINTS = 4
-# Sixteen documents of 0.05 s each: kills come in the middle of a point.
-TASK = "pico_late"
+TASK, SECONDS = "pico_late", 0.8  # that a point takes at least: sixteen documents of 0.05 s
 
 
 def numbers(folder: Path) -> dict[str, tuple[int, int]]:
@@ -62,9 +63,19 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-def wait_for_claim(folder: Path) -> None:
-    """Wait until a worker has a point."""
-    until(lambda: list(folder.glob(f"{CLAIMS}/*/*.json")))
+def wait_for_moment(folder: Path, rng: random.Random, points: int, seconds: float) -> None:
+    """Wait until some points are there and others are run, at random.
+
+    Args:
+        folder: of a sweep that was started.
+        rng: draws how many are there, and how long the others have been run.
+        points: of the sweep.
+        seconds: that a point takes at least.
+    """
+    count = rng.randrange(points - 1)
+    manifest = folder / folders.MANIFEST
+    until(lambda: manifest.exists() and len(folders.points(folder)) >= count)
+    time.sleep(rng.uniform(0, seconds))
 
 
 def wait_for_end(pids: Sequence[int]) -> None:

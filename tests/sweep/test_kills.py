@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,12 +27,13 @@ from tests.sweep.forks import status
 from tests.sweep.kills import (
     FLAGS,
     POINTS,
+    SECONDS,
     TASK,
     check,
     kill,
     numbers,
-    wait_for_claim,
     wait_for_end,
+    wait_for_moment,
 )
 from tests.sweep.test_join import mark, noted
 
@@ -61,18 +61,15 @@ class Forked(subprocess.Popen):
 
 
 @pytest.fixture
-def whole(run, tmp_path) -> tuple[Path, float]:
-    """The folder of the undisturbed sweep, and the seconds that its points take."""
-    assert run("--lam", "0", out="warm-up", tasks=TASK) == 0
-    begun = time.monotonic()
+def whole(run, tmp_path) -> Path:
+    """The folder of the undisturbed sweep."""
     assert run(*FLAGS, out="whole", tasks=TASK) == 0
-    return tmp_path / "whole", time.monotonic() - begun
+    return tmp_path / "whole"
 
 
 @pytest.mark.slow
 def test_kills_of_a_random_worker_that_joined(run, fork, whole, tmp_path, monkeypatch):
     """Of one of three; the others end the sweep by themselves."""
-    expected, duration = whole
     rng, lost = random.Random(SEED), 0
     for number in range(JOINED):
         log, out = tmp_path / f"log{number}", f"out{number}"
@@ -80,7 +77,7 @@ def test_kills_of_a_random_worker_that_joined(run, fork, whole, tmp_path, monkey
             mark(patched, log)
             given = {"out": out, "tasks": TASK}
             children = [fork(run, *FLAGS, "--join", **given) for _ in range(3)]
-        time.sleep(rng.uniform(0, duration))
+        wait_for_moment(tmp_path / out, rng, POINTS, SECONDS)
         victim = children.pop(rng.randrange(3))
         kill(victim)
         # One that had finished before is waited for like the killed one.
@@ -89,7 +86,7 @@ def test_kills_of_a_random_worker_that_joined(run, fork, whole, tmp_path, monkey
         assert [status(child) for child in children] == [0, 0]
         if (tmp_path / out / CLAIMS).exists():  # it died last, after its point: nothing is missing
             assert run(*FLAGS, **given) == 0 and len(noted(log)) == POINTS
-        check(tmp_path / out, expected, kept)
+        check(tmp_path / out, whole, kept)
         evaluated = [tuple(line[1:]) for line in noted(log)]
         twice = len(evaluated) - len(set(evaluated))
         assert len(set(evaluated)) == POINTS and twice <= 1  # the point that died with its worker
@@ -100,7 +97,6 @@ def test_kills_of_a_random_worker_that_joined(run, fork, whole, tmp_path, monkey
 @pytest.mark.slow
 def test_kills_of_a_driver_or_of_one_of_its_workers(run, fork, whole, tmp_path, monkeypatch):
     """A sweep whose worker is killed ends by itself; one whose driver is, when started again."""
-    expected, duration = whole
     private = tmp_path / "private"
     private.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(private))
@@ -110,11 +106,9 @@ def test_kills_of_a_driver_or_of_one_of_its_workers(run, fork, whole, tmp_path, 
     for number, victim in enumerate(VICTIMS):
         out = tmp_path / f"out{number}"
         driver = fork(started, run, out.name)
-        wait_for_claim(out)
+        wait_for_moment(out, rng, POINTS, SECONDS)
         workers = [child.pid for child in psutil.Process(driver).children()]
         assert len(workers) == 2
-        # Two workers take half of the time of one. Some kills come late, and find all done.
-        time.sleep(rng.uniform(0, duration / 2))
         kill(driver if victim == "driver" else rng.choice(workers))
         if victim == "worker":
             kept = numbers(out)
@@ -126,7 +120,7 @@ def test_kills_of_a_driver_or_of_one_of_its_workers(run, fork, whole, tmp_path, 
                 wait_for_end(workers)
             assert started(run, out.name) == 0
         wait_for_end(workers)
-        check(out, expected, kept)
+        check(out, whole, kept)
         assert list(private.glob("lm-eval-partial-*")) == []
     assert lost > 4  # kills before the end
 

@@ -29,8 +29,7 @@ from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep import ray as by_ray
 from lm_eval_partial.sweep.owner import DEATHS
 from tests.sweep import ray_work
-from tests.sweep.forks import until
-from tests.sweep.kills import check, kill, numbers
+from tests.sweep.kills import check, kill, numbers, wait_for_moment
 from tests.sweep.test_run import read, run  # noqa: F401  a fixture
 
 NAMES = [f"lam_0.{number:02d}" for number in range(8)]
@@ -199,7 +198,7 @@ from tests.sweep.ray_work import drive
 orders, out, address, *names = sys.argv[1:]
 drive(pathlib.Path(orders), pathlib.Path(out), names, address, workers=2)
 """
-SEED = 23
+SEED, SECONDS = 23, 0.5
 
 
 @pytest.fixture
@@ -223,10 +222,9 @@ def called(cluster: Any, title: str) -> list[int]:
     return found
 
 
-def strike(cluster: Any, victim: str, driver: int, out: Path, moment: float) -> dict[str, Any]:
-    """Kill something so many seconds after the first worker has come; return the points then."""
-    until(lambda: (out / folders.MANIFEST).exists())
-    time.sleep(moment)
+def strike(cluster: Any, victim: str, driver: int, out: Path, rng: random.Random) -> dict[str, Any]:
+    """Kill something at a random moment; return the points that are there."""
+    wait_for_moment(out, rng, len(NAMES), SECONDS)
     kept = numbers(out)
     if victim == "raylet":
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
@@ -242,20 +240,20 @@ def strike(cluster: Any, victim: str, driver: int, out: Path, moment: float) -> 
 def test_kills_of_a_worker_the_owner_a_machine_or_the_driver(cluster, orders, tmp_path):
     """It ends by itself in all but the driver's kills, where the same command goes on."""
     whole = drive(orders, address=cluster.address, out="whole")
-    (orders / "seconds").write_text("0.5")
+    (orders / "seconds").write_text(str(SECONDS))
     rng, midway = random.Random(SEED), 0
     for number, victim in enumerate(VICTIMS):
-        out, moment = tmp_path / f"out{number}", rng.uniform(0, 2)
+        out = tmp_path / f"out{number}"
         (orders / "begun").unlink()
         if victim == "driver":
             typed = python("-c", DRIVER, str(orders), str(out), cluster.address, *NAMES)
             driver = subprocess.Popen(typed)
-            kept = strike(cluster, victim, driver.pid, out, moment)
+            kept = strike(cluster, victim, driver.pid, out, rng)
             assert driver.wait() in (-signal.SIGKILL, 0)
             drive(orders, address=cluster.address, out=out.name)
         else:
             with ThreadPoolExecutor(1) as pool:
-                struck = pool.submit(strike, cluster, victim, 0, out, moment)
+                struck = pool.submit(strike, cluster, victim, 0, out, rng)
                 drive(orders, address=cluster.address, out=out.name)
                 kept = struck.result()
         check(out, whole, kept)
