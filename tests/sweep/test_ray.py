@@ -34,7 +34,8 @@ from tests.sweep.test_run import read, run  # noqa: F401  a fixture
 
 NAMES = [f"lam_0.{number:02d}" for number in range(8)]
 
-HEAD = {"num_cpus": 0, "include_dashboard": False}
+# Without what tests do not need: a busy machine is slow to start processes.
+HEAD = {"num_cpus": 0, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
 
 
 @pytest.fixture
@@ -42,6 +43,8 @@ def ray(monkeypatch):
     """Return Ray, which tells nobody that it is used."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns
+    # On a busy machine a worker takes longer to start than Ray waits by default.
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "300")
     return pytest.importorskip("ray", reason="needs Ray: make test-ray")
 
 
