@@ -132,8 +132,8 @@ def _failures(ray: Any) -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         raise UserError(
-            f"Ray failed: {_said(error)}. The points that are finished are kept: start the same"
-            " command again."
+            f"Ray failed: {_said(error).rstrip('.')}. The points that are finished are kept: start"
+            " the same command again."
         ) from error
 
 
