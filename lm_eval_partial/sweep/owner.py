@@ -121,7 +121,7 @@ class Owner:
         """Write down what the next owner must know, should this one be killed."""
         if not self._notes.parent.is_dir():  # nobody has joined, or the folder was taken away
             return
-        notes: Notes = {
+        notes: dict[str, Any] = {
             "run": self._run,
             "names": self.names,
             "running": {str(worker): name for worker, name in self._running.items()},
