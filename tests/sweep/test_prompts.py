@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from lm_eval.api.instance import Instance
 
 from lm_eval_partial.sweep import prompts
 from lm_eval_partial.sweep.prompts import built_once
@@ -63,7 +64,7 @@ def test_each_model_has_the_prompts_of_its_own_template(tmp_path):
         task = SimpleNamespace()
 
         def build(**_: object) -> None:
-            task._instances = [SimpleNamespace(doc={}, arguments=(f"{template}hello",))]
+            task._instances = [Instance("generate_until", {}, (f"{template}hello",), 0)]
 
         tasks.use_template(model)
         tasks._build("t", task, build, apply_chat_template=True, tokenizer_name="same")
