@@ -90,9 +90,11 @@ def test_the_table_has_two_rounds_on_8_gpus_and_no_gain_beyond_11(capsys):
     assert "93,532 documents" in capsys.readouterr().out
 
 
+BENCH = Path(__file__).parents[1] / "results" / "bench"
+
+
 def test_the_rates_are_those_measured_on_the_h200():
-    found = Path(__file__).parents[1] / "results" / "bench" / "scoring_h200.json"
-    measured, rates = json.loads(found.read_text()), Rates()
+    measured, rates = json.loads((BENCH / "scoring_h200.json").read_text()), Rates()
     workloads = measured["workloads"]
     assert rates.gemm_flop_per_s == pytest.approx(measured["gemm_flop_per_s"], rel=0.01)
     assert rates.scoring_share == workloads["fixed shots"]["fraction_of_gemm"]
@@ -102,3 +104,13 @@ def test_the_rates_are_those_measured_on_the_h200():
     prompts = (generated["ours_tokens"] - 128 * 16) * 2 * measured["parameters"]
     scoring = prompts / (rates.scoring_share * rates.gemm_flop_per_s)
     assert rates.step_s == pytest.approx((generated["ours_s"] - scoring) / 16, rel=0.05)
+
+
+def test_the_rates_of_the_host_are_those_measured_on_the_suite():
+    """Rounded, on a machine that was busy; the larger of both scales."""
+    found, rates = json.loads((BENCH / "full.json").read_text()), Rates()
+    documents = found["scales"]["1/16"]["documents"]
+    seconds = found["scales"]["1/16"]["ours"]["seconds"]
+    assert rates.prompt_s == pytest.approx(seconds["prompts"] / documents, rel=0.2)
+    harness = sum(seconds[name] for name in ("metrics, samples", "standard errors", "writing"))
+    assert rates.host_s == pytest.approx(harness / documents / found["points"], rel=0.2)

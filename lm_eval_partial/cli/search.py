@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         return recipe_flags.show(recipe, args, len(settings.arms))
     sharing = sharing_of(args)
     if args.worker_of is not None:
-        end_with_driver()
+        end_with_driver(args.worker_of)
     # The heavy imports come once the flags are known to be right.
     from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.workers import run_workers

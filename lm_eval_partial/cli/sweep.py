@@ -142,11 +142,11 @@ def run(args: argparse.Namespace) -> int:
     args.workers = 1 if count is None else count
     recipe = recipe_flags.take(args)
     names = _check(args)
+    sharing = sharing_of(args, wait=not args.no_wait)
     if recipe is not None and args.dry_run:
         return recipe_flags.show(recipe, args, len(names))
-    sharing = sharing_of(args, wait=not args.no_wait)
     if args.worker_of is not None:
-        end_with_driver()
+        end_with_driver(args.worker_of)
     # The heavy imports come once the flags are known to be right.
     from lm_eval_partial.cli.console import PlainConsole
     from lm_eval_partial.cli.sweep_table import show

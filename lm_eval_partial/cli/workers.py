@@ -122,6 +122,7 @@ def run_workers(
                 break
             time.sleep(LOOK)
         failures = workers.failures()
+    display.claims.tidy()  # the last to end may have been killed
     if any(worker.process.returncode == 0 for worker in workers.all):
         return True
     for reason, failed in failures.items():

@@ -110,21 +110,20 @@ class Claims:
         try:
             yield agreed
         finally:
-            self._leave(alive, place)
-
-    def _leave(self, alive: BaseFileLock, place: object) -> None:
-        """Stop being a worker; the last one removes what workers leave in a folder."""
-        try:
+            alive.release(force=True)
             if folders.place(self.folder) == place:  # or it was removed, and would be made again
-                with self.agreeing():
-                    alive.release()
-                    Path(alive.lock_file).unlink(missing_ok=True)
-                    if not self._others():
-                        self._clear()
+                self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what workers leave in a folder, unless one is there."""
+        if not (self.folder / CLAIMS).is_dir():
+            return
+        try:
+            with self.agreeing():
+                if not self._others():
+                    self._clear()
         except (UserError, OSError) as error:  # the next worker does it
             logger.debug(f"{self.folder} was not cleared: {error}")
-        finally:
-            alive.release(force=True)
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:

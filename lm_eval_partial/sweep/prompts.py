@@ -1,8 +1,9 @@
 """Built prompts, shared by the processes that one driver started on one machine (`workers`).
 
 Each task's prompts are built in one of them; the others wait, and read what it wrote. Not by
-lm-eval's own request cache: that keys by task and shots alone, and forgets where the random
-generators stood after building, on which sampled answers depend.
+lm-eval's own request cache: of a chat template that keys by the tokenizer's path, not by what it
+says, and it forgets where the random generators stood after building, on which sampled answers
+depend.
 
 What is read here is a pickle, which can execute code. So it lies in a folder that the driver made
 for this run and that no other user can write into, and never among results.

@@ -5,7 +5,7 @@
 Each worker is a task of Ray's with the GPUs of a point. It asks the `Owner`, which runs where the
 driver does, for one point after another, and sends back the files of each through Ray's object
 store. So machines need no folder in common. A worker that dies with its process or its machine is
-started again by Ray, elsewhere if need be; its point is free then.
+started again by Ray, elsewhere if need be; its point is free then. So is the owner, which goes on.
 
 Known gap: the models' files must lie at the same path on every machine, or be on the Hub.
 """
@@ -67,8 +67,11 @@ def drive(
         options, count = _resources(ray, gpus, workers, len(missing), over_machines)
         here = ray.get_runtime_context().get_node_id()
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
-        owners = ray.remote(Owner).options(num_cpus=0, scheduling_strategy=strategy)
-        owner = owners.remote(folder.absolute(), names)
+        # Its process may be killed as any other; what was asked of it is asked again.
+        owners = ray.remote(Owner).options(
+            num_cpus=0, scheduling_strategy=strategy, max_restarts=-1, max_task_retries=-1
+        )
+        owner = owners.remote(folder.absolute(), names, os.urandom(4).hex())
         task = ray.remote(_work)
         running = {}
         for number, option in zip(range(count), options, strict=False):
@@ -106,10 +109,16 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
     except Exception as error:  # Ray raises no narrower one for a node that does not start
-        raise UserError(
-            f"--ray {address}: no such cluster ({first_line(error)}). Start one with ray start"
-            " --head, or give --ray local, which starts one for this command on this machine."
-        ) from error
+        if address == "local":
+            what = "Ray did not start on this machine"
+            hint = "If that is busy, try again; or start it with ray start --head, and give auto."
+        else:
+            what = "no such cluster"
+            hint = (
+                "Start one with ray start --head, or give --ray local, which starts one for this"
+                " command on this machine."
+            )
+        raise UserError(f"--ray {address}: {what} ({first_line(error)}). {hint}") from error
     try:
         yield
     finally:
@@ -123,8 +132,8 @@ def _failures(ray: Any) -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         raise UserError(
-            f"Ray failed: {_said(error)}. The points that are finished are kept: start the same"
-            " command again."
+            f"Ray failed: {_said(error).rstrip('.')}. The points that are finished are kept: start"
+            " the same command again."
         ) from error
 
 
@@ -237,5 +246,5 @@ class _Asking(Claims):
             yield name
             point = self.folder / name
             files = {path.name: path.read_bytes() for path in point.iterdir()}
-            self._ray.get(self._owner.publish.remote(self._number, files))
+            self._ray.get(self._owner.publish.remote(self._number, name, files))
             shutil.rmtree(point)

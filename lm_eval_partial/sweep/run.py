@@ -181,12 +181,11 @@ def _evaluate(runner: Runner, points: Points, todo: Iterator[str], names: Sequen
                 points.engine.end(lm)
                 lm = None
                 release()
+            if runner.config.apply_chat_template:  # each side and each stage has one of its own
+                runner.tasks.use_template(name if stop is None else str(dict(stop.piece.named)))
             if stop is None:
                 _run_stock(runner, points, name)
             else:
-                before = held.pair if held is not None else stop.piece.pair
-                if before is not stop.piece.pair and runner.config.apply_chat_template:
-                    runner.tasks.forget_prompts()  # each stage has a template of its own
                 lm, held = _run_stop(runner, points, lm, name, stop), stop.piece
             bar.update(finished() - bar.n)  # others finish points, too
     if lm is not None:
@@ -206,8 +205,6 @@ def _run_stock(runner: Runner, points: Points, name: str) -> None:
     role = "base" if name == f"{engine.name}_base" else "instruct"
     pair, side = points.route.pair, points.route.end(role)
     model_args = stock_arguments(config.model_args, side, engine)
-    if config.apply_chat_template:
-        runner.tasks.forget_prompts()  # each side has a template of its own
     stock = _make(engine.stock, dict(model_args), config)
     given = engine.generation_config(stock)
     dropped = {} if given is None else _drop(stock, name, pair, given, engine)
@@ -216,8 +213,6 @@ def _run_stock(runner: Runner, points: Points, name: str) -> None:
     engine.end(stock)
     del stock
     release()
-    if config.apply_chat_template:
-        runner.tasks.forget_prompts()
 
 
 def point_at(

@@ -76,6 +76,7 @@ class Tasks:
         self._state = _random_state()
         self._only: set[str] | None = None
         self._built: dict[str, tuple[list[Any], Any]] = {}
+        self._template: str | None = None
         # The harness merges --metadata and the model's arguments. Only the latter change with λ.
         self._described = {name for name, value in model_args.items() if given.get(name) == value}
         self._kept = given.keys() - self._described
@@ -120,6 +121,16 @@ class Tasks:
                     task.config.metadata.pop(name, None)
                 task.config.metadata.update(fields)
         self._described = set(fields)
+
+    def use_template(self, model: str) -> None:
+        """Let the next prompts be those of a model's own chat template.
+
+        Args:
+            model: tells it from the other models of the command, alike in all of its processes.
+        """
+        if model != self._template:
+            self._template = model
+            self.forget_prompts()
 
     def forget_prompts(self) -> None:
         """Let the next model build the prompts again."""
@@ -171,11 +182,13 @@ class Tasks:
             return task._instances, _random_state()
 
         if name not in self._built:
+            has_template = kwargs.get("apply_chat_template")
             # A chat template is the model's, and models of one sweep may have different ones.
-            if self._shared is None or kwargs.get("apply_chat_template"):
+            if self._shared is None or (has_template and self._template is None):
                 self._built[name] = built()
             else:
                 settings = {key: kwargs[key] for key in kwargs if key != "chat_template"}
+                settings["template"] = self._template
                 self._built[name] = built_once(self._shared, name, settings, built)
         requests, state = self._built[name]
         task._instances = copied(requests)

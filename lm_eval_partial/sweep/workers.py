@@ -40,13 +40,18 @@ def added_flags(private: Path) -> list[str]:
     return ["--workers", "1", "--join", "--worker_of", str(private)]
 
 
-def end_with_driver() -> None:
-    """Interrupt this process once the driver that started it has ended."""
+def end_with_driver(private: Path) -> None:
+    """Interrupt this process once the driver that started it has ended.
+
+    Args:
+        private: the driver's private folder, which it can no longer remove if it was killed.
+    """
 
     def watch() -> None:
         while os.read(0, 1024):  # nothing is written: it ends with the other end of the pipe
             pass
         os.kill(os.getpid(), signal.SIGINT)
+        shutil.rmtree(private, ignore_errors=True)
         time.sleep(GRACE)
         os.killpg(os.getpgrp(), signal.SIGKILL)  # its own: a worker begins a session
 

@@ -183,6 +183,7 @@ def test_flags_win_over_the_recipe(swept):
         [],
         ["--lam", "-0.5:1.5:0.5", "--limit", "5", "--baselines", "base"],
         ["--model_args", "dtype=float32", "--tasks", "arc_easy,piqa", "--base", "other/one"],
+        ["--workers", "1", "--join"],
     ],
 )
 @pytest.mark.parametrize("recipe", [["--recipe", "qwen2.5-7b"], ["--rec=qwen2.5-7b"]])
@@ -284,6 +285,7 @@ def test_a_dry_run_of_a_search_says_what_the_whole_grid_takes(monkeypatch, tmp_p
         (["--dry-run"], "--dry-run is of a recipe"),
         (["--recipe", "qwen3-8b", "--config", "x.yaml"], "both hold flags. Give one; a recipe is"),
         (["--recipe", "qwen3-8b", "--dry-run", "--limit", "0"], "--limit 0 leaves no documents"),
+        (["--recipe", "qwen3-8b", "--dry-run", "--workers", "0"], "--workers 0: give a number"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(words, said, capsys):

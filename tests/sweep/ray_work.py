@@ -1,6 +1,6 @@
 """What workers of Ray do in tests: points of one small file, without a model.
 
-A point says who made it. A worker dies, fails or waits where a file beside the folder says so.
+A worker dies, fails or waits where a file beside the folder says so.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.sweep import ray as by_ray
 from lm_eval_partial.sweep.sharing import Sharing
 
 MANIFEST = {"run": "r", "identity": {"tasks": "t"}}
@@ -24,8 +26,8 @@ def work(orders: Path, folder: Path, sharing: Sharing) -> None:
 
     Args:
         orders: a folder. ``die_NAME`` kills the first worker of the point, ``die_always_NAME``
-            every one, ``fail_NAME`` lets it fail, and ``wait`` holds up all. ``begun`` tells who
-            began what.
+            every one, ``fail_NAME`` lets it fail, ``wait`` holds up all, and ``seconds`` says how
+            long a point takes. ``begun`` tells who began what.
         folder: for points.
         sharing: that says which.
     """
@@ -45,7 +47,9 @@ def work(orders: Path, folder: Path, sharing: Sharing) -> None:
                 raise UserError(f"{name} cannot be made.")
             while (orders / "wait").exists():
                 time.sleep(0.05)
-            write(folder / name, {"worker": os.getpid()})
+            if (orders / "seconds").exists():
+                time.sleep(float((orders / "seconds").read_text()))
+            write(folder / name, {"name": name})
 
 
 def write(point: Path, config: dict[str, Any]) -> None:
@@ -53,5 +57,5 @@ def write(point: Path, config: dict[str, Any]) -> None:
     (point / "results_2026.json").write_text(json.dumps({"config": config, "results": {}}))
 
 
-def ordered(orders: Path) -> partial[None]:
-    return partial(work, orders)
+def drive(orders: Path, out: Path, names: Sequence[str], address: str, **options: Any) -> None:
+    by_ray.drive(partial(work, orders), out, names, address, **options)

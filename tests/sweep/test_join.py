@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -16,6 +16,7 @@ import pytest
 from lm_eval_partial.files import CLAIMS, INCOMPLETE
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep import point as point_of_sweep
+from tests import pico
 from tests.search import test_run as of_search
 from tests.sweep import test_run as of_sweep
 from tests.sweep.forks import status, until
@@ -25,7 +26,6 @@ run = of_sweep.run
 search = of_search.run
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 FLAGS = "--lam", "0:1:0.5", "--baselines", "instruct"
-KILLS, SEED = 40, 22
 
 
 @pytest.fixture
@@ -152,13 +152,36 @@ def test_prompts_are_built_in_one_process(run, tmp_path, monkeypatch):
     assert run("--lam", "0,1", "--seed", "3", out="whole", tasks=tasks) == 0
     (tmp_path / "private").mkdir()
     given = "--join", "--worker_of", str(tmp_path / "private")
-    monkeypatch.setattr("lm_eval_partial.cli.sweep.end_with_driver", lambda: None)
+    monkeypatch.setattr("lm_eval_partial.cli.sweep.end_with_driver", lambda _: None)
     assert run("--lam", "0", "--seed", "3", *given, tasks=tasks) == 0
     assert len(list((tmp_path / "private").glob("*.pickle"))) == 2
     context = "lm_eval.api.task.ConfigurableTask.fewshot_context"
     monkeypatch.setattr(context, lambda *_, **__: pytest.fail("a prompt was built again"))
     assert run("--lam", "0,1", "--seed", "3", *given, tasks=tasks) == 0
     same_trajectory(tmp_path / "out", tmp_path / "whole")
+
+
+def test_prompts_of_a_chat_template_are_built_once_for_each_model(
+    run, pairs, tmp_path, monkeypatch
+):
+    """Each side has a template of its own; those of λ are instruct's."""
+    base = shutil.copytree(pairs("llama")[0], tmp_path / "base")
+    tokenizer = pico.tokenizer()
+    tokenizer.chat_template = pico.CHAT.replace("<|", "<~")
+    tokenizer.save_pretrained(base)
+    flags = "--base", str(base), "--lam", "1", "--baselines", "base", "--apply_chat_template"
+    flags += "--limit", "4"
+    assert run(*flags, out="whole") == 0
+    (tmp_path / "private").mkdir()
+    given = "--join", "--worker_of", str(tmp_path / "private")
+    monkeypatch.setattr("lm_eval_partial.cli.sweep.end_with_driver", lambda _: None)
+    assert run(*flags, *given, out="first") == 0
+    assert len(list((tmp_path / "private").glob("*.pickle"))) == 2
+    context = "lm_eval.api.task.ConfigurableTask.fewshot_context"
+    monkeypatch.setattr(context, lambda *_, **__: pytest.fail("a prompt was built again"))
+    assert run(*flags, *given, out="second") == 0
+    for out in ("first", "second"):
+        same_trajectory(tmp_path / out, tmp_path / "whole")
 
 
 def test_a_search_that_is_shared_finds_the_same(search, start, tmp_path, monkeypatch):
@@ -187,32 +210,3 @@ def test_a_search_without_join_is_alone(search, start, tmp_path, capsys):
     assert search("--lam", "0,1", "--within", "2", "--join") == 1
     error = capsys.readouterr().err
     assert "holds another search: search.within is recorded as 1.0, now 2.0" in error
-
-
-@pytest.mark.slow
-def test_forty_kills_of_a_random_worker_lose_and_double_nothing(run, start, tmp_path, monkeypatch):
-    """Of one of three; the others end the sweep by themselves."""
-    assert run("--lam", "0", out="warm-up") == 0
-    begun = time.monotonic()
-    assert run(*FLAGS, out="whole") == 0
-    duration = time.monotonic() - begun
-    rng, lost = random.Random(SEED), 0
-    for number in range(KILLS):
-        log, out = tmp_path / f"log{number}", f"out{number}"
-        with monkeypatch.context() as patched:
-            mark(patched, log)
-            children = [start(run, *FLAGS, out=out) for _ in range(3)]
-        time.sleep(rng.uniform(0, duration))
-        victim = children.pop(rng.randrange(3))
-        os.kill(victim, signal.SIGKILL)
-        # One that had finished before is waited for like the killed one.
-        assert status(victim) in (-signal.SIGKILL, 0)
-        assert [status(child) for child in children] == [0, 0]
-        if (tmp_path / out / CLAIMS).exists():  # it died last, after its point: nothing is missing
-            assert run(*FLAGS, out=out) == 0 and len(noted(log)) == 4
-        same_trajectory(tmp_path / out, tmp_path / "whole")
-        evaluated = [tuple(line[1:]) for line in noted(log)]
-        twice = len(evaluated) - len(set(evaluated))
-        assert len(set(evaluated)) == 4 and twice <= 1  # the point that died with its worker
-        lost += twice
-    assert lost > 3  # kills in the middle of points

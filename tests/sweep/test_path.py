@@ -19,7 +19,8 @@ from lm_eval_partial.sweep.folder import read_manifest
 from lm_eval_partial.sweep.route import Piece, Route, named_pieces
 from tests import pico
 from tests.conftest import TASKS
-from tests.sweep.test_run import read, responses
+from tests.sweep.forks import status
+from tests.sweep.test_run import read, responses, same_trajectory
 
 Run = Callable[..., int]
 
@@ -89,6 +90,16 @@ def test_a_path_is_its_stages_and_pairs(run, stages, lm_eval, tmp_path, capsys):
     assert "base (λ = 0) → instruct (λ = 1) → dpo (λ = 2)" in written
     csv = (tmp_path / "report" / "trajectory.csv").read_text()
     assert ",stock instruct,2.0," in csv and ",stock base,0.0," in csv
+
+
+@pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
+def test_workers_share_a_path(run, stages, fork, tmp_path):
+    """With a chat template, which each stage has for itself."""
+    flags = "--lam", "0.5:2:0.5", "--baselines", "instruct", "--apply_chat_template"
+    assert run(stages, *flags, out="whole") == 0
+    workers = [fork(run, stages, *flags, "--join") for _ in range(2)]
+    assert [status(worker) for worker in workers] == [0, 0]
+    same_trajectory(tmp_path / "out", tmp_path / "whole")
 
 
 def test_a_path_goes_on_and_knows_its_stages(run, stages, tmp_path, capsys):

@@ -1,29 +1,41 @@
 """Sweeps on Ray: who runs which point, what happens when a worker or a machine dies.
 
-They need Ray (`make test-ray`). Most make points without a model: tests/sweep/ray_work.py.
+They need Ray (`make test-ray`). Most make points without a model: tests/sweep/ray_work.py. What
+needs no Ray is in `test_owner`.
 """
 
 from __future__ import annotations
 
 import os
+import random
+import re
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import psutil
 import pytest
 
 from lm_eval_partial.errors import UserError
+from lm_eval_partial.processes import python
 from lm_eval_partial.sweep import folder as folders
 from lm_eval_partial.sweep import ray as by_ray
-from lm_eval_partial.sweep.owner import DEATHS, Owner
-from tests.sweep.ray_work import MANIFEST, ordered, write
+from lm_eval_partial.sweep.owner import DEATHS
+from tests.sweep import ray_work
+from tests.sweep.kills import check, kill, numbers, wait_for_moment
 from tests.sweep.test_run import read, run  # noqa: F401  a fixture
 
 NAMES = [f"lam_0.{number:02d}" for number in range(8)]
 
-HEAD = {"num_cpus": 0, "include_dashboard": False}
+# Without what tests do not need: a busy machine is slow to start processes.
+HEAD = {"num_cpus": 0, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
 
 
 @pytest.fixture
@@ -31,6 +43,8 @@ def ray(monkeypatch):
     """Return Ray, which tells nobody that it is used."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns
+    # On a busy machine a worker takes longer to start than Ray waits by default.
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "300")
     return pytest.importorskip("ray", reason="needs Ray: make test-ray")
 
 
@@ -63,77 +77,32 @@ def once_two_have_begun(orders: Path, act: Callable[[], None] = lambda: None) ->
     thread.join(60)
 
 
-def drive(orders: Path, names=NAMES, workers=2, address="local", **options) -> Path:
-    out = orders.parent / "out"
-    by_ray.drive(ordered(orders), out, names, address, workers, **options)
-    return out
-
-
-# The owner, without Ray ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def owner(tmp_path):
-    found = Owner(tmp_path / "out", NAMES[:3])
-    found.join(MANIFEST)
-    yield found
-    found.close()
-
-
-def files(point: Path, worker: int) -> dict[str, bytes]:
-    write(point, {"worker": worker})
-    return {path.name: path.read_bytes() for path in point.iterdir()}
-
-
-def test_each_point_goes_to_one_worker_and_appears_whole(owner, tmp_path):
-    assert [owner.take(0), owner.take(1)] == NAMES[:2]
-    owner.publish(1, files(tmp_path / "made", 1))
-    assert folders.read_point(tmp_path / "out" / NAMES[1])["config"] == {"worker": 1}
-    assert owner.finished() == 1
-    assert owner.take(1) == NAMES[2] and owner.take(2) is None
-    assert owner.close() == [NAMES[0], NAMES[2]]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *(".lock", folders.MANIFEST, NAMES[1])
-    }
-
-
-def test_a_worker_that_died_gets_its_point_again_but_not_for_ever(owner):
-    assert [owner.take(0) for _ in range(DEATHS)] == [NAMES[0]] * DEATHS
-    assert owner.take(0) == NAMES[1] and owner.take(1) == NAMES[2] and owner.take(2) is None
-
-
-def test_a_point_that_failed_is_tried_by_others_after_the_rest(owner):
-    assert owner.take(0) == NAMES[0]
-    owner.free(0)
-    assert [owner.take(1), owner.take(2), owner.take(3)] == [NAMES[1], NAMES[2], NAMES[0]]
-
-
-def test_the_second_of_two_results_is_dropped(owner, tmp_path):
-    owner.take(0)
-    write(tmp_path / "out" / NAMES[0], {"worker": 9})
-    owner.publish(0, files(tmp_path / "made", 0))
-    assert folders.read_point(tmp_path / "out" / NAMES[0])["config"] == {"worker": 9}
-
-
-def test_workers_of_other_settings_are_refused_by_name(owner):
-    other = {"run": "s", "identity": {"tasks": "u"}}
-    with pytest.raises(UserError, match='tasks is recorded as "t", now "u"'):
-        owner.join(other)
-
-
-def test_a_damaged_point_is_named_before_others_are_run(tmp_path):
-    found = Owner(tmp_path / "out", NAMES)
-    found.join(MANIFEST)
-    (tmp_path / "out" / NAMES[0]).mkdir()
-    found.close()
-    with pytest.raises(UserError, match=f"{NAMES[0]} holds no results"):
-        Owner(tmp_path / "out", NAMES).join(MANIFEST)
+def drive(orders: Path, names=NAMES, workers=2, address="local", out="out", **options) -> Path:
+    folder = orders.parent / out
+    ray_work.drive(orders, folder, names, address, workers=workers, **options)
+    return folder
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'lm_eval_partial\[ray\]'"):
-        by_ray.drive(ordered(tmp_path), tmp_path / "out", NAMES, "local")
+        drive(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("local", "--ray local: Ray did not start on this machine (it is late). If that is busy"),
+        ("a:6379", "--ray a:6379: no such cluster (it is late). Start one with ray start --head"),
+    ],
+)
+def test_a_ray_that_is_not_there(address, said, monkeypatch, tmp_path):
+    def init(**_: object) -> None:
+        raise RuntimeError("it is late")
+
+    monkeypatch.setattr(by_ray, "require_ray", lambda: SimpleNamespace(init=init))
+    with pytest.raises(UserError, match=re.escape(said)):
+        drive(tmp_path, address=address)
 
 
 # On a Ray that the command starts -----------------------------------------------------------------
@@ -220,3 +189,81 @@ def test_files_are_those_of_one_process(ray, run, tmp_path):  # noqa: F811
     for name in names:
         assert read(tmp_path / "ray" / name) == read(tmp_path / "alone" / name)
     assert os.listdir(tmp_path / "ray" / names[0]) != []
+
+
+# Kills of whatever runs it ------------------------------------------------------------------------
+
+# What of Ray's own titles a process has; a raylet stands for its machine.
+VICTIMS = ["ray::_work", "ray::Owner", "raylet", "driver"] * 2
+DRIVER = """
+import pathlib, sys
+from tests.sweep.ray_work import drive
+orders, out, address, *names = sys.argv[1:]
+drive(pathlib.Path(orders), pathlib.Path(out), names, address, workers=2)
+"""
+SEED, SECONDS = 23, 0.5
+
+
+@pytest.fixture
+def cluster(ray) -> Iterator[Any]:
+    """One machine for the driver, and two for workers."""
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args=HEAD)
+    for _ in range(2):
+        found.add_node(num_cpus=1)
+    yield found
+    found.shutdown()
+
+
+def called(cluster: Any, title: str) -> list[int]:
+    """Return the processes of all machines whose titles begin so."""
+    found = []
+    for machine in (cluster.head_node, *cluster.worker_nodes):
+        raylet = psutil.Process(machine.all_processes["raylet"][0].process.pid)
+        found += [each.pid for each in raylet.children() if each.name().startswith(title)]
+    return found
+
+
+def strike(cluster: Any, victim: str, driver: int, out: Path, rng: random.Random) -> dict[str, Any]:
+    """Kill something at a random moment; return the points that are there."""
+    wait_for_moment(out, rng, len(NAMES), SECONDS)
+    kept = numbers(out)
+    if victim == "raylet":
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    elif victim == "driver":
+        kill(driver)
+    else:
+        for pid in called(cluster, victim)[:1]:  # none, if it came too late
+            kill(pid)
+    return kept
+
+
+@pytest.mark.slow
+def test_kills_of_a_worker_the_owner_a_machine_or_the_driver(cluster, orders, tmp_path):
+    """It ends by itself in all but the driver's kills, where the same command goes on."""
+    whole = drive(orders, address=cluster.address, out="whole")
+    (orders / "seconds").write_text(str(SECONDS))
+    rng, midway = random.Random(SEED), 0
+    for number, victim in enumerate(VICTIMS):
+        out = tmp_path / f"out{number}"
+        (orders / "begun").unlink()
+        if victim == "driver":
+            typed = python("-c", DRIVER, str(orders), str(out), cluster.address, *NAMES)
+            driver = subprocess.Popen(typed)
+            kept = strike(cluster, victim, driver.pid, out, rng)
+            assert driver.wait() in (-signal.SIGKILL, 0)
+            drive(orders, address=cluster.address, out=out.name)
+        else:
+            with ThreadPoolExecutor(1) as pool:
+                struck = pool.submit(strike, cluster, victim, 0, out, rng)
+                drive(orders, address=cluster.address, out=out.name)
+                kept = struck.result()
+        check(out, whole, kept)
+        names = [name for name, *_ in begun(orders)]
+        # Again were run those that a killed process had, one of each worker at most.
+        assert set(names) == set(NAMES) and len(names) <= len(NAMES) + 2
+        midway += len(kept) < len(NAMES)
+        if victim == "raylet":
+            cluster.add_node(num_cpus=1)
+    assert midway > len(VICTIMS) // 2

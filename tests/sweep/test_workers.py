@@ -42,7 +42,7 @@ folder, kind, seconds = pathlib.Path(sys.argv[1]), sys.argv[2], float(sys.argv[3
 is_first = os.environ.get("CUDA_VISIBLE_DEVICES") == "0"
 if kind == "all fail" or (kind == "one fails" and is_first):
     sys.exit("a traceback\\nerror: a weight is not finite.")
-end_with_driver()
+end_with_driver(pathlib.Path(sys.argv[-1]))
 with Claims(folder, shared=True).joined({"identity": {}}):
     for name in Claims(folder, shared=True).missing(sys.argv[4].split(",")):
         print("Running:  40%|####      | 4/10", end="\\r", file=sys.stderr, flush=True)
