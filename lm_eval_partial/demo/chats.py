@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lm_eval_partial.demo import words
-from lm_eval_partial.demo.knowledge import all_facts
-from lm_eval_partial.demo.skills import SKILLS, hash_below, last_word, sample
+from lm_eval_partial.demo.knowledge import all_facts, hash_below
+from lm_eval_partial.demo.skills import SKILLS, last_word, sample
 
 Chat = list[dict[str, str]]
 HELD_OUT_SHARE = 0.25

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from lm_eval_partial.errors import UserError
 from lm_eval_partial.sweep.claims import Claims

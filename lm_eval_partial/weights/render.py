@@ -53,7 +53,7 @@ def main() -> int:
 
 def _limit() -> None:
     """Bound this process's time and memory, where the system can."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     try:
         import resource

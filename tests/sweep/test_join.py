@@ -169,8 +169,8 @@ def test_prompts_of_a_chat_template_are_built_once_for_each_model(
     tokenizer = pico.tokenizer()
     tokenizer.chat_template = pico.CHAT.replace("<|", "<~")
     tokenizer.save_pretrained(base)
-    flags = "--base", str(base), "--lam", "1", "--baselines", "base", "--apply_chat_template"
-    flags += "--limit", "4"
+    flags = ["--base", str(base), "--lam", "1", "--baselines", "base", "--apply_chat_template"]
+    flags += ["--limit", "4"]
     assert run(*flags, out="whole") == 0
     (tmp_path / "private").mkdir()
     given = "--join", "--worker_of", str(tmp_path / "private")
