@@ -105,6 +105,18 @@ def test_all_killed_it_goes_on(tmp_path, fork):
     assert left(tmp_path) == set() and len(list(tmp_path.glob("lam_*"))) == 12
 
 
+def test_what_a_killed_worker_left_is_tidied_once_nobody_is_there(tmp_path, fork):
+    child = fork(work, tmp_path, seconds=30)
+    until(lambda: list(tmp_path.glob(f"{files.INCOMPLETE}*")))
+    claims = Claims(tmp_path, shared=True)
+    claims.tidy()
+    assert len(left(tmp_path)) == 2 and ".claims" in left(tmp_path)
+    os.kill(child, signal.SIGKILL)
+    status(child)
+    claims.tidy()
+    assert left(tmp_path) == set()
+
+
 def test_a_stopped_worker_holds_up_no_point_but_its_own(tmp_path, fork):
     stopped = fork(work, tmp_path, seconds=30)
     until(lambda: list(tmp_path.glob(".claims/flock/*.json")))

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -245,17 +246,23 @@ def test_an_interrupt_ends_all_and_leaves_a_folder_that_goes_on(
 
 
 @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
-def test_workers_end_with_a_driver_that_is_killed(run, tmp_path):
+def test_workers_end_with_a_driver_that_is_killed(run, tmp_path, monkeypatch):
+    """And remove its private folder, which it no longer can."""
+    private = tmp_path / "private"
+    private.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(private))
     driver = os.fork()
     if driver == 0:
         run("works", 600)
         os._exit(0)
     claims = Claims(tmp_path / "out", True)
     until(lambda: len(claims.holders()) == 2)
+    assert len(list(private.iterdir())) == 1
     pids = [owner["pid"] for owner in claims.holders().values()]
     os.kill(driver, signal.SIGKILL)
     os.waitpid(driver, 0)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    assert list(private.iterdir()) == []
     assert run("works") and len(made(tmp_path / "out")) == 3
 
 
