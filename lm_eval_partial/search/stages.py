@@ -128,8 +128,8 @@ class Stages:
         if piece is not self._held and self._held is not None:  # two models are never held
             self._lm = None
             release()
-            if config.apply_chat_template:
-                self.tasks.forget_prompts()  # each stage has a template of its own
+        if config.apply_chat_template:  # each stage has one of its own
+            self.tasks.use_template(str(dict(piece.named)))
         inside = [lam for holder, lam in map(self._place, self.arms) if holder is piece]
         name, recorded = arm_name(self.arms[arm]), self._recorded(self.arms[arm])
         given = recorded, ENGINES["hf"], piece.named
