@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # Of a line, up to its first joint; of a text, up to its last.
 _FIRST = re.compile(r"^[^\n]*?[a-z](?= [a-z])", re.MULTILINE)
 _LAST = re.compile(r".*[a-z](?= [a-z])", re.DOTALL)
+_FOLLOWS = re.compile(" [a-z]")  # what follows a joint
 
 # A token with a joint inside. Byte-level tokenizers write a space as Ġ, sentencepiece as ▁.
 _CROSSES = re.compile(r"[A-Za-z][ Ġ▁][A-Za-z]")
@@ -31,7 +32,7 @@ _PROBES = (
 )
 
 
-def pieces(text: str, least: int = 0) -> list[str]:
+def pieces(text: str, least: int = 0, before: Sequence[str] = ()) -> list[str]:
     """Return `text` cut at the first joint of every line.
 
     Texts with lines in common have pieces in common.
@@ -39,10 +40,18 @@ def pieces(text: str, least: int = 0) -> list[str]:
     Args:
         text: to cut.
         least: characters of the first piece, at least.
+        before: the pieces of another text, with the same `least`. Those with which `text` begins
+            too are not searched for again.
     """
     found: list[str] = []
     begin = 0
-    for match in _FIRST.finditer(text):
+    for piece in before[:-1]:  # the last one ends with its text, not at a joint
+        end = begin + len(piece)
+        if not text.startswith(piece, begin) or not _FOLLOWS.match(text, end):
+            break
+        found.append(piece)
+        begin = end
+    for match in _FIRST.finditer(text, begin):
         if match.end() >= max(least, 1):
             found.append(text[begin : match.end()])
             begin = match.end()
@@ -78,11 +87,24 @@ def later_form(tokenizer: Any) -> Callable[[str], str] | None:
     if not is_of_words and tokenizer.unk_token_id in ids(_LETTERS):
         return None
     for form in (_as_it_is, _without_its_space):
-        if all(ids(left + right) == ids(left) + ids(form(right)) for left, right in _PROBES):
-            whole, plain = ids(_LETTERS, special=True), ids(_LETTERS)
+        rest = later_ids(tokenizer, [form(right) for _, right in _PROBES])
+        whole = [ids(left + right) for left, right in _PROBES]
+        if whole == [ids(left) + each for (left, _), each in zip(_PROBES, rest, strict=True)]:
+            special, plain = ids(_LETTERS, special=True), ids(_LETTERS)
             # Special tokens at the end would stand between two pieces.
-            return form if whole[len(whole) - len(plain) :] == plain else None
+            return form if special[len(special) - len(plain) :] == plain else None
     return None
+
+
+def later_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of texts, without special tokens.
+
+    The tokenizer's own call would make masks, offsets and dictionaries of each, which takes longer
+    than finding the ids.
+    """
+    tokenizer("", add_special_tokens=False)  # no padding and no truncation from here on
+    found = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [encoding.ids for encoding in found]
 
 
 def _as_it_is(piece: str) -> str:
