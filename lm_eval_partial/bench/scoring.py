@@ -55,10 +55,12 @@ class Workload:
     Attributes:
         requests: as the harness makes them.
         choices: requests of one document.
+        fresh: whether every round compares its first rows with whole passes, as a run of its own.
     """
 
     requests: list[Instance]
     choices: int = 1
+    fresh: bool = False
 
     def ask(self, lm: HFLM, documents: int | None = None) -> list[Any]:
         """Return the answers of `lm`, of the first `documents` only if given."""
@@ -79,7 +81,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         ours = PartialHFLM(base=base, instruct=instruct, lam=1, **settings)
         gemm = gemm_rate(ours.model)
         found: dict[str, dict[str, Any]] = {}
-        for name, workload in workloads(stock, args.documents).items():
+        for name, workload in _chosen(stock, args).items():
             if not fnmatch(name, args.only):
                 continue
             found[name] = compare(name, workload, stock, ours, args.rounds, gemm)
@@ -94,12 +96,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if args.vllm:
             dtype = str(stock.model.dtype).removeprefix("torch.")
             found |= on_vllm(args.vllm, base, instruct, dtype, args)
-        if args.base is None:
+        if args.base is None and not args.tasks:
             del stock
             found |= other_kinds(Path(scratch), args, settings, gemm)
     return {
         "machine": machine(),
         "rounds": args.rounds,
+        **({"tasks": args.tasks, "limit": args.limit} if args.tasks else {}),
         "documents": args.documents,
         "batch_size": args.batch_size,
         "dtype": args.dtype,
@@ -125,6 +128,15 @@ def other_kinds(
         workload = workloads(stock, args.documents)["fixed shots"]
         found[name] = compare(name, workload, stock, ours, args.rounds, gemm)
     return found
+
+
+def _chosen(stock: HFLM, args: argparse.Namespace) -> dict[str, Workload]:
+    """Return what is run, by name: the tasks that were typed, or made-up questions."""
+    if not args.tasks:
+        return workloads(stock, args.documents)
+    from lm_eval_partial.bench.of_tasks import workloads_of
+
+    return workloads_of(args.tasks, args.limit, args.include_path)
 
 
 class Texts:
@@ -202,6 +214,8 @@ def compare(
                 workload.ask(lm, documents=2)
                 continue
             ours.encoder.forget()  # it would save the tokenising of every round but the first
+            if workload.fresh:
+                ours.forget_checks()
             with counting(lm.model) as counts, peak_memory(lm.device) as memory:
                 start = time.perf_counter()
                 answers[whose] = workload.ask(lm)

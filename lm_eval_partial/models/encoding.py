@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lm_eval_partial import escape
 from lm_eval_partial.models import joints
-from lm_eval_partial.models.kept_ids import KeptIds, KeptPairs, digest
+from lm_eval_partial.models.kept_ids import KeptIds, digest
 from lm_eval_partial.prefix.tree import Ints
 
 logger = escape.logger(__name__)
@@ -68,7 +68,8 @@ class Encoder:
     def __init__(self, lm: HFLM) -> None:
         """Encode as `lm` does."""
         self._lm = lm
-        self._pairs: dict[bytes, KeptPairs] = {}
+        # By the digest of some texts: the ids of contexts, and those of continuations.
+        self._pairs: dict[bytes, tuple[KeptIds, KeptIds]] = {}
         self._prompts: dict[bytes, KeptIds] = {}
         self._cuts_failed = False
 
@@ -85,24 +86,25 @@ class Encoder:
         some = [pair for pair in _some(new) if pair[0]]
         self._check_cuts([[*cut.head, cut.whole] for cut in self._cut_pairs(some, bos)], bos)
         found: list[Encoded] = []
+        contexts: Iterable[Ints]
+        continuations: Iterable[Ints]
         known = _Known()
         hidden = disable_tqdm or self._lm.rank != 0
         with tqdm(total=len(pairs), disable=hidden, desc="Tokenizing inputs") as bar:
             for key, part in parts:
-                ids: Iterable[tuple[Ints, Ints]]
-                if key in before:
-                    ids = self._pairs[key] = before[key]
+                if key not in before:
+                    known, contexts, continuations = self._some_pairs(part, known, bos)
+                    self._pairs[key] = KeptIds(contexts), KeptIds(continuations)
                 else:
-                    known, ids = self._some_pairs(part, known, bos)
-                    self._pairs[key] = KeptPairs(ids)
-                found += [(pair, *each) for pair, each in zip(part, ids, strict=True)]
+                    contexts, continuations = self._pairs[key] = before[key]
+                found += zip(part, contexts, continuations, strict=True)
                 bar.update(len(part))
         return found
 
     def _some_pairs(
         self, pairs: Sequence[tuple[str, str]], before: _Known, bos: str
-    ) -> tuple[_Known, list[tuple[Ints, Ints]]]:
-        """Return the pieces of some pairs, and the ids of each pair."""
+    ) -> tuple[_Known, list[Ints], list[Ints]]:
+        """Return the pieces of some pairs, and the ids of their contexts and continuations."""
         cuts = list(self._cut_pairs(pairs, bos))
         first: set[str] = set()
         later: set[str] = set()
@@ -112,21 +114,24 @@ class Encoder:
                 later.update(head[1:])
                 later.update((alone, whole))
         known = self._learn(first, later, before, bos)
-        found: list[tuple[Ints, Ints]] = []
+        contexts: list[Ints] = []
+        continuations: list[Ints] = []
         last: tuple[str, Ints] = "", _ints()
         for (context, continuation), (head, alone, whole) in zip(pairs, cuts, strict=True):
             if not context:
-                found.append(self._without_context(continuation))
+                first_one, rest = self._without_context(continuation)
+                contexts.append(first_one)
+                continuations.append(rest)
                 continue
             if context is not last[0]:  # choices share the text, and shall share the array
                 last = context, known.ids([*head, alone])
-            ids = last[1]
+            contexts.append(last[1])
             rest = _ints(known.later[whole] if head else known.first[whole])
             # As stock, cut by the number of the context's ids. Tokenized by itself, the
             # continuation could begin with another token.
-            alone_length = len(known.later[alone]) // rest.itemsize if head else len(ids)
-            found.append((ids, rest[alone_length:]))
-        return known, found
+            begin = len(known.later[alone]) // rest.itemsize if head else len(last[1])
+            continuations.append(rest[begin:])
+        return known, contexts, continuations
 
     def _cut_pairs(self, pairs: Sequence[tuple[str, str]], bos: str) -> Iterator[_Cut]:
         before = ""

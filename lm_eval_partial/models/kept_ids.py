@@ -7,7 +7,7 @@ shots and perhaps the same passage. Only what follows is kept of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -17,13 +17,13 @@ from lm_eval_partial.prefix.tree import Ints, shared_length
 class KeptIds:
     """Ids of texts, each without what it begins with in common with the one before."""
 
-    def __init__(self, texts: Sequence[Ints]) -> None:
+    def __init__(self, texts: Iterable[Ints]) -> None:
         """Keep the ids of `texts`, each [tokens]."""
         before: Ints = np.zeros(0, dtype=np.int32)
         rests: list[Ints] = [before]
         lengths: list[int] = []
         for text in texts:
-            lengths.append(shared_length(before, text))
+            lengths.append(len(text) if text is before else shared_length(before, text))
             rests.append(text[lengths[-1] :])
             before = text
         self._shared = np.array(lengths, dtype=np.int32)
@@ -31,10 +31,11 @@ class KeptIds:
         self._rests = np.concatenate(rests, dtype=np.int32)
 
     def __iter__(self) -> Iterator[Ints]:
-        """Yield the ids of each text, as an array of its own."""
+        """Yield the ids of each text; equal ones that follow one another are one array."""
         text, begin = self._rests[:0], 0
         for length, end in zip(self._shared.tolist(), self._ends.tolist(), strict=True):
-            text = np.concatenate([text[:length], self._rests[begin:end]])
+            if begin < end or length < len(text):
+                text = np.concatenate([text[:length], self._rests[begin:end]])
             begin = end
             yield text
 
@@ -42,33 +43,6 @@ class KeptIds:
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         return self._shared.nbytes + self._ends.nbytes + self._rests.nbytes
-
-
-class KeptPairs:
-    """Ids of contexts and their continuations; a context is kept once for all of its own."""
-
-    def __init__(self, pairs: Sequence[tuple[Ints, Ints]]) -> None:
-        """Keep `pairs`; those of one context that follow one another share its array."""
-        contexts: list[Ints] = []
-        numbers: list[int] = []
-        for context, _ in pairs:
-            if not contexts or context is not contexts[-1]:
-                contexts.append(context)
-            numbers.append(len(contexts) - 1)
-        self._contexts = KeptIds(contexts)
-        self._numbers = np.array(numbers, dtype=np.int32)
-        self._continuations = KeptIds([continuation for _, continuation in pairs])
-
-    def __iter__(self) -> Iterator[tuple[Ints, Ints]]:
-        """Yield the ids of each pair; they share arrays as they did."""
-        contexts = list(self._contexts)
-        for number, continuation in zip(self._numbers.tolist(), self._continuations, strict=True):
-            yield contexts[number], continuation
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays."""
-        return self._contexts.nbytes + self._numbers.nbytes + self._continuations.nbytes
 
 
 def digest(texts: Sequence[tuple[str, ...]]) -> bytes:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lm_eval_partial.models import encoding, joints
 from lm_eval_partial.models.encoding import Encoder
-from lm_eval_partial.models.kept_ids import KeptIds, KeptPairs, digest
+from lm_eval_partial.models.kept_ids import KeptIds, digest
 from lm_eval_partial.prefix.tree import Ints
 
 WORDS = ["the", "river", "of", "a", "small", "town", "runs", "into", "old", "mills", "who", "saw"]
@@ -222,18 +222,13 @@ def test_ids_are_kept_without_what_they_share_with_the_text_before():
     rng = np.random.default_rng(0)
     shots = rng.integers(0, 99, 1000, dtype=np.int32)
     some: list[Ints] = [np.concatenate([shots, rng.integers(0, 99, 9)]) for _ in range(50)]
-    some = [*some, shots[:0], shots[:3], shots, shots, some[0]]
+    some = [*some, shots[:0], shots[:3], shots, shots.copy(), some[0], some[0]]
     kept = KeptIds(some)
     found = list(kept)
     assert [each.tolist() for each in found] == [each.tolist() for each in some]
-    assert kept.nbytes < 4 * (3 * 1000 + 51 * 9) + 55 * 12
-    found[0][:] = -1
-    assert [each.tolist() for each in kept] == [each.tolist() for each in some]
-    pairs = [(some[0], shots[:1]), (some[0], shots[:2]), (some[1], shots[:0])]
-    (one, _), (same, two), (other, none) = KeptPairs(pairs)
-    assert one is same and one.tolist() == some[0].tolist() and other.tolist() == some[1].tolist()
-    assert two.tolist() == shots[:2].tolist() and not len(none)
-    assert list(KeptIds([])) == [] == list(KeptPairs([]))
+    assert kept.nbytes < 4 * (3 * 1000 + 51 * 9) + 56 * 12
+    assert found[52] is found[53] and found[52] is not found[51]
+    assert list(KeptIds([])) == []
 
 
 def test_a_digest_is_that_of_the_texts_and_their_borders():
