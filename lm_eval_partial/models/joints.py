@@ -18,7 +18,9 @@ from typing import Any
 # Of a line, up to its first joint; of a text, up to its last.
 _FIRST = re.compile(r"^[^\n]*?[a-z](?= [a-z])", re.MULTILINE)
 _LAST = re.compile(r".*[a-z](?= [a-z])", re.DOTALL)
-_FOLLOWS = re.compile(" [a-z]")  # what follows a joint
+
+LONG = 200
+"""Characters behind the first joint of a line for which another piece is worth its while."""
 
 # A token with a joint inside. Byte-level tokenizers write a space as Ġ, sentencepiece as ▁.
 _CROSSES = re.compile(r"[A-Za-z][ Ġ▁][A-Za-z]")
@@ -33,9 +35,9 @@ _PROBES = (
 
 
 def pieces(text: str, least: int = 0, before: Sequence[str] = ()) -> list[str]:
-    """Return `text` cut at the first joint of every line.
+    """Return `text` cut at the first joint of every line, and of a long one at the last joint too.
 
-    Texts with lines in common have pieces in common.
+    Texts with lines in common have pieces in common: shots, or a passage before its questions.
 
     Args:
         text: to cut.
@@ -46,16 +48,32 @@ def pieces(text: str, least: int = 0, before: Sequence[str] = ()) -> list[str]:
     found: list[str] = []
     begin = 0
     for piece in before[:-1]:  # the last one ends with its text, not at a joint
-        end = begin + len(piece)
-        if not text.startswith(piece, begin) or not _FOLLOWS.match(text, end):
+        if not text.startswith(piece, begin):
             break
         found.append(piece)
+        begin += len(piece)
+    if found:  # only what follows a piece shows that this text is cut there too
+        begin -= len(found.pop())
+    if found and (end := _last_in_line(text, begin)) > begin:
+        found.append(text[begin:end])
         begin = end
     for match in _FIRST.finditer(text, begin):
-        if match.end() >= max(least, 1):
-            found.append(text[begin : match.end()])
-            begin = match.end()
+        if match.end() < max(least, 1):
+            continue
+        for end in (match.end(), _last_in_line(text, match.end())):
+            if end > begin:
+                found.append(text[begin:end])
+                begin = end
     return [*found, text[begin:]]
+
+
+def _last_in_line(text: str, begin: int) -> int:
+    """Return the place of the last joint of a line from `begin` on; `begin` if little is left."""
+    line = text.find("\n", begin) + 1 or len(text)
+    if line - begin <= LONG:
+        return begin
+    found = _LAST.match(text, begin + 1, line)
+    return found.end() if found else begin
 
 
 def last(text: str, least: int = 0) -> int | None:

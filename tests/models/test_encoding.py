@@ -274,9 +274,20 @@ def test_a_text_is_cut_at_the_first_joint_of_every_line(text, pieces, last):
 
 
 @pytest.mark.parametrize("least", [0, 5, 40])
-def test_pieces_of_the_text_before_change_nothing(least):
-    before = "A: one two three\nB: four five\nC: six Seven eight\nD: nine ten"
+@pytest.mark.parametrize("long", [4, 15, 200])
+def test_pieces_of_the_text_before_change_nothing(long, least, monkeypatch):
+    monkeypatch.setattr(joints, "LONG", long)
+    before = "A: one two three\nB: four five six seven eight\nC: six Seven eight\nD: nine ten"
     pieces = joints.pieces(before, least)
     others = [before[:end] + rest for end in range(len(before) + 1) for rest in ("", "Z", " z z z")]
     for text in others:
         assert joints.pieces(text, least, pieces) == joints.pieces(text, least), text
+
+
+def test_a_passage_is_a_piece_of_its_own_whatever_is_asked_about_it():
+    passage = "Background: " + "the river runs into old mills " * 20
+    some, others = (
+        joints.pieces(f"{passage}.\n\nQuestion: {asked} was it?") for asked in ("who", "when")
+    )
+    assert len(some) == len(others) == 4 and some[:2] == others[:2]
+    assert some[1] == passage.removeprefix(some[0]).removesuffix(" mills ")
