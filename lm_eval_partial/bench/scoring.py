@@ -3,8 +3,8 @@
     lm-eval-partial bench scoring
 
 Rounds take turns (A B A B) after a warm-up on a few requests. Medians are reported; on a shared
-machine only their ratios are comparable. Every time includes tokenising and bookkeeping: from texts
-to answers.
+machine only their ratios are comparable, or the processor's seconds in the JSON (``cpu_s``). Every
+time includes tokenising and bookkeeping: from texts to answers.
 """
 
 from __future__ import annotations
@@ -217,13 +217,13 @@ def compare(
             if workload.fresh:
                 ours.forget_checks()
             with counting(lm.model) as counts, peak_memory(lm.device) as memory:
-                start = time.perf_counter()
+                start, cpu = time.perf_counter(), time.process_time()
                 answers[whose] = workload.ask(lm)
-                seconds = time.perf_counter() - start
-            runs[whose].append({"s": seconds, "peak_gib": memory["peak"] / 2**30, **counts})
+                times = {"s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
+            runs[whose].append({**times, "peak_gib": memory["peak"] / 2**30, **counts})
     medians = {}
     for whose, of_whom in runs.items():
-        for key in ("s", "tokens", "peak_gib"):
+        for key in ("s", "cpu_s", "tokens", "peak_gib"):
             medians[f"{whose}_{key}"] = statistics.median(run[key] for run in of_whom)
     flop = statistics.median(run["flop"] / run["s"] for run in runs["ours"])
     found = {

@@ -170,7 +170,10 @@ class Tasks:
             build(**kwargs)
             return task._instances, _random_state()
 
-        if name not in self._built:
+        if name in self._built:
+            packed, state = self._built[name]
+            requests = packed.copies()
+        else:
             # A chat template is the model's, and models of one sweep may have different ones.
             if self._shared is None or kwargs.get("apply_chat_template"):
                 requests, state = built()
@@ -178,8 +181,7 @@ class Tasks:
                 settings = {key: kwargs[key] for key in kwargs if key != "chat_template"}
                 requests, state = built_once(self._shared, name, settings, built)
             self._built[name] = Packed(requests), state
-        packed, state = self._built[name]
-        task._instances = packed.copies()
+        task._instances = requests
         _set_random_state(state)
 
 
