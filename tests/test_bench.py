@@ -71,7 +71,7 @@ def test_tasks_are_workloads_of_which_every_round_checks_itself(made_pair):
     once = compare("x", replace(found["pico_mc"], fresh=False), stock, ours, 1, 1e9)
     again = compare("x", found["pico_mc"], stock, ours, 1, 1e9)
     assert again["ours_tokens"] > once["ours_tokens"] and again["different"] == 0
-    assert 0 < again["ours_cpu_s"] and 0 < again["stock_cpu_s"]
+    assert again["ours_cpu_s"] > 0 and again["stock_cpu_s"] > 0
     with pytest.raises(UserError, match=r"--tasks pico_mo: .*lm_eval ls tasks lists"):
         workloads_of("pico_mo", 3, TASKS)
 
