@@ -198,7 +198,7 @@ def test_another_call_tokenises_what_is_new_to_it_alone(kind, monkeypatch):
     def ids(pairs: list[tuple[str, str]]) -> list[Any]:
         found: list[Any] = []
         for texts, context, continuation in encoder.pairs(pairs, disable_tqdm=True):
-            found.append((texts, context.tolist(), continuation.tolist()))
+            found.append((texts, list(context), list(continuation)))
         return [*found, *map(list, encoder.prompts(prompts))]
 
     first = ids(pairs)
