@@ -1,16 +1,26 @@
 """What the benchmarks count."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from lm_eval.api.instance import Instance
 
 from lm_eval_partial.bench import search, workers
-from lm_eval_partial.bench.scoring import Workload, counting, rounding
+from lm_eval_partial.bench.of_tasks import workloads_of
+from lm_eval_partial.bench.scoring import Workload, compare, counting, rounding
+from lm_eval_partial.errors import UserError
 from lm_eval_partial.sweep.claims import Claims
 from tests import result_folders
+from tests.models.test_shared_prefix import made as made_pair
 from tests.prefix.test_loglikelihood import made
+
+__all__ = ["made_pair"]  # a fixture
+
+TASKS = Path(__file__).with_name("tasks")
 
 
 def test_flop_are_those_of_the_linear_layers_and_of_tokens_that_see_each_other():
@@ -49,6 +59,21 @@ def test_stock_is_compared_with_itself_at_twice_the_batch_size():
     assert (
         rounding(workload, stock, plain) == {} and sizes == [8, 8] and stock.batch_size_per_gpu == 4
     )
+
+
+def test_tasks_are_workloads_of_which_every_round_checks_itself(made_pair):
+    found = workloads_of("pico_mc,pico_gen", 3, TASKS)
+    assert {name: (len(each.requests), each.choices) for name, each in found.items()} == {
+        "pico_mc": (12, 4),
+        "pico_gen": (3, 1),
+    }
+    ours, stock = made_pair()
+    once = compare("x", replace(found["pico_mc"], fresh=False), stock, ours, 1, 1e9)
+    again = compare("x", found["pico_mc"], stock, ours, 1, 1e9)
+    assert again["ours_tokens"] > once["ours_tokens"] and again["different"] == 0
+    assert again["ours_cpu_s"] > 0 and again["stock_cpu_s"] > 0
+    with pytest.raises(UserError, match=r"--tasks pico_mo: .*lm_eval ls tasks lists"):
+        workloads_of("pico_mo", 3, TASKS)
 
 
 def test_a_made_up_suite_is_searched_as_users_search(monkeypatch):

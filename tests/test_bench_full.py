@@ -139,7 +139,8 @@ def test_every_function_of_a_phase_is_there():
 
 def test_what_points_hold_and_leave_behind():
     def state(seconds: dict, size: int, files: int) -> dict:
-        return {"seconds": seconds, "bytes": size, "files": files}
+        kept = {"prompts": size // 2, "token ids": size // 4}
+        return {"seconds": seconds, "bytes": size, "kept": kept, "files": files}
 
     own = full.OWN[1]
     points = [
@@ -150,6 +151,7 @@ def test_what_points_hold_and_leave_behind():
     ]
     assert full.of_points({"points": points}) == {
         "held_bytes": 500,
+        "kept_bytes": 1125,
         "grown_bytes": 30,
         "files": 2,
         "first_s": 5.0,
@@ -176,7 +178,9 @@ def test_the_command_says_what_is_missing(capsys, tmp_path):
 def test_tables_have_a_column_for_each_run(capsys):
     points = []
     for time in (1, 2, 4):
-        points.append({"seconds": {"trees": time}, "bytes": 2**20 * time, "files": 3})
+        kept = {"prompts": 1000 * time, "token ids": 500}
+        state = {"seconds": {"trees": time}, "bytes": 2**20 * time, "kept": kept, "files": 3}
+        points.append(state)
     run = {
         "seconds": {"prompts": 3.25, "trees": 4.0},
         "peak_bytes": 2**31,
@@ -192,6 +196,7 @@ def test_tables_have_a_column_for_each_run(capsys):
         ("report: seconds, GiB", "1.5, 1.00"),
         ("our own ms a document, another λ", "2.00"),
         ("MiB held after a λ", "1"),
+        ("KB a request kept for the next λ", "0.00"),
         ("MiB grown a λ", "2.0"),
         ("MiB written a λ", "2"),
         ("peak GiB", "2.00"),

@@ -198,6 +198,7 @@ def of_points(found: dict[str, Any]) -> dict[str, float]:
 
     Returns:
         ``held_bytes``: anonymous memory after the first point above that before it;
+        ``kept_bytes``: of these, what is kept for the next λ (`phases.KEPT`);
         ``grown_bytes``: after the last above that after the first; ``files``: more open files after
         the last than after the first; ``first_s`` and ``later_s``: seconds of the first point and,
         on average, of a later one; ``first_own_s`` and ``later_own_s``: of these, our own.
@@ -207,6 +208,7 @@ def of_points(found: dict[str, Any]) -> dict[str, float]:
     later = max(1, len(points) - 2)
     return {
         "held_bytes": first["bytes"] - before["bytes"],
+        "kept_bytes": sum(first["kept"].values()),
         "grown_bytes": last["bytes"] - first["bytes"],
         "files": last["files"] - first["files"],
         "first_s": _seconds(first) - _seconds(before),
@@ -256,6 +258,7 @@ def _costs(found: dict[str, Any], points: int) -> dict[str, str]:
         "our own ms a document, another λ": f"{1000 * of_point['later_own_s'] / documents:.2f}",
         "peak GiB": f"{ours['peak_bytes'] / 2**30:.2f}",
         "MiB held after a λ": f"{of_point['held_bytes'] / 2**20:.0f}",
+        "KB a request kept for the next λ": f"{of_point['kept_bytes'] / 1000 / requests:.2f}",
         "MiB grown a λ": f"{of_point['grown_bytes'] / 2**20 / max(1, points - 1):.1f}",
         "more open files": str(of_point["files"]),
         "MiB written a λ": f"{ours['written_bytes'] / 2**20 / points:.0f}",

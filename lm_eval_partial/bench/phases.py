@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_partial.bench.models import anonymous
+from lm_eval_partial.models.kept_ids import KeptIds
+from lm_eval_partial.sweep.copies import Packed
 
 PHASES = {
     "tasks loaded": (
@@ -58,6 +60,9 @@ PHASES = {
     ),
 }
 """Functions by phase. Those that only ours or only stock has are timed where they are called."""
+
+KEPT: dict[str, Any] = {"prompts": Packed, "token ids": KeptIds}
+"""What a sweep keeps for its next λ, by the class that counts its bytes."""
 
 REST = "the rest"
 POINT = "lm_eval_partial.sweep.point.Runner.point"
@@ -101,7 +106,7 @@ def record(command: Callable[[], Any], file: str) -> None:
     """Run `command` and write its seconds by phase, its points and its peak of memory to `file`.
 
     Of each point of a sweep: the seconds by phase up to its end, and then the bytes of anonymous
-    memory and the open files.
+    memory, those of what is kept for the next λ (`KEPT`), and the open files.
     """
     clock = Clock()
     points: list[dict[str, Any]] = []
@@ -132,7 +137,17 @@ def _noted(
 def _state(clock: Clock) -> dict[str, Any]:
     gc.collect()
     files = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    return {"seconds": clock.read(), "bytes": anonymous(), "files": files}
+    return {"seconds": clock.read(), "bytes": anonymous(), "kept": _kept(), "files": files}
+
+
+def _kept() -> dict[str, int]:
+    """Return the bytes of what is kept for the next λ, by kind."""
+    found = dict.fromkeys(KEPT, 0)
+    for each in gc.get_objects():
+        for name, kind in KEPT.items():
+            if type(each) is kind:
+                found[name] += each.nbytes
+    return found
 
 
 def _replace(name: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

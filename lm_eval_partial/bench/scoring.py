@@ -3,8 +3,8 @@
     lm-eval-partial bench scoring
 
 Rounds take turns (A B A B) after a warm-up on a few requests. Medians are reported; on a shared
-machine only their ratios are comparable. Every time includes tokenising and bookkeeping: from texts
-to answers.
+machine only their ratios are comparable, or the processor's seconds in the JSON (``cpu_s``). Every
+time includes tokenising and bookkeeping: from texts to answers.
 """
 
 from __future__ import annotations
@@ -55,10 +55,12 @@ class Workload:
     Attributes:
         requests: as the harness makes them.
         choices: requests of one document.
+        fresh: whether every round compares its first rows with whole passes, as a run of its own.
     """
 
     requests: list[Instance]
     choices: int = 1
+    fresh: bool = False
 
     def ask(self, lm: HFLM, documents: int | None = None) -> list[Any]:
         """Return the answers of `lm`, of the first `documents` only if given."""
@@ -79,7 +81,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         ours = PartialHFLM(base=base, instruct=instruct, lam=1, **settings)
         gemm = gemm_rate(ours.model)
         found: dict[str, dict[str, Any]] = {}
-        for name, workload in workloads(stock, args.documents).items():
+        for name, workload in _chosen(stock, args).items():
             if not fnmatch(name, args.only):
                 continue
             found[name] = compare(name, workload, stock, ours, args.rounds, gemm)
@@ -94,12 +96,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if args.vllm:
             dtype = str(stock.model.dtype).removeprefix("torch.")
             found |= on_vllm(args.vllm, base, instruct, dtype, args)
-        if args.base is None:
+        if args.base is None and not args.tasks:
             del stock
             found |= other_kinds(Path(scratch), args, settings, gemm)
     return {
         "machine": machine(),
         "rounds": args.rounds,
+        **({"tasks": args.tasks, "limit": args.limit} if args.tasks else {}),
         "documents": args.documents,
         "batch_size": args.batch_size,
         "dtype": args.dtype,
@@ -125,6 +128,15 @@ def other_kinds(
         workload = workloads(stock, args.documents)["fixed shots"]
         found[name] = compare(name, workload, stock, ours, args.rounds, gemm)
     return found
+
+
+def _chosen(stock: HFLM, args: argparse.Namespace) -> dict[str, Workload]:
+    """Return what is run, by name: the tasks that were typed, or made-up questions."""
+    if not args.tasks:
+        return workloads(stock, args.documents)
+    from lm_eval_partial.bench.of_tasks import workloads_of
+
+    return workloads_of(args.tasks, args.limit, args.include_path)
 
 
 class Texts:
@@ -202,14 +214,16 @@ def compare(
                 workload.ask(lm, documents=2)
                 continue
             ours.encoder.forget()  # it would save the tokenising of every round but the first
+            if workload.fresh:
+                ours.forget_checks()
             with counting(lm.model) as counts, peak_memory(lm.device) as memory:
-                start = time.perf_counter()
+                start, cpu = time.perf_counter(), time.process_time()
                 answers[whose] = workload.ask(lm)
-                seconds = time.perf_counter() - start
-            runs[whose].append({"s": seconds, "peak_gib": memory["peak"] / 2**30, **counts})
+                times = {"s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
+            runs[whose].append({**times, "peak_gib": memory["peak"] / 2**30, **counts})
     medians = {}
     for whose, of_whom in runs.items():
-        for key in ("s", "tokens", "peak_gib"):
+        for key in ("s", "cpu_s", "tokens", "peak_gib"):
             medians[f"{whose}_{key}"] = statistics.median(run[key] for run in of_whom)
     flop = statistics.median(run["flop"] / run["s"] for run in runs["ours"])
     found = {

@@ -99,9 +99,13 @@ def _add_workloads(parser: argparse.ArgumentParser) -> None:
         "--batch_size", type=int, default=1, help="scoring, sweep: as in lm_eval (default 1)"
     )
     workloads.add_argument(
-        "--tasks", default="partial_demo", help="sweep: as in lm_eval (default %(default)s)"
+        "--tasks",
+        help=(
+            "as in lm_eval (default: sweep partial_demo, scoring made-up questions); of tasks,"
+            " every round of scoring checks itself, as a run of its own does"
+        ),
     )
-    workloads.add_argument("--limit", type=int, help="sweep: as in lm_eval")
+    workloads.add_argument("--limit", type=int, help="sweep, scoring --tasks: as in lm_eval")
     workloads.add_argument(
         "--workers",
         type=int,
@@ -203,7 +207,9 @@ def _check(args: argparse.Namespace) -> None:
         require_writable(args.json.parent, "--json: the folder")
         if args.json.is_dir():
             raise UserError(f"--json {args.json} is a folder. Give a file.")
-    if not all(name.strip() for name in args.tasks.split(",")):
+    if args.tasks is None and args.part == "sweep":
+        args.tasks = "partial_demo"
+    if args.tasks is not None and not all(name.strip() for name in args.tasks.split(",")):
         raise UserError("--tasks has an empty name. Give names of tasks or groups.")
     if args.vllm and shutil.which(args.vllm) is None:
         raise UserError(

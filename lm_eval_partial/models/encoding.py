@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from lm_eval.models.huggingface import HFLM
@@ -12,16 +13,19 @@ from tqdm import tqdm
 
 from lm_eval_partial import escape
 from lm_eval_partial.models import joints
+from lm_eval_partial.models.kept_ids import KeptIds, digest
 from lm_eval_partial.prefix.tree import Ints
 
 logger = escape.logger(__name__)
+
+Asked = TypeVar("Asked")
 
 # A request: its context and continuation as text, and the ids of both. The texts are None for a
 # window of a longer text.
 Encoded = tuple[tuple[str, str] | None, Sequence[int] | Ints, Sequence[int] | Ints]
 
-# Few calls are faster than many; so many texts at a time keep the progress bar moving, and their
-# pieces out of memory.
+# Few calls are faster than many; so many texts at a time keep the progress bar moving, and all
+# pieces but theirs and those of the texts before them out of memory.
 TOKENIZED_AT_ONCE = 1024
 
 # Every so many texts, one is tokenised whole too, in case a tokenizer does what was not thought of.
@@ -52,74 +56,84 @@ class _Known:
     def ids(self, pieces: Sequence[str]) -> Ints:
         """Return the ids of a text that begins with the first of `pieces`."""
         first, *rest = pieces
-        return _ints(b"".join([self.first[first], *map(self.later.__getitem__, rest)]))
-
-    def has(self, pieces: Sequence[str]) -> bool:
-        """Return whether the ids of all `pieces` are known."""
-        first, *rest = pieces
-        return first in self.first and all(piece in self.later for piece in rest)
+        return _ints(self.first[first], *map(self.later.__getitem__, rest))
 
 
 class Encoder:
     """The ids that a model's own methods would give, from less work of its tokenizer.
 
-    Another λ asks the same texts again: the ids of the last call of each kind are kept, piece by
-    piece, so that what texts have in common is kept once. Texts that must not be cut are not kept.
+    Another λ asks the same texts again: the ids of the last call of each kind are kept.
     """
 
     def __init__(self, lm: HFLM) -> None:
         """Encode as `lm` does."""
         self._lm = lm
-        self._of_pairs, self._of_prompts = _Known(), _Known()
+        # By the digest of some texts: the ids of contexts, and those of continuations.
+        self._pairs: dict[bytes, tuple[KeptIds, KeptIds]] = {}
+        self._prompts: dict[bytes, KeptIds] = {}
         self._cuts_failed = False
 
     def forget(self) -> None:
         """Drop the ids that are kept."""
-        self._of_pairs, self._of_prompts = _Known(), _Known()
+        self._pairs, self._prompts = {}, {}
 
     def pairs(self, pairs: list[tuple[str, str]], disable_tqdm: bool) -> list[Encoded]:
         """Return each (context, continuation) with its ids, as `TemplateLM.loglikelihood` does."""
         bos = self._lm.tokenizer.decode(self._lm.prefix_token_id)
-        # Only the pieces of this call are kept: a sweep over many tasks would fill the memory.
-        before, known = self._of_pairs, _Known()
-        some = [pair for pair in _some(pairs) if pair[0]]
-        cuts = self._cut_pairs(some, bos)
-        self._check_cuts([[*cut.head, cut.whole] for cut in cuts], bos, before)
+        before, self._pairs = self._pairs, {}
+        parts = [(digest(part), part) for part in _parts(pairs)]
+        new = [pair for key, part in parts if key not in before for pair in part]
+        some = [pair for pair in _some(new) if pair[0]]
+        self._check_cuts([[*cut.head, cut.whole] for cut in self._cut_pairs(some, bos)], bos)
         found: list[Encoded] = []
+        contexts: Iterable[Ints]
+        continuations: Iterable[Ints]
+        known = _Known()
         hidden = disable_tqdm or self._lm.rank != 0
         with tqdm(total=len(pairs), disable=hidden, desc="Tokenizing inputs") as bar:
-            for begin in range(0, len(pairs), TOKENIZED_AT_ONCE):
-                chunk = pairs[begin : begin + TOKENIZED_AT_ONCE]
-                found += self._some_pairs(chunk, known, before, bos)
-                bar.update(len(chunk))
-        self._of_pairs = known if self._later is not None else _Known()
+            for key, part in parts:
+                if key not in before:
+                    known, contexts, continuations = self._some_pairs(part, known, bos)
+                    self._pairs[key] = KeptIds(contexts), KeptIds(continuations)
+                else:
+                    contexts, continuations = self._pairs[key] = before[key]
+                found += zip(part, contexts, continuations, strict=True)
+                bar.update(len(part))
         return found
 
     def _some_pairs(
-        self, pairs: list[tuple[str, str]], known: _Known, before: _Known, bos: str
-    ) -> Iterator[Encoded]:
+        self, pairs: Sequence[tuple[str, str]], before: _Known, bos: str
+    ) -> tuple[_Known, list[Ints], list[Ints]]:
+        """Return the pieces of some pairs, and the ids of their contexts and continuations."""
         cuts = list(self._cut_pairs(pairs, bos))
-        first: list[str] = []
-        later: list[str] = []
-        for cut in cuts:
-            first += cut.head[:1] or [cut.alone, cut.whole]
-            later += [*cut.head[1:], cut.alone, cut.whole] if cut.head else []
-        self._learn(first, later, known, before, bos)
-        last: tuple[str, Ints] = "", _ints(b"")
+        first: set[str] = set()
+        later: set[str] = set()
+        for head, alone, whole in cuts:
+            first.update(head[:1] or (alone, whole))
+            if head:
+                later.update(head[1:])
+                later.update((alone, whole))
+        known = self._learn(first, later, before, bos)
+        contexts: list[Ints] = []
+        continuations: list[Ints] = []
+        last: tuple[str, Ints] = "", _ints()
         for (context, continuation), (head, alone, whole) in zip(pairs, cuts, strict=True):
             if not context:
-                yield (context, continuation), *self._without_context(continuation)
+                first_one, rest = self._without_context(continuation)
+                contexts.append(first_one)
+                continuations.append(rest)
                 continue
             if context is not last[0]:  # choices share the text, and shall share the array
                 last = context, known.ids([*head, alone])
-            ids = last[1]
+            contexts.append(last[1])
             rest = _ints(known.later[whole] if head else known.first[whole])
             # As stock, cut by the number of the context's ids. Tokenized by itself, the
             # continuation could begin with another token.
-            alone_length = len(known.later[alone]) // rest.itemsize if head else len(ids)
-            yield (context, continuation), ids, rest[alone_length:]
+            begin = len(known.later[alone]) // rest.itemsize if head else len(last[1])
+            continuations.append(rest[begin:])
+        return known, contexts, continuations
 
-    def _cut_pairs(self, pairs: list[tuple[str, str]], bos: str) -> Iterator[_Cut]:
+    def _cut_pairs(self, pairs: Sequence[tuple[str, str]], bos: str) -> Iterator[_Cut]:
         before = ""
         head: list[str] = []
         end: int | None = None
@@ -127,7 +141,7 @@ class Encoder:
             if context is not before:
                 before = context
                 end = joints.last(context, len(bos)) if self._later is not None else None
-                head = joints.pieces(context[:end], len(bos)) if end is not None else []
+                head = joints.pieces(context[:end], len(bos), head) if end is not None else []
             tail = context[end or 0 :]
             # Stock gives spaces at a context's end to the continuation.
             yield _Cut(head, tail.rstrip(), tail + continuation)
@@ -143,16 +157,31 @@ class Encoder:
     def prompts(self, prompts: list[str]) -> list[Ints]:
         """Return the ids of each prompt, as `HFLM.tok_batch_encode` without its padding."""
         bos = self._lm.tokenizer.bos_token
-        before, known = self._of_prompts, _Known()
-        self._check_cuts([self._cut(prompt, bos) for prompt in _some(prompts)], bos, before)
+        before, self._prompts = self._prompts, {}
+        parts = [(digest([(prompt,) for prompt in part]), part) for part in _parts(prompts)]
+        new = [prompt for key, part in parts if key not in before for prompt in part]
+        self._check_cuts(list(self._cut_prompts(_some(new), bos)), bos)
         found: list[Ints] = []
-        for begin in range(0, len(prompts), TOKENIZED_AT_ONCE):
-            cuts = [self._cut(text, bos) for text in prompts[begin : begin + TOKENIZED_AT_ONCE]]
-            later = [piece for cut in cuts for piece in cut[1:]]
-            self._learn([cut[0] for cut in cuts], later, known, before, bos)
-            found += map(known.ids, cuts)
-        self._of_prompts = known if self._later is not None else _Known()
+        known = _Known()
+        for key, part in parts:
+            if key in before:
+                self._prompts[key] = before[key]
+                found += before[key]
+                continue
+            cuts = list(self._cut_prompts(part, bos))
+            first = {cut[0] for cut in cuts}
+            known = self._learn(first, {piece for cut in cuts for piece in cut[1:]}, known, bos)
+            ids = list(map(known.ids, cuts))
+            self._prompts[key] = KeptIds(ids)
+            found += ids
         return found
+
+    def _cut_prompts(self, prompts: Sequence[str], bos: str | None) -> Iterator[list[str]]:
+        cut: list[str] = []
+        for prompt in prompts:
+            # Whether it begins with `bos` is seen in the first piece.
+            cut = [prompt] if self._later is None else joints.pieces(prompt, len(bos or ""), cut)
+            yield cut
 
     # Cutting --------------------------------------------------------------------------------------
 
@@ -165,40 +194,32 @@ class Encoder:
         """How a later piece is given to the tokenizer; None if texts must not be cut."""
         return None if self._cuts_failed else self._form
 
-    def _cut(self, text: str, bos: str | None) -> list[str]:
-        # Whether it begins with `bos` is seen in the first piece.
-        return [text] if self._later is None else joints.pieces(text, len(bos or ""))
-
-    def _check_cuts(self, cuts: list[list[str]], bos: str | None, before: _Known) -> None:
+    def _check_cuts(self, cuts: Sequence[list[str]], bos: str | None) -> None:
         """Cut no more texts if one of these has other ids when it is whole."""
-        new = [cut for cut in cuts if len(cut) > 1 and not before.has(cut)]
-        known = _Known()
-        later = [piece for cut in new for piece in cut[1:]]
-        self._learn([cut[0] for cut in new], later, known, before, bos)
-        whole = self._ids(["".join(cut) for cut in new], bos)
-        for cut in new:
-            text = "".join(cut)
-            if known.ids(cut).tolist() != whole[text].tolist():
+        cuts = [cut for cut in cuts if len(cut) > 1]
+        later = {piece for cut in cuts for piece in cut[1:]}
+        known = self._learn({cut[0] for cut in cuts}, later, _Known(), bos)
+        texts = list(map("".join, cuts))
+        whole = self._ids(texts, bos)
+        for cut, text in zip(cuts, texts, strict=True):
+            if known.ids(cut).tobytes() != whole[text]:
                 self._cuts_failed = True
                 logger.debug(f"texts are tokenised whole: cut, this one has other ids: {text!r}")
                 return
 
-    def _learn(
-        self, first: list[str], later: list[str], known: _Known, before: _Known, bos: str | None
-    ) -> None:
-        """Let `known` have the ids of some pieces, from `before` or from the tokenizer."""
-        new = _missing(first, known.first, before.first)
-        known.first |= {text: ids.tobytes() for text, ids in self._ids(new, bos).items()}
-        new = _missing(later, known.later, before.later)
-        if self._later is None or not new:
-            return
-        given = [self._later(piece) for piece in new]
-        ids = self._tokenize(given, {"add_special_tokens": False})
-        known.later |= {piece: ids[text].tobytes() for piece, text in zip(new, given, strict=True)}
+    def _learn(self, first: set[str], later: set[str], before: _Known, bos: str | None) -> _Known:
+        """Return the ids of some pieces, from `before` or from the tokenizer."""
+        known = _Known()
+        known.first, new = _split(first, before.first)
+        known.first |= self._ids(new, bos)
+        known.later, new = _split(later, before.later)
+        if new and self._later is not None:
+            known.later |= self._later_ids(new, self._later)
+        return known
 
     # Tokenising -----------------------------------------------------------------------------------
 
-    def _ids(self, texts: list[str], bos: str | None) -> dict[str, Ints]:
+    def _ids(self, texts: list[str], bos: str | None) -> dict[str, bytes]:
         """Return the ids of texts, with the special tokens that `HFLM` adds.
 
         None are added to a text that begins with `bos`.
@@ -215,32 +236,46 @@ class Encoder:
             with_bos, {"add_special_tokens": False}
         )
 
-    def _tokenize(self, texts: list[str], settings: dict[str, Any]) -> dict[str, Ints]:
+    def _tokenize(self, texts: list[str], settings: dict[str, Any]) -> dict[str, bytes]:
         if not texts:
             return {}
         ids = self._lm.tokenizer(texts, **settings)["input_ids"]
-        return {text: np.array(each, dtype=np.int32) for text, each in zip(texts, ids, strict=True)}
+        return dict(zip(texts, map(_bytes, ids), strict=True))
+
+    def _later_ids(self, pieces: list[str], form: Callable[[str], str]) -> dict[str, bytes]:
+        """Return the ids of pieces that do not begin a text."""
+        ids = joints.later_ids(self._lm.tokenizer, list(map(form, pieces)))
+        return dict(zip(pieces, map(_bytes, ids), strict=True))
 
 
-def _ints(ids: bytes) -> Ints:
-    return np.frombuffer(ids, dtype=np.int32).copy()  # PyTorch warns of one that is read-only
+def _bytes(ids: Sequence[int]) -> bytes:
+    return array("i", ids).tobytes()
 
 
-def _some(texts: list[Any]) -> list[Any]:
+def _ints(*ids: bytes) -> Ints:
+    # PyTorch warns of an array that is read-only, as one of bytes is.
+    return np.frombuffer(bytearray().join(ids), dtype=np.int32)
+
+
+def _some(texts: Sequence[Asked]) -> Sequence[Asked]:
     return texts[:: max(CHECKED_EVERY, len(texts) // CHECKED_MOST)]
 
 
-def _missing(texts: list[str], known: dict[str, bytes], before: dict[str, bytes]) -> list[str]:
-    """Return the texts in neither table, each once; move to `known` what is in `before`."""
+def _parts(texts: Sequence[Asked]) -> Iterator[Sequence[Asked]]:
+    for begin in range(0, len(texts), TOKENIZED_AT_ONCE):
+        yield texts[begin : begin + TOKENIZED_AT_ONCE]
+
+
+def _split(texts: set[str], known: dict[str, bytes]) -> tuple[dict[str, bytes], list[str]]:
+    """Return the ids of the texts that are known, and the other texts."""
+    found: dict[str, bytes] = {}
     new: list[str] = []
-    for text in dict.fromkeys(texts):
+    for text in texts:
         if text in known:
-            continue
-        if text in before:
-            known[text] = before[text]
+            found[text] = known[text]
         else:
             new.append(text)
-    return new
+    return found, new
 
 
 def as_lists(request: Encoded) -> tuple[tuple[str, str] | None, list[int], list[int]]:

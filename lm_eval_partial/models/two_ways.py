@@ -94,6 +94,10 @@ class TwoWays(HFLM):  # type: ignore[misc]
         if self._prefix_model is not None:
             self._prefix_model.failed.clear()
 
+    def forget_checks(self) -> None:
+        """Let the next requests be compared with whole passes again."""
+        self._prefix_model = None
+
     def _opened_model(self) -> PrefixModel:
         """Return `self.model` as the package `prefix` takes it."""
         # Moving to another λ may load the model anew.

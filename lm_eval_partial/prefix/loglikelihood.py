@@ -265,9 +265,7 @@ class _Questions:
         target = on_device(np.concatenate(targets), logits.device)
         place = on_device(where, logits.device)
         all_logprobs = F.log_softmax(logits, dim=-1, dtype=self._softmax_dtype)
-        are_target = on_cpu(
-            all_logprobs.argmax(dim=-1)[place] == target
-        )  # ties are decided as stock does
+        are_target = on_cpu(_likeliest(all_logprobs)[place] == target)
         logprobs = on_cpu(all_logprobs[place, target])
         begins = np.cumsum([0, *(len(each) for each in outputs[:-1])])
 
@@ -331,6 +329,12 @@ class _Questions:
         tokens, last = self.tree.sequences[sequence], len(_last(asked, sequence))
         crowded = self.model.alone(tokens, last, crowded=True)
         return self_check.deviation(crowded, self.model.alone(tokens, last))
+
+
+def _likeliest(logprobs: torch.Tensor) -> torch.Tensor:
+    """Return the likeliest token of each row, the first of equal ones, as `argmax` in stock."""
+    # On a CPU `argmax` takes twice the time of `max`, which finds the same.
+    return logprobs.max(dim=-1).indices if logprobs.is_cpu else logprobs.argmax(dim=-1)
 
 
 def _last(asked: Asked, sequence: int) -> Ints:

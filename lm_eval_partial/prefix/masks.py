@@ -59,10 +59,10 @@ def dense_mask(rows: Rows, queries: int, start: int, held: int, reach: Reach) ->
     """Return whether a token sees a key, [rows, 1, queries, held + width]; arguments as above."""
     positions, ends = rows
     count, width = ends.shape
-    key = torch.arange(width, device=ends.device)
-    query = key[-queries:, None]
+    query = torch.arange(width - queries, width, device=ends.device)[:, None]
+    seen = (query < ends[:, None, :]).tril_(width - queries)
     # Padding sees itself: a row of nothing is NaN.
-    seen = (key == query) | ((key <= query) & (query < ends[:, None, :]))
+    seen.diagonal(width - queries, 1, 2).fill_(True)
     seen = F.pad(seen, (held, 0), value=True)
     if reach.is_limited:
         prefix = torch.arange(start - held, start, device=ends.device).expand(count, -1)

@@ -90,7 +90,7 @@ class PrefixTree:
         # With its neighbour on the left.
         self._shared = np.zeros(len(distinct), dtype=np.int64)
         for place, (left, right) in enumerate(pairwise(self.sequences), start=1):
-            self._shared[place] = _shared(left, right)
+            self._shared[place] = shared_length(left, right)
         # New tokens of all sequences before a place: a range's size is a difference.
         self._new_tokens: list[int] = [0, *np.cumsum(self._lengths - self._shared).tolist()]
         self._computed_from = np.array(self._lengths, dtype=np.int64)
@@ -199,7 +199,7 @@ class PrefixTree:
         return Row(tokens, positions, ends, paths)
 
 
-def _shared(a: Ints, b: Ints) -> int:
+def shared_length(a: Ints, b: Ints) -> int:
     """Return how many first tokens `a` and `b` share."""
     length = min(len(a), len(b))
     different = np.flatnonzero(a[:length] != b[:length])

@@ -3,10 +3,46 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from lm_eval_partial import escape
+
+logger = escape.logger(__name__)
+
 _ATOMS = {str, int, float, bool, type(None)}
+
+
+class Packed:
+    """Requests of a task that take little memory until copies of them are wanted.
+
+    Prompts of a task repeat its shots, and documents what stands in their prompts. Packed, they
+    take a tenth of the memory, and less time than copying object by object.
+    """
+
+    def __init__(self, requests: Sequence[Any]) -> None:
+        """Pack `requests`; what cannot be pickled is kept as it is."""
+        self._requests: Sequence[Any] = ()
+        try:
+            self._packed = zlib.compress(pickle.dumps(requests, pickle.HIGHEST_PROTOCOL), 1)
+        except Exception as error:  # a document that cannot be pickled; it may raise anything
+            logger.debug(f"requests are kept as they are: {error}")
+            self._packed = b""
+            self._requests = copied(requests)
+
+    def copies(self) -> list[Any]:
+        """Return a copy of the requests, arguments and documents too."""
+        if not self._packed:
+            return copied(self._requests)
+        found: list[Any] = pickle.loads(zlib.decompress(self._packed))
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is packed; 0 if it could not be."""
+        return len(self._packed)
 
 
 def copied(requests: Sequence[Any]) -> list[Any]:

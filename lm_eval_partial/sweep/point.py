@@ -183,7 +183,7 @@ class Runner:
 def _save(
     tracker: EvaluationTracker, result: dict[str, Any], samples: dict[str, Any] | None
 ) -> None:
-    """Let the harness write its files.
+    """Let the harness write its files; `samples` are emptied as they are written.
 
     Raises:
         UserError: they could not be written, which the harness only logs.
@@ -193,6 +193,7 @@ def _save(
         for task, logged in (samples or {}).items():
             if not failures:
                 tracker.save_results_samples(task_name=task, samples=logged)
+            logged.clear()  # the harness makes each several times larger to write it
     if failures:
         path = Path(str(tracker.output_path)).parent
         raise UserError(

@@ -20,7 +20,7 @@ from lm_eval.utils import set_torch_seed
 
 from lm_eval_partial.errors import UserError, listing, nearest
 from lm_eval_partial.results.suite import task_configs
-from lm_eval_partial.sweep.copies import copied
+from lm_eval_partial.sweep.copies import Packed
 from lm_eval_partial.sweep.prompts import built_once
 from lm_eval_partial.sweep.task_files import check_files, check_groups
 
@@ -75,7 +75,7 @@ class Tasks:
         self.task_index = manager.task_index
         self._state = _random_state()
         self._only: set[str] | None = None
-        self._built: dict[str, tuple[list[Any], Any]] = {}
+        self._built: dict[str, tuple[Packed, Any]] = {}
         self._template: str | None = None
         # The harness merges --metadata and the model's arguments. Only the latter change with λ.
         self._described = {name for name, value in model_args.items() if given.get(name) == value}
@@ -181,17 +181,20 @@ class Tasks:
             build(**kwargs)
             return task._instances, _random_state()
 
-        if name not in self._built:
+        if name in self._built:
+            packed, state = self._built[name]
+            requests = packed.copies()
+        else:
             has_template = kwargs.get("apply_chat_template")
             # A chat template is the model's, and models of one sweep may have different ones.
             if self._shared is None or (has_template and self._template is None):
-                self._built[name] = built()
+                requests, state = built()
             else:
                 settings = {key: kwargs[key] for key in kwargs if key != "chat_template"}
                 settings["template"] = self._template
-                self._built[name] = built_once(self._shared, name, settings, built)
-        requests, state = self._built[name]
-        task._instances = copied(requests)
+                requests, state = built_once(self._shared, name, settings, built)
+            self._built[name] = Packed(requests), state
+        task._instances = requests
         _set_random_state(state)
 
 

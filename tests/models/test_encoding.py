@@ -7,6 +7,7 @@ import string
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from lm_eval.models.huggingface import HFLM
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -15,6 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from lm_eval_partial.models import encoding, joints
 from lm_eval_partial.models.encoding import Encoder
+from lm_eval_partial.models.kept_ids import KeptIds, digest
+from lm_eval_partial.prefix.tree import Ints
 
 WORDS = ["the", "river", "of", "a", "small", "town", "runs", "into", "old", "mills", "who", "saw"]
 LETTERS = list(string.ascii_lowercase)
@@ -157,13 +160,14 @@ def test_ids_are_those_of_the_whole_text(kind):
 def asked_for(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that gets every text that is tokenised."""
     found: list[str] = []
-    tokenize = encoder._tokenize
+    for name in ("_tokenize", "_later_ids"):
+        ids_of = getattr(encoder, name)
 
-    def noted(texts: list[str], settings: dict[str, Any]) -> Any:
-        found.extend(texts)
-        return tokenize(texts, settings)
+        def noted(texts: list[str], how: Any, ids_of: Any = ids_of) -> Any:
+            found.extend(texts)
+            return ids_of(texts, how)
 
-    monkeypatch.setattr(encoder, "_tokenize", noted)
+        monkeypatch.setattr(encoder, name, noted)
     return found
 
 
@@ -181,14 +185,67 @@ def test_shots_are_tokenised_once_and_a_context_once_for_all_its_choices(monkeyp
     # Behind its last joint a context has a word and "Answer:", which come with every choice.
     assert sum(map(len, asked)) < checked + len(shots) + own + rest + len(pairs) * 40
     assert own + rest + len(pairs) * 40 < sum(len(a + b) for a, b in pairs) / 5
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "tokens of several words"])
+def test_another_call_tokenises_what_is_new_to_it_alone(kind, monkeypatch):
+    monkeypatch.setattr(encoding, "TOKENIZED_AT_ONCE", 8)
+    encoder = Encoder(Stock(KINDS[kind][0]()))
+    asked = asked_for(encoder, monkeypatch)
+    pairs = [*texts(4), ("", "the"), ("", "the river")]
+    prompts = [context + continuation for context, continuation in pairs]
+
+    def ids(pairs: list[tuple[str, str]]) -> list[Any]:
+        found: list[Any] = []
+        for texts, context, continuation in encoder.pairs(pairs, disable_tqdm=True):
+            found.append((texts, list(context), list(continuation)))
+        return [*found, *map(list, encoder.prompts(prompts))]
+
+    first = ids(pairs)
+    assert asked
     asked.clear()
-    encoder.pairs(pairs, disable_tqdm=True)
-    assert not asked
+    assert ids(pairs) == first and not asked
+    changed = [*pairs[:9], (pairs[9][0], " mills"), *pairs[10:]]
+    assert ids(changed)[:9] == first[:9] and ids(pairs) == first
+    assert asked and not any(context + rest in asked for context, rest in (pairs[0], pairs[-2]))
+    encoder.forget()
+    asked.clear()
+    assert ids(pairs) == first and asked
 
 
 def test_choices_share_the_array_of_their_context():
     encoded = Encoder(Stock(byte_level())).pairs(texts(2), disable_tqdm=True)
     assert encoded[0][1] is encoded[3][1] and encoded[0][1] is not encoded[4][1]
+
+
+def test_ids_are_kept_without_what_they_share_with_the_text_before():
+    rng = np.random.default_rng(0)
+    shots = rng.integers(0, 99, 1000, dtype=np.int32)
+    some: list[Ints] = [np.concatenate([shots, rng.integers(0, 99, 9)]) for _ in range(50)]
+    some = [*some, shots[:0], shots[:3], shots, shots.copy(), some[0], some[0]]
+    kept = KeptIds(some)
+    found = list(kept)
+    assert [each.tolist() for each in found] == [each.tolist() for each in some]
+    assert kept.nbytes < 4 * (3 * 1000 + 51 * 9) + 56 * 12
+    assert found[52] is found[53] and found[52] is not found[51]
+    assert list(KeptIds([])) == []
+
+
+def test_a_digest_is_that_of_the_texts_and_their_borders():
+    some: list[list[tuple[str, ...]]] = [
+        [("a", "b")],
+        [("ab", "")],
+        [("", "ab")],
+        [("b", "a")],
+        [("a", "b"), ("a", "c")],
+        [("a", "b"), ("b", "b")],
+        [("a", "=")],
+        [("a1:b", "")],
+        [("\ud800", "é")],
+        [],
+    ]
+    assert len({digest(texts) for texts in some}) == len(some)
+    assert digest([("a", "b")]) == digest([("a", "b")])
 
 
 def test_a_tokenizer_that_surprises_is_given_whole_texts():
@@ -214,3 +271,23 @@ def test_a_tokenizer_that_surprises_is_given_whole_texts():
 )
 def test_a_text_is_cut_at_the_first_joint_of_every_line(text, pieces, last):
     assert joints.pieces(text) == pieces and joints.last(text) == last
+
+
+@pytest.mark.parametrize("least", [0, 5, 40])
+@pytest.mark.parametrize("long", [4, 15, 200])
+def test_pieces_of_the_text_before_change_nothing(long, least, monkeypatch):
+    monkeypatch.setattr(joints, "LONG", long)
+    before = "A: one two three\nB: four five six seven eight\nC: six Seven eight\nD: nine ten"
+    pieces = joints.pieces(before, least)
+    others = [before[:end] + rest for end in range(len(before) + 1) for rest in ("", "Z", " z z z")]
+    for text in others:
+        assert joints.pieces(text, least, pieces) == joints.pieces(text, least), text
+
+
+def test_a_passage_is_a_piece_of_its_own_whatever_is_asked_about_it():
+    passage = "Background: " + "the river runs into old mills " * 20
+    some, others = (
+        joints.pieces(f"{passage}.\n\nQuestion: {asked} was it?") for asked in ("who", "when")
+    )
+    assert len(some) == len(others) == 4 and some[:2] == others[:2]
+    assert some[1] == passage.removeprefix(some[0]).removesuffix(" mills ")

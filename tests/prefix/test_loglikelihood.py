@@ -443,3 +443,15 @@ def test_keys_that_another_layer_looks_at_are_not_written_over(llama, monkeypatc
     joint = cache.of_layers[0].joint
     first = joint.join("keys", pieces)
     assert joint.join("keys", pieces).data_ptr() == first.data_ptr()
+
+
+def test_the_likeliest_token_is_the_first_of_equal_ones_as_argmax_finds():
+    torch.manual_seed(0)
+    rows = torch.randint(0, 4, (2000, 300)).float()  # each value some 75 times
+    rows[0, 7:9] = torch.nan
+    rows[1] = -torch.inf
+    rows[2, [5, 9]] = torch.inf
+    for dtype in (torch.float32, torch.bfloat16):
+        found = scoring._likeliest(rows.to(dtype))
+        assert torch.equal(found, rows.to(dtype).argmax(dim=-1))
+        assert found[:3].tolist() == [7, 0, 5]
