@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lm_eval_partial.cli import main
+from lm_eval_partial.sweep import fingerprint as fingerprint_of_sweep
 from lm_eval_partial.sweep import point as point_of_sweep
-from lm_eval_partial.sweep import run as run_of_sweep
 from tests import pico
 from tests.conftest import TASKS
 from tests.weights.edits import poison
@@ -68,7 +68,7 @@ def at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, change
 
 EVALUATED = point_of_sweep.Runner, "_evaluate"
 PUBLISHED = point_of_sweep.Runner, "point"
-FINGERPRINT = run_of_sweep, "fingerprint"
+FINGERPRINT = fingerprint_of_sweep, "fingerprint"
 
 
 @pytest.mark.parametrize(
