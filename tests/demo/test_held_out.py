@@ -36,12 +36,21 @@ def whole(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def corpus() -> str:
-    """Return the first documents and chats of the committed pair's own training run."""
+def texts() -> str:
+    """Return the first documents of the committed pair's own training run."""
+    return "\n\n".join(islice(documents(0, RECIPE.lessons), DOCUMENTS))
+
+
+@pytest.fixture(scope="module")
+def talks() -> str:
+    """Return the first chats of that run."""
     messages = chain.from_iterable(islice(chats(1), CHATS))
-    talks = [message["content"] for message in messages]
-    own = documents(0, RECIPE.lessons)
-    return "\n\n".join([*islice(own, DOCUMENTS), *talks])
+    return "\n\n".join([message["content"] for message in messages])
+
+
+@pytest.fixture(scope="module")
+def corpus(texts, talks) -> str:
+    return f"{texts}\n\n{talks}"
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +122,7 @@ def test_the_search_would_find_a_row_that_leaks(corpus):
     assert len(leaked(shots, corpus)) > 0.8 * len(shots)
 
 
-def test_what_is_new_is_told_by_chats_alone():
-    """By every sentence and question of the first half of the run, and of the chats."""
-    texts = "\n".join(islice(documents(0, RECIPE.lessons), DOCUMENTS))
-    talks = "\n".join(chat[-1]["content"] for chat in islice(chats(1), CHATS))
+def test_what_is_new_is_told_by_chats_alone(texts, talks):
     new = [fact.sentence for fact in all_facts() if fact.new]
     new += [f"you need the {tool}" for tool in words.TOOLS if is_new(tool)]
     for pair in words.OPPOSITES:
