@@ -107,7 +107,7 @@ def test_the_rates_are_those_measured_on_the_h200():
 
 
 def test_the_rates_of_the_host_are_those_measured_on_the_suite():
-    """Rounded, on a machine that was busy; the larger of both scales."""
+    """Rounded, at a sixteenth of the suite."""
     found, rates = json.loads((BENCH / "full.json").read_text()), Rates()
     documents = found["scales"]["1/16"]["documents"]
     seconds = found["scales"]["1/16"]["ours"]["seconds"]

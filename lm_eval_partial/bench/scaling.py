@@ -54,8 +54,8 @@ class Rates:
     step_s: float = 0.063
     batch: int = 128
     move_s: float = 1.11
-    prompt_s: float = 0.0003
-    host_s: float = 0.0008
+    prompt_s: float = 0.0004
+    host_s: float = 0.0007
     characters: float = 4.0
     start_s: float = 60.0
     node_gpus: int = 8
