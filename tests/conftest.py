@@ -6,12 +6,18 @@ import functools
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+from tqdm import tqdm
+
+# tqdm's lock is one for all processes that are forked: one that is killed while it holds it would
+# stop the others, this one too, for good.
+os.register_at_fork(after_in_child=lambda: tqdm.set_lock(threading.RLock()))
 
 # A machine that is busy with something else is no failure.
 slow = [hypothesis.HealthCheck.too_slow]
